@@ -1,0 +1,44 @@
+"""The exceptions that girih raises for input it cannot handle.
+
+All of them are `ValueError`, and each message says what was expected, what came and what to do.
+"""
+
+
+class GirihError(ValueError):
+    """Base class: catch this to catch everything that girih refuses."""
+
+
+class ShapeError(GirihError):
+    """An array has the wrong number of dimensions or columns."""
+
+
+class NonFiniteError(GirihError):
+    """An array holds infinite values, or NaN where NaN does not mean "missing"."""
+
+
+class EmptyDataError(GirihError):
+    """There are no rows, or no observed entries, to work with."""
+
+
+class ParameterError(GirihError):
+    """An option has a value outside its domain."""
+
+
+class UnsupportedLayerError(GirihError):
+    """A network holds a layer that is not affine or piecewise linear."""
+
+
+class LatentDimensionError(GirihError):
+    """The latent dimension is too large for the exact method that was asked for."""
+
+
+class NoiseError(GirihError):
+    """A noise or prior covariance is not symmetric positive definite."""
+
+
+class ModelFileError(GirihError):
+    """A model folder is damaged, foreign, or written by a newer girih."""
+
+
+class DataSourceError(GirihError):
+    """A data set is unknown, or its file cannot be read."""

@@ -1,0 +1,207 @@
+"""`DGN`: a generator with Gaussian noise and prior, as an exact density model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from girih._arrays import as_rows, as_tensor
+from girih.inference import noise as gaussian_noise
+from girih.inference.fisher import MarginalLogProb
+from girih.inference.line import Cells, Model, chunks, pair_up
+from girih.inference.posterior import GaussianQ, Posterior, make_generator
+from girih.inference.statistics import expectations
+from girih.networks import Jet, trace
+from girih.partition import Partition, check_latent_dim
+
+
+class DGN(nn.Module):
+    r"""The joint model `z ~ N(0, prior)`, `x = g(z) + e`, `e ~ N(0, noise)`, solved exactly.
+
+        p(x) = sum_cells N(x; b, noise + A prior A^T) P(z in cell | x, map of the cell)
+
+    Calling it returns the distribution of x for the parameters of that moment. Any latent dimension can be
+    traced, S = 1 is exact today.
+
+    Args:
+        net: the generator g, any module that `girih.trace` supports; kept by reference, so training the
+            module changes the model.
+        noise: the noise *variance*: a scalar, `(D,)` variances, or a `(D, D)` covariance.
+        prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity.
+
+    `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is.
+
+    Raises:
+        UnsupportedLayerError, LatentDimensionError, ShapeError, NoiseError, NonFiniteError.
+
+    Source:
+        EM-DGN, eq. 4 and Theorem 1.
+
+    Example:
+        >>> import girih, torch
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.0025)
+        >>> x = dgn().sample((4,))
+        >>> dgn().log_prob(x).shape, dgn.posterior(x).mean.shape
+        (torch.Size([4]), torch.Size([4, 1]))
+    """
+
+    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None) -> None:
+        super().__init__()
+        self.trace = trace(net)
+        check_latent_dim(self.trace.latent_dim)
+        self.net = net
+        device = self.trace.device
+        noise = as_tensor(noise, "noise", device)
+        if noise.ndim == 1 and len(noise) == 1 and self.trace.output_dim != 1:
+            noise = noise[0]
+        gaussian_noise.check_noise(noise, self.trace.output_dim)
+        prior = as_tensor(1.0 if prior is None else prior, "prior", device)
+        if prior.ndim < 2 and prior.numel() == 1:
+            prior = prior.reshape(()) * torch.eye(self.trace.latent_dim, dtype=torch.float64, device=device)
+        gaussian_noise.check_prior(prior, self.trace.latent_dim)
+        self.noise: Tensor = _own(noise)
+        self.prior: Tensor = _own(prior)
+
+    @property
+    def latent_dim(self) -> int:
+        """S."""
+        return self.trace.latent_dim
+
+    @property
+    def output_dim(self) -> int:
+        """D."""
+        return self.trace.output_dim
+
+    @property
+    def partition(self) -> Partition:
+        """The latent partition for the current parameters."""
+        return Partition(self.trace)
+
+    def forward(self) -> DGNDistribution:
+        """The distribution of x for the current parameters."""
+        return DGNDistribution(self)
+
+    def model(self, partition: Partition | None = None) -> Model:
+        """The current parameters as detached tensors, in the form that the exact computations take."""
+        with torch.no_grad():
+            partition = self.partition if partition is None else partition
+            jet = partition.hidden_jet()
+            weight, bias = self.trace.head_parameters()
+            return Model(_cells(partition, jet), weight, bias, self.noise.detach(), self.prior.detach()[0, 0])
+
+    def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
+        """Checked observations `(N, D)`; NaN means missing."""
+        return as_rows(
+            x, "x", self.output_dim, "the data dimension D", allow_missing=allow_missing, device=self.trace.device
+        )
+
+    def posterior(self, x: Any) -> Posterior:
+        """The exact posteriors `p(z | x_n)` of a batch `(N, D)`; NaN entries of x are missing."""
+        return Posterior(self.model(), self.rows(x).detach())
+
+    def elbo(self, x: Any, q: GaussianQ) -> Tensor:
+        r"""The evidence lower bound `E_q[log p(x, z)] + H(q)` in nats, `(N,)`, exact for a Gaussian q.
+
+        `log p(x) = elbo(x, q) + KL(q || p(z | x))`; see `Posterior.kl` for what q may be.
+
+        Source:
+            EM-DGN, eq. 3.
+        """
+        posterior = self.posterior(x)
+        mean, deviation = posterior.gaussian_parameters(q)
+        entropy = 0.5 * torch.log(2.0 * torch.pi * torch.e * deviation.square())
+        return posterior.expected_log_prob(mean, deviation) + posterior.log_evidence + entropy
+
+    def impute(self, x: Any) -> Tensor:
+        """`E[x_missing | x_observed]` in place of the NaN entries of x, `(N, D)`; observed entries stay as they are.
+
+        Example:
+            >>> import girih
+            >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
+            >>> filled = dgn.impute([[0.5, float("nan")], [0.1, 0.2]])
+            >>> filled.isnan().any().item(), filled[1].tolist()
+            (False, [0.1, 0.2])
+        """
+        rows, model = self.rows(x).detach(), self.model()
+        filled = rows.clone()
+        for index, part in chunks(model, rows):
+            if part.observed is None:
+                continue
+            _, e = expectations(model, pair_up(model, part))
+            hidden = e.e0 @ model.cells.value + (e.e0 * e.mean) @ model.cells.slope
+            mean = hidden @ model.weight.mT + model.bias
+            residual = part.observed.complete((torch.nan_to_num(part.x) - mean)[:, :, None])[:, :, 0]
+            filled[index] = torch.where(torch.isnan(part.x), mean + residual, part.x)
+        return filled
+
+    def extra_repr(self) -> str:
+        """Shown by `print(dgn)`."""
+        kind = ("scalar", "diagonal", "full")[self.noise.ndim]
+        return f"S={self.latent_dim}, D={self.output_dim}, noise={kind}"
+
+
+class DGNDistribution(Distribution):
+    """The distribution of x under a `DGN`, for the parameters it had when it was called."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, dgn: DGN) -> None:
+        self._dgn = dgn
+        self.partition = dgn.partition
+        super().__init__(torch.Size([]), torch.Size([dgn.output_dim]), validate_args=False)
+
+    def log_prob(self, value: Any) -> Tensor:
+        """`log p(x)` in nats, `(N,)`: exact, with NaN entries of x marginalised.
+
+        Differentiable once in x, the parameters of the network, the noise and the prior. Leading batch axes
+        are kept: `(..., N, D)` gives `(..., N)`.
+        """
+        dgn = self._dgn
+        if isinstance(value, Tensor) and value.ndim > 2:
+            return self.log_prob(value.reshape(-1, value.shape[-1])).reshape(value.shape[:-1])
+        single = getattr(value, "ndim", None) == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
+        x = dgn.rows(value)
+        jet = self.partition.hidden_jet()
+        weight, bias = dgn.trace.head_parameters()
+        cells = _cells(self.partition, Jet(jet.value.detach(), jet.slope.detach()))
+        log_p = MarginalLogProb.apply(x, jet.value, jet.slope, weight, bias, dgn.noise, dgn.prior, cells)
+        return log_p[0] if single else log_p
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
+        dgn, shape = self._dgn, torch.Size(sample_shape)
+        generator = make_generator(seed, dgn.trace.device)
+        options: dict[str, Any] = {"dtype": torch.float64, "device": dgn.trace.device, "generator": generator}
+        z = gaussian_noise.scale_samples(dgn.prior, torch.randn(shape.numel(), dgn.latent_dim, **options))
+        e = gaussian_noise.scale_samples(dgn.noise, torch.randn(shape.numel(), dgn.output_dim, **options))
+        return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of x, `(*sample_shape, D)`."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, seed)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], `(D,)`: the cells' maps weighted by the exact prior masses and means."""
+        # a row with every entry missing has the prior as its posterior
+        nothing = torch.full((1, self._dgn.output_dim), torch.nan, dtype=torch.float64, device=self._dgn.trace.device)
+        return self._dgn.impute(nothing)[0]
+
+
+def _own(value: Tensor) -> Tensor:
+    """A parameter, unless the user's tensor already asks for gradients."""
+    return value if value.requires_grad else nn.Parameter(value.clone())
+
+
+def _cells(partition: Partition, jet: Jet) -> Cells:
+    origin = partition.origins[:, 0]
+    lower, upper = partition.bounds
+    return Cells(origin, lower - origin, upper - origin, jet.value, jet.slope[:, :, 0])
+
+
