@@ -48,7 +48,7 @@ def _ratio_polynomials(degree: int = 14) -> list[tuple[float, ...]]:
 
     chebyshev = np.polynomial.chebyshev.Chebyshev
     domain = [0.0, _FAR**-2]
-    fits = [chebyshev.interpolate(lambda s, i=i: ratios(s)[i], degree, domain=domain) for i in (0, 1)]
+    fits = [chebyshev.interpolate(f, degree, domain=domain) for f in (lambda s: ratios(s)[0], lambda s: ratios(s)[1])]
     return [
         tuple(fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef.tolist()) for fit in fits
     ]
@@ -74,7 +74,8 @@ def interval_moments(lower: Tensor, upper: Tensor) -> IntervalMoments:
     r"""Log-mass, mean and variance of `u ~ N(0, 1)` given `lower < u < upper`.
 
     Args:
-        lower, upper: float64 tensors that broadcast, `lower <= upper`; infinite bounds are bounds at infinity.
+        lower: lower bounds, float64; -inf for none.
+        upper: upper bounds, `lower <= upper`, of a shape that broadcasts with theirs; +inf for none.
 
     Returns:
         `IntervalMoments`. The relative error of the mass is a few 1e-15, that of the mean about the anchor
@@ -117,7 +118,7 @@ def interval_log_mass(lower: Tensor, upper: Tensor) -> Tensor:
         >>> from girih.gaussian import interval_log_mass
         >>> lower = torch.tensor([-1.0, 38.0, 1e6], dtype=torch.float64)
         >>> interval_log_mass(lower, lower + 2.0)
-        tensor([-3.8171e-01, -7.2656e+02, -5.0000e+11], dtype=torch.float64)
+        tensor([-3.8172e-01, -7.2656e+02, -5.0000e+11], dtype=torch.float64)
     """
     nearest = torch.maximum(lower, -upper).clamp(min=0.0)
     return interval_log_k0(lower, upper) - 0.5 * nearest.square() - _HALF_LOG_2PI

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from girih._arrays import as_rows, as_tensor
 from girih.inference import noise as gaussian_noise
 from girih.inference.fisher import MarginalLogProb
 from girih.inference.line import Cells, Model, chunks, pair_up
-from girih.inference.posterior import GaussianQ, Posterior, make_generator
+from girih.inference.posterior import GaussianQ, Posterior, Shape, make_generator
 from girih.inference.statistics import expectations
 from girih.networks import Jet, trace
 from girih.partition import Partition, check_latent_dim
@@ -90,7 +90,9 @@ class DGN(nn.Module):
             partition = self.partition if partition is None else partition
             jet = partition.hidden_jet()
             weight, bias = self.trace.head_parameters()
-            return Model(_cells(partition, jet), weight, bias, self.noise.detach(), self.prior.detach()[0, 0])
+            return Model(
+                _cells(partition, jet), weight.detach(), bias.detach(), self.noise.detach(), self.prior.detach()[0, 0]
+            )
 
     def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
@@ -146,7 +148,7 @@ class DGN(nn.Module):
 class DGNDistribution(Distribution):
     """The distribution of x under a `DGN`, for the parameters it had when it was called."""
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
 
@@ -172,7 +174,7 @@ class DGNDistribution(Distribution):
         log_p = MarginalLogProb.apply(x, jet.value, jet.slope, weight, bias, dgn.noise, dgn.prior, cells)
         return log_p[0] if single else log_p
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size(), seed: int | None = None) -> Tensor:
+    def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
         dgn, shape = self._dgn, torch.Size(sample_shape)
         generator = make_generator(seed, dgn.trace.device)
@@ -181,7 +183,7 @@ class DGNDistribution(Distribution):
         e = gaussian_noise.scale_samples(dgn.noise, torch.randn(shape.numel(), dgn.output_dim, **options))
         return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`."""
         with torch.no_grad():
             return self.rsample(sample_shape, seed)
@@ -203,5 +205,3 @@ def _cells(partition: Partition, jet: Jet) -> Cells:
     origin = partition.origins[:, 0]
     lower, upper = partition.bounds
     return Cells(origin, lower - origin, upper - origin, jet.value, jet.slope[:, :, 0])
-
-

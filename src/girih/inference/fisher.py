@@ -38,14 +38,14 @@ class MarginalLogProb(torch.autograd.Function):
         """Exact log-densities; `cells` carries the cell limits, which need no gradient."""
         ctx.save_for_backward(x, value, slope, weight, bias, noise, prior)
         ctx.cells = cells
-        return log_marginal(_model(x, value, slope, weight, bias, noise, prior, cells), x)
+        return log_marginal(_model(cells, value, slope, weight, bias, noise, prior), x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Statistics with the upstream gradient as row weights, turned into gradients."""
         x, *parameters = ctx.saved_tensors
-        model = _model(x, *parameters, ctx.cells)
+        model = _model(ctx.cells, *parameters)
         gradients: list[Tensor | None] = [None] * 7
         if ctx.needs_input_grad[0]:
             gradients[0] = grad[:, None] * score(model, x)
@@ -56,7 +56,7 @@ class MarginalLogProb(torch.autograd.Function):
 
 
 def _model(
-    x: Tensor, value: Tensor, slope: Tensor, weight: Tensor, bias: Tensor, noise: Tensor, prior: Tensor, cells: Cells
+    cells: Cells, value: Tensor, slope: Tensor, weight: Tensor, bias: Tensor, noise: Tensor, prior: Tensor
 ) -> Model:
     return Model(cells._replace(value=value, slope=slope[:, :, 0]), weight, bias, noise, prior[0, 0])
 

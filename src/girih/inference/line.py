@@ -73,17 +73,13 @@ class Pairs(NamedTuple):
     """Truncated Gaussians of n rows on R cells: with `u = (t - centre) / deviation`, anchored in the cell."""
 
     log_joint: Tensor  # (n, R) log p(x, z in cell)
+    log_peak: Tensor  # (n, R) log p(x, z) at the anchor, the largest value on the cell
     log_k0: Tensor  # (n, R) see girih.gaussian.interval
     anchor: Tensor  # (n, R) point of the cell nearest to the centre, relative to the origin
     tilt: Tensor  # (n, R) u at the anchor: 0 when the centre is inside the cell
     deviation: Tensor  # (R,) or (n, R)
     lower: Tensor  # (n, R) u at the ends of the cell
     upper: Tensor  # (n, R)
-
-    @property
-    def log_peak(self) -> Tensor:
-        """log p(x, z) at the anchor, the largest value on the cell, `(n, R)`."""
-        return self.log_joint - self.log_k0 - self.deviation.log()
 
     def moments(self, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of `t` and variance of z on the pairs where `keep`, 0 elsewhere, `(n, R)` each."""
@@ -146,7 +142,7 @@ def pair_up(model: Model, rows: Rows) -> Pairs:
     tilt = torch.maximum(torch.minimum(-torch.zeros_like(lower), upper), lower)
     energy = off2 + (position - speed * anchor).square() + (cells.origin + anchor).square() / prior
     log_peak = -0.5 * (energy + (rows.far2 - 2.0 * rows.constant)[:, None] + (_LOG_2PI + prior.log()))
-    return Pairs(log_peak + log_k0 + deviation.log(), log_k0, anchor, tilt, deviation, lower, upper)
+    return Pairs(log_peak + log_k0 + deviation.log(), log_peak, log_k0, anchor, tilt, deviation, lower, upper)
 
 
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:

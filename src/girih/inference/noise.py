@@ -29,7 +29,8 @@ def check_prior(prior: Tensor, latent_dim: int) -> None:
     value = prior.detach()
     if tuple(value.shape) != (latent_dim, latent_dim):
         raise ShapeError(
-            f"prior must be an ({latent_dim}, {latent_dim}) covariance for S = {latent_dim}; got shape {tuple(value.shape)}"
+            f"prior must be an ({latent_dim}, {latent_dim}) covariance for S = {latent_dim}; "
+            f"got shape {tuple(value.shape)}"
         )
     check_finite(value, "prior")
     _check_positive_definite(value, "prior")
@@ -38,7 +39,9 @@ def check_prior(prior: Tensor, latent_dim: int) -> None:
 def _check_positive_definite(value: Tensor, name: str) -> None:
     if value.ndim < 2:
         if not (value > 0).all():
-            raise NoiseError(f"{name} must be a positive variance, got {value.min().item():g}; variances, not deviations")
+            raise NoiseError(
+                f"{name} must be a positive variance, got {value.min().item():g}; variances, not deviations"
+            )
         return
     if not torch.allclose(value, value.mT, rtol=1e-10, atol=1e-12 * float(value.abs().max())):
         raise NoiseError(f"{name} must be a symmetric matrix; pass (C + C.T) / 2")

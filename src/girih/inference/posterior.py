@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from girih.gaussian import sample_truncated
 from girih.gaussian.interval import interval_moments
 from girih.inference.line import NEGLIGIBLE, Cells, Model, Pairs, chunks, pair_up
 
-GaussianQ = Normal | MultivariateNormal | Independent
+GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
+Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 class Posterior(Distribution):
@@ -35,7 +36,7 @@ class Posterior(Distribution):
         (torch.Size([2, 1]), torch.Size([2, 1, 1]), torch.Size([3, 2, 1]))
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = False
 
@@ -117,7 +118,9 @@ class Posterior(Distribution):
         if z.ndim >= 1 and z.shape[-1] == 1 and (z.ndim == 1 or z.shape[-2] in (1, n)):
             z = z[..., 0]
         elif not (z.ndim == 1 and z.shape[0] == n):
-            raise ShapeError(f"z must have shape (..., {n}, 1): one latent for each of the {n} rows; got {tuple(z.shape)}")
+            raise ShapeError(
+                f"z must have shape (..., {n}, 1): one latent for each of the {n} rows; got {tuple(z.shape)}"
+            )
         check_finite(z, "z")
         return z
 
@@ -125,7 +128,7 @@ class Posterior(Distribution):
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
         return torch.where(self._keep, self._weights, 0.0).to_sparse_coo()
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws from the posterior, `(*sample_shape, N, S)`: a cell, then a truncated Gaussian in it."""
         shape = torch.Size(sample_shape)
         generator = make_generator(seed, self.log_evidence.device)
@@ -184,7 +187,9 @@ class Posterior(Distribution):
             raise ParameterError(f"q must be a torch Normal or MultivariateNormal, got {type(q).__name__}")
         n = len(self.log_evidence)
         if mean.ndim > 1 or (mean.ndim == 1 and mean.shape[0] not in (1, n)):
-            raise ShapeError(f"q must hold one Gaussian for each of the {n} rows; its batch shape is {tuple(q.batch_shape)}")
+            raise ShapeError(
+                f"q must hold one Gaussian for each of the {n} rows; its batch shape is {tuple(q.batch_shape)}"
+            )
         mean, deviation = (p.detach().to(self.log_evidence).expand(n) for p in (mean, deviation))
         check_finite(mean, "the mean of q")
         check_finite(deviation, "the scale of q")

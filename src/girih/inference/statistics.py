@@ -112,9 +112,7 @@ def _chunk_statistics(model: Model, rows: Rows, e: _Expectations, weight: Tensor
             scatter = scatter.sum() if model.noise.ndim == 0 else scatter
     else:
         pull, outer, scatter = _incomplete(model, rows, e, weight, mean_features, head)
-    return Statistics(
-        weight.sum(), weight @ log_p, moments, pull, outer, second, scatter, latent.reshape(1, 1)
-    )
+    return Statistics(weight.sum(), weight @ log_p, moments, pull, outer, second, scatter, latent.reshape(1, 1))
 
 
 def _incomplete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ def mlp(
         generator.manual_seed(int(seed))
     slope = {"relu": 0.0, "abs": 1.0}.get(activation, negative_slope)
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         if index:
             layers.append(activation_layer(activation, negative_slope))
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)

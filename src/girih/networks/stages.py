@@ -6,8 +6,6 @@ the module is trained, and gradients reach the module's own parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -45,15 +43,18 @@ class PiecewiseLinear:
     ReLU has slope 0, leaky ReLU its negative slope, PReLU a trained one, the absolute value -1.
     """
 
-    def __init__(self, slope: Callable[[], Tensor | float], path: str, units: int) -> None:
-        self._slope = slope
+    def __init__(self, source: float | nn.PReLU, path: str, units: int) -> None:
+        self.source = source
         self.path = path
         self.units = units
 
     @property
     def slope(self) -> Tensor:
-        """The slope on the negative side, `()` or `(units,)`, float64."""
-        return torch.as_tensor(self._slope(), dtype=torch.float64)
+        """The slope on the negative side, `()` or `(units,)`, float64; read live from a PReLU."""
+        if isinstance(self.source, nn.PReLU):
+            weight = self.source.weight.to(torch.float64)
+            return weight if weight.numel() > 1 else weight[0]
+        return torch.tensor(self.source, dtype=torch.float64)
 
     def slopes(self, signs: Tensor) -> Tensor:
         """The derivative of each unit in cells with the given signs, `(..., units)`."""

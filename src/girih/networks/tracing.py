@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from girih.errors import ParameterError, UnsupportedLayerError
 from girih.networks.activations import Abs
@@ -16,10 +15,8 @@ from girih.networks.trace import Trace
 
 SUPPORTED = "Linear, ReLU, LeakyReLU, PReLU, girih.networks.Abs, Identity, Dropout in eval mode, and Sequential"
 
-_Slope = Callable[[], Tensor | float]
 
-
-def trace(net: nn.Module) -> Trace:
+def trace(net: nn.Module | Trace) -> Trace:
     """Read a generator as affine and piecewise-linear stages.
 
     Args:
@@ -83,7 +80,8 @@ def _stages(net: nn.Module) -> list[Stage]:
             break
         if node.op == "get_attr":
             raise UnsupportedLayerError(
-                f"the network uses the tensor '{node.target}' directly; wrap it in a Linear layer. Supported: {SUPPORTED}"
+                f"the network uses the tensor '{node.target}' directly; wrap it in a Linear layer. "
+                f"Supported: {SUPPORTED}"
             )
         inputs = node.all_input_nodes
         if inputs != [previous]:
@@ -107,15 +105,20 @@ def _stage(node: fx.Node, modules: dict[str, nn.Module], stages: list[Stage]) ->
         module = modules[path]
         if isinstance(module, nn.Linear):
             return [Affine(module, path)]
-        if isinstance(module, nn.Identity) or (isinstance(module, nn.modules.dropout._DropoutNd) and not module.training):
+        if isinstance(module, nn.Identity) or (
+            isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
+        ):
             return []
         slope = _module_slope(module)
         if slope is not None:
             return [PiecewiseLinear(slope, path, _units(stages))]
         if isinstance(module, nn.modules.dropout._DropoutNd):
-            raise UnsupportedLayerError(f"layer '{path}' is {type(module).__name__} in training mode; call net.eval() first")
+            raise UnsupportedLayerError(
+                f"layer '{path}' is {type(module).__name__} in training mode; call net.eval() first"
+            )
         raise UnsupportedLayerError(
-            f"layer '{path}' is {type(module).__name__}, which is not supported; {_remedy(module)}Supported: {SUPPORTED}"
+            f"layer '{path}' is {type(module).__name__}, which is not supported; "
+            f"{_remedy(module)}Supported: {SUPPORTED}"
         )
     slope = _call_slope(node)
     if slope is None:
@@ -124,27 +127,26 @@ def _stage(node: fx.Node, modules: dict[str, nn.Module], stages: list[Stage]) ->
     return [PiecewiseLinear(slope, node.name, _units(stages))]
 
 
-def _module_slope(module: nn.Module) -> _Slope | None:
+def _module_slope(module: nn.Module) -> float | nn.PReLU | None:
     if isinstance(module, nn.ReLU):
-        return lambda: 0.0
+        return 0.0
     if isinstance(module, nn.LeakyReLU):
-        return lambda: module.negative_slope
+        return float(module.negative_slope)
     if isinstance(module, nn.PReLU):
-        return lambda: module.weight if module.weight.numel() > 1 else module.weight[0]
+        return module
     if isinstance(module, Abs):
-        return lambda: -1.0
+        return -1.0
     return None
 
 
-def _call_slope(node: fx.Node) -> _Slope | None:
+def _call_slope(node: fx.Node) -> float | None:
     target: Any = node.target
     if target in ("relu", "relu_", torch.relu, torch.relu_, nn.functional.relu):
-        return lambda: 0.0
+        return 0.0
     if target in ("abs", "absolute", torch.abs, torch.absolute, operator.abs):
-        return lambda: -1.0
+        return -1.0
     if target is nn.functional.leaky_relu:
-        slope = float(node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01))  # type: ignore[arg-type]
-        return lambda: slope
+        return float(node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01))  # type: ignore[arg-type]
     return None
 
 

@@ -1,0 +1,62 @@
+"""Starting points for EM: kinks spread over the prior, an output on the scale of the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from girih.inference import DGN
+from girih.networks import Affine
+
+_PROBES = 512
+
+
+def column_statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and variance of the observed entries of each column, `(D,)` each."""
+    seen = torch.isfinite(x) * weight[:, None]
+    total = seen.sum(0)
+    mean = (torch.nan_to_num(x) * seen).sum(0) / total
+    variance = (torch.nan_to_num(x - mean).square() * seen).sum(0) / total
+    return mean, variance
+
+
+def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: float, generator: torch.Generator) -> None:
+    """Draw new parameters, in place.
+
+    Each unit's kink is placed at the image of a latent drawn from the prior, so no unit starts dead. The last map
+    sends the features along random directions in which the data vary, about the mean of the data; the noise starts at the variance of the data, and EM anneals it.
+    """
+    device = dgn.trace.device
+    options = {"dtype": torch.float64, "generator": generator}
+    mean, variance = column_statistics(x, weight)
+    factor = torch.linalg.cholesky(dgn.prior.detach())
+    with torch.no_grad():
+        h = torch.randn(_PROBES, dgn.latent_dim, **options).to(device) @ factor.mT
+        for stage in dgn.trace.body:
+            if not isinstance(stage, Affine):
+                h = h * stage.slopes(h)
+                continue
+            shape = stage.module.weight.shape
+            stage.module.weight.copy_(torch.randn(shape, **options).to(device) * math.sqrt(2.0 / shape[1]))
+            if stage.module.bias is not None:
+                at = h[torch.randint(_PROBES, (shape[0],), generator=generator).to(device)]
+                stage.module.bias.copy_(-(stage.module.weight * at).sum(1))
+            h = torch.nn.functional.linear(h, stage.weight, stage.bias)
+        head = dgn.trace.head
+        if head is not None:
+            # covariance times random directions: one pass over the data, the same for repeated and for weighted rows
+            centred = torch.nan_to_num(x - mean)
+            scale = torch.where(variance > 0, variance, 1.0).sqrt()
+            directions = torch.randn(len(mean), head.in_features, **options).to(device) / scale[:, None]
+            weights = centred.mT @ (weight[:, None] * (centred @ directions))
+            length = weights.norm(dim=0)
+            spread = h.std(0)
+            size = (variance.sum() / head.in_features).sqrt() / torch.where(spread > 0, spread, 1.0)
+            weights = weights * size / torch.where(length > 0, length, 1.0)
+            head.module.weight.copy_(weights)
+            if head.module.bias is not None:
+                head.module.bias.copy_(mean - weights @ h.mean(0))
+        start = variance.clamp(min=noise_floor)
+        dgn.noise.copy_({0: start.mean(), 1: start, 2: torch.diag(start)}[dgn.noise.ndim])

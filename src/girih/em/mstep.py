@@ -1,0 +1,106 @@
+r"""The exact M-steps: last affine map, noise and latent prior, as functions of the statistics.
+
+Writing the expected complete-data log-likelihood in the statistics of `girih.inference.statistics`, a change
+`d` of the last map `(W, v)` alters it by `tr(noise^-1 outer d^T) - tr(noise^-1 d features d^T) / 2`: a least
+squares problem. Given the map, the noise is the expected scatter of the residuals, and the prior the expected
+second moment of z (EM-DGN, appendix G.2, eq. 22-24 with `l = L`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from girih.em.penalty import WeightPrior, coordinate_descent
+from girih.inference.line import Model
+from girih.inference.statistics import Statistics
+
+# Directions of the features with less than this share of the largest second moment are left as they are:
+# dead and duplicated units make the least squares problem singular.
+_RANK = 1e-13
+
+
+def head_change(model: Model, s: Statistics, has_bias: bool, prior: WeightPrior | None) -> Tensor:
+    """The change of `(W, v)` `(D, H + 1)` that maximises the expected log-likelihood (plus the weight prior).
+
+    W and v are solved jointly: they are one regression on the features `(h, 1)`, no dearer than either alone.
+    """
+    n = s.features.shape[0] if has_bias else s.features.shape[0] - 1
+    gram, pull = s.features[:n, :n], s.outer[:, :n]
+    if prior is None:
+        change = pull @ pseudo_inverse(gram)
+    elif prior.family == "gaussian":
+        change = _ridge(model, gram, pull, prior)
+    else:
+        change = _proximal(model, gram, pull, prior)
+    return torch.nn.functional.pad(change, (0, s.features.shape[0] - n))
+
+
+def pseudo_inverse(gram: Tensor) -> Tensor:
+    """Inverse of a positive semi-definite matrix on its numerical range."""
+    scale = gram.diagonal().clamp(min=0.0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    values, vectors = torch.linalg.eigh(gram / scale / scale[:, None])
+    inverse = torch.where(values > _RANK * values[-1], 1.0 / values, 0.0)
+    return ((vectors * inverse) @ vectors.mT) / scale / scale[:, None]
+
+
+def _current(model: Model, n: int) -> Tensor:
+    return torch.cat((model.weight, model.bias[:, None]), 1)[:, :n]
+
+
+def _penalised(model: Model, n: int) -> Tensor:
+    return torch.arange(n, device=model.weight.device) < model.weight.shape[1]
+
+
+def _ridge(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tensor:
+    """Row by row in the eigenbasis of the noise, where the rows decouple."""
+    n = len(gram)
+    current, penalty = _current(model, n), _penalised(model, n).to(gram) / prior.scale**2
+    if model.noise.ndim == 2:
+        variance, basis = torch.linalg.eigh(model.noise)
+        current, pull = basis.mT @ current, basis.mT @ pull
+    else:
+        variance, basis = model.noise.expand(model.output_dim), None
+    target = pull - variance[:, None] * penalty * current
+    if model.noise.ndim == 0:
+        change = target @ pseudo_inverse(gram + model.noise * torch.diag(penalty))
+    else:
+        change = torch.stack(
+            [t @ pseudo_inverse(gram + v * torch.diag(penalty)) for t, v in zip(target, variance, strict=True)]
+        )
+    return change if basis is None else basis @ change
+
+
+def _proximal(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tensor:
+    """Lasso and clipping. With a full noise the rows are coupled; a bound on its precision decouples them."""
+    n = len(gram)
+    if model.noise.ndim == 2:
+        smallest = torch.linalg.eigvalsh(model.noise)[0]
+        pull = smallest * torch.cholesky_solve(pull, torch.linalg.cholesky(model.noise))
+        variance = smallest.expand(model.output_dim)
+    else:
+        variance = model.noise.expand(model.output_dim)
+    return coordinate_descent(gram, pull, _current(model, n), _penalised(model, n), prior, variance)
+
+
+def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: float) -> Tensor:
+    """The noise that maximises the expected log-likelihood once the last map has changed by `head` `(D, H + 1)`.
+
+    `floor` is a lower bound on the variance (on every eigenvalue for a full noise); the bounded maximum is the
+    unbounded one with its eigenvalues raised to the floor.
+    """
+    if noise.ndim == 2:
+        cross = head @ s.outer.mT
+        scatter = s.scatter - cross - cross.mT + head @ s.features @ head.mT
+        values, vectors = torch.linalg.eigh(0.5 * (scatter + scatter.mT) / s.weight)
+        return (vectors * values.clamp(min=floor)) @ vectors.mT
+    rows = ((head @ s.features - 2.0 * s.outer) * head).sum(1)
+    if noise.ndim == 1:
+        return ((s.scatter + rows) / s.weight).clamp(min=floor)
+    return ((s.scatter + rows.sum()) / (s.weight * len(head))).clamp(min=floor)
+
+
+def prior_update(s: Statistics) -> Tensor:
+    """The latent prior `(S, S)` that maximises the expected log-likelihood: the expected second moment of z."""
+    return s.latent / s.weight

@@ -1,0 +1,181 @@
+"""Saving and loading models: a folder with safetensors and JSON, which runs no code when it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from girih._files import atomic_folder, finite, read_tensors, write_tensors, write_text
+from girih.em import DGNEstimator
+from girih.em.estimator import count_parameters
+from girih.errors import ModelFileError
+from girih.inference import DGN
+from girih.networks import Abs, Affine
+
+FORMAT = "girih-model"
+VERSION = 1
+_CONFIG, _TENSORS = "config.json", "model.safetensors"
+
+
+def save(model: DGN | DGNEstimator, path: str | os.PathLike[str]) -> None:
+    """Write a model to a folder, replacing what is there only once everything is written.
+
+    The network is stored as its traced stages, so a custom module is loaded back as the equivalent
+    `nn.Sequential` of Linear and piecewise-linear layers.
+
+    Args:
+        model: a `girih.DGN` or a fitted `girih.DGNEstimator`.
+        path: the folder.
+
+    Raises:
+        ModelFileError: a model of another type, an unfitted estimator, or a path that holds something else.
+
+    Example:
+        >>> import girih, tempfile
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     girih.save(dgn, folder + "/model")
+        ...     girih.load(folder + "/model").latent_dim
+        1
+    """
+    if isinstance(model, DGNEstimator):
+        if not hasattr(model, "dgn_"):
+            raise ModelFileError("the estimator is not fitted; call fit before save")
+        dgn, extra = model.dgn_, {"estimator": _estimator_config(model)}
+    elif isinstance(model, DGN):
+        dgn, extra = model, {}
+    else:
+        raise ModelFileError(f"cannot save a {type(model).__name__}; save takes a girih.DGN or girih.DGNEstimator")
+    target = Path(path)
+    if target.exists() and not (target / _CONFIG).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise ModelFileError(f"{target} exists and is not a girih model; choose another path")
+    tensors = {"noise": dgn.noise, "prior": dgn.prior}
+    stages = []
+    for index, stage in enumerate(dgn.trace.stages):
+        if isinstance(stage, Affine):
+            tensors[f"{index}.weight"] = stage.weight
+            if stage.has_bias:
+                tensors[f"{index}.bias"] = stage.bias
+            stages.append("affine")
+        else:
+            tensors[f"{index}.slope"] = stage.slope
+            stages.append("kink")
+    config = {"format": FORMAT, "version": VERSION, "kind": "dgn", "stages": stages, **extra}
+    with atomic_folder(target) as folder:
+        write_tensors(folder / _TENSORS, tensors, {"format": FORMAT})
+        write_text(folder / _CONFIG, json.dumps(finite(config), indent=2) + "\n")
+
+
+def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator:
+    """Read a model that `girih.save` wrote; never unpickles and runs no code from the files.
+
+    Raises:
+        ModelFileError: nothing there, a file missing or truncated, a foreign folder, or a newer format.
+    """
+    folder = Path(path)
+    config = _read_config(folder)
+    if not (folder / _TENSORS).is_file():
+        raise ModelFileError(f"{folder} is damaged: {_TENSORS} is missing; restore it or fit again")
+    tensors, _ = read_tensors(folder / _TENSORS)
+    try:
+        net = nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(config["stages"])))
+        dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"])
+        if config.get("estimator") is None:
+            return dgn
+        return _estimator(config["estimator"], dgn)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelFileError(f"{folder} is damaged: its parts do not fit together ({error}); fit again") from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        raise ModelFileError(f"there is no model at {folder}")
+    try:
+        text = (folder / _CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ModelFileError(f"{folder} is not a girih model: it has no readable {_CONFIG}") from None
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ModelFileError(f"{folder} is damaged: {_CONFIG} is not JSON ({error}); restore it or fit again") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ModelFileError(f"{folder} is not a girih model: {_CONFIG} has another format")
+    version = config.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise ModelFileError(f"{folder} is damaged: its version is {version!r}; restore it or fit again")
+    if version > VERSION:
+        raise ModelFileError(
+            f"{folder} has format version {version}, and this girih reads up to {VERSION}; upgrade girih to load it"
+        )
+    if config.get("kind") != "dgn" or not isinstance(config.get("stages"), list):
+        raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
+    return config
+
+
+def _layer(kind: str, index: int, tensors: dict[str, Tensor]) -> nn.Module:
+    if kind == "affine":
+        weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
+        linear = nn.utils.skip_init(
+            nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
+        )
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            if bias is not None:
+                linear.bias.copy_(bias)
+        return linear
+    if kind != "kink":
+        raise ValueError(f"unknown stage {kind!r}")
+    slope = tensors[f"{index}.slope"]
+    if slope.ndim == 0:
+        value = float(slope)
+        return nn.ReLU() if value == 0.0 else Abs() if value == -1.0 else nn.LeakyReLU(value)
+    prelu = nn.PReLU(len(slope), dtype=torch.float64)
+    with torch.no_grad():
+        prelu.weight.copy_(slope)
+    return prelu
+
+
+def _estimator_config(model: DGNEstimator) -> dict[str, Any]:
+    parameters = model.get_params(deep=False)
+    seed = parameters["random_state"]
+    parameters["random_state"] = int(seed) if isinstance(seed, int | np.integer) else None
+    parameters["checkpoint"] = None if parameters["checkpoint"] is None else os.fspath(parameters["checkpoint"])
+    parameters["hidden"] = np.atleast_1d(parameters["hidden"]).tolist()
+    prior = parameters["weight_prior"]
+    if prior is not None and not isinstance(prior, str):
+        from girih.em import WeightPrior
+
+        parsed = WeightPrior.parse(prior)
+        parameters["weight_prior"] = None if parsed is None else [parsed.family, parsed.scale]
+    names = getattr(model, "feature_names_in_", None)
+    return {
+        "parameters": parameters,
+        "nll_curve": [float(v) for v in model.nll_curve_],
+        "n_iter": int(model.n_iter_),
+        "converged": bool(model.converged_),
+        "interrupted": bool(model.interrupted_),
+        "feature_names": None if names is None else [str(name) for name in names],
+    }
+
+
+def _estimator(config: dict[str, Any], dgn: DGN) -> DGNEstimator:
+    parameters = dict(config["parameters"])
+    parameters["hidden"] = tuple(parameters["hidden"])
+    if isinstance(parameters["weight_prior"], list):
+        parameters["weight_prior"] = tuple(parameters["weight_prior"])
+    est = DGNEstimator(**parameters)
+    est.dgn_ = dgn
+    est.nll_curve_ = np.array(config["nll_curve"], dtype=np.float64)
+    est.n_iter_, est.converged_, est.interrupted_ = config["n_iter"], config["converged"], config["interrupted"]
+    est.n_parameters_ = count_parameters(dgn, est.learn_prior)
+    est._n_features_out = dgn.latent_dim
+    est.n_features_in_ = dgn.output_dim
+    if config["feature_names"] is not None:
+        est.feature_names_in_ = np.array(config["feature_names"], dtype=object)
+    return est
