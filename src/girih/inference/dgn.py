@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from girih._arrays import as_rows, as_tensor
+from girih.errors import NonFiniteError
 from girih.inference import noise as gaussian_noise
 from girih.inference.fisher import MarginalLogProb
 from girih.inference.line import Cells, Model, chunks, pair_up
@@ -78,7 +79,7 @@ class DGN(nn.Module):
     @property
     def partition(self) -> Partition:
         """The latent partition for the current parameters."""
-        return Partition(self.trace)
+        return Partition(self.trace, prior=self.prior.item())
 
     def forward(self) -> DGNDistribution:
         """The distribution of x for the current parameters."""
@@ -172,6 +173,11 @@ class DGNDistribution(Distribution):
         weight, bias = dgn.trace.head_parameters()
         cells = _cells(self.partition, Jet(jet.value.detach(), jet.slope.detach()))
         log_p = MarginalLogProb.apply(x, jet.value, jet.slope, weight, bias, dgn.noise, dgn.prior, cells)
+        if torch.isnan(log_p).any():
+            raise NonFiniteError(
+                "log p(x) is not a number: the noise or the prior is no longer positive definite, or the network's "
+                "output overflows; take smaller training steps, or parametrise the noise by its logarithm"
+            )
         return log_p[0] if single else log_p
 
     def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:

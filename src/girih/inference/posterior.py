@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
 from girih._arrays import as_tensor, check_finite
-from girih.errors import ParameterError, ShapeError
+from girih.errors import NonFiniteError, ParameterError, ShapeError
 from girih.gaussian import sample_truncated
 from girih.gaussian.interval import interval_moments
 from girih.inference.line import NEGLIGIBLE, Cells, Model, Pairs, chunks, pair_up
@@ -52,6 +52,12 @@ class Posterior(Distribution):
             joined.append(tensors[0] if len(tensors) == 1 else torch.cat(tensors)[order])
         self._pairs = Pairs(*joined)
         self.log_evidence = torch.logsumexp(self._pairs.log_joint, 1)
+        if not torch.isfinite(self.log_evidence).all():
+            row = int((~torch.isfinite(self.log_evidence)).nonzero()[0])
+            raise NonFiniteError(
+                f"the posterior of row {row} does not exist: its log p(x) is {self.log_evidence[row].item()}, so the row "
+                "or the parameters are out of range; rescale x, and check the network, the noise and the prior"
+            )
         self.log_weights = self._pairs.log_joint - self.log_evidence[:, None]
         self._keep = self.log_weights > NEGLIGIBLE
         self._local_mean, self._variance = self._pairs.moments(self._keep)
@@ -193,6 +199,8 @@ class Posterior(Distribution):
         mean, deviation = (p.detach().to(self.log_evidence).expand(n) for p in (mean, deviation))
         check_finite(mean, "the mean of q")
         check_finite(deviation, "the scale of q")
+        if not (deviation > 0).all():
+            raise ParameterError(f"the scale of q must be positive, got {deviation.min().item():g}")
         return mean, deviation
 
 

@@ -42,8 +42,9 @@ def trace(net: nn.Module | Trace) -> Trace:
     affine = [stage for stage in stages if isinstance(stage, Affine)]
     if not affine:
         raise UnsupportedLayerError("the network has no Linear layer, so its latent dimension is unknown; add one")
-    if isinstance(stages[0], PiecewiseLinear):
-        stages[0].units = affine[0].in_features
+    for stage in stages[: stages.index(affine[0])]:
+        if isinstance(stage, PiecewiseLinear):
+            stage.units = affine[0].in_features
     _check_sizes(stages)
     return Trace(stages, affine[0].in_features, affine[-1].out_features)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from girih.errors import NonFiniteError
 from girih.networks import Affine, Trace
 
 _EPS = torch.finfo(torch.float64).eps
@@ -45,6 +46,11 @@ def _line_partition(trace: Trace) -> Line:
             value_error = value_error @ size.T + rounding * (value.abs() @ size.T + bias.abs())
             slope_error = slope_error @ size.T + rounding * (slope.abs() @ size.T)
             value, slope = value @ weight.T + bias, slope @ weight.T
+            if not (torch.isfinite(value).all() and torch.isfinite(slope).all()):
+                raise NonFiniteError(
+                    f"layer '{stage.path}' has weights that are not finite, or so large that its output overflows; "
+                    "reload the network, or train it with smaller steps"
+                )
             continue
         roots, errors = _roots(knots, origin, value, slope, value_error, slope_error)
         new_knots = torch.cat((knots, _merge(roots, errors))).sort().values
