@@ -133,7 +133,7 @@ class DGN(nn.Module):
         for index, part in chunks(model, rows):
             if part.observed is None:
                 continue
-            _, e = expectations(model, pair_up(model, part))
+            _, e = expectations(pair_up(model, part))
             hidden = e.e0 @ model.cells.value + (e.e0 * e.mean) @ model.cells.slope
             mean = hidden @ model.weight.mT + model.bias
             residual = part.observed.complete((torch.nan_to_num(part.x) - mean)[:, :, None])[:, :, 0]

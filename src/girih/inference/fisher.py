@@ -81,7 +81,7 @@ def score(model: Model, x: Tensor) -> Tensor:
     cells = model.cells
     out = torch.zeros_like(x)
     for index, rows in chunks(model, x):
-        _, e = expectations(model, pair_up(model, rows))
+        _, e = expectations(pair_up(model, rows))
         mean = e.e0 @ cells.value + (e.e0 * e.mean) @ cells.slope
         residual = torch.nan_to_num(rows.x - model.bias) - mean @ model.weight.mT
         if rows.observed is not None:

@@ -21,13 +21,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.interval import IntervalMoments, interval_log_k0, interval_moments
+from girih.gaussian.interval import anchored_moments
 from girih.inference.noise import Observed, constant, whiten
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
-# Pairs below exp(-50) of their row's largest cannot change the last bit of a sum over cells.
-NEGLIGIBLE = -50.0
+# Pairs below exp(-46) = 1e-20 of their row's mass cannot change the last bit of a sum over cells.
+_NEGLIGIBLE = 46.0
 
 # Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
 _CHUNK = 2**19
@@ -70,45 +70,38 @@ class Rows(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Truncated Gaussians of n rows on R cells: with `u = (t - centre) / deviation`, anchored in the cell."""
+    """Truncated Gaussians of n rows on R cells: with `u = (t - centre) / deviation`, anchored in the cell.
 
-    log_joint: Tensor  # (n, R) log p(x, z in cell)
+    The integrals are there for the pairs that can matter; the others have less than exp(-46) of their row's mass.
+    """
+
     log_peak: Tensor  # (n, R) log p(x, z) at the anchor, the largest value on the cell
-    log_k0: Tensor  # (n, R) see girih.gaussian.interval
     anchor: Tensor  # (n, R) point of the cell nearest to the centre, relative to the origin
     tilt: Tensor  # (n, R) u at the anchor: 0 when the centre is inside the cell
-    deviation: Tensor  # (R,) or (n, R)
+    deviation: Tensor  # (n, R)
     lower: Tensor  # (n, R) u at the ends of the cell
     upper: Tensor  # (n, R)
-
-    def moments(self, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of `t` and variance of z on the pairs where `keep`, 0 elsewhere, `(n, R)` each."""
-        deviation = self.deviation.expand_as(keep)
-        if keep.all():
-            m: IntervalMoments = interval_moments(self.lower, self.upper)
-            return self.anchor + deviation * m.mean, deviation.square() * m.variance
-        flat = keep.flatten().nonzero()[:, 0]
-        scale = deviation.flatten()[flat]
-        m = interval_moments(self.lower.flatten()[flat], self.upper.flatten()[flat])
-        mean, variance = torch.zeros_like(self.anchor), torch.zeros_like(self.anchor)
-        mean.view(-1)[flat] = self.anchor.flatten()[flat] + scale * m.mean
-        variance.view(-1)[flat] = scale.square() * m.variance
-        return mean, variance
+    log_joint: Tensor  # (n, R) log p(x, z in cell), -inf where negligible
+    mean: Tensor  # (n, R) E[t | x, cell], 0 where negligible
+    variance: Tensor  # (n, R) Var[z | x, cell], 0 where negligible
 
 
-def reduce_rows(model: Model, x: Tensor, head: tuple[Tensor, Tensor] | None = None) -> Rows:
-    """Whiten and reduce a chunk of rows; `head` is `reduce_head(model)`, used when nothing is missing."""
-    missing = torch.isnan(x)
-    if not missing.any():
-        basis, reduced = head if head is not None else reduce_head(model)
-        white = whiten(model.noise, (x - model.bias).mT).mT
-        y = white @ basis
-        far2 = (white - y @ basis.mT).square().sum(1)
-        return Rows(x, None, reduced, y, far2, constant(model.noise, model.output_dim))
-    patterns, which = torch.unique(~missing, dim=0, return_inverse=True)
+def reduce_complete(model: Model, x: Tensor, head: tuple[Tensor, Tensor]) -> Rows:
+    """Whiten and reduce rows without missing entries; `head` is `reduce_head(model)`."""
+    basis, reduced = head
+    white = whiten(model.noise, (x - model.bias).mT).mT
+    y = white @ basis
+    far2 = torch.linalg.vector_norm(torch.addmm(white, y, basis.mT, alpha=-1.0), dim=1).square_()
+    return Rows(x, None, reduced, y, far2, constant(model.noise, model.output_dim))
+
+
+def reduce_incomplete(model: Model, x: Tensor) -> Rows:
+    """Whiten and reduce rows that each have their own missing entries."""
+    seen = ~torch.isnan(x)
+    patterns, which = torch.unique(seen, dim=0, return_inverse=True)
     basis, reduced = torch.linalg.qr(Observed(model.noise, patterns).whiten(model.weight))
     basis, reduced = basis[which], reduced[which]
-    observed = Observed(model.noise, ~missing)
+    observed = Observed(model.noise, seen)
     white = observed.whiten(torch.nan_to_num(x - model.bias)[:, :, None])
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))
@@ -129,43 +122,59 @@ def pair_up(model: Model, rows: Rows) -> Pairs:
     speed2 = direction.square().sum(-1)
     speed = speed2.sqrt()
     unit = direction / torch.where(speed > 0, speed, 1.0)[..., None]
-    gap = rows.y[:, None, :] - start
-    position = (gap * unit).sum(-1)
-    off2 = torch.addcmul(gap, position[..., None], unit, value=-1.0).square_().sum(-1)
+    off = rows.y[:, None, :] - start
+    position = (off * unit).sum(-1)
+    off = torch.addcmul(off, position[..., None], unit, value=-1.0)
 
     precision = speed2 + 1.0 / prior
     deviation = precision.rsqrt()
     centre = (speed * position - cells.origin / prior) / precision
     lower, upper = (cells.lower - centre) / deviation, (cells.upper - centre) / deviation
-    log_k0 = interval_log_k0(lower, upper)
-    anchor = torch.maximum(torch.minimum(centre, cells.upper), cells.lower)
-    tilt = torch.maximum(torch.minimum(-torch.zeros_like(lower), upper), lower)
-    energy = off2 + (position - speed * anchor).square() + (cells.origin + anchor).square() / prior
-    log_peak = -0.5 * (energy + (rows.far2 - 2.0 * rows.constant)[:, None] + (_LOG_2PI + prior.log()))
-    return Pairs(log_peak + log_k0 + deviation.log(), log_peak, log_k0, anchor, tilt, deviation, lower, upper)
+    anchor = centre.clamp(cells.lower, cells.upper)
+    tilt = torch.zeros_like(lower).clamp(lower, upper)
+    energy = torch.linalg.vector_norm(off, dim=-1).square_()
+    energy += torch.addcmul(position, speed, anchor, value=-1.0).square_()
+    energy += (cells.origin + anchor).square_() / prior
+    log_peak = -0.5 * energy + (rows.constant - 0.5 * (rows.far2 + _LOG_2PI + prior.log()))[:, None]
+    return _integrate(log_peak, anchor, tilt, deviation.expand_as(anchor), lower, upper)
+
+
+def _integrate(
+    log_peak: Tensor, anchor: Tensor, tilt: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor
+) -> Pairs:
+    """Integrals over the cells, for the pairs that can matter.
+
+    With w the width of the cell in units of the deviation and c = |tilt|, the integral k0 lies between
+    `exp(-1.5) min(w, 1 / (1 + c))` and `sqrt(2 pi) = exp(0.92)`: bounds that need no special function.
+    """
+    log_height = log_peak + deviation.log()
+    least = torch.minimum(upper - lower, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
+    kept = (log_height > least.amax(1, keepdim=True) - (_NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
+    log_k0, local_mean, local_variance = anchored_moments(lower.take(kept), upper.take(kept), tilt.take(kept))
+    scale = deviation.take(kept)
+    integrals = anchor.new_zeros(3, anchor.numel())
+    integrals[0] = -torch.inf
+    integrals[0, kept] = log_height.take(kept).add_(log_k0)
+    integrals[1, kept] = torch.addcmul(anchor.take(kept), scale, local_mean)
+    integrals[2, kept] = scale.square().mul_(local_variance)
+    return Pairs(log_peak, anchor, tilt, deviation, lower, upper, *integrals.view(3, *anchor.shape))
 
 
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
     """Index and reduced rows of chunks that fit in cache: complete rows first, then rows with missing entries."""
     incomplete = torch.isnan(x).any(1)
-    width = min(model.weight.shape)
-    if not incomplete.any():
-        size = max(1, _CHUNK // (len(model.cells.origin) * width))
-        head = reduce_head(model)
-        every = torch.arange(len(x), device=x.device)
-        for index in every.split(size):
-            yield index, reduce_rows(model, x if len(index) == len(x) else x[index], head)
-        return
-    size = max(1, _CHUNK // (len(model.cells.origin) * width))
+    width, cells = min(model.weight.shape), len(model.cells.origin)
     complete = (~incomplete).nonzero()[:, 0]
     if len(complete):
         head = reduce_head(model)
-        for index in complete.split(size):
-            yield index, reduce_rows(model, x[index], head)
-    D = model.output_dim
-    per_row = max(len(model.cells.origin) * width, D * (width + (D if model.noise.ndim == 2 else 1)))
+        for index in complete.split(max(1, _CHUNK // (cells * width))):
+            yield index, reduce_complete(model, x if len(index) == len(x) else x[index], head)
+    if len(complete) == len(x):
+        return
+    whitening = width + (model.output_dim if model.noise.ndim == 2 else 1)
+    per_row = max(cells * width, model.output_dim * whitening)
     for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
-        yield index, reduce_rows(model, x[index])
+        yield index, reduce_incomplete(model, x[index])
 
 
 def log_marginal(model: Model, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from girih._arrays import as_tensor, check_finite
 from girih.errors import NonFiniteError, ParameterError, ShapeError
 from girih.gaussian import sample_truncated
 from girih.gaussian.interval import interval_moments
-from girih.inference.line import NEGLIGIBLE, Cells, Model, Pairs, chunks, pair_up
+from girih.inference.line import Cells, Model, Pairs, chunks, pair_up
 
 GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
@@ -44,23 +44,17 @@ class Posterior(Distribution):
         self._cells: Cells = model.cells
         parts = [(index, pair_up(model, rows)) for index, rows in chunks(model, x)]
         order = torch.cat([index for index, _ in parts]).argsort()
-        joined = []
-        for name in Pairs._fields:
-            tensors = [getattr(pairs, name) for _, pairs in parts]
-            shape = (-1, len(model.cells.origin))
-            tensors = [t.expand(len(i), *shape[1:]) for t, (i, _) in zip(tensors, parts, strict=True)]
-            joined.append(tensors[0] if len(tensors) == 1 else torch.cat(tensors)[order])
-        self._pairs = Pairs(*joined)
+        columns = zip(*(pairs for _, pairs in parts), strict=True)
+        self._pairs = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
         self.log_evidence = torch.logsumexp(self._pairs.log_joint, 1)
         if not torch.isfinite(self.log_evidence).all():
             row = int((~torch.isfinite(self.log_evidence)).nonzero()[0])
             raise NonFiniteError(
-                f"the posterior of row {row} does not exist: its log p(x) is {self.log_evidence[row].item()}, so the row "
-                "or the parameters are out of range; rescale x, and check the network, the noise and the prior"
+                f"row {row} has no posterior: its log p(x) is {self.log_evidence[row].item()}, so the row or the "
+                "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
-        self.log_weights = self._pairs.log_joint - self.log_evidence[:, None]
-        self._keep = self.log_weights > NEGLIGIBLE
-        self._local_mean, self._variance = self._pairs.moments(self._keep)
+        # not log_joint - log_evidence, which adds up to 1 only within the rounding of |log p(x)|
+        self.log_weights = torch.log_softmax(self._pairs.log_joint, 1)
         super().__init__(torch.Size([len(x)]), torch.Size([1]), validate_args=False)
 
     @property
@@ -70,13 +64,13 @@ class Posterior(Distribution):
     @property
     def mean(self) -> Tensor:
         """E[z | x], `(N, S)`."""
-        return (self._weights * (self._cells.origin + self._local_mean)).sum(1, keepdim=True)
+        return (self._weights * (self._cells.origin + self._pairs.mean)).sum(1, keepdim=True)
 
     @property
     def covariance(self) -> Tensor:
         """Cov[z | x], `(N, S, S)`: the spread of the cells' means plus the spread inside the cells."""
-        deviation = self._cells.origin + self._local_mean - self.mean
-        return (self._weights * (deviation.square() + self._variance)).sum(1)[:, None, None]
+        deviation = self._cells.origin + self._pairs.mean - self.mean
+        return (self._weights * (deviation.square() + self._pairs.variance)).sum(1)[:, None, None]
 
     @property
     def variance(self) -> Tensor:
@@ -91,7 +85,7 @@ class Posterior(Distribution):
 
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
-        return -(self._weights * self._expected_log_density(self._local_mean, self._variance, self._keep)).sum(1)
+        return -(self._weights * self._expected_log_density(self._pairs.mean, self._pairs.variance, torch.isfinite(self.log_weights))).sum(1)
 
     def _expected_log_density(self, mean: Tensor, variance: Tensor, keep: Tensor) -> Tensor:
         """E[log p(z | x)] on each cell for a z with this mean (of `t`) and variance there; 0 where not kept."""
@@ -132,7 +126,7 @@ class Posterior(Distribution):
 
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
-        return torch.where(self._keep, self._weights, 0.0).to_sparse_coo()
+        return self._weights.to_sparse_coo()
 
     def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws from the posterior, `(*sample_shape, N, S)`: a cell, then a truncated Gaussian in it."""

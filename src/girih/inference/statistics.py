@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.inference.line import NEGLIGIBLE, Model, Pairs, Rows, chunks, pair_up
+from girih.inference.line import Model, Pairs, Rows, chunks, pair_up
 
 
 @dataclass
@@ -51,12 +51,10 @@ class _Expectations(NamedTuple):
     variance: Tensor
 
 
-def expectations(model: Model, pairs: Pairs) -> tuple[Tensor, _Expectations]:
+def expectations(pairs: Pairs) -> tuple[Tensor, _Expectations]:
     """`log p(x)` of each row, and the moments of its posterior on each cell."""
     log_p = torch.logsumexp(pairs.log_joint, 1)
-    log_e0 = pairs.log_joint - log_p[:, None]
-    mean, variance = pairs.moments(log_e0 > NEGLIGIBLE)
-    return log_p, _Expectations(log_e0.exp(), mean, variance)
+    return log_p, _Expectations(torch.softmax(pairs.log_joint, 1), pairs.mean, pairs.variance)
 
 
 def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Tensor, Statistics]:
@@ -65,7 +63,7 @@ def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Tensor, Statist
     total: Statistics | None = None
     for index, rows in chunks(model, x):
         pairs = pair_up(model, rows)
-        log_p[index], e = expectations(model, pairs)
+        log_p[index], e = expectations(pairs)
         part = _chunk_statistics(model, rows, e, weight[index], log_p[index])
         total = part if total is None else total + part
     if total is None:
