@@ -40,7 +40,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
         learn_prior: also fit the variance of z.
-        noise_floor: lower bound on the noise variance, as a share of the mean variance of the columns.
+        noise_floor: lower bound on the noise variance, as a share of the variance of the data.
         checkpoint: file that a killed fit continues from.
 
     Attributes:

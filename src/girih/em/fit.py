@@ -19,7 +19,7 @@ from torch import Tensor
 
 from girih._arrays import as_tensor, check_finite
 from girih._files import read_tensors, write_tensors
-from girih.em.initial import column_statistics, randomise
+from girih.em.initial import randomise
 from girih.em.penalty import WeightPrior
 from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step
 from girih.errors import EmptyDataError, ModelFileError, NoiseError, ParameterError, ShapeError
@@ -104,8 +104,9 @@ def fit_em(
         sample_weight: `(N,)` non-negative row weights.
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
         learn_prior: also update the latent prior.
-        noise_floor: lower bound on the noise variance, as a share of the mean variance of the columns. Without
-            one the likelihood is unbounded: a network that passes through points can let the noise go to 0.
+        noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
+            unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
+            points can let the noise go to 0.
         max_iter: iterations of the run that is kept.
         tol: converged when three iterations in a row each gain less than this (nats per row).
         n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters
@@ -133,8 +134,7 @@ def fit_em(
     """
     x, weight = _check_data(dgn, X, sample_weight)
     _check_options(max_iter, tol, n_init, init_iter, noise_floor)
-    floor = _noise_floor(x, weight, noise_floor)
-    problem = Problem(dgn, x, weight, WeightPrior.parse(weight_prior), floor)
+    problem = Problem(dgn, x, weight, WeightPrior.parse(weight_prior), noise_floor)
     updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
     fingerprint = _fingerprint(problem, [max_iter, tol, n_init, init_iter, seed, learn_prior])
 
@@ -329,22 +329,14 @@ def _check_options(max_iter: int, tol: float, n_init: int, init_iter: int, noise
     for name, value, least in (("max_iter", max_iter, 1), ("n_init", n_init, 0), ("init_iter", init_iter, 1)):
         if int(value) != value or value < least:
             raise ParameterError(f"{name} must be a whole number of at least {least}, got {value}")
-    for name, number in (("tol", tol), ("noise_floor", noise_floor)):
-        if not (number >= 0 and number < float("inf")):
-            raise ParameterError(f"{name} must be non-negative and finite, got {number}")
-
-
-def _noise_floor(x: Tensor, weight: Tensor, share: float) -> float:
-    """The bound in data units; data without any variance (one row, constant columns) are measured by their size."""
-    mean, variance = column_statistics(x, weight)
-    scale = float(variance.mean())
-    if not scale > 1e-12 * float(mean.square().mean()):
-        scale = float(mean.square().mean()) or 1.0
-    return share * scale
+    if not 0 <= tol < float("inf"):
+        raise ParameterError(f"tol must be non-negative and finite, got {tol}")
+    if not 0 < noise_floor < float("inf"):
+        raise ParameterError(f"noise_floor must be positive and finite, got {noise_floor}")
 
 
 def _fingerprint(problem: Problem, settings: list[Any]) -> str:
-    digest = hashlib.sha256(json.dumps([settings, str(problem.prior), problem.noise_floor]).encode())
+    digest = hashlib.sha256(json.dumps([settings, str(problem.prior), problem.noise_floor.tolist()]).encode())
     digest.update(str([tuple(p.shape) for p in problem.dgn.parameters()]).encode())
     digest.update(problem.x.cpu().numpy().tobytes())
     digest.update(problem.weight.cpu().numpy().tobytes())

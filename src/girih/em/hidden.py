@@ -33,6 +33,9 @@ from girih.partition import Partition
 DENSE_LIMIT = 1500
 _CG_STEPS = 200
 
+# Share of the largest curvature added to all in the damping, so that parameters without any effect stay put.
+_ISOTROPIC = 1e-6
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -48,6 +51,7 @@ class Layer:
         return self.effect.shape[2] * self.inputs.shape[2]
 
 
+@torch.no_grad()
 def hidden_layers(trace: Trace, partition: Partition) -> list[Layer]:
     """Every affine stage before the last hidden features."""
     jets = trace.jets(partition.patterns, partition.origins)
@@ -92,7 +96,7 @@ class HiddenSystem:
 
     def direction(self, damping: float) -> Tensor:
         """The damped step of all hidden parameters, `(size,)`; see `split`."""
-        damped = damping * (self.diagonal + 1e-12 * self.diagonal.max())
+        damped = damping * (self.diagonal + _ISOTROPIC * self.diagonal.max())
         if self.prior is not None and self.prior.family != "gaussian":
             return self._proximal(damped)
         gradient = self.gradient

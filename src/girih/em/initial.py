@@ -22,7 +22,7 @@ def column_statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: float, generator: torch.Generator) -> None:
+def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generator: torch.Generator) -> None:
     """Draw new parameters, in place.
 
     Each unit's kink is placed at the image of a latent drawn from the prior, so no unit starts dead. The last map
@@ -58,5 +58,5 @@ def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: float, generator
             head.module.weight.copy_(weights)
             if head.module.bias is not None:
                 head.module.bias.copy_(mean - weights @ h.mean(0))
-        start = variance.clamp(min=noise_floor)
+        start = torch.maximum(variance, noise_floor)
         dgn.noise.copy_({0: start.mean(), 1: start, 2: torch.diag(start)}[dgn.noise.ndim])

@@ -11,13 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.em.penalty import WeightPrior, coordinate_descent
+from girih.em.penalty import WeightPrior, coordinate_descent, pseudo_inverse
 from girih.inference.line import Model
 from girih.inference.statistics import Statistics
-
-# Directions of the features with less than this share of the largest second moment are left as they are:
-# dead and duplicated units make the least squares problem singular.
-_RANK = 1e-13
 
 
 def head_change(model: Model, s: Statistics, has_bias: bool, prior: WeightPrior | None) -> Tensor:
@@ -34,15 +30,6 @@ def head_change(model: Model, s: Statistics, has_bias: bool, prior: WeightPrior 
     else:
         change = _proximal(model, gram, pull, prior)
     return torch.nn.functional.pad(change, (0, s.features.shape[0] - n))
-
-
-def pseudo_inverse(gram: Tensor) -> Tensor:
-    """Inverse of a positive semi-definite matrix on its numerical range."""
-    scale = gram.diagonal().clamp(min=0.0).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
-    values, vectors = torch.linalg.eigh(gram / scale / scale[:, None])
-    inverse = torch.where(values > _RANK * values[-1], 1.0 / values, 0.0)
-    return ((vectors * inverse) @ vectors.mT) / scale / scale[:, None]
 
 
 def _current(model: Model, n: int) -> Tensor:
@@ -84,21 +71,23 @@ def _proximal(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> T
     return coordinate_descent(gram, pull, _current(model, n), _penalised(model, n), prior, variance)
 
 
-def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: float) -> Tensor:
+def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: Tensor) -> Tensor:
     """The noise that maximises the expected log-likelihood once the last map has changed by `head` `(D, H + 1)`.
 
-    `floor` is a lower bound on the variance (on every eigenvalue for a full noise); the bounded maximum is the
-    unbounded one with its eigenvalues raised to the floor.
+    `floor` bounds the variances from below: `()` for a scalar noise, `(D,)` otherwise, where a full noise keeps
+    `noise - diag(floor)` positive semi-definite. The bounded maximum is the unbounded one with its eigenvalues,
+    in units of the floor, raised to 1.
     """
     if noise.ndim == 2:
         cross = head @ s.outer.mT
         scatter = s.scatter - cross - cross.mT + head @ s.features @ head.mT
-        values, vectors = torch.linalg.eigh(0.5 * (scatter + scatter.mT) / s.weight)
-        return (vectors * values.clamp(min=floor)) @ vectors.mT
+        unit = floor.sqrt()[:, None] * floor.sqrt()
+        values, vectors = torch.linalg.eigh(0.5 * (scatter + scatter.mT) / s.weight / unit)
+        return ((vectors * values.clamp(min=1.0)) @ vectors.mT) * unit
     rows = ((head @ s.features - 2.0 * s.outer) * head).sum(1)
     if noise.ndim == 1:
-        return ((s.scatter + rows) / s.weight).clamp(min=floor)
-    return ((s.scatter + rows.sum()) / (s.weight * len(head))).clamp(min=floor)
+        return torch.maximum((s.scatter + rows) / s.weight, floor)
+    return torch.maximum((s.scatter + rows.sum()) / (s.weight * len(head)), floor)
 
 
 def prior_update(s: Statistics) -> Tensor:

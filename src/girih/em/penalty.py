@@ -18,7 +18,11 @@ from girih.errors import ParameterError
 FAMILIES = ("gaussian", "laplace", "uniform")
 
 # Coordinate descent stops at this many passes; the outer EM iterations go on from there.
-_SWEEPS = 50
+_SWEEPS = 100
+
+# Directions with less than this share of the largest second moment are left as they are: dead and duplicated
+# units make the least squares problems singular.
+_RANK = 1e-13
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,29 @@ def coordinate_descent(
     """The change `d` `(M, n)` that lowers `tr(d gram d^T) / 2 - tr(pull d^T) + scale energy(start + d)`.
 
     Rows share the Gram matrix `(n, n)` and have their own pull `(M, n)` and penalty scale `(M,)`; `penalised`
-    `(n,)` says which columns have a prior. Every coordinate step is an exact minimisation, so the value never rises.
+    `(n,)` says which columns have a prior. The others (biases) are eliminated first, which also removes most of
+    the correlation that makes coordinate descent slow. Every step is an exact minimisation: the value never rises.
     """
+    p, f = penalised.nonzero()[:, 0], (~penalised).nonzero()[:, 0]
+    inverse = pseudo_inverse(gram[f][:, f])
+    across = inverse @ gram[f][:, p]
+    change = torch.zeros_like(start)
+    change[:, p] = _descend(gram[p][:, p] - gram[p][:, f] @ across, pull[:, p] - pull[:, f] @ across, start[:, p], prior, scale)
+    change[:, f] = pull[:, f] @ inverse - change[:, p] @ across.mT
+    return change
+
+
+def _descend(gram: Tensor, pull: Tensor, start: Tensor, prior: WeightPrior, scale: Tensor) -> Tensor:
+    """Cyclic coordinate descent over columns, all rows at once."""
     change = torch.zeros_like(start)
     left = pull.clone()  # pull - change @ gram
     curvature = gram.diagonal()
+    columns = (curvature > 1e-14 * curvature.max()).nonzero()[:, 0].tolist()
     for _ in range(_SWEEPS):
         largest = 0.0
-        for j in (curvature > 1e-14 * curvature.max()).nonzero()[:, 0].tolist():
+        for j in columns:
             now = start[:, j] + change[:, j]
-            free = now + left[:, j] / curvature[j]
-            target = prior.proximal(free, scale / curvature[j]) if penalised[j] else free
+            target = prior.proximal(now + left[:, j] / curvature[j], scale / curvature[j])
             move = target - now
             change[:, j] += move
             left -= move[:, None] * gram[j]
@@ -109,3 +125,14 @@ def coordinate_descent(
         if largest <= 1e-9 * float((start + change).abs().max()):
             break
     return change
+
+
+def pseudo_inverse(gram: Tensor) -> Tensor:
+    """Inverse of a positive semi-definite matrix on its numerical range."""
+    scale = gram.diagonal().clamp(min=0.0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    values, vectors = torch.linalg.eigh(gram / scale / scale[:, None])
+    if not len(values):
+        return gram
+    inverse = torch.where(values > _RANK * values[-1], 1.0 / values, 0.0)
+    return ((vectors * inverse) @ vectors.mT) / scale / scale[:, None]

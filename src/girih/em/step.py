@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.em.hidden import HiddenSystem, hidden_layers
+from girih.em.initial import column_statistics
 from girih.em.mstep import head_change, noise_update, prior_update
 from girih.em.penalty import WeightPrior
 from girih.errors import UnsupportedLayerError
@@ -47,9 +48,10 @@ class Problem:
     """A model, weighted rows and the settings of the M-step."""
 
     def __init__(
-        self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, noise_floor: float = 0.0
+        self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor_share: float = 1e-6
     ) -> None:
-        self.dgn, self.x, self.weight, self.prior, self.noise_floor = dgn, x, weight, prior, noise_floor
+        self.dgn, self.x, self.weight, self.prior = dgn, x, weight, prior
+        self.noise_floor = noise_floor(dgn, x, weight, floor_share)
         self.affine = [stage for stage in dgn.trace.stages if isinstance(stage, Affine)]
         _check_trainable(self.affine)
         with torch.no_grad():
@@ -141,6 +143,19 @@ def _accept(problem: Problem, now: Evaluation, before: dict[str, Tensor]) -> Eva
         return after
     problem.restore(before)
     return None
+
+
+def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float) -> Tensor:
+    """The lower bound on the noise variances: a share of the variance of the data, column by column.
+
+    Columns without variance are measured by the mean variance, and data without any by their size.
+    """
+    mean, variance = column_statistics(x, weight)
+    variance = torch.where(variance > 1e-24 * mean.square(), variance, 0.0)
+    fallback = float(variance.mean()) or float(mean.square().mean()) or 1.0
+    if dgn.noise.ndim == 0:
+        return share * variance.new_tensor(fallback)
+    return share * torch.where(variance > 0, variance, fallback)
 
 
 def _check_trainable(stages: list[Affine]) -> None:

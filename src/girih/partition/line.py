@@ -12,6 +12,9 @@ from girih.networks import Affine, Trace
 
 _EPS = torch.finfo(torch.float64).eps
 
+# Roots of nearly dead units can lie anywhere; beyond this, squares overflow, and no Gaussian has any mass.
+_FARTHEST = 1e100
+
 
 class Line(NamedTuple):
     """The cells of R, from left to right."""
@@ -78,11 +81,8 @@ def cell_bounds(knots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cell_origins(knots: Tensor) -> Tensor:
-    """The finite end of each cell that is nearest to 0; 0 when the cell is the whole line."""
-    if not len(knots):
-        return knots.new_zeros(1)
-    lower, upper = cell_bounds(knots)
-    return torch.where(lower.abs() <= upper.abs(), lower, upper)
+    """The point of each cell that is nearest to 0: the latent is then measured from it without losing digits."""
+    return knots.new_zeros(len(knots) + 1).clamp(*cell_bounds(knots))
 
 
 def interior_points(knots: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _roots(
     error = torch.where(
         moves, (value_error + step.abs() * slope_error) / slope.abs() + 4 * _EPS * root.abs(), torch.inf
     )
-    keep = torch.isfinite(root) & (root - error > lower[:, None]) & (root + error < upper[:, None])
+    keep = (root.abs() < _FARTHEST) & (root - error > lower[:, None]) & (root + error < upper[:, None])
     return root[keep], error[keep]
 
 
