@@ -136,7 +136,7 @@ def fit_em(
     _check_options(max_iter, tol, n_init, init_iter, noise_floor)
     problem = Problem(dgn, x, weight, WeightPrior.parse(weight_prior), noise_floor)
     updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
-    fingerprint = _fingerprint(problem, [max_iter, tol, n_init, init_iter, seed, learn_prior])
+    fingerprint = "" if checkpoint is None else _fingerprint(problem, [max_iter, tol, n_init, init_iter, seed, learn_prior])
 
     loop = _Loop(problem, updates, n_init, init_iter, max_iter, tol, seed, callback, checkpoint, fingerprint)
     return loop.run(progress)
@@ -338,8 +338,8 @@ def _check_options(max_iter: int, tol: float, n_init: int, init_iter: int, noise
 def _fingerprint(problem: Problem, settings: list[Any]) -> str:
     digest = hashlib.sha256(json.dumps([settings, str(problem.prior), problem.noise_floor.tolist()]).encode())
     digest.update(str([tuple(p.shape) for p in problem.dgn.parameters()]).encode())
-    digest.update(problem.x.cpu().numpy().tobytes())
-    digest.update(problem.weight.cpu().numpy().tobytes())
+    digest.update(problem.x.cpu().contiguous().numpy())
+    digest.update(problem.weight.cpu().contiguous().numpy())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,15 +12,24 @@ from girih.inference import DGN
 from girih.networks import Affine
 
 _PROBES = 512
+_BATCH = 8192
 
 
 def column_statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and variance of the observed entries of each column, `(D,)` each."""
-    seen = torch.isfinite(x) * weight[:, None]
-    total = seen.sum(0)
-    mean = (torch.nan_to_num(x) * seen).sum(0) / total
-    variance = (torch.nan_to_num(x - mean).square() * seen).sum(0) / total
-    return mean, variance
+    total, mean, variance = (x.new_zeros(x.shape[1]) for _ in range(3))
+    for rows, w in _batches(x, weight):
+        total += w @ (~torch.isnan(rows)).to(w)
+        mean += w @ torch.nan_to_num(rows)
+    mean /= total
+    for rows, w in _batches(x, weight):
+        variance += w @ torch.nan_to_num(rows - mean).square()
+    return mean, variance / total
+
+
+def _batches(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and weights in pieces, so that temporaries stay small beside the data."""
+    return zip(x.split(_BATCH), weight.split(_BATCH), strict=True)
 
 
 def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generator: torch.Generator) -> None:
@@ -47,10 +57,12 @@ def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generato
         head = dgn.trace.head
         if head is not None:
             # covariance times random directions: one pass over the data, the same for repeated and for weighted rows
-            centred = torch.nan_to_num(x - mean)
             scale = torch.where(variance > 0, variance, 1.0).sqrt()
             directions = torch.randn(len(mean), head.in_features, **options).to(device) / scale[:, None]
-            weights = centred.mT @ (weight[:, None] * (centred @ directions))
+            weights = torch.zeros_like(directions)
+            for rows, w in _batches(x, weight):
+                centred = torch.nan_to_num(rows - mean)
+                weights += centred.mT @ (w[:, None] * (centred @ directions))
             length = weights.norm(dim=0)
             spread = h.std(0)
             size = (variance.sum() / head.in_features).sqrt() / torch.where(spread > 0, spread, 1.0)

@@ -1,0 +1,9 @@
+"""Gradient training, common to every model that has a loss: one loop, records, early stopping, resuming.
+
+Lightning runs the loop and is imported when training starts, not before.
+"""
+
+from girih.training.fit import TrainingRun, fit_gradient
+from girih.training.recorder import ExactRecorder, Recorder
+
+__all__ = ["ExactRecorder", "Recorder", "TrainingRun", "fit_gradient"]

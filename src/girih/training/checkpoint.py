@@ -1,0 +1,69 @@
+"""Saving a run so that it goes on, after a kill, to the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from girih._files import atomic_path
+from girih.errors import ModelFileError, ParameterError
+
+_FORMAT = "girih-training-1"
+
+
+def digest(*tensors: Tensor) -> str:
+    """A fingerprint of the contents of tensors."""
+    hasher = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous()
+        hasher.update(f"{tuple(array.shape)} {array.dtype}".encode())
+        hasher.update(array.flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def model_digest(model: nn.Module) -> str:
+    """A fingerprint of the parameters and buffers of a model."""
+    return digest(*model.state_dict().values())
+
+
+def save(path: Path, contents: dict[str, Any]) -> None:
+    """Write a checkpoint in one piece: a reader finds the old one or the new one, never half of one."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": _FORMAT, **contents}, temporary)
+
+
+def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Read a checkpoint and check that it belongs to this run; loading runs no code.
+
+    Args:
+        path: an existing file.
+        settings: what must agree between the run that wrote it and the run that goes on.
+        model: as the user passed it: with the parameters the run began with, or those it was left with.
+
+    Raises:
+        ModelFileError: the file is damaged, or not a checkpoint of this version of girih.
+        ParameterError: it belongs to a run with other settings, data or initial parameters.
+    """
+    advice = "pass another path, or delete the file to start anew"
+    try:
+        # every tensor on the CPU: the random states live there, and the parameters are copied to the model's device
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        raise ModelFileError(f"{path} is not a readable checkpoint ({type(error).__name__}); {advice}") from error
+    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
+        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
+        raise ModelFileError(f"{path} is not a checkpoint of this version ({found!r}, not {_FORMAT!r}); {advice}")
+    for name, value in settings.items():
+        if contents["settings"].get(name) != value:
+            if name == "data":
+                raise ParameterError(f"{path} belongs to a run on other data; {advice}")
+            was = contents["settings"].get(name)
+            raise ParameterError(f"{path} belongs to a run with {name}={was!r}, but now {name}={value!r}; {advice}")
+    now = model_digest(model)
+    if now not in (contents["initial"], contents["current"]):
+        raise ParameterError(f"{path} belongs to a run of another model, or of other initial parameters; {advice}")
+    return contents

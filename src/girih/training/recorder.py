@@ -1,0 +1,114 @@
+"""What is measured while a model trains, and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from girih._arrays import as_tensor
+from girih.errors import NonFiniteError, ParameterError
+from girih.training.options import whole
+
+Measure = Callable[[Any], Mapping[str, float]]
+
+
+class Recorder:
+    """Numbers taken from a model every few gradient steps: before the first, every `every`, and after the last.
+
+    Each entry has the step, the seconds of training up to it (without the time that measuring took), the mean
+    training loss since the entry before (NaN in the first), and what `measure` returns.
+
+    Args:
+        measure: a function from the model to named numbers; it must not change the model. Random numbers it draws
+            do not disturb the training.
+        every: gradient steps between entries.
+
+    Raises:
+        ParameterError: `every` is not a positive whole number.
+
+    Example:
+        >>> import torch
+        >>> from girih.training import Recorder
+        >>> recorder = Recorder(lambda model: {"norm": float(model.weight.detach().norm())}, every=10)
+        >>> recorder.record(torch.nn.Linear(1, 1), step=0, seconds=0.0, loss=float("nan"))
+        >>> sorted(recorder.history)
+        ['loss', 'norm', 'seconds', 'step']
+    """
+
+    def __init__(self, measure: Measure | None = None, every: int = 100) -> None:
+        self._measure = measure
+        self.every = whole(every, "the gradient steps between records")
+        self.entries: list[dict[str, float]] = []
+
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
+        """The numbers of one entry; a subclass may override it."""
+        return {} if self._measure is None else self._measure(model)
+
+    def record(self, model: nn.Module, step: int, seconds: float, loss: float) -> None:
+        """Add an entry.
+
+        Raises:
+            NonFiniteError: a measured number is NaN or infinite.
+            ParameterError: `measure` gives other names than before.
+        """
+        with torch.no_grad(), torch.random.fork_rng(devices=_devices(model)):
+            measured = {name: float(value) for name, value in self.measure(model).items()}
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the recorded {name} is {value} at step {step}; train with a smaller lr")
+        entry = {"step": step, "seconds": seconds, "loss": loss, **measured}
+        if self.entries and self.entries[0].keys() != entry.keys():
+            raise ParameterError(
+                f"measure must give the same names each time: before {', '.join(self.entries[0])}; "
+                f"now {', '.join(entry)}"
+            )
+        self.entries.append(entry)
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The entries as arrays of equal length: `step` (whole numbers), `seconds`, `loss` and what was measured."""
+        names = self.entries[0] if self.entries else ("step", "seconds", "loss")
+        columns = {name: np.array([entry[name] for entry in self.entries], dtype=np.float64) for name in names}
+        return columns | {"step": columns["step"].astype(np.int64)}
+
+
+class ExactRecorder(Recorder):
+    """Records how far a VAE is from its own exact likelihood: mean `nll`, `elbo` and `kl` in nats per row, and `noise`.
+
+    For any model with a method `exact(x)` that gives `(nll, elbo, kl)` per row, as `girih.vae.GaussVAE` has; `noise`
+    is the mean noise variance.
+
+    Args:
+        x: the rows to evaluate, `(N, D)`; the training data, or held-out rows.
+        every: gradient steps between entries.
+
+    Source:
+        EM-DGN, figures 4, 5, 8 and 10.
+
+    Example:
+        >>> import girih
+        >>> from girih.training import ExactRecorder
+        >>> from girih.vae import GaussVAE
+        >>> vae = GaussVAE(girih.mlp([1, 8, 2], seed=0), seed=0)
+        >>> sorted(ExactRecorder(vae().sample((8,))).measure(vae))
+        ['elbo', 'kl', 'nll', 'noise']
+    """
+
+    def __init__(self, x: Any, every: int = 100) -> None:
+        super().__init__(every=every)
+        self.x = as_tensor(x, "x").detach()
+
+    def measure(self, model: Any) -> Mapping[str, float]:
+        """Means over the rows."""
+        nll, elbo, kl = model.exact(self.x)
+        noise = float(torch.as_tensor(model.noise).detach().mean())
+        return {"nll": float(nll.mean()), "elbo": float(elbo.mean()), "kl": float(kl.mean()), "noise": noise}
+
+
+def _devices(model: nn.Module) -> list[torch.device]:
+    return sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
