@@ -22,7 +22,6 @@ import girih
 from girih.inference.line import Model, chunks, pair_up
 from girih.inference.statistics import accumulate, expectations
 
-
 CASES = {"toy": (256, 9, 2, [8]), "image": (200, 22, 784, [8, 16])}
 
 
@@ -141,7 +140,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer runs")
     quick = parser.parse_args().quick
     torch.manual_seed(0)
-    print(json.dumps({"compare": compare(quick), "scaling": scaling(quick), "threads": torch.get_num_threads()}, indent=2))
+    print(
+        json.dumps({"compare": compare(quick), "scaling": scaling(quick), "threads": torch.get_num_threads()}, indent=2)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak memory and time of a fit at N = 100,000, D = 784, R = 50: the data alone are 0.63 GB.
 
-    python benchmarks/memory.py [--rows 100000]
+python benchmarks/memory.py [--rows 100000]
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 import warnings
 
 import numpy as np
-from estep import network_with_cells
 
 import girih
+from estep import network_with_cells
 
 
 def main() -> None:

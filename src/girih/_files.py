@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -73,7 +74,7 @@ def finite(value: Any) -> Any:
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    if isinstance(value, float) and not (value - value == 0.0):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -94,7 +95,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     except FileNotFoundError:
         raise ModelFileError(f"there is no file {path}") from None
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged or not a safetensors file ({error}); restore it or fit again") from None
+        raise ModelFileError(f"{path} is damaged or foreign ({error}); restore it or fit again") from None
     except (KeyError, ValueError):
         raise ModelFileError(f"{path} is a safetensors file, but girih did not write it") from None
 

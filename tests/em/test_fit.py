@@ -1,5 +1,6 @@
 """The EM loop: monotone, resumable, interruptible, and honest about its end."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -16,14 +17,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def never_rises(curve):
-    return all(later <= earlier for earlier, later in zip(curve, curve[1:], strict=False))
+    return all(later <= earlier for earlier, later in itertools.pairwise(curve))
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (1, 4, 2), (1, 4, 3, 2), (1, 3, 3, 3, 3, 2)])
 @pytest.mark.parametrize("weight_prior", [None, ("gaussian", 1.0), ("laplace", 0.5), ("uniform", 0.8)])
 def test_curve_never_rises(circle, sizes, weight_prior):
     dgn = build(sizes)
-    result = fit_em(dgn, circle, weight_prior=weight_prior, max_iter=12, n_init=2, init_iter=4, tol=0.0, learn_prior=True)
+    result = fit_em(
+        dgn, circle, weight_prior=weight_prior, max_iter=12, n_init=2, init_iter=4, tol=0.0, learn_prior=True
+    )
     assert never_rises(result.nll_curve)
     assert result.n_iter == 12 and len(result.nll_curve) == 13
     if weight_prior is None:
@@ -40,7 +43,7 @@ def test_last_curve_point_is_the_exact_nll(circle):
 
 
 def test_linear_generator_reaches_probabilistic_pca():
-    """Without kinks the model is probabilistic PCA, whose maximum likelihood has a closed form (Tipping and Bishop, 1999)."""
+    """Without kinks it is probabilistic PCA, whose maximum likelihood is known (Tipping and Bishop, 1999)."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 1)) @ rng.normal(size=(1, 5)) + 0.3 * rng.normal(size=(200, 5)) + 2.0
     result = fit_em(build((1, 5)), X, max_iter=500, tol=1e-12, n_init=1)
@@ -137,23 +140,42 @@ def test_killed_fit_goes_on_and_ends_with_the_same_numbers(circle, tmp_path, sto
     settings = {"max_iter": 20, "n_init": 2, "init_iter": 6, "tol": 0.0, "weight_prior": ("gaussian", 2.0)}
     uninterrupted = fit_em(a := build(), circle, **settings)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(iteration, nll):
         if iteration == stop_at:
-            raise Killed
+            raise KilledError
 
     path = tmp_path / "fit.ckpt"
     b = build()
     if stop_at > 6:  # the kept run continues a trial of 6 iterations
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit_em(b, circle, checkpoint=path, callback=kill, **settings)
         assert path.exists()
     resumed = fit_em(b, circle, checkpoint=path, **settings)
     assert resumed.nll_curve == uninterrupted.nll_curve
     assert resumed.starts == uninterrupted.starts
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_interrupted_fit_goes_on_too(circle, tmp_path, monkeypatch):
+    """Ctrl-C in a trial: the best model so far is returned, and the checkpoint still holds where EM really was."""
+    settings = {"max_iter": 9, "n_init": 3, "init_iter": 4, "tol": 0.0}
+    whole = fit_em(build(), circle, **settings)
+    path, calls, step = tmp_path / "fit.ckpt", [], girih.em.fit.em_step
+
+    def interrupting(*arguments):
+        calls.append(1)
+        if len(calls) == 10:  # the second iteration of the third start
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr("girih.em.fit.em_step", interrupting)
+    part = fit_em(build(), circle, checkpoint=path, **settings)
+    assert part.interrupted and part.nll_curve[-1] == min(part.starts)
+    monkeypatch.undo()
+    assert fit_em(build(), circle, checkpoint=path, **settings).nll_curve == whole.nll_curve
 
 
 def test_checkpoint_of_other_data_is_refused(circle, tmp_path):
@@ -166,7 +188,8 @@ def test_checkpoint_of_other_data_is_refused(circle, tmp_path):
         fit_em(build(), circle, n_init=1, max_iter=3, checkpoint=path)
 
 
-def test_progress_bar_shows_the_nll(circle, capsys):
+def test_progress_bar_shows_the_nll(circle, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
     fit_em(build(), circle, n_init=1, max_iter=3, progress=True)
     assert "NLL" in capsys.readouterr().err
 
@@ -192,7 +215,7 @@ def test_bad_data(X, message):
     [
         ({"max_iter": 0}, "max_iter"),
         ({"tol": -1.0}, "tol"),
-        ({"n_init": -1}, "n_init"),
+        ({"n_init": -1}, "n_init must be a whole number, 0 or more"),
         ({"noise_floor": float("nan")}, "noise_floor"),
         ({"weight_prior": ("cauchy", 1.0)}, "weight_prior must be one of"),
         ({"weight_prior": ("gaussian", 0.0)}, "scale of weight_prior"),

@@ -1,4 +1,4 @@
-"""Each update by theorem: the exact penalised NLL never rises, and exact M-steps are where the expected NLL is least."""
+"""Each update by theorem: the exact penalised NLL never rises, and exact M-steps minimise the expected NLL."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,13 @@ def problem_of(dgn, X, prior=None):
 def expected_nll(model, s, head, noise, prior):
     """The expected complete-data NLL in the statistics, written out: a function of the parameters an M-step moves."""
     D = model.output_dim
-    covariance = noise * torch.eye(D, dtype=torch.float64) if noise.ndim == 0 else torch.diag(noise) if noise.ndim == 1 else noise
+    covariance = (
+        noise * torch.eye(D, dtype=torch.float64)
+        if noise.ndim == 0
+        else torch.diag(noise)
+        if noise.ndim == 1
+        else noise
+    )
     if noise.ndim < 2:  # scatter is a trace or a diagonal: move only what the statistics know
         precision = 1.0 / noise.expand(D)
         quadratic = ((head @ s.features - 2 * s.outer) * head).sum(1)
@@ -82,7 +88,10 @@ def test_head_and_noise_minimise_the_expected_nll(circle, noise):
     now = problem.evaluate()
     model, s = now.model, now.statistics
     head = head_change(model, s, True, None)
-    new_noise, new_prior = noise_update(s, head, model.noise, 1e-12 * torch.ones(2 if model.noise.ndim else ()).double()), prior_update(s)[0, 0]
+    new_noise, new_prior = (
+        noise_update(s, head, model.noise, 1e-12 * torch.ones(2 if model.noise.ndim else ()).double()),
+        prior_update(s)[0, 0],
+    )
     least = expected_nll(model, s, head, new_noise, new_prior)
     assert least < expected_nll(model, s, torch.zeros_like(head), model.noise, model.prior)
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +116,9 @@ def test_noise_floor_is_the_bounded_maximum(circle):
     floor = free.mean().expand(2)
     bounded = noise_update(s, none, torch.ones(2, dtype=torch.float64), floor)
     assert bounded.tolist() == [max(v, float(floor[0])) for v in free.tolist()]
-    full = noise_update(s.__class__(**{**vars(s), "scatter": torch.diag(s.scatter)}), none, torch.eye(2).double(), floor)
+    full = noise_update(
+        s.__class__(**{**vars(s), "scatter": torch.diag(s.scatter)}), none, torch.eye(2).double(), floor
+    )
     assert torch.allclose(full.diagonal(), bounded)
 
 
@@ -129,7 +140,9 @@ def test_penalised_head_against_brute_force(circle, noise, prior):
     if prior.family == "uniform":
         assert float((model.weight + head[:, :-1]).abs().max()) <= prior.scale + 1e-12
     bound = [
-        (None, None) if prior.family != "uniform" or column == s.outer.shape[1] - 1 else (-prior.scale - w, prior.scale - w)
+        (None, None)
+        if prior.family != "uniform" or column == s.outer.shape[1] - 1
+        else (-prior.scale - w, prior.scale - w)
         for row in model.weight
         for column, w in enumerate([*row.tolist(), 0.0])
     ]

@@ -62,6 +62,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         ((64,), (64, 1), (3, 2))
     """
 
+    dgn_: DGN
+
     def __init__(
         self,
         latent_dim: int = 1,
@@ -229,6 +231,3 @@ def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
     if learn_prior:
         count += S * (S + 1) // 2
     return count - dgn.trace.hidden_units
-
-
-

@@ -118,7 +118,7 @@ class HiddenSystem:
     def _forward(self, step: Tensor) -> Tensor:
         """The change of the hidden features at the pseudo-points, `(R, S + 1, H)`."""
         changes = self.split(step)
-        parts = [(l.inputs @ change.mT) @ l.effect.mT for l, change in zip(self.layers, changes, strict=True)]
+        parts = [(k.inputs @ change.mT) @ k.effect.mT for k, change in zip(self.layers, changes, strict=True)]
         return torch.stack(parts).sum(0)
 
     def _adjoint(self, values: Tensor) -> Tensor:
@@ -135,15 +135,15 @@ class HiddenSystem:
         return out.mT @ into
 
     def _normal_matrix(self) -> Tensor:
-        """A in blocks: each cell gives `(B_k^T G B_l) x (F_k^T M F_l)`, a Kronecker product."""
+        """A in blocks: each cell gives `(B_k^T G B_m) x (F_k^T M F_m)`, a Kronecker product."""
         rows = []
         for k in self.layers:
             row = []
-            for l in self.layers:
-                out = k.effect.mT @ self._precision @ l.effect  # (R, out_k, out_l)
-                into = k.inputs.mT @ self._moments @ l.inputs  # (R, in_k, in_l)
+            for m in self.layers:
+                out = k.effect.mT @ self._precision @ m.effect  # (R, out_k, out_m)
+                into = k.inputs.mT @ self._moments @ m.inputs  # (R, in_k, in_m)
                 block = torch.einsum("rab,rij->aibj", out, into)
-                row.append(block.reshape(k.size, l.size))
+                row.append(block.reshape(k.size, m.size))
             rows.append(torch.cat(row, 1))
         return torch.cat(rows, 0)
 
@@ -167,9 +167,7 @@ class HiddenSystem:
             )
         one = torch.ones(1, dtype=torch.float64, device=self.gradient.device)
         matrix = self._dense + torch.diag(damped)
-        step = coordinate_descent(
-            matrix, self.gradient[None], self.current[None], self.penalised, self.prior, one
-        )
+        step = coordinate_descent(matrix, self.gradient[None], self.current[None], self.penalised, self.prior, one)
         return step[0]
 
 

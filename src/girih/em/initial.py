@@ -36,20 +36,24 @@ def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generato
     """Draw new parameters, in place.
 
     Each unit's kink is placed at the image of a latent drawn from the prior, so no unit starts dead. The last map
-    sends the features along random directions in which the data vary, about the mean of the data; the noise starts at the variance of the data, and EM anneals it.
+    sends the features along random directions in which the data vary, about the mean of the data; the noise starts
+    at the variance of the data, and EM anneals it.
     """
     device = dgn.trace.device
-    options = {"dtype": torch.float64, "generator": generator}
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator).to(device)
+
     mean, variance = column_statistics(x, weight)
     factor = torch.linalg.cholesky(dgn.prior.detach())
     with torch.no_grad():
-        h = torch.randn(_PROBES, dgn.latent_dim, **options).to(device) @ factor.mT
+        h = normal(_PROBES, dgn.latent_dim) @ factor.mT
         for stage in dgn.trace.body:
             if not isinstance(stage, Affine):
                 h = h * stage.slopes(h)
                 continue
             shape = stage.module.weight.shape
-            stage.module.weight.copy_(torch.randn(shape, **options).to(device) * math.sqrt(2.0 / shape[1]))
+            stage.module.weight.copy_(normal(*shape) * math.sqrt(2.0 / shape[1]))
             if stage.module.bias is not None:
                 at = h[torch.randint(_PROBES, (shape[0],), generator=generator).to(device)]
                 stage.module.bias.copy_(-(stage.module.weight * at).sum(1))
@@ -58,7 +62,7 @@ def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generato
         if head is not None:
             # covariance times random directions: one pass over the data, the same for repeated and for weighted rows
             scale = torch.where(variance > 0, variance, 1.0).sqrt()
-            directions = torch.randn(len(mean), head.in_features, **options).to(device) / scale[:, None]
+            directions = normal(len(mean), head.in_features) / scale[:, None]
             weights = torch.zeros_like(directions)
             for rows, w in _batches(x, weight):
                 centred = torch.nan_to_num(rows - mean)

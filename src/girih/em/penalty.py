@@ -101,8 +101,9 @@ def coordinate_descent(
     p, f = penalised.nonzero()[:, 0], (~penalised).nonzero()[:, 0]
     inverse = pseudo_inverse(gram[f][:, f])
     across = inverse @ gram[f][:, p]
+    own_gram, own_pull = gram[p][:, p] - gram[p][:, f] @ across, pull[:, p] - pull[:, f] @ across
     change = torch.zeros_like(start)
-    change[:, p] = _descend(gram[p][:, p] - gram[p][:, f] @ across, pull[:, p] - pull[:, f] @ across, start[:, p], prior, scale)
+    change[:, p] = _descend(own_gram, own_pull, start[:, p], prior, scale)
     change[:, f] = pull[:, f] @ inverse - change[:, p] @ across.mT
     return change
 

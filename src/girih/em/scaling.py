@@ -26,11 +26,11 @@ from girih.networks import Affine, trace
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """The affine map that gives every column mean 0 and variance 1.
+    """An affine map of each column: `of` gives every column mean 0 and variance 1.
 
     Attributes:
-        mean: of the observed entries of each column, `(D,)`.
-        scale: their standard deviation, `(D,)`; 1 for a constant column.
+        mean: what is subtracted from each column, `(D,)`.
+        scale: what each column is then divided by, `(D,)`, positive.
 
     Example:
         >>> import numpy as np
@@ -45,13 +45,22 @@ class Scaling:
 
     @classmethod
     def of(cls, X: Any) -> Scaling:
-        """The scaling of the observed entries of a table `(N, D)`; NaN entries are missing."""
+        """To mean 0 and variance 1 of the observed entries of each column of `(N, D)`; a constant one is only moved."""
         x = as_tensor(X, "X")
         mean, variance = column_statistics(x, torch.ones(len(x), dtype=torch.float64))
         mean = torch.nan_to_num(mean)  # a column without entries has no mean; the fit refuses it by name
         # a constant column keeps its unit: rounding errors of its mean are no scale
         varies = variance > 1e-24 * mean.square()
         return cls(mean, torch.where(varies, variance, 1.0).sqrt())
+
+    @classmethod
+    def of_range(cls, X: Any) -> Scaling:
+        """One scaling for all columns, from the range of the observed entries to [0, 1]; for images."""
+        x = as_tensor(X, "X")
+        values = x[~torch.isnan(x)]
+        low, high = values.min(), values.max()
+        scale = high - low if high > low else torch.ones_like(high)
+        return cls(low.expand(x.shape[1]), scale.expand(x.shape[1]))
 
     def apply(self, X: Any) -> Tensor:
         """The rows in standard units, `(N, D)`; missing entries stay missing."""
@@ -64,7 +73,7 @@ class Scaling:
     def fold(self, dgn: DGN) -> DGN:
         """The same model over x, from a model over the standardised y; the argument is left as it is.
 
-        An isotropic noise becomes a diagonal one, since columns of different scales have different noise.
+        An isotropic noise becomes a diagonal one where columns have different scales.
         """
         net = copy.deepcopy(dgn.net).double()
         stages = trace(net).stages
@@ -81,7 +90,11 @@ class Scaling:
             head.weight.mul_(scale[:, None])
             head.bias.mul_(scale).add_(mean)
             noise = dgn.noise.detach()
-            noise = noise * scale * scale[:, None] if noise.ndim == 2 else noise * scale.square()
+            alike = bool((scale == scale[0]).all())
+            if noise.ndim == 2:
+                noise = noise * scale * scale[:, None]
+            else:
+                noise = noise * (scale[0] if noise.ndim == 0 and alike else scale).square()
         return DGN(net, noise=noise, prior=dgn.prior.detach())
 
 
@@ -93,6 +106,6 @@ def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:
     """
     est.dgn_ = scaling.fold(est.dgn_)
     est.nll_curve_ = est.nll_curve_ + float(scaling.log_jacobian(X).mean())
-    est.noise = "diagonal" if est.noise == "isotropic" else est.noise
+    est.noise = ("isotropic", "diagonal", "full")[est.dgn_.noise.ndim]
     est.n_parameters_ = count_parameters(est.dgn_, est.learn_prior)
     return est

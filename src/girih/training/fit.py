@@ -18,8 +18,8 @@ from girih.training import surroundings
 from girih.training.batches import Batches
 from girih.training.checkpoint import digest
 from girih.training.loop import Loop, Loss
-from girih.training.options import real, whole
-from girih.training.progress import Progress
+from girih._options import real, whole
+from girih._progress import Progress
 from girih.training.recorder import Measure, Recorder
 from girih.training.stopping import Patience
 
@@ -154,7 +154,7 @@ def _train(loop: Loop, end: int, progress: bool, seed: int, device: torch.device
     def interrupt() -> None:
         loop.interrupted = True
 
-    bar = Progress(end, loop.steps, progress)
+    bar = Progress("training", end, loop.steps, progress)
     try:
         with (
             surroundings.own_random_state(seed, device),

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from girih.training.batches import blocks
 from girih.training.loop import Loop
-from girih.training.progress import Progress
+from girih._progress import Progress
 
 
 class _Module(LightningModule):

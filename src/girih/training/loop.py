@@ -16,7 +16,7 @@ from girih.errors import NonFiniteError, ParameterError
 from girih.training import checkpoint
 from girih.training.batches import Batches
 from girih.training.clock import Clock
-from girih.training.progress import Progress
+from girih._progress import Progress
 from girih.training.recorder import Recorder
 from girih.training.stopping import Patience
 
@@ -98,9 +98,16 @@ class Loop:
             self.patience.update(self.recorder.entries[-1])
         if self._path is not None and time.monotonic() - self._saved >= self._interval:
             self.save()
-        progress.show(self.steps, self._sum / self._count if self._count else None, self.recorder.entries[-1])
+        progress.show(self.steps, self._numbers())
         self.clock.start()
         return self.interrupted or self.patience.exhausted
+
+    def _numbers(self) -> str:
+        """The mean loss since the last record and the numbers of that record, as the progress bar shows them."""
+        entry = self.recorder.entries[-1]
+        numbers = {"loss": self._sum / self._count if self._count else entry["loss"]}
+        numbers |= {name: entry[name] for name in ("nll", "kl") if name in entry}
+        return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
     def finish(self) -> None:
         """Called after the last step."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from girih._arrays import as_tensor
 from girih.errors import NonFiniteError, ParameterError
-from girih.training.options import whole
+from girih._options import whole
 
 Measure = Callable[[Any], Mapping[str, float]]
 

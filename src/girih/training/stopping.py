@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from girih.errors import ParameterError
-from girih.training.options import real, whole
+from girih._options import real, whole
 
 
 class Patience:

@@ -16,7 +16,7 @@ from girih.inference import DGN, DGNDistribution
 from girih.networks import trace
 from girih.partition import check_latent_dim
 from girih.training import ExactRecorder, TrainingRun, fit_gradient
-from girih.training.options import whole
+from girih._options import whole
 from girih.vae.encoder import check_encoded, check_encoder, check_float64, mirrored_widths, mlp_encoder
 from girih.vae.gaussians import divergence_from_prior, draw, gaussian_nll
 

@@ -1,4 +1,4 @@
-"""Checks of options, common to training and to the models that it trains."""
+"""Checks of options, common to everything that is trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def whole(value: Any, name: str, least: int | None = 1) -> int:
         ParameterError: it is not one.
 
     Example:
-        >>> from girih.training.options import whole
+        >>> from girih._options import whole
         >>> whole(3, "samples")
         3
     """
