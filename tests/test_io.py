@@ -1,0 +1,175 @@
+"""Model folders: what is saved comes back, and anything else is refused in one line without running code."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import girih
+from girih.errors import ModelFileError
+
+
+def prelu_net():
+    net = nn.Sequential(nn.Linear(1, 3), nn.PReLU(3), nn.Linear(3, 4, bias=False), girih.networks.Abs(), nn.Linear(4, 2))
+    return net.double()
+
+
+NETS = {
+    "leaky_relu": lambda: girih.mlp([1, 4, 2], seed=0),
+    "relu": lambda: girih.mlp([1, 4, 3, 2], activation="relu", seed=0),
+    "abs": lambda: girih.mlp([1, 4, 2], activation="abs", seed=0),
+    "prelu": prelu_net,
+    "linear": lambda: girih.mlp([1, 2], seed=0),
+    "kink last": lambda: nn.Sequential(nn.Linear(1, 2), nn.ReLU()).double(),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("noise", [0.1, [0.1, 0.2], [[0.3, 0.1], [0.1, 0.2]]], ids=["scalar", "diagonal", "full"])
+def test_dgn_comes_back(name, noise, tmp_path):
+    dgn = girih.DGN(NETS[name](), noise=noise, prior=1.7)
+    girih.save(dgn, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    X = dgn().sample((20,), seed=0)
+    assert torch.equal(back().log_prob(X), dgn().log_prob(X))
+    assert torch.equal(back.prior, dgn.prior)
+
+
+def test_custom_module_comes_back_as_a_chain(tmp_path):
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(1, 4), nn.Linear(4, 2)
+
+        def forward(self, z):
+            return self.second(torch.relu(self.first(z)))
+
+    dgn = girih.DGN(Decoder(), noise=0.1)  # float32 comes back as float64, with the same values
+    girih.save(dgn, tmp_path / "model")
+    X = dgn().sample((5,), seed=0)
+    assert torch.equal(girih.load(tmp_path / "model")().log_prob(X), dgn().log_prob(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("weight_prior", [None, ("gaussian", 2.0), "laplace:1.0"])
+def test_estimator_comes_back(weight_prior, tmp_path):
+    X = girih.datasets.load("circle", n=40, seed=0).X
+    est = girih.DGNEstimator(max_iter=3, n_init=1, random_state=3, weight_prior=weight_prior).fit(X)
+    girih.save(est, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    assert np.array_equal(back.score_samples(X), est.score_samples(X))
+    assert np.array_equal(back.transform(X), est.transform(X))
+    assert (back.aic(X), back.n_iter_, back.converged_) == (est.aic(X), est.n_iter_, est.converged_)
+    assert np.array_equal(back.nll_curve_, est.nll_curve_)
+    assert back.get_params()["random_state"] == 3
+
+
+def test_names_come_back(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame(girih.datasets.load("circle", n=40, seed=0).X, columns=["a", "b"])
+    est = girih.DGNEstimator(max_iter=3, n_init=1, tol=10.0).fit(frame)
+    girih.save(est, tmp_path / "model")
+    assert girih.load(tmp_path / "model").feature_names_in_.tolist() == ["a", "b"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    girih.save(girih.DGN(girih.mlp([1, 4, 2], seed=0), noise=0.1), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = {
+    "nothing there": (lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(), "there is no model at"),
+    "foreign folder": (lambda f: (f / "config.json").unlink(), "is not a girih model"),
+    "foreign config": (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is not a girih model"),
+    "truncated config": (lambda f: truncate(f / "config.json"), "damaged: config.json is not JSON"),
+    "binary config": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "is not a girih model"),
+    "no tensors": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "truncated tensors": (lambda f: truncate(f / "model.safetensors"), "damaged or foreign"),
+    "newer format": (lambda f: edit_config(f, version=99), "upgrade girih"),
+    "no version": (lambda f: edit_config(f, version=None), "its version is None"),
+    "unknown kind": (lambda f: edit_config(f, kind="flow"), "does not know; upgrade girih"),
+    "other stages": (lambda f: edit_config(f, stages=["affine"] * 9), "do not fit together"),
+    "unknown stage": (lambda f: edit_config(f, stages=["spline"]), "do not fit together"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damaged_or_foreign_folders_are_refused(case, folder):
+    damage, message = DAMAGE[case]
+    damage(folder)
+    with pytest.raises(ModelFileError, match=message) as caught:
+        girih.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_never_unpickles(folder, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(ModelFileError):
+            girih.load(folder)
+    torch.save(Trap(), folder / "model.safetensors")
+    with pytest.raises(ModelFileError):
+        girih.load(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_save_replaces_a_model_but_nothing_else(folder, tmp_path):
+    other = girih.DGN(girih.mlp([1, 3, 2], seed=1), noise=0.2)
+    girih.save(other, folder)
+    assert girih.load(folder).noise.item() == 0.2
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("...")
+    with pytest.raises(ModelFileError, match="not a girih model; choose another path"):
+        girih.save(other, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "..."
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "thesis"]
+
+
+def test_a_save_that_dies_leaves_the_old_model(folder, tmp_path, monkeypatch):
+    def die(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("girih.io.write_text", die)
+    with pytest.raises(OSError, match="disk full"):
+        girih.save(girih.DGN(girih.mlp([1, 3, 2], seed=1), noise=0.2), folder)
+    assert girih.load(folder).noise.item() == 0.1
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_models_are_saved(tmp_path):
+    with pytest.raises(ModelFileError, match="cannot save a Linear"):
+        girih.save(nn.Linear(1, 1), tmp_path / "model")
+    with pytest.raises(ModelFileError, match="not fitted"):
+        girih.save(girih.DGNEstimator(), tmp_path / "model")
+
+
+def test_models_can_be_copied_and_pickled():
+    """Copies own their parameters: a trace follows the copied network, not the original."""
+    import copy
+
+    dgn = girih.DGN(prelu_net(), noise=0.1)
+    X = dgn().sample((5,), seed=0)
+    for twin in (copy.deepcopy(dgn), pickle.loads(pickle.dumps(dgn))):
+        assert torch.equal(twin().log_prob(X), dgn().log_prob(X))
+        with torch.no_grad():
+            twin.net[0].weight.mul_(2.0)
+            twin.net[1].weight.mul_(2.0)
+        assert not torch.equal(twin().log_prob(X), dgn().log_prob(X))
