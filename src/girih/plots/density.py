@@ -1,0 +1,174 @@
+"""The exact marginal density of one or two coordinates of x."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from girih.errors import ParameterError
+from girih.inference import DGN
+from girih.inference.line import Model, log_marginal
+from girih.plots.data import (
+    Array,
+    complete_rows,
+    curve_latents,
+    folded,
+    generate,
+    label_columns,
+    noise_covariance,
+    require_line,
+    to_array,
+)
+from girih.plots.plane import fit_figure, limits_around, plane_axes
+from girih.plots.style import BLUE, GREY, VERMILLION, colour_bar, legend_below, new_axes, styled
+
+# A logarithmic scale shows this many nats below the peak.
+_DEPTH = 16.0
+_MAX_ROWS = 5_000
+
+
+@styled
+def plot_marginal(
+    dgn: DGN,
+    ax: Axes | None = None,
+    X: Any = None,
+    coordinates: Sequence[int] | None = None,
+    log: bool = False,
+    feature_names: list[str] | None = None,
+) -> Axes:
+    """Draw the exact density of x: a heat map of two coordinates, or a curve for one.
+
+    Other coordinates are integrated out exactly, so that any pair of a wide table can be drawn.
+
+    Args:
+        dgn: a model with S = 1.
+        ax: axes to draw into; those of a new figure by default.
+        X: rows to draw over the density, or `None`. Missing entries are imputed.
+        coordinates: one or two columns of x; the first two by default.
+        log: colour by log p(x) in nats instead of p(x).
+        feature_names: D names; those of X by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ParameterError: coordinates are not one or two different columns.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_marginal
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 5], seed=0), noise=0.1)
+        >>> plot_marginal(dgn, coordinates=[1, 3]).get_ylabel()
+        '$x_{3}$'
+    """
+    require_line(dgn, "plot_marginal")
+    chosen = _check_coordinates(dgn, coordinates)
+    names = label_columns(X, feature_names, dgn.output_dim)
+    names = [names[i] for i in chosen]
+    rows = None if X is None else complete_rows(dgn, X, _MAX_ROWS)[0][:, chosen]
+    z, limits = curve_latents(dgn, dgn.partition)
+    curve = generate(dgn, z)[:, chosen]
+    model = _keep(dgn.model(), chosen)
+    deviation = np.sqrt(noise_covariance(dgn, np.eye(dgn.output_dim)[chosen]).diagonal())
+    own = ax is None
+    if len(chosen) == 1:
+        ax = new_axes(ax)
+        both = curve if rows is None else np.concatenate((curve, rows))
+        low, high = float(both.min() - 3.0 * deviation[0]), float(both.max() + 3.0 * deviation[0])
+        _draw_line(ax, model, generate(dgn, limits)[:, chosen[0]], low, high, float(deviation[0]), log)
+        if rows is not None:
+            _draw_rug(ax, rows[:, 0])
+        ax.set(xlabel=names[0], ylabel="log p(x) (nats)" if log else "density p(x)")
+    else:
+        central = curve[np.abs(z) <= 0.75 * z[-1]]
+        corners = limits_around(rows, central) + np.stack((-2.0 * deviation, 2.0 * deviation))
+        ax = plane_axes(ax, corners)
+        _draw_map(ax, model, deviation, log, "marginal density" if dgn.output_dim > 2 else "density p(x)")
+        if rows is not None:
+            ax.scatter(
+                rows[:, 0],
+                rows[:, 1],
+                s=5,
+                facecolor="none",
+                edgecolor=VERMILLION,
+                lw=0.5,
+                rasterized=True,
+                label="rows",
+            )
+        ax.set(xlabel=names[0], ylabel=folded(names[1]))
+    legend_below(ax, own)
+    if own and len(chosen) == 2:
+        fit_figure(ax)
+    return ax
+
+
+def _check_coordinates(dgn: DGN, coordinates: Sequence[int] | None) -> list[int]:
+    if coordinates is None:
+        return list(range(min(2, dgn.output_dim)))
+    chosen = [int(i) for i in coordinates]
+    inside = all(0 <= i < dgn.output_dim for i in chosen)
+    if len(chosen) not in (1, 2) or len(set(chosen)) != len(chosen) or not inside:
+        raise ParameterError(
+            f"coordinates must be one or two different columns of 0 to {dgn.output_dim - 1}; got {list(coordinates)}"
+        )
+    return chosen
+
+
+def _keep(model: Model, chosen: list[int]) -> Model:
+    """The model of some coordinates of x: the others' rows of the last map and of the noise are dropped."""
+    noise = model.noise
+    if noise.ndim == 1:
+        noise = noise[chosen]
+    elif noise.ndim == 2:
+        noise = noise[chosen][:, chosen]
+    return model._replace(weight=model.weight[chosen], bias=model.bias[chosen], noise=noise)
+
+
+def _density(model: Model, x: Array) -> Array:
+    with torch.no_grad():
+        return to_array(log_marginal(model, torch.as_tensor(x, dtype=torch.float64, device=model.bias.device)))
+
+
+def _draw_map(ax: Axes, model: Model, deviation: Array, log: bool, label: str) -> None:
+    low, high = np.array([ax.get_xlim(), ax.get_ylim()]).T
+    # pixels finer than the noise, where that is affordable
+    counts = np.clip(np.ceil(2.0 * (high - low) / deviation), 150, 420).astype(int)
+    edges = [np.linspace(low[i], high[i], counts[i] + 1) for i in range(2)]
+    centres = [0.5 * (edge[:-1] + edge[1:]) for edge in edges]
+    grid = np.stack([axis.ravel() for axis in np.meshgrid(*centres)], 1)
+    log_p = _density(model, grid).reshape(counts[1], counts[0])
+    top = float(log_p.max())
+    values, limits = (log_p, (top - _DEPTH, top)) if log else (np.exp(log_p), (0.0, float(np.exp(top))))
+    mesh = ax.imshow(
+        values,
+        extent=(low[0], high[0], low[1], high[1]),
+        origin="lower",
+        cmap="Blues",
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect=ax.get_aspect(),
+        interpolation="bilinear",
+    )
+    options: dict[str, Any] = {"extend": "min"} if log else {}
+    colour_bar(ax, mesh, f"log {label} (nats)" if log else label, **options)
+
+
+def _draw_line(ax: Axes, model: Model, bends: Array, low: float, high: float, deviation: float, log: bool) -> None:
+    """A curve on an even grid, refined where a cell limit makes a corner of the density."""
+    near = (bends[:, None] + deviation * np.linspace(-4.0, 4.0, 81)).ravel()
+    near = near[(near >= low) & (near <= high)]
+    x = np.unique(np.concatenate((np.linspace(low, high, 800), near)))
+    log_p = _density(model, x[:, None])
+    ax.plot(x, log_p if log else np.exp(log_p), color=BLUE, label="p(x), exact")
+    ax.set_xlim(low, high)
+    if not log:
+        ax.set_ylim(bottom=0.0)
+
+
+def _draw_rug(ax: Axes, rows: Array) -> None:
+    marks: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "rasterized": len(rows) > 500}
+    ax.plot(rows, np.full(len(rows), 0.02), "|", color=GREY, ms=5, mew=0.5, label="rows", **marks)

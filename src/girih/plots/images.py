@@ -1,0 +1,155 @@
+"""Rows that are images: the manifold as a filmstrip, and a sheet of samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from girih._arrays import as_tensor
+from girih.errors import ParameterError, ShapeError
+from girih.inference import DGN
+from girih.plots.data import Array, generate, quantiles, require_line, to_array
+from girih.plots.style import COLUMN, new_axes, styled
+
+_GAP = 0.08
+
+
+@styled
+def plot_image_manifold(
+    dgn: DGN, image_shape: tuple[int, ...], ax: Axes | None = None, count: int = 16, columns: int = 8
+) -> Axes:
+    """Draw g(z) as images at evenly spaced prior quantiles of z, each with its z below.
+
+    Args:
+        dgn: a model with S = 1.
+        image_shape: `(h, w)`, `(h, w, 1)` or `(h, w, 3)`.
+        ax: axes to draw into; those of a new figure by default.
+        count: how many images.
+        columns: how many of them in a line.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: image_shape does not hold D values.
+        ParameterError: count or columns below 1.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_image_manifold
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 64], seed=0), noise=0.01)
+        >>> plot_image_manifold(dgn, (8, 8), count=4).get_xlabel()
+        'g(z) at prior quantiles of z from 12% to 88%'
+    """
+    require_line(dgn, "plot_image_manifold")
+    _check_grid(count, columns)
+    probabilities = (np.arange(count) + 0.5) / count
+    z = quantiles(dgn, probabilities)
+    images = _as_images(generate(dgn, z), image_shape, "image_shape")
+    columns = min(columns, count)
+    ax = _draw_tiles(ax, images, columns, [_number(value) for value in z])
+    first, last = (f"{100 * probabilities[i]:.2g}%" for i in (0, -1))
+    ax.set_xlabel(f"g(z) at prior quantiles of z from {first} to {last}")
+    return ax
+
+
+@styled
+def plot_image_samples(
+    images: Any,
+    image_shape: tuple[int, ...],
+    rows: int = 4,
+    cols: int = 8,
+    ax: Axes | None = None,
+    label: str = "samples",
+) -> Axes:
+    """Draw the first rows x cols images as a sheet. Missing pixels are left grey.
+
+    Args:
+        images: rows `(N, D)`.
+        image_shape: `(h, w)`, `(h, w, 1)` or `(h, w, 3)`.
+        rows: how many lines at most.
+        cols: how many images in a line.
+        ax: axes to draw into; those of a new figure by default.
+        label: what the images are, written below them.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: images are not rows of that shape.
+        ParameterError: rows or cols below 1.
+
+    Example:
+        >>> from girih.datasets import load
+        >>> from girih.plots import plot_image_samples
+        >>> plot_image_samples(load("digits-4"), (8, 8), rows=2, label="fours").get_xlabel()
+        'fours'
+    """
+    _check_grid(rows, cols)
+    table = to_array(as_tensor(images, "images"))
+    if table.ndim == 1 + len(image_shape):
+        table = table.reshape(len(table), -1)
+    if table.ndim != 2 or len(table) == 0:
+        raise ShapeError(f"images must be rows of shape (N, D), at least one; got shape {table.shape}")
+    shown = _as_images(table[: rows * cols], image_shape, "image_shape")
+    ax = _draw_tiles(ax, shown, min(cols, len(shown)), None)
+    ax.set_xlabel(label)
+    return ax
+
+
+def _check_grid(*numbers: int) -> None:
+    if min(numbers) < 1:
+        raise ParameterError(f"a grid of images needs at least one line and one column; got {numbers}")
+
+
+def _as_images(table: Array, image_shape: tuple[int, ...], name: str) -> Array:
+    shape = tuple(int(size) for size in image_shape)
+    if math.prod(shape) != table.shape[1] or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
+        raise ShapeError(
+            f"{name} must be (h, w), (h, w, 1) or (h, w, 3) with D = {table.shape[1]} values in all; got {shape}"
+        )
+    return table.reshape(len(table), *(shape[:2] if shape[2:] == (1,) else shape))
+
+
+def _draw_tiles(ax: Axes | None, images: Array, columns: int, captions: list[str] | None) -> Axes:
+    """Images side by side, in lines, in units of their width, with the same scale of greys for all."""
+    lines = math.ceil(len(images) / columns)
+    height = images.shape[1] / images.shape[2]
+    below = _GAP if captions is None else 2.6 / 72.0 * 4.0 * columns / COLUMN  # room for a line of 7 points
+    wide, high = columns * (1 + _GAP) - _GAP, lines * (height + below)
+    ax = new_axes(ax, height=0.35 + COLUMN * high / wide)
+    grey = images.ndim == 3
+    shown = images[np.isfinite(images)]
+    low, top = np.percentile(shown, (1.0, 99.5)).tolist() if len(shown) else (0.0, 1.0)
+    for i, image in enumerate(images):
+        left, up = (i % columns) * (1 + _GAP), -(i // columns) * (height + below)
+        extent = (left, left + 1.0, up - height, up)
+        if grey:
+            ax.imshow(image, cmap=_ink(), vmin=low, vmax=max(top, low + 1e-12), extent=extent)
+        else:
+            ax.imshow(_colours(image), extent=extent)
+        if captions is not None:
+            ax.text(left + 0.5, up - height - 0.1 * below, captions[i], ha="center", va="top", fontsize=6.5)
+    ax.set(xlim=(-0.02, wide + 0.02), ylim=(-high - (0.0 if captions else 0.02), 0.02), xticks=[], yticks=[])
+    ax.set_aspect("equal")
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _ink() -> Any:
+    """White paper for the smallest value, black for the largest, missing pixels in between."""
+    import matplotlib
+
+    return matplotlib.colormaps["gray_r"].with_extremes(bad="#C9D8E6")
+
+
+def _colours(image: Array) -> NDArray[np.float64]:
+    return np.clip(np.where(np.isnan(image), 0.75, image), 0.0, 1.0)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,148 @@
+"""The generated manifold over the data."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from numpy.typing import NDArray
+
+from girih.inference import DGN
+from girih.plots.data import (
+    Array,
+    complete_rows,
+    curve_latents,
+    folded,
+    generate,
+    label_columns,
+    noise_covariance,
+    quantiles,
+    require_line,
+    to_array,
+)
+from girih.plots.plane import Plane, fit_figure, limits_around, plane_axes, plane_of
+from girih.plots.style import BLACK, GREY, PALE, colour_bar, latent_colours, legend_below, new_axes, styled
+
+_BAND = "±1 noise deviation"
+_MAX_ROWS = 20_000
+
+
+@styled
+def plot_manifold(dgn: DGN, X: Any = None, ax: Axes | None = None, feature_names: list[str] | None = None) -> Axes:
+    """Draw g(z) between the 0.1% and 99.9% prior quantiles of z, over the rows, with cell limits and the noise.
+
+    For D = 1 the curve is x against z, and a row lies at its posterior mean of z. For D = 2 the plane is that of the
+    data, for more their first two principal axes, with the explained variance in the labels. The band is one noise
+    standard deviation around the curve, and colour runs along z.
+
+    Args:
+        dgn: a model with S = 1.
+        X: rows `(N, D)`, or `None` for the curve alone. Missing entries are imputed, and such rows drawn as crosses.
+        ax: axes to draw into; those of a new figure by default.
+        feature_names: D names; those of X by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError, NonFiniteError: X does not fit the model.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_manifold
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
+        >>> plot_manifold(dgn, dgn().sample((50,), seed=0)).get_xlabel()
+        '$x_{0}$'
+    """
+    require_line(dgn, "plot_manifold")
+    names = label_columns(X, feature_names, dgn.output_dim)
+    own, rows, incomplete = ax is None, None, None
+    if X is not None:
+        rows, incomplete, _ = complete_rows(dgn, X, _MAX_ROWS)
+        rows = rows if len(rows) else None
+    z, limits = curve_latents(dgn, dgn.partition)
+    if dgn.output_dim == 1:
+        ax = new_axes(ax, height=2.9)
+        points, corners = _columns(z, generate(dgn, z)), _columns(limits, generate(dgn, limits))
+        if rows is not None:
+            rows = _columns(to_array(dgn.posterior(rows).mean), rows)
+        deviation = float(noise_covariance(dgn, np.eye(1))[0, 0]) ** 0.5
+        ax.fill_between(z, points[:, 1] - deviation, points[:, 1] + deviation, color=PALE, lw=0, label=_BAND)
+        ax.set(xlabel="latent z, rows at E[z | x]", ylabel=folded(names[0]))
+    else:
+        plane = _plane(dgn, rows, names)
+        points, corners = plane.project(generate(dgn, z)), plane.project(generate(dgn, limits))
+        rows = None if rows is None else plane.project(rows)
+        central = points[np.abs(z) <= quantiles(dgn, np.array([0.99]))[0]]
+        ax = plane_axes(ax, limits_around(rows, central))
+        bends = plane.project(generate(dgn, np.concatenate((z[:1], limits, z[-1:]))))
+        _draw_band(ax, bends, noise_covariance(dgn, plane.axes))
+        ax.set(xlabel=plane.labels[0], ylabel=folded(plane.labels[1]))
+    if rows is not None and incomplete is not None:
+        draw_rows(ax, rows, incomplete)
+    _draw_curve(ax, z, points, corners)
+    legend_below(ax, own)
+    if own and dgn.output_dim > 1:
+        fit_figure(ax)
+    return ax
+
+
+def draw_rows(ax: Axes, rows: Array, incomplete: NDArray[np.bool_], label: str = "rows") -> None:
+    """Grey dots, and crosses for rows with imputed entries."""
+    size = float(np.clip(2000.0 / max(len(rows), 1), 2.0, 9.0))
+    options: dict[str, Any] = {"color": GREY, "rasterized": len(rows) > 500, "zorder": 1.5}
+    ax.scatter(rows[~incomplete, 0], rows[~incomplete, 1], s=size, lw=0, alpha=0.75, label=label, **options)
+    if incomplete.any():
+        ax.scatter(
+            rows[incomplete, 0],
+            rows[incomplete, 1],
+            s=2.2 * size,
+            marker="x",
+            lw=0.7,
+            label="with imputed entries",
+            **options,
+        )
+
+
+def _columns(first: Array, second: Array) -> Array:
+    return np.stack((first.reshape(-1), second.reshape(-1)), 1)
+
+
+def _plane(dgn: DGN, rows: Array | None, names: list[str]) -> Plane:
+    """The plane of the rows, or of g(z) at prior quantiles where there are too few rows."""
+    if rows is not None and len(rows) > 1 and rows.std(0).any():
+        return plane_of(rows, names)
+    return plane_of(generate(dgn, quantiles(dgn, (np.arange(400) + 0.5) / 400)), names, "g(z)")
+
+
+def _draw_band(ax: Axes, bends: Array, covariance: Array) -> None:
+    """All points within one noise deviation of a polyline: an ellipse at each bend and a strip along each piece."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.clip(values, 0.0, None))  # unit circle -> noise ellipse
+    angle = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)
+    shapes: list[Array] = list(bends[:, None] + np.stack((np.cos(angle), np.sin(angle)), 1) @ root.T)
+    for start, end in itertools.pairwise(bends):
+        along = (end - start) @ vectors / np.sqrt(np.clip(values, 1e-300, None))
+        length = float(np.hypot(*along))
+        if length > 0:
+            across = root @ (np.array([-along[1], along[0]]) / length)
+            shapes.append(np.stack((start + across, end + across, end - across, start - across)))
+    band = PolyCollection(shapes, facecolor=PALE, edgecolor=PALE, lw=0.2, zorder=1, label=_BAND)
+    ax.add_collection(band, autolim=False)
+
+
+def _draw_curve(ax: Axes, z: Array, points: Array, corners: Array) -> None:
+    """The curve, coloured along z, with a dot at each cell limit."""
+    pieces = np.stack((points[:-1], points[1:]), 1)
+    ax.add_collection(LineCollection(list(pieces), color="white", lw=3.2, capstyle="round", zorder=2), autolim=False)
+    curve = LineCollection(list(pieces), cmap=latent_colours(), lw=1.8, capstyle="round", zorder=2.1)
+    curve.set_array(0.5 * (z[:-1] + z[1:]))
+    ax.add_collection(curve)
+    if len(corners):
+        size = float(np.clip(300.0 / len(corners), 3.0, 13.0))
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": BLACK, "lw": 0.7, "zorder": 2.2}
+        ax.scatter(corners[:, 0], corners[:, 1], s=size, label="cell limits", **style)
+    colour_bar(ax, curve, "g(z), coloured by z")

@@ -1,0 +1,136 @@
+"""Exact posteriors of a few rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from girih.errors import ParameterError
+from girih.inference import DGN, Posterior
+from girih.inference.line import Model, chunks, pair_up
+from girih.plots.data import Array, require_line, to_array
+from girih.plots.style import BLACK, BLUE, COLUMN, GREEN, GREY, VERMILLION, new_figure, styled
+
+# A panel shows the cells that hold this much of the posterior, down to this many nats below each one's peak.
+_SHARE = 0.999
+_DEPTH = 9.0
+_MAX_PANELS = 24
+
+
+@styled
+def plot_posteriors(
+    dgn: DGN, X_rows: Any, columns: int = 2, titles: Sequence[str] | None = None, figure: Figure | None = None
+) -> Figure:
+    """Draw p(z | x) of each row in a panel of its own, with cell limits, mean and mode (EM-DGN, Fig. 3 right).
+
+    Each panel has the range of z that holds 99.9% of its posterior, and a grid fine enough for every cell in it,
+    so posteriors of any width are resolved. Entries that are NaN are marginalised.
+
+    Args:
+        dgn: a model with S = 1.
+        X_rows: up to 24 rows, `(n, D)`.
+        columns: how many panels in a line.
+        titles: one for each row; "row 0", "row 1", ... by default.
+        figure: a figure, or subfigure, to draw into; a new one by default.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ParameterError: too many rows, or not one title for each.
+        ShapeError, NonFiniteError, EmptyDataError: the rows do not fit the model.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_posteriors
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
+        >>> len(plot_posteriors(dgn, dgn().sample((3,), seed=0)).axes)
+        3
+    """
+    require_line(dgn, "plot_posteriors")
+    rows = dgn.rows(X_rows).detach()
+    if len(rows) > _MAX_PANELS:
+        raise ParameterError(f"{len(rows)} rows are too many panels; pass at most {_MAX_PANELS}, e.g. X[:6]")
+    if columns < 1:
+        raise ParameterError(f"columns must be 1 or more, got {columns}")
+    if titles is None:
+        titles = [f"row {i}" for i in range(len(rows))]
+    elif len(titles) != len(rows):
+        raise ParameterError(f"titles holds {len(titles)} texts for {len(rows)} rows; pass one for each")
+    columns = min(columns, len(rows))
+    lines = math.ceil(len(rows) / columns)
+    if figure is None:
+        figure = new_figure(COLUMN * max(1.0, columns / 2), 0.3 + 1.35 * lines)
+    model, limits = dgn.model(), to_array(dgn.partition.breakpoints)
+    first: Axes | None = None
+    for i, title in enumerate(titles):
+        ax = figure.add_subplot(lines, columns, i + 1)
+        posterior = Posterior(model, rows[i : i + 1])
+        _draw_posterior(ax, _grid(model, rows[i : i + 1]), posterior, limits)
+        spread = float(posterior.variance[0, 0]) ** 0.5
+        ax.set_title(f"{title}: {_with_error(float(posterior.mean[0, 0]), spread)}", fontsize=7.5)
+        ax.set_xlabel("latent z" if i >= len(rows) - columns else "")
+        ax.set_ylabel("p(z | x)" if i % columns == 0 else "")
+        first = first or ax
+    if first is not None:
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _grid(model: Model, row: torch.Tensor) -> Array:
+    """Latents that resolve the posterior of one row on every cell that matters to it."""
+    with torch.no_grad():
+        (_, reduced), *_ = list(chunks(model, row))
+        pairs = pair_up(model, reduced)
+        weight = pairs.log_joint[0] - torch.logsumexp(pairs.log_joint[0], 0)
+        tilt, deviation = pairs.tilt[0], pairs.deviation.expand_as(pairs.log_joint)[0]
+        # from the anchor, u falls by _DEPTH nats within reach: (|tilt| + reach)^2 = tilt^2 + 2 depth
+        reach = 2.0 * _DEPTH / ((tilt.square() + 2.0 * _DEPTH).sqrt() + tilt.abs())
+        anchor = model.cells.origin + pairs.anchor[0]
+        # where the centre lies inside the cell both sides fall; beyond an end only one does
+        low = torch.maximum(anchor - reach * deviation, model.cells.origin + model.cells.lower)
+        high = torch.minimum(anchor + reach * deviation, model.cells.origin + model.cells.upper)
+        order = weight.argsort(descending=True)
+        before = weight[order].exp().cumsum(0) - weight[order].exp()
+        keep = order[before < _SHARE]
+        steps = torch.linspace(0.0, 1.0, 161, dtype=torch.float64)
+        z = low[keep, None] + (high - low)[keep, None] * steps
+    inside = np.unique(to_array(z))
+    margin = 0.04 * (inside[-1] - inside[0])
+    return np.unique(np.concatenate((np.linspace(inside[0] - margin, inside[-1] + margin, 161), inside)))
+
+
+def _draw_posterior(ax: Axes, z: Array, posterior: Posterior, limits: Array) -> None:
+    density = np.exp(to_array(posterior.log_prob(torch.as_tensor(z)[:, None, None]))[:, 0])
+    ax.fill_between(z, density, color=BLUE, alpha=0.15, lw=0)
+    ax.plot(z, density, color=BLUE, lw=1.1, label="p(z | x)")
+    mean, mode = float(posterior.mean[0, 0]), float(posterior.mode[0, 0])
+    peak = math.exp(float(posterior.log_prob(posterior.mode)[0]))
+    style: dict[str, Any] = {"color": GREY, "lw": 0.6, "zorder": 0.5}
+    for limit in limits[(limits > z[0]) & (limits < z[-1])]:
+        ax.axvline(limit, **style)
+    ax.plot([], [], label="cell limits", **style)
+    ax.axvline(mean, color=GREEN, ls=(0, (4, 2)), lw=1.1, label="mean")
+    ax.plot([mode], [peak], "v", color=VERMILLION, mec=BLACK, mew=0.4, ms=4.5, label="mode", clip_on=False)
+    ax.set(xlim=(z[0], z[-1]), ylim=(0.0, 1.12 * peak))
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    plain = ScalarFormatter(useOffset=False)
+    plain.set_powerlimits((-4, 5))
+    ax.xaxis.set_major_formatter(plain)
+
+
+def _with_error(mean: float, spread: float) -> str:
+    """Mean and standard deviation with as many digits as the latter warrants."""
+    digits = 2 if spread <= 0 else max(0, 1 - math.floor(math.log10(spread)))
+    if digits > 6:
+        return f"{mean:.4f} ± {spread:.0e}".replace("-", "\N{MINUS SIGN}")
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}".replace("-", "\N{MINUS SIGN}")
