@@ -17,7 +17,7 @@ from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.initial import column_statistics
 from girih.em.mstep import head_change, noise_update, prior_update
 from girih.em.penalty import WeightPrior
-from girih.errors import UnsupportedLayerError
+from girih.errors import NonFiniteError, UnsupportedLayerError
 from girih.inference import DGN
 from girih.inference.line import Model
 from girih.inference.statistics import Statistics, accumulate
@@ -138,9 +138,12 @@ def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Eval
 
 def _accept(problem: Problem, now: Evaluation, before: dict[str, Tensor]) -> Evaluation | None:
     """The evaluation of the current parameters, or `None` and the old parameters when the NLL rose."""
-    after = problem.evaluate()
-    if after.nll <= now.nll:  # false for NaN, when a step overflowed
-        return after
+    try:
+        after = problem.evaluate()
+        if after.nll <= now.nll:  # false for NaN
+            return after
+    except (NonFiniteError, torch.linalg.LinAlgError):
+        pass  # the step overflowed, which is as good as a risen NLL
     problem.restore(before)
     return None
 

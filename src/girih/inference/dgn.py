@@ -68,12 +68,12 @@ class DGN(nn.Module):
 
     @property
     def latent_dim(self) -> int:
-        """S."""
+        """The latent dimension S."""
         return self.trace.latent_dim
 
     @property
     def output_dim(self) -> int:
-        """D."""
+        """The data dimension D."""
         return self.trace.output_dim
 
     @property
@@ -173,10 +173,11 @@ class DGNDistribution(Distribution):
         weight, bias = dgn.trace.head_parameters()
         cells = _cells(self.partition, Jet(jet.value.detach(), jet.slope.detach()))
         log_p = MarginalLogProb.apply(x, jet.value, jet.slope, weight, bias, dgn.noise, dgn.prior, cells)
-        if torch.isnan(log_p).any():
+        if not torch.isfinite(log_p).all():
+            row = int((~torch.isfinite(log_p)).nonzero()[0])
             raise NonFiniteError(
-                "log p(x) is not a number: the noise or the prior is no longer positive definite, or the network's "
-                "output overflows; take smaller training steps, or parametrise the noise by its logarithm"
+                f"log p(x) of row {row} is {log_p[row].item()}: the row or the network's output is out of range, or "
+                "the noise is no longer positive definite; rescale x, take smaller training steps, or train log(noise)"
             )
         return log_p[0] if single else log_p
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,14 +149,20 @@ def _integrate(
     """
     log_height = log_peak + deviation.log()
     least = torch.minimum(upper - lower, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
-    kept = (log_height > least.amax(1, keepdim=True) - (_NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
-    log_k0, local_mean, local_variance = anchored_moments(lower.take(kept), upper.take(kept), tilt.take(kept))
-    scale = deviation.take(kept)
+    kept: Any = (log_height > least.amax(1, keepdim=True) - (_NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
+    if 2 * len(kept) > anchor.numel():
+        kept = slice(None)  # with most pairs kept, picking them out costs more than it saves
+
+    def pick(part: Tensor) -> Tensor:
+        return part.reshape(-1)[kept]
+
+    log_k0, local_mean, local_variance = anchored_moments(pick(lower), pick(upper), pick(tilt))
+    scale = pick(deviation)
     integrals = anchor.new_zeros(3, anchor.numel())
     integrals[0] = -torch.inf
-    integrals[0, kept] = log_height.take(kept).add_(log_k0)
-    integrals[1, kept] = torch.addcmul(anchor.take(kept), scale, local_mean)
-    integrals[2, kept] = scale.square().mul_(local_variance)
+    integrals[0, kept] = pick(log_height) + log_k0
+    integrals[1, kept] = torch.addcmul(pick(anchor), scale, local_mean)
+    integrals[2, kept] = scale.square() * local_variance
     return Pairs(log_peak, anchor, tilt, deviation, lower, upper, *integrals.view(3, *anchor.shape))
 
 

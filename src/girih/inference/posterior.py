@@ -85,7 +85,8 @@ class Posterior(Distribution):
 
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
-        return -(self._weights * self._expected_log_density(self._pairs.mean, self._pairs.variance, torch.isfinite(self.log_weights))).sum(1)
+        kept = torch.isfinite(self.log_weights)
+        return -(self._weights * self._expected_log_density(self._pairs.mean, self._pairs.variance, kept)).sum(1)
 
     def _expected_log_density(self, mean: Tensor, variance: Tensor, keep: Tensor) -> Tensor:
         """E[log p(z | x)] on each cell for a z with this mean (of `t`) and variance there; 0 where not kept."""

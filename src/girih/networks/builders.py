@@ -57,6 +57,7 @@ def mlp(
     sizes = [int(size) for size in sizes]
     if len(sizes) < 2 or min(sizes) < 1:
         raise ParameterError(f"sizes must be at least two widths of 1 or more, from S to D; got {sizes}")
+    activation_layer(activation, negative_slope)  # refuses bad options even where no layer uses them
     generator = torch.Generator()
     if seed is None:
         generator.seed()

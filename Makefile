@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := girih-out
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/girih fit circle --out $(OUT)/circle
+	$(BIN)/girih fit mnist-4 --out $(OUT)/mnist-4
+	@echo
+	@echo "Pictures and numbers, one page each:"
+	@echo "  $(OUT)/circle/report.html"
+	@echo "  $(OUT)/mnist-4/report.html"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet --doctest-modules src/girih
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/build/html
+	@echo "Open docs/build/html/index.html"
+
+clean:
+	rm -rf build dist docs/build $(OUT) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) --editable ".[dev,docs]"
+	@touch $@
