@@ -13,7 +13,9 @@ from girih.errors import ModelFileError
 
 
 def prelu_net():
-    net = nn.Sequential(nn.Linear(1, 3), nn.PReLU(3), nn.Linear(3, 4, bias=False), girih.networks.Abs(), nn.Linear(4, 2))
+    net = nn.Sequential(
+        nn.Linear(1, 3), nn.PReLU(3), nn.Linear(3, 4, bias=False), girih.networks.Abs(), nn.Linear(4, 2)
+    )
     return net.double()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.initial import column_statistics
@@ -139,11 +140,11 @@ def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Eval
 def _accept(problem: Problem, now: Evaluation, before: dict[str, Tensor]) -> Evaluation | None:
     """The evaluation of the current parameters, or `None` and the old parameters when the NLL rose."""
     try:
-        after = problem.evaluate()
-        if after.nll <= now.nll:  # false for NaN
-            return after
-    except (NonFiniteError, torch.linalg.LinAlgError):
-        pass  # the step overflowed, which is as good as a risen NLL
+        after: Evaluation | None = problem.evaluate()
+    except (NonFiniteError, LinAlgError):
+        after = None  # the step overflowed, which is as bad as a risen NLL
+    if after is not None and after.nll <= now.nll:  # false for NaN
+        return after
     problem.restore(before)
     return None
 

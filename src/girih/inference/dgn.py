@@ -165,9 +165,10 @@ class DGNDistribution(Distribution):
         are kept: `(..., N, D)` gives `(..., N)`.
         """
         dgn = self._dgn
-        if isinstance(value, Tensor) and value.ndim > 2:
+        value = as_tensor(value, "x", dgn.trace.device)
+        if value.ndim > 2:
             return self.log_prob(value.reshape(-1, value.shape[-1])).reshape(value.shape[:-1])
-        single = getattr(value, "ndim", None) == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
+        single = value.ndim == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
         x = dgn.rows(value)
         jet = self.partition.hidden_jet()
         weight, bias = dgn.trace.head_parameters()

@@ -1,0 +1,5 @@
+"""The command line: `girih fit`, `score`, `sample`, `impute`, `info`, `datasets` and `reproduce`."""
+
+from girih.cli.app import app, main
+
+__all__ = ["app", "main"]

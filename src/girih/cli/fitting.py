@@ -1,0 +1,187 @@
+"""The work of `girih fit`: settings, checkpoint, EM, and the model in the units of the data."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from girih._files import read_tensors
+from girih.cli.inputs import MODEL, has_names, is_file
+from girih.cli.terminal import CommandError, Terminal
+from girih.em import DGNEstimator
+from girih.em.scaling import Scaling, fold_estimator
+from girih.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from girih.datasets import Dataset
+
+CHECKPOINT = "checkpoint.safetensors"
+
+# Columns whose deviations differ by more than this are worth a word about --standardize.
+_UNLIKE = 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for; as the options of `girih fit`."""
+
+    source: str
+    latent_dim: int
+    hidden: tuple[int, ...]
+    activation: str
+    negative_slope: float
+    noise: str
+    learn_prior: bool
+    weight_prior: str | None
+    standardize: bool
+    max_iter: int
+    tol: float
+    n_init: int
+    noise_floor: float
+    seed: int
+
+
+@dataclass
+class Fitted:
+    """A fitted estimator in the units of the data, and how long things took."""
+
+    est: DGNEstimator
+    resumed: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def default_hidden(dataset: Dataset) -> tuple[int, ...]:
+    """One layer of 8 units, and a second of 16 for images, which need more cells."""
+    return (8, 16) if dataset.image_shape is not None else (8,)
+
+
+def default_weight_prior(dataset: Dataset) -> str | None:
+    """For images a Gaussian prior: without one, the ends of the latent that hold no row draw wild pixels."""
+    return "gaussian:0.3" if dataset.image_shape is not None else None
+
+
+def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, terminal: Terminal) -> None:
+    """Say what about the data may surprise: missing entries, and columns on very different scales.
+
+    Raises:
+        CommandError: a column has no values at all.
+    """
+    missing = np.isnan(dataset.X)
+    names = [dataset.feature_names[int(i)] for i in np.flatnonzero(missing.all(0))[:8]]
+    if names:
+        raise CommandError(
+            f"{dataset.name} has no values in {', '.join(map(repr, names))}; leave out with --drop {','.join(names)}"
+        )
+    if missing.any():
+        terminal.note(
+            f"{missing.sum():,} entries in {missing.any(1).sum():,} rows are missing ({missing.mean():.1%}); "
+            "they are integrated out"
+        )
+    if standardize is not None or settings.noise != "isotropic" or dataset.image_shape is not None:
+        return
+    deviation = Scaling.of(dataset.X).scale.numpy()
+    low, high = int(deviation.argmin()), int(deviation.argmax())
+    if deviation[high] > _UNLIKE * deviation[low]:
+        names = dataset.feature_names
+        terminal.note(
+            f"columns differ much in scale ({names[low]} varies by {deviation[low]:.3g}, {names[high]} by "
+            f"{deviation[high]:.3g}), so the largest decide; --standardize weighs all alike"
+        )
+
+
+def check_model_folder(out: Path) -> None:
+    """Refuse early what `girih.save` would refuse after the fit."""
+    folder = out / MODEL
+    if (
+        folder.exists()
+        and not (folder / "config.json").is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise CommandError(f"{folder} exists and is not a girih model; move it away or choose another --out")
+
+
+def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal: Terminal) -> Fitted:
+    """Fit by exact EM, going on from the checkpoint of an unfinished run if there is one."""
+    start = time.perf_counter()
+    checkpoint = out / CHECKPOINT
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    resumed = checkpoint.exists()
+    if resumed:
+        terminal.note(f"{out} holds an unfinished fit{_progress_of(checkpoint)}; going on from there")
+    est = DGNEstimator(
+        latent_dim=settings.latent_dim,
+        hidden=settings.hidden,
+        activation=settings.activation,
+        negative_slope=settings.negative_slope,
+        noise=settings.noise,
+        weight_prior=settings.weight_prior,
+        max_iter=settings.max_iter,
+        tol=settings.tol,
+        n_init=settings.n_init,
+        random_state=settings.seed,
+        verbose=int(terminal.shows_progress),
+        learn_prior=settings.learn_prior,
+        noise_floor=settings.noise_floor,
+        checkpoint=checkpoint,
+    )
+    scaling = _scaling(dataset, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said in the words of the command line below
+        try:
+            est.fit(dataset.X if scaling is None else scaling.apply(dataset.X).numpy())
+        except ModelFileError as error:
+            raise _cannot_resume(out, error) from None
+    if scaling is not None:
+        fold_estimator(est, scaling, dataset.X)
+    # a saved model should not go on from, or write to, this run's files
+    est.set_params(checkpoint=None, verbose=0)
+    if is_file(settings.source) and has_names(dataset):
+        est.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
+    if est.interrupted_:
+        terminal.note(f"interrupted after {est.n_iter_} iterations; keeping the best model so far")
+    elif not est.converged_:
+        terminal.note(
+            f"EM still gained {last_gain(est):.1e} nats per row when it reached --max-iter {settings.max_iter}; "
+            "with more it fits a little closer"
+        )
+    return Fitted(est, resumed, {"fit": time.perf_counter() - start})
+
+
+def _scaling(dataset: Dataset, settings: Settings) -> Scaling | None:
+    if settings.standardize:
+        return Scaling.of(dataset.X)
+    if dataset.image_shape is not None and not (np.nanmin(dataset.X) >= 0 and np.nanmax(dataset.X) <= 1):
+        return Scaling.of_range(dataset.X)  # so that the weight prior means the same for pixels up to 255
+    return None
+
+
+def last_gain(est: DGNEstimator) -> float:
+    """What the last iteration gained, in nats per row."""
+    return float(est.nll_curve_[-2] - est.nll_curve_[-1]) if len(est.nll_curve_) > 1 else 0.0
+
+
+def _progress_of(checkpoint: Path) -> str:
+    """Where the unfinished run stands, in parentheses, as far as the file tells."""
+    try:
+        _, state = read_tensors(checkpoint)
+        done, iterations = len(state["starts"]), len(state["runs"]["run"]["curve"]) - 1
+        return (
+            f" (after {done} starts and {iterations} iterations of the next)" if done else f" (iteration {iterations})"
+        )
+    except (ModelFileError, KeyError, TypeError):
+        return ""
+
+
+def _cannot_resume(out: Path, error: ModelFileError) -> CommandError:
+    reason = str(error).split(";")[0]
+    return CommandError(
+        f"the unfinished fit cannot be continued: {reason}; repeat the command that began it, add --restart to begin "
+        "anew, or choose another --out"
+    )

@@ -1,0 +1,111 @@
+"""`girih info` and `girih datasets`: what is installed, what is in a model, what data there is."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from girih.cli.inputs import SavedModel, read_model
+from girih.cli.options import Json
+from girih.cli.terminal import Terminal, command
+
+
+@command
+def info(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="The folder that girih fit wrote, or a saved model.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is installed, or what is in a model."""
+    terminal = Terminal(as_json)
+    if model is None:
+        facts = versions()
+        terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
+    else:
+        facts = describe_model(read_model(model))
+        terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
+    terminal.result(facts)
+
+
+@command
+def datasets(as_json: Json = False) -> None:
+    """List the built-in data sets."""
+    from girih.datasets import names
+
+    terminal, known = Terminal(as_json), names()
+    terminal.table(known)
+    terminal.result({"datasets": known})
+
+
+def versions() -> dict[str, Any]:
+    """Versions of girih and of what it computes with."""
+    import numpy as np
+    import torch
+
+    from girih import __version__
+
+    return {
+        "girih": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "platform": platform.platform(),
+    }
+
+
+def describe_model(saved: SavedModel) -> dict[str, Any]:
+    """Sizes, layers, noise and fit of a model."""
+    from girih.em.estimator import count_parameters
+    from girih.networks import Affine
+
+    dgn, est = saved.dgn, saved.estimator
+    layers = [
+        f"affine {stage.in_features} -> {stage.out_features}"
+        if isinstance(stage, Affine)
+        else f"kink with slope {_slope(stage.slope)}"
+        for stage in dgn.trace.stages
+    ]
+    noise = dgn.noise.detach()
+    variance = noise.diagonal() if noise.ndim == 2 else noise
+    columns = variance.sqrt().tolist() if noise.ndim and len(variance) <= 6 else None
+    nll = saved.metrics.get("nll_per_row")
+    if nll is None and est is not None:
+        nll = float(est.nll_curve_[-1])
+    return {
+        "model": str(saved.path),
+        "latent_dim": dgn.latent_dim,
+        "output_dim": dgn.output_dim,
+        "layers": layers,
+        "cells": len(dgn.partition),
+        "noise": ("isotropic", "diagonal", "full")[noise.ndim],
+        "noise_deviation": float(variance.mean().sqrt()) if columns is None else columns,
+        "stored_parameters": sum(p.numel() for p in dgn.parameters()),
+        "identifiable_parameters": est.n_parameters_ if est is not None else count_parameters(dgn),
+        "fitted_to": saved.metrics.get("data", {}).get("source"),
+        "nll_per_row": nll,
+        "iterations": None if est is None else est.n_iter_,
+        "converged": None if est is None else est.converged_,
+        "image_shape": None if saved.image_shape is None else list(saved.image_shape),
+        "columns": None if saved.image_shape is not None else saved.columns,
+    }
+
+
+def _slope(slope: Any) -> str:
+    return f"{float(slope):g}" if slope.numel() == 1 else "per unit"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

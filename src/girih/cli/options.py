@@ -1,0 +1,116 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import csv
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DATA, _OUTPUT = "Data", "Output"
+_FAMILIES = ("gaussian", "laplace", "uniform")
+
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A csv, npy, npz or parquet file, or a built-in name (see [b]girih datasets[/b]). "
+        "Empty cells are missing entries.",
+        show_default=False,
+    ),
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="The folder that [b]girih fit[/b] wrote, or a saved model.", show_default=False
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder for the results.",
+        show_default="a folder in girih-out",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_OUTPUT)]
+Rows = Annotated[
+    int | None,
+    typer.Option("--rows", min=1, help="Use this many rows, drawn at random.", rich_help_panel=_DATA),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="NAME,...", help="Use these columns, in this order.", rich_help_panel=_DATA),
+]
+Drop = Annotated[
+    str | None, typer.Option("--drop", metavar="NAME,...", help="Leave these columns out.", rich_help_panel=_DATA)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
+
+
+class Activation(StrEnum):
+    """Activations by name."""
+
+    relu = "relu"
+    leaky_relu = "leaky_relu"
+    abs = "abs"
+
+
+class Noise(StrEnum):
+    """Shapes of the noise covariance."""
+
+    isotropic = "isotropic"
+    diagonal = "diagonal"
+    full = "full"
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Names between commas; a name that holds a comma goes in double quotes."""
+    if text is None:
+        return None
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip()]
+
+
+def parse_widths(text: str | None) -> tuple[int, ...] | None:
+    """`8,16` as widths of hidden layers; `none` as no hidden layer."""
+    if text is None:
+        return None
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = (0,)
+    if min(widths) < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of widths; write e.g. 8 or 8,16, or none for a linear generator",
+            param_hint="--hidden",
+        )
+    return widths
+
+
+def parse_weight_prior(text: str) -> str | None:
+    """`gaussian:1.0` as it is, once it is known to be one; `none` is no prior."""
+    if text.strip().lower() == "none":
+        return None
+    family, _, scale = text.strip().partition(":")
+    try:
+        known = family in _FAMILIES and 0.0 < float(scale) < float("inf")
+    except ValueError:
+        known = False
+    if not known:
+        raise typer.BadParameter(
+            f"{text!r} is not a weight prior; write {', '.join(f'{name}:S' for name in _FAMILIES)} with a positive "
+            "number S, or none",
+            param_hint="--weight-prior",
+        )
+    return text.strip()

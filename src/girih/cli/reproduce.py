@@ -1,0 +1,70 @@
+"""`girih reproduce`: rerun a figure or table of the papers."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from girih.cli.folder import OutputFolder, default_out
+from girih.cli.options import Json, Out, Seed
+from girih.cli.terminal import CommandError, Terminal, command
+
+_RESULT = "result.json"
+_SAID = ("name", "description")
+
+
+@command
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Which one; see --list.", show_default=False)
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List what can be reproduced.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A small version that takes seconds.")] = False,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Rerun a figure or table of the papers."""
+    from girih.experiments import registry
+
+    terminal = Terminal(as_json)
+    known = registry.names()
+    if list_ or name is None:
+        if name is None and not list_:
+            raise CommandError(f"reproduce needs a NAME: {', '.join(known)}")
+        terminal.table(known)
+        terminal.result({"reproductions": known})
+        return
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+        raise CommandError(f"there is no reproduction {name!r}; {hint}known are {', '.join(known)}")
+    folder = default_out(out, name)
+    results = OutputFolder(folder, "reproduce", (_RESULT,))
+    before = _pictures(folder)
+    terminal.say(f"{name}: {known[name]}", style="bold")
+    result = registry.run(name, folder, quick=quick, seed=seed, progress=terminal.shows_progress)
+    _show(terminal, result)
+    pictures = sorted(name for name, age in _pictures(folder).items() if before.get(name) != age)
+    results.finish([_RESULT, *pictures])
+    terminal.say(f"Numbers:  {folder / _RESULT}")
+    if pictures:
+        terminal.say(f"Pictures: {folder} ({', '.join(pictures)})")
+    terminal.result({"name": name, "out": str(folder), "pictures": pictures, "result": result})
+
+
+def _pictures(folder: Path) -> dict[str, int]:
+    """The pictures in a folder, with the time each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+
+def _show(terminal: Terminal, result: dict[str, Any]) -> None:
+    """The single numbers and short texts of a result; the rest is in its file."""
+    single = {key: value for key, value in result.items() if isinstance(value, str | int | float) and key not in _SAID}
+    texts = {key: f"{v:.6g}" if isinstance(v, float) else str(v) for key, v in single.items()}
+    if texts:
+        terminal.table({key.replace("_", " "): text for key, text in texts.items()})
+        terminal.say()

@@ -1,0 +1,205 @@
+"""What `girih fit` leaves in its folder: model, numbers, pictures and the report, in the order of their worth."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import girih
+from girih._files import write_json, write_text
+from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
+from girih.cli.folder import OutputFolder
+from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file
+from girih.cli.rows import score_rows, write_csv
+from girih.cli.terminal import Terminal
+from girih.report import Picture, explain, noise_text, render
+
+if TYPE_CHECKING:
+    from girih.datasets import Dataset
+
+REPORT, SCORES, CURVE = "report.html", "scores.csv", "nll_curve.csv"
+PICTURES = (
+    "manifold.png",
+    "manifold_images.png",
+    "samples.png",
+    "marginal.png",
+    "nll_curve.png",
+    "posterior.png",
+    "partition.png",
+    "embedding.png",
+)
+FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES)
+
+# Columns up to which the noise of each is listed in the metrics.
+_LISTED = 64
+
+
+def write(
+    folder: OutputFolder, fitted: Fitted, dataset: Dataset, settings: Settings, terminal: Terminal
+) -> dict[str, Any]:
+    """Write everything and return the metrics. The model and numbers come first: they outlive a Ctrl-C in the rest."""
+    est, out = fitted.est, folder.path
+    start = time.perf_counter()
+    scores = score_rows(est.dgn_, dataset.X)
+    girih.save(est, folder / MODEL)
+    write_json(folder / DATA_FILE, _data(dataset, settings))
+    fitted.seconds["score"] = time.perf_counter() - start
+    metrics = measure(fitted, dataset, settings, scores["log_p"].to_numpy())
+    write_json(folder / METRICS, metrics)
+    write_csv(folder / SCORES, scores)
+    write_csv(folder / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
+
+    from girih.report.pictures import draw_fit  # matplotlib takes its time
+
+    start = time.perf_counter()
+    with terminal.busy("drawing"):
+        pictures = draw_fit(out, est, dataset, scores, standard_units=settings.standardize)
+    fitted.seconds["pictures"] = time.perf_counter() - start
+    metrics["seconds"] = _rounded(fitted.seconds)
+    metrics["pictures"] = [picture.file.name for picture in pictures]
+    write_text(folder / REPORT, _page(out, metrics, dataset, settings, pictures))
+    write_json(folder / METRICS, metrics)
+    written = [METRICS, DATA_FILE, SCORES, CURVE, REPORT, *metrics["pictures"]]
+    if est.interrupted_:
+        written.append(CHECKPOINT)
+    else:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    folder.finish(written)
+    return metrics
+
+
+def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) -> dict[str, Any]:
+    """The numbers of a fit, for people and for programs."""
+    est = fitted.est
+    n, k, total = len(log_p), est.n_parameters_, float(log_p.sum())
+    noise = est.dgn_.noise.detach()
+    variance = noise.diagonal() if noise.ndim == 2 else noise
+    columns = variance.sqrt().tolist() if noise.ndim and len(variance) <= _LISTED else None
+    return {
+        "nll_per_row": -total / n,
+        "entropy": dataset.entropy,
+        "log_likelihood": total,
+        "n_parameters": k,
+        "aic": 2.0 * k - 2.0 * total,
+        "bic": k * math.log(n) - 2.0 * total,
+        "n_iter": est.n_iter_,
+        "converged": est.converged_,
+        "interrupted": est.interrupted_,
+        "resumed": fitted.resumed,
+        "last_gain": last_gain(est),
+        "penalised_nll_per_row": float(est.nll_curve_[-1]),
+        "cells": len(est.dgn_.partition),
+        "noise": {
+            "shape": ("isotropic", "diagonal", "full")[noise.ndim],
+            "deviation": float(variance.mean().sqrt()),
+            "deviation_of_columns": columns,
+        },
+        "data": {
+            "source": settings.source,
+            "name": dataset.name,
+            "rows": n,
+            "columns": dataset.shape[1],
+            "missing": int(np.isnan(dataset.X).sum()),
+        },
+        "settings": asdict(settings),
+        "seconds": _rounded(fitted.seconds),
+        "versions": {
+            "girih": girih.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+    }
+
+
+def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
+    """The last lines of `girih fit`: what came out, and where it is."""
+    truth = "" if metrics["entropy"] is None else f"   (entropy of the truth: {metrics['entropy']:.4f})"
+    state = "interrupted" if metrics["interrupted"] else "converged" if metrics["converged"] else "not converged"
+    seconds = metrics["seconds"]
+    rows = {
+        "exact NLL": f"{metrics['nll_per_row']:.4f} nats per row{truth}",
+        "AIC, BIC": f"{metrics['aic']:,.1f}, {metrics['bic']:,.1f}   ({metrics['n_parameters']:,} parameters)",
+        "noise": f"{noise_text(metrics['noise'])} (standard deviation, {metrics['noise']['shape']})",
+        "cells": str(metrics["cells"]),
+        "EM": f"{metrics['n_iter']} iterations, {state}",
+        "time": f"{seconds['fit']:.1f} s for the fit, {seconds['pictures']:.1f} s for the pictures",
+    }
+    terminal.table(rows)
+    terminal.say()
+    if metrics["interrupted"]:
+        terminal.note("the same command goes on from here")
+    terminal.say(f"Pictures: {out}/ ({', '.join(metrics['pictures'])})")
+    terminal.say(f"Model:    {out / MODEL}")
+    terminal.say(f"Report:   {out / REPORT}")
+    terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
+
+
+def _data(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    return {
+        "source": settings.source,
+        "name": dataset.name,
+        "columns": dataset.feature_names,
+        "image_shape": dataset.image_shape,
+    }
+
+
+def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settings, pictures: list[Picture]) -> str:
+    options = {
+        "data": settings.source,
+        "rows, columns": f"{metrics['data']['rows']:,}, {metrics['data']['columns']:,}",
+        "hidden layers": ", ".join(str(width) for width in settings.hidden) or "none",
+        "activation": settings.activation
+        + (f", slope {settings.negative_slope:g}" if settings.activation == "leaky_relu" else ""),
+        "noise": settings.noise,
+        "weight prior": settings.weight_prior or "none",
+        "latent prior": "learned" if settings.learn_prior else "standard normal",
+        "columns standardised": "yes; folded into the model" if settings.standardize else "no",
+        "random starts": str(settings.n_init),
+        "largest number of iterations": str(settings.max_iter),
+        "tolerance": f"{settings.tol:g} nats per row",
+        "least noise": f"{settings.noise_floor:g} of the variance of the data",
+        "seed": str(settings.seed),
+    }
+    what = dataset.description if is_file(settings.source) else f"{len(dataset):,} rows: {dataset.description}"
+    lead = (
+        f"A generator with one latent variable, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
+        "computed from the exact likelihood; none is estimated by sampling."
+    )
+    versions = metrics["versions"]
+    footer = f"girih {versions['girih']}, Python {versions['python']}, torch {versions['torch']}"
+    return render(dataset.name, lead, explain(metrics), pictures, options, _code(out, dataset, settings), footer)
+
+
+def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
+    """A few lines of Python that load the model and use it on the same rows."""
+    imports, rows = "import girih", f"girih.datasets.load({settings.source!r}, seed={settings.seed}).X"
+    if is_file(settings.source):
+        rows = f"girih.datasets.load({settings.source!r}).X"
+        if has_names(dataset):
+            imports = "import girih\nimport pandas as pd"
+            reader = "read_parquet" if settings.source.lower().endswith(".parquet") else "read_csv"
+            rows = f"pd.{reader}({settings.source!r})[model.feature_names_in_]"
+    return f"""{imports}
+
+model = girih.load({str(out / MODEL)!r})
+rows = {rows}
+
+model.score_samples(rows)                  # exact log p(x) of each row, in nats
+model.transform(rows)                      # the latent of each row: its posterior mean
+model.impute(rows)                         # empty entries (NaN) filled with their expectation
+model.sample(10, random_state=0)           # ten new rows
+model.dgn_.posterior(rows[:3]).entropy()   # exact posteriors p(z | x)
+"""
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items()}

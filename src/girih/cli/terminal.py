@@ -1,0 +1,142 @@
+"""What a command says, and how it fails: one line, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from girih.errors import GirihError
+
+P = ParamSpec("P")
+
+ERROR, INTERRUPTED = 2, 130
+
+# Where a message speaks Python, the terminal speaks of options.
+_OPTIONS = {"drop=[...]": "--drop NAME,NAME", "columns=[...]": "--columns NAME,NAME"}
+
+
+class CommandError(GirihError):
+    """A command was asked for something that it cannot do."""
+
+
+class Terminal:
+    """Standard output for results, standard error for notes; with JSON, standard output holds one object alone.
+
+    Args:
+        as_json: whether `--json` was given.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = Console(highlight=False, soft_wrap=True, markup=False, quiet=as_json)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a progress bar would be seen: standard error is a terminal."""
+        return sys.stderr.isatty()
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """A line of the result."""
+        self._out.print(text, style=style)
+
+    def note(self, text: str) -> None:
+        """Something to know, on standard error."""
+        _to_stderr(f"note: {text}", "yellow")
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """A sign of life on standard error while something runs."""
+        if not self.shows_progress:
+            yield
+            return
+        with Console(stderr=True).status(text):
+            yield
+
+    def table(self, rows: Mapping[str, str], style: str = "bold") -> None:
+        """Names and values in two columns."""
+        table = Table.grid(padding=(0, 3))
+        table.add_column(style=style, no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self._out.print(table, soft_wrap=False)
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        """The one JSON object of `--json`; nothing without it."""
+        if self.as_json:
+            from girih._files import finite
+
+            print(json.dumps(finite(dict(value)), allow_nan=False))
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Run a command with plain warnings, and end it with one line and an exit code when it fails.
+
+    Exit codes: 2 for what cannot be done, 130 for Ctrl-C. An error of girih itself keeps its traceback.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("as_json", False))
+        try:
+            with plain_warnings():
+                function(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted", as_json, INTERRUPTED)
+        except BrokenPipeError:
+            raise
+        except (GirihError, OSError, MemoryError) as error:
+            _fail(describe(error), as_json)
+        except RuntimeError as error:
+            if "allocate" not in str(error):  # torch has no error of its own for a lack of memory
+                raise
+            _fail(describe(MemoryError()), as_json)
+
+    return wrapper
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line for the terminal."""
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer rows (--rows) or a smaller model"
+    if isinstance(error, OSError) and not isinstance(error, GirihError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    for python, option in _OPTIONS.items():
+        text = text.replace(python, option)
+    return text
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings to the user as one line each, without file names and source code."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        _to_stderr(f"note: {' '.join(str(message).split())}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once")
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning):
+            warnings.simplefilter("ignore", category)  # for programmers
+        warnings.showwarning = show
+        yield
+
+
+def _fail(text: str, as_json: bool, code: int = ERROR) -> None:
+    _to_stderr(f"girih: error: {text}" if code == ERROR else f"girih: {text}", "red")
+    if as_json:
+        print(json.dumps({"error": text}))
+    raise typer.Exit(code)
+
+
+def _to_stderr(text: str, style: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(text, style=style)

@@ -1,0 +1,1 @@
+"""One module for each reproduction of the papers; `girih.experiments.registry` lists and runs them."""

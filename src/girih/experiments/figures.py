@@ -1,0 +1,119 @@
+"""Pictures of a comparison, put together from `girih.plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from girih._files import atomic_path
+from girih.experiments.comparison import PAPER_VAES, RESTARTS, SAME_START, TUNED, by_label
+from girih.experiments.methods import Array, Outcome
+from girih.plots import plot_training_curves, styled
+from girih.plots.data import curve_latents, generate
+from girih.plots.style import BLUE, GREY, VERMILLION, new_figure
+
+# The order fixes the colours: as in the paper, blue, red and green for the VAEs and black for EM.
+ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS)
+_WIDE = 7.2
+_PRINT_DPI = 140
+_GRID = 300
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write a PNG atomically; returns its name."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_PRINT_DPI, format="png")
+    return path.name
+
+
+@styled
+def nll_figure(
+    outcomes: Sequence[Outcome], references: dict[str, float], limits: tuple[float, float] | None = None
+) -> Figure:
+    """Exact NLL against steps and against seconds of training, median and range of the runs of each method."""
+    figure = new_figure(_WIDE, 3.4)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for ax, clock, label in ((left, "step", "EM iterations or gradient steps"), (right, "seconds", "seconds of training")):
+        plot_training_curves(_aligned(outcomes, clock, "nll"), label, ax=ax, logx=True, references=references)
+        if limits is not None:
+            ax.set_ylim(limits)
+    right.set_ylabel("")
+    left.set_ylabel("exact NLL (nats per row)")
+    _shared_legend(figure, (left, right))
+    return figure
+
+
+@styled
+def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """KL(q || posterior) of the VAEs against steps: median and range of the runs of each."""
+    figure = new_figure(4.6, 3.2)
+    ax = figure.add_subplot()
+    vaes = [run for run in outcomes if "kl" in run.history]
+    plot_training_curves(
+        _aligned(vaes, "step", "kl"), "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True
+    )
+    ax.set_ylim(bottom=0.0)
+    _shared_legend(figure, (ax,))
+    return figure
+
+
+@styled
+def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> Figure:
+    """g(z) over the rows: a line of panels for each method, a column for each of the first runs."""
+    groups = by_label(outcomes)
+    labels = [label for label in (SAME_START, RESTARTS, *PAPER_VAES, TUNED) if label in groups]
+    columns = min(columns, min(len(groups[label]) for label in labels))
+    low, high = rows.min(0), rows.max(0)
+    margin = 0.12 * (high - low).max()
+    size = (high - low) + 2.0 * margin
+    width = min(1.55, (_WIDE - 0.4) / columns)
+    figure = new_figure(0.45 + width * columns, (width * size[1] / size[0] + 0.2) * len(labels) + 0.35)
+    axes = figure.subplots(len(labels), columns, squeeze=False)
+    for line, label in zip(axes, labels, strict=True):
+        for ax, run in zip(line, groups[label], strict=False):
+            draw_manifold(ax, run, rows)
+            ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
+            ax.set_title(f"NLL {run.nll:.3f}", fontsize=7.0, pad=2.0)
+        line[0].set_ylabel(label.replace(", ", ",\n"), fontsize=7.5)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_manifold(ax: Axes, run: Outcome, rows: Array) -> None:
+    """One panel: rows, the curve between the outer 0.1% of the prior, and its kinks."""
+    dgn = run.dgn
+    z, limits = curve_latents(dgn, dgn.partition, 400)
+    curve, kinks = generate(dgn, z), generate(dgn, limits) if len(limits) else np.empty((0, 2))
+    ax.scatter(rows[:, 0], rows[:, 1], s=2.0, color=GREY, lw=0, alpha=0.6, label="rows")
+    ax.plot(curve[:, 0], curve[:, 1], color=BLUE if run.kind == "em" else VERMILLION, lw=1.2, label="g(z)")
+    ax.scatter(kinks[:, 0], kinks[:, 1], s=5.0, color="black", lw=0, zorder=3, label="cell limits")
+    ax.set_aspect("equal")
+    ax.set(xticks=[], yticks=[])
+
+
+def _aligned(outcomes: Sequence[Outcome], clock: str, value: str) -> dict[str, tuple[Array, Array]]:
+    """Each method's curves on one logarithmic grid; a run that has ended keeps its last value."""
+    groups = by_label(outcomes)
+    out = {}
+    for label in (label for label in ORDER if label in groups):
+        curves = [(run.history[clock], run.history[value]) for run in groups[label]]
+        first = max(next((t for t in x if t > 0), 1.0) for x, _ in curves)
+        last = max(max(float(x[-1]) for x, _ in curves), first * 1.001)
+        grid = np.geomspace(first, last, _GRID)
+        out[label] = (grid, np.stack([np.interp(grid, x, y) for x, y in curves]))
+    return out
+
+
+def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below the figure instead of one in each panel."""
+    for ax in axes:
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4 if figure.get_figwidth() > 5 else 2)

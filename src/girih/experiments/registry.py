@@ -1,0 +1,86 @@
+"""The reproductions by name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import girih
+from girih._files import write_json
+from girih._options import whole
+from girih.errors import ParameterError
+
+# Name to module and description; a module has `run(out, quick, seed, progress) -> dict`.
+_KNOWN = {
+    "em-distributions": (
+        "em_distributions",
+        "Exact marginal and posterior of random generators (EM-DGN, Figs. 3 and 6).",
+    ),
+    "em-circle": ("em_circle", "EM against VAEs on a noisy circle: exact NLL and KL (EM-DGN, Figs. 4 and 5)."),
+    "em-wave": (
+        "em_wave",
+        "EM against VAEs on a part of a cosine: NLL, KL, manifolds (EM-DGN, Figs. 7-9; v2, Fig. 6).",
+    ),
+    "em-mnist": (
+        "em_mnist",
+        "EM against VAEs on the digit 4: exact NLL and images (EM-DGN, Figs. 10 and 11; v2, Fig. 7).",
+    ),
+}
+
+
+def names() -> dict[str, str]:
+    """The reproductions, each with one line on what it is.
+
+    Example:
+        >>> from girih.experiments.registry import names
+        >>> list(names())
+        ['em-distributions', 'em-circle', 'em-wave', 'em-mnist']
+    """
+    return {name: description for name, (_, description) in _KNOWN.items()}
+
+
+def run(
+    name: str, out: str | os.PathLike[str], quick: bool = False, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
+    """Run a reproduction; write `result.json` and its pictures into a folder.
+
+    Args:
+        name: one that `names()` lists.
+        out: the folder, made if there is none.
+        quick: a small version of the same that takes seconds; its numbers mean nothing.
+        seed: of the data, the networks and the training. The same seed gives the same numbers, times apart.
+        progress: show a progress bar.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        ParameterError: the name is unknown, or the seed is not a whole number of 0 or more.
+    """
+    if name not in _KNOWN:
+        raise ParameterError(f"there is no reproduction {name!r}; known are {', '.join(_KNOWN)}")
+    seed = whole(seed, "seed", 0)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    module, description = _KNOWN[name]
+    experiment = importlib.import_module(f"girih.experiments.{module}")
+    start = time.perf_counter()
+    body = experiment.run(folder, quick=bool(quick), seed=seed, progress=progress)
+    seconds = time.perf_counter() - start
+    result = {"name": name, "description": description, "quick": bool(quick), "seed": seed, "wall_seconds": seconds}
+    result |= body
+    result["versions"] = {
+        "girih": girih.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    write_json(folder / "result.json", result)
+    return result

@@ -1,0 +1,187 @@
+"""The pictures of a fit, drawn into files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("agg", force=False)
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from girih import plots
+from girih._files import atomic_path
+from girih.em.scaling import Scaling
+from girih.report.page import Picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from girih.datasets import Dataset
+    from girih.em import DGNEstimator
+
+# Fits are drawn with at most this many rows; a picture of more only takes longer.
+_ROWS = 20_000
+
+
+def draw_fit(
+    out: Path, est: DGNEstimator, dataset: Dataset, scores: pd.DataFrame, standard_units: bool = False
+) -> list[Picture]:
+    """Draw every picture that suits the data, in the order of the report.
+
+    Args:
+        out: the folder.
+        est: the fitted estimator.
+        dataset: the rows that it was fitted to.
+        scores: `log_p` of each of them.
+        standard_units: whether to draw columns side by side in standard units, for columns in different ones.
+
+    Returns:
+        What was drawn.
+    """
+    dgn, X = est.dgn_, dataset.X
+    data = dataset.subset(_ROWS) if len(dataset) > _ROWS else dataset
+    data = replace(data, labels=_few_classes(data.labels))
+    # a column in small units would be invisible beside the others
+    alike_dgn, alike_data, units = dgn, data, ""
+    if standard_units and X.shape[1] > 2:
+        scaling = Scaling.of(X)
+        alike_dgn = Scaling(-scaling.mean / scaling.scale, 1.0 / scaling.scale).fold(dgn)
+        alike_data = replace(data, X=scaling.apply(data.X).numpy())
+        units = " Columns are in standard units (mean 0, variance 1)."
+    pictures: list[Picture] = []
+
+    def draw(name: str, title: str, caption: str, make: Callable[[], Any], wide: bool = False) -> None:
+        path = out / f"{name}.png"
+        save(path, make())
+        pictures.append(Picture(path, title, caption, wide))
+
+    plane = {
+        1: "Rows lie at the posterior mean of their latent.",
+        2: "Rows as grey points.",
+    }.get(X.shape[1], "Both are seen along the first two principal axes of the rows.")
+    manifold = (
+        "manifold",
+        "The generated curve over the rows",
+        "g(z) for z between the 0.1% and 99.9% quantiles of its prior, coloured along z; dots are the cell limits, "
+        f"where the curve may bend, and the band is one standard deviation of the noise. {plane}{units}",
+        lambda: plots.plot_manifold(alike_dgn, alike_data),
+    )
+    shape = dataset.image_shape
+    drawable = shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+    if drawable and shape is not None:
+        draw(
+            "manifold_images",
+            "What the latent generates",
+            "g(z) along the latent, at evenly spaced quantiles of its prior: all that the noise-free generator can "
+            "draw, from one end to the other.",
+            lambda: _in_range(plots.plot_image_manifold(dgn, shape), X),
+            wide=True,
+        )
+        draw(
+            "samples",
+            "Rows and samples",
+            "Upper lines: rows of the data. Lower lines: draws from the model without their noise, that is g(z) for "
+            "random z.",
+            lambda: _rows_and_samples(est, data, shape),
+            wide=True,
+        )
+    draw(*manifold)
+    if X.shape[1] <= 2:
+        draw(
+            "marginal",
+            "The exact density of x",
+            "p(x) under the model"
+            + (", with the rows as circles." if X.shape[1] == 2 else ", with the rows as ticks."),
+            lambda: plots.plot_marginal(dgn, X=data),
+        )
+    references = {} if dataset.entropy is None else {"entropy of the truth": dataset.entropy}
+    draw(
+        "nll_curve",
+        "Exact NLL during EM",
+        "It never rises, by construction. The early iterations are those of the random start that was kept."
+        + ("" if est.weight_prior is None else " The penalty of the weight prior is included."),
+        lambda: plots.plot_nll_curve(est.nll_curve_, references=references),
+    )
+    rows = typical_rows(scores["log_p"].to_numpy())
+    draw(
+        "posterior",
+        "Exact posteriors of four rows",
+        "p(z | x) of the most probable row, two in between and the least probable one. A kink or a second peak at a "
+        "cell limit is real: the posterior is a mixture of truncated Gaussians, one for each cell.",
+        lambda: plots.plot_posteriors(dgn, X[rows], titles=[f"row {row}" for row in rows]),
+    )
+    draw(
+        "partition",
+        "The cells of the latent",
+        "Between two cell limits every coordinate of g is a straight line in z. Above: the prior mass of each cell."
+        + units,
+        lambda: plots.plot_line_partition(alike_dgn.partition),
+    )
+    draw(
+        "embedding",
+        "Where the rows lie in the latent",
+        "The posterior mean of z of each row, with one posterior standard deviation to either side; above, all rows "
+        "against the prior, which they follow when the model fits.",
+        lambda: plots.plot_embedding(dgn, data),
+    )
+    return pictures
+
+
+def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | None, names: list[str]) -> None:
+    """Draw samples: a sheet of images, or points in the plane."""
+    if shape is not None:
+        save(path, plots.plot_image_samples(X, shape, label=f"{min(len(X), 32)} samples"))
+        return
+    figure = Figure(figsize=(3.5, 3.2), layout="constrained", dpi=220)
+    ax = plots.styled(figure.add_subplot)()
+    ax.scatter(X[:, 0], X[:, 1], s=8, lw=0, color="#0072B2")
+    ax.set(xlabel=names[0], ylabel=names[1])
+    save(path, ax)
+
+
+def save(path: Path, drawn: Any) -> None:
+    """Write the figure of some axes, or a figure, as png, atomically."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.05)
+
+
+def typical_rows(log_p: NDArray[np.float64]) -> list[int]:
+    """Four rows from the most to the least probable one, fewer if there are fewer."""
+    order = np.argsort(-log_p, kind="stable")
+    at = np.unique(np.linspace(0, len(order) - 1, 4).round().astype(int))
+    return [int(order[i]) for i in at]
+
+
+def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) -> Any:
+    columns, lines = 10, 2
+    count = columns * lines
+    X = data.X[np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)]
+    z = np.random.default_rng(0).standard_normal((count, est.dgn_.latent_dim))
+    z = z @ np.linalg.cholesky(est.dgn_.prior.detach().cpu().numpy()).T
+    drawn = est.inverse_transform(z)
+    padding = np.full((-len(X) % columns, X.shape[1]), np.nan)
+    sheet = np.concatenate((X, padding, drawn))
+    ax = plots.plot_image_samples(sheet, shape, rows=2 * lines, cols=columns, label="rows above, samples below")
+    return _in_range(ax, data.X)
+
+
+def _in_range(ax: Any, X: NDArray[np.float64]) -> Any:
+    """The greys of the data: one image far outside their range would leave the others without contrast."""
+    for image in ax.images:
+        image.set_clim(np.nanmin(X), np.nanmax(X))
+    return ax
+
+
+def _few_classes(labels: Any) -> Any:
+    """Labels as the embedding can show them, or none."""
+    if labels is None or len(np.unique(np.asarray(labels).astype(str))) > 20:
+        return None
+    return labels
