@@ -218,7 +218,7 @@ def test_bad_prior_is_refused(prior, error, message):
             ShapeError,
             r"x has 3 columns, but the data dimension D is 2; pass an array of shape \(N, 2\)",
         ),
-        (np.zeros((2, 2, 2)), ShapeError, r"x must be a table of shape \(N, 2\); got 3 dimension\(s\).*reshape images"),
+        (np.zeros((2, 2, 3)), ShapeError, r"x must be a table of shape \(N, 2\); got 3 dimension\(s\).*reshape images"),
         (3.0, ShapeError, r"x must be a table of shape \(N, 2\); got 0 dimension\(s\)"),
         ([[0.0, 1.0], [0.0, math.inf]], NonFiniteError, r"x holds infinite values \(first in row 1\)"),
         (np.empty((0, 2)), EmptyDataError, "x has no rows; pass at least one"),

@@ -166,7 +166,7 @@ class DGNDistribution(Distribution):
         """
         dgn = self._dgn
         value = as_tensor(value, "x", dgn.trace.device)
-        if value.ndim > 2:
+        if value.ndim > 2 and value.shape[-1] == dgn.output_dim:
             return self.log_prob(value.reshape(-1, value.shape[-1])).reshape(value.shape[:-1])
         single = value.ndim == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
         x = dgn.rows(value)
