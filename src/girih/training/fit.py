@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_rows
+from girih._options import real, whole
+from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.training import surroundings
 from girih.training.batches import Batches
 from girih.training.checkpoint import digest
 from girih.training.loop import Loop, Loss
-from girih._options import real, whole
-from girih._progress import Progress
 from girih.training.recorder import Measure, Recorder
 from girih.training.stopping import Patience
 

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.optim import Optimizer
 
+from girih._progress import Progress
 from girih.training.batches import blocks
 from girih.training.loop import Loop
-from girih._progress import Progress
 
 
 class _Module(LightningModule):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from girih._progress import Progress
 from girih.errors import NonFiniteError, ParameterError
 from girih.training import checkpoint
 from girih.training.batches import Batches
 from girih.training.clock import Clock
-from girih._progress import Progress
 from girih.training.recorder import Recorder
 from girih.training.stopping import Patience
 

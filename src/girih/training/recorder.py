@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from girih._arrays import as_tensor
-from girih.errors import NonFiniteError, ParameterError
 from girih._options import whole
+from girih.errors import NonFiniteError, ParameterError
 
 Measure = Callable[[Any], Mapping[str, float]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from girih.errors import ParameterError
 from girih._options import real, whole
+from girih.errors import ParameterError
 
 
 class Patience:
