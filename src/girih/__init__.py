@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from girih import em, errors, gaussian, networks
-from girih.em import DGNEstimator
-from girih.inference import DGN, Posterior
-from girih.io import load, save
-from girih.networks import mlp, trace
-from girih.partition import Partition
-
 if TYPE_CHECKING:
-    from girih import datasets, plots, training, vae
+    from girih import datasets, em, errors, experiments, gaussian, inference, networks, partition, plots, training, vae
+    from girih.em import DGNEstimator
+    from girih.inference import DGN, Posterior
+    from girih.io import load, save
+    from girih.networks import mlp, trace
+    from girih.partition import Partition
+
+__version__ = "0.1.0"
 
 __all__ = [
     "DGN",
@@ -23,27 +23,42 @@ __all__ = [
     "datasets",
     "em",
     "errors",
+    "experiments",
     "gaussian",
+    "inference",
     "load",
     "mlp",
     "networks",
+    "partition",
     "plots",
     "save",
     "trace",
     "training",
     "vae",
 ]
-__version__ = "0.1.0"
 
-# These pull in pandas, matplotlib or Lightning, which take seconds to import: loaded at first use.
-_LAZY = ("datasets", "plots", "training", "vae")
+# Loaded at first use: torch, pandas, matplotlib and Lightning take seconds to import, and `girih --help` needs none.
+_HOMES = {
+    "DGN": "inference",
+    "DGNEstimator": "em",
+    "Partition": "partition",
+    "Posterior": "inference",
+    "load": "io",
+    "mlp": "networks",
+    "save": "io",
+    "trace": "networks",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"girih.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in __all__:
         return importlib.import_module(f"girih.{name}")
     raise AttributeError(f"module 'girih' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *__all__})

@@ -143,6 +143,7 @@ def fit(
         imported = time.perf_counter()
         check_latent_dim(latent_dim)
         dataset = load_data(data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed)
+        fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem), "fit", results.FILES)
         fitting.check_model_folder(folder.path)
     settings = fitting.Settings(

@@ -26,6 +26,9 @@ CHECKPOINT = "checkpoint.safetensors"
 # Columns whose deviations differ by more than this are worth a word about --standardize.
 _UNLIKE = 20.0
 
+# Squares of values up to here, summed over rows and columns, are finite.
+_LARGEST = 1e100
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -66,18 +69,25 @@ def default_weight_prior(dataset: Dataset) -> str | None:
     return "gaussian:0.3" if dataset.image_shape is not None else None
 
 
-def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, terminal: Terminal) -> None:
-    """Say what about the data may surprise: missing entries, and columns on very different scales.
-
-    Raises:
-        CommandError: a column has no values at all.
-    """
-    missing = np.isnan(dataset.X)
-    names = [dataset.feature_names[int(i)] for i in np.flatnonzero(missing.all(0))[:8]]
+def check_columns(dataset: Dataset) -> None:
+    """Refuse columns without a single value, and those whose squares overflow, by name."""
+    names = [dataset.feature_names[int(i)] for i in np.flatnonzero(np.isnan(dataset.X).all(0))[:8]]
     if names:
         raise CommandError(
             f"{dataset.name} has no values in {', '.join(map(repr, names))}; leave out with --drop {','.join(names)}"
         )
+    largest = np.nanmax(np.abs(dataset.X), 0)
+    if largest.max() > _LARGEST:
+        at = int(largest.argmax())
+        raise CommandError(
+            f"{dataset.name} holds values up to {largest[at]:.1e} in {dataset.feature_names[at]!r}, too large to "
+            "compute with; use a larger unit"
+        )
+
+
+def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, terminal: Terminal) -> None:
+    """Say what about the data may surprise: missing entries, and columns on very different scales."""
+    missing = np.isnan(dataset.X)
     if missing.any():
         terminal.note(
             f"{missing.sum():,} entries in {missing.any(1).sum():,} rows are missing ({missing.mean():.1%}); "
@@ -85,9 +95,9 @@ def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, ter
         )
     if standardize is not None or settings.noise != "isotropic" or dataset.image_shape is not None:
         return
-    deviation = Scaling.of(dataset.X).scale.numpy()
-    low, high = int(deviation.argmin()), int(deviation.argmax())
-    if deviation[high] > _UNLIKE * deviation[low]:
+    deviation = np.nanstd(dataset.X, 0)
+    low, high = int(np.where(deviation > 0, deviation, np.inf).argmin()), int(deviation.argmax())
+    if deviation[high] > _UNLIKE * deviation[low] > 0:
         names = dataset.feature_names
         terminal.note(
             f"columns differ much in scale ({names[low]} varies by {deviation[low]:.3g}, {names[high]} by "
@@ -98,11 +108,8 @@ def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, ter
 def check_model_folder(out: Path) -> None:
     """Refuse early what `girih.save` would refuse after the fit."""
     folder = out / MODEL
-    if (
-        folder.exists()
-        and not (folder / "config.json").is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / "config.json").is_file():
         raise CommandError(f"{folder} exists and is not a girih model; move it away or choose another --out")
 
 
@@ -172,9 +179,7 @@ def _progress_of(checkpoint: Path) -> str:
     try:
         _, state = read_tensors(checkpoint)
         done, iterations = len(state["starts"]), len(state["runs"]["run"]["curve"]) - 1
-        return (
-            f" (after {done} starts and {iterations} iterations of the next)" if done else f" (iteration {iterations})"
-        )
+        return f" ({done} starts tried, {iterations} iterations in the current run)"
     except (ModelFileError, KeyError, TypeError):
         return ""
 

@@ -57,10 +57,10 @@ def write(
     write_csv(folder / SCORES, scores)
     write_csv(folder / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
 
-    from girih.report.pictures import draw_fit  # matplotlib takes its time
-
     start = time.perf_counter()
     with terminal.busy("drawing"):
+        from girih.report.pictures import draw_fit  # matplotlib takes its time
+
         pictures = draw_fit(out, est, dataset, scores, standard_units=settings.standardize)
     fitted.seconds["pictures"] = time.perf_counter() - start
     metrics["seconds"] = _rounded(fitted.seconds)

@@ -143,6 +143,9 @@ def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | No
     ax = plots.styled(figure.add_subplot)()
     ax.scatter(X[:, 0], X[:, 1], s=8, lw=0, color="#0072B2")
     ax.set(xlabel=names[0], ylabel=names[1])
+    ranges = np.ptp(X, axis=0)
+    if ranges.max() <= 3.0 * ranges.min():
+        ax.set_aspect("equal", adjustable="datalim")
     save(path, ax)
 
 

@@ -1,0 +1,120 @@
+"""info, datasets, reproduce, help, version, and how fast the command starts."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import girih as library
+from girih.cli.threads import compute_threads
+
+
+def test_version_and_help(girih):
+    assert girih("--version").out == f"girih {library.__version__}\n"
+    listed = girih("--help").out
+    for name in ("fit", "score", "sample", "impute", "info", "datasets", "reproduce"):
+        assert re.search(rf"\b{name}\b", listed) and girih(name, "--help").code == 0
+    assert girih().code == 2 and "Usage" in girih().out
+
+
+def test_python_m_girih():
+    done = subprocess.run([sys.executable, "-m", "girih", "info", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["girih"] == library.__version__ and done.stderr == ""
+
+
+def test_the_command_itself_imports_nothing_slow():
+    code = """
+import sys, types, pathlib, importlib.util
+spec = importlib.util.find_spec("girih")
+package = types.ModuleType("girih")
+package.__path__ = list(spec.submodule_search_locations)  # the commands alone, without girih/__init__.py
+sys.modules["girih"] = package
+import girih.cli
+print([name for name in ("torch", "numpy", "matplotlib", "pandas", "sklearn", "lightning") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_info(girih, fitted, images):
+    facts = girih("info", "--json").json
+    assert {"girih", "python", "torch", "numpy", "threads"} <= set(facts)
+    facts = girih("info", fitted / "fit", "--json").json
+    assert facts["columns"] == ["height", "income", "ratio"] and facts["output_dim"] == 3 and facts["cells"] == 4
+    assert facts["layers"] == ["affine 1 -> 3", "kink with slope 0.1", "affine 3 -> 3"]
+    shown = girih("info", fitted / "fit").out
+    assert re.search(r"noise +diagonal", shown) and re.search(r"columns +height, income, ratio", shown)
+    assert girih("info", images[0] / "fit", "--json").json["image_shape"] == [8, 8]
+
+
+def test_info_of_a_bare_model(girih, tmp_path):
+    library.save(library.DGN(library.mlp([1, 3, 2], seed=0), noise=0.25), tmp_path / "m")
+    facts = girih("info", "m", "--json").json
+    assert facts["noise_deviation"] == 0.5 and facts["nll_per_row"] is None
+
+
+def test_datasets(girih):
+    listed = girih("datasets", "--json").json["datasets"]
+    assert "circle" in listed and "mnist" in listed and "circle" in girih("datasets").out
+
+
+def test_reproduce_lists(girih):
+    from girih.experiments import registry
+
+    assert girih("reproduce", "--list", "--json").json == {"reproductions": registry.names()}
+    assert all(name in girih("reproduce", "--list").out for name in registry.names())
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A registry whose only reproduction writes two files."""
+    from girih.experiments import registry
+
+    calls = []
+
+    def run(name, out, quick, seed, progress):
+        calls.append((name, quick, seed))
+        warnings.warn("slow today", stacklevel=1)
+        result = {"nll": 0.5, "curve": [1.0, float("nan")]}
+        (out / "result.json").write_text("{}")
+        (out / "figure.png").write_bytes(b"")
+        return result
+
+    monkeypatch.setattr(registry, "names", lambda: {"em-circle": "EM against VAE"})
+    monkeypatch.setattr(registry, "run", run)
+    return calls
+
+
+def test_reproduce(girih, stand_in):
+    done = girih("reproduce", "em-circle", "--quick", "--seed", 3, "--out", "o", "--json")
+    assert done.code == 0 and stand_in == [("em-circle", True, 3)]
+    assert done.json == {
+        "name": "em-circle",
+        "out": "o",
+        "pictures": ["figure.png"],
+        "result": {"nll": 0.5, "curve": [1.0, None]},
+    }
+    assert done.err == "note: slow today\n"
+    shown = girih("reproduce", "em-circle").out
+    assert "Numbers:  girih-out/em-circle/result.json" in shown and re.search(r"nll +0.5", shown)
+
+
+@pytest.mark.parametrize("arguments", [["em-circel"], []])
+def test_reproduce_without_a_known_name_lists_them(girih, stand_in, arguments):
+    done = girih("reproduce", *arguments)
+    assert done.code == 2 and "em-circle" in done.error and not stand_in
+
+
+def test_threads_are_put_back():
+    import torch
+
+    before = torch.get_num_threads()
+    with compute_threads(10, asked=2):
+        assert torch.get_num_threads() == 2
+    with pytest.raises(KeyError), compute_threads(10):
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
