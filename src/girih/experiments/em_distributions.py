@@ -166,7 +166,7 @@ def _draw_marginal(ax: Axes, case: _Case, box: list[tuple[float, float]]) -> Non
     ax.pcolormesh(*edges, density, cmap=paper_to_ink, vmin=0.0, rasterized=True)
     ax.contour(*centres, density, levels=6, colors="white", linewidths=0.35)
     emptier = density[-count // 5 :, : count // 2].max() < density[-count // 5 :, count // 2 :].max()
-    place = {"x": 0.04, "ha": "left"} if emptier else {"x": 0.96, "ha": "right"}
+    place: dict[str, Any] = {"x": 0.04, "ha": "left"} if emptier else {"x": 0.96, "ha": "right"}
     ax.text(y=0.96, s=f"peak {density.max():.2f}", transform=ax.transAxes, va="top", fontsize=6.5, **place)
     ax.set_yticklabels([])
 

@@ -17,7 +17,7 @@ _NOISE = 1.0
 
 def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
-    _, result, rows = compare_on_toy("wave", 500, _NOISE, 8, 4, out, quick, seed, progress)
+    _, result, rows = compare_on_toy("wave", 500, _NOISE, 8, 3, out, quick, seed, progress)
     result["figures"].insert(0, _draw_rows(rows, out))
     return result
 

@@ -10,23 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from girih._files import atomic_path
-from girih.experiments.comparison import PAPER_VAES, RESTARTS, SAME_START, TUNED, by_label
+from girih.experiments.comparison import EMS, PAPER_VAES, RESTARTS, SAME_START, TUNED, WEIGHT_PRIOR, by_label
 from girih.experiments.methods import Array, Outcome
 from girih.plots import plot_training_curves, styled
 from girih.plots.data import curve_latents, generate
-from girih.plots.style import BLUE, GREY, VERMILLION, new_figure
+from girih.plots.style import BLUE, CYCLE, GREY, VERMILLION, new_figure
 
 # The order fixes the colours: as in the paper, blue, red and green for the VAEs and black for EM.
-ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS)
+ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS, WEIGHT_PRIOR)
 _WIDE = 7.2
-_PRINT_DPI = 140
+_PRINT_DPI = 130
 _GRID = 300
+_LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
 
 
 def save(figure: Figure, path: Path) -> str:
     """Write a PNG atomically; returns its name."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_PRINT_DPI, format="png")
+        figure.savefig(temporary, dpi=_PRINT_DPI, format="png", pil_kwargs={"optimize": True})
     return path.name
 
 
@@ -37,7 +38,10 @@ def nll_figure(
     """Exact NLL against steps and against seconds of training, median and range of the runs of each method."""
     figure = new_figure(_WIDE, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
-    for ax, clock, label in ((left, "step", "EM iterations or gradient steps"), (right, "seconds", "seconds of training")):
+    for ax, clock, label in (
+        (left, "step", "EM iterations or gradient steps"),
+        (right, "seconds", "seconds of training"),
+    ):
         plot_training_curves(_aligned(outcomes, clock, "nll"), label, ax=ax, logx=True, references=references)
         if limits is not None:
             ax.set_ylim(limits)
@@ -53,10 +57,9 @@ def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
     figure = new_figure(4.6, 3.2)
     ax = figure.add_subplot()
     vaes = [run for run in outcomes if "kl" in run.history]
-    plot_training_curves(
-        _aligned(vaes, "step", "kl"), "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True
-    )
-    ax.set_ylim(bottom=0.0)
+    curves = {label: (x, np.maximum(y, _LEAST_KL)) for label, (x, y) in _aligned(vaes, "step", "kl").items()}
+    plot_training_curves(curves, "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True, logy=True)
+    _recolour(ax, TUNED)
     _shared_legend(figure, (ax,))
     return figure
 
@@ -65,12 +68,12 @@ def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
 def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> Figure:
     """g(z) over the rows: a line of panels for each method, a column for each of the first runs."""
     groups = by_label(outcomes)
-    labels = [label for label in (SAME_START, RESTARTS, *PAPER_VAES, TUNED) if label in groups]
+    labels = [label for label in (*EMS, *PAPER_VAES, TUNED) if label in groups]
     columns = min(columns, min(len(groups[label]) for label in labels))
     low, high = rows.min(0), rows.max(0)
     margin = 0.12 * (high - low).max()
     size = (high - low) + 2.0 * margin
-    width = min(1.55, (_WIDE - 0.4) / columns)
+    width = min(1.7 if size[0] > 1.5 * size[1] else 1.2, (_WIDE - 0.4) / columns)
     figure = new_figure(0.45 + width * columns, (width * size[1] / size[0] + 0.2) * len(labels) + 0.35)
     axes = figure.subplots(len(labels), columns, squeeze=False)
     for line, label in zip(axes, labels, strict=True):
@@ -109,11 +112,25 @@ def _aligned(outcomes: Sequence[Outcome], clock: str, value: str) -> dict[str, t
     return out
 
 
+def _recolour(ax: Axes, label: str) -> None:
+    """Give a line and its band the style that they have where the methods of `ORDER` are all drawn."""
+    style = CYCLE[ORDER.index(label)]
+    for i, line in enumerate(ax.lines):
+        if line.get_label() == label:
+            line.set(**style)
+            bands = ax.collections
+            if i < len(bands) - 1:  # the last band is the legend's
+                bands[i].set_facecolor(style["color"])
+
+
 def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend below the figure instead of one in each panel."""
     for ax in axes:
         legend = ax.get_legend()
         if legend is not None:
             legend.remove()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4 if figure.get_figwidth() > 5 else 2)
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    first = [label for label in EMS if label in handles]
+    labels = first + [label for label in handles if label not in first]
+    columns = 4 if figure.get_figwidth() > 5 else 2
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)

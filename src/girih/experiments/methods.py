@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from girih.em import fit_em
+from girih.em.penalty import WeightPrior
 from girih.inference import DGN
-from girih.networks import mlp
+from girih.networks import Affine, mlp
 
 Array = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ class Outcome:
     Attributes:
         label, seed: of the task.
         history: arrays of equal length: `step` (EM iterations or gradient steps), `seconds` of training, exact
-            `nll` in nats per row; for a VAE `elbo`, `kl` and `noise` too.
+            `nll` in nats per row; for EM the penalised NLL `objective`; for a VAE `elbo`, `kl` and `noise`.
         converged: whether the run stopped because it no longer improved, not at its cap.
         held_out_nll: exact, of the final model.
         parameters: the final generator's, in order, and the noise variance last.
@@ -100,6 +101,11 @@ class Outcome:
                 parameter.copy_(torch.as_tensor(value))
         return DGN(net, noise=torch.as_tensor(self.parameters[-1]))
 
+    @property
+    def objective(self) -> Array:
+        """What must not rise under EM: the NLL, with the weight prior's penalty if there is one."""
+        return self.history.get("objective", self.history["nll"])
+
     def seconds_to(self, nll: float) -> float | None:
         """Seconds of training until the exact NLL is first at or below a level; `None` if it never is."""
         reached = np.flatnonzero(self.history["nll"] <= nll)
@@ -128,11 +134,19 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
     warm = options["n_init"] == 0
     # with restarts the clock starts before the trials, and the curve with the run that goes on after them
     before = max(options["n_init"] - 1, 0) * min(25, options["max_iter"])
-    steps, seconds = ([0], [0.0]) if warm else ([], [])
+    prior = WeightPrior.parse(options.get("weight_prior"))
+    affine = [stage for stage in dgn.trace.stages if isinstance(stage, Affine)]
+
+    def penalty() -> float:
+        with torch.no_grad():
+            return 0.0 if prior is None else prior.energy([stage.weight for stage in affine]) / len(task.rows)
+
+    steps, seconds, penalties = ([0], [0.0], [penalty()]) if warm else ([], [], [])
 
     def record(iteration: int, _: float) -> None:
         steps.append(iteration)
         seconds.append(time.perf_counter() - start)
+        penalties.append(penalty())
 
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -140,8 +154,14 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
         result = fit_em(dgn, task.rows, init_iter=25, seed=task.seed, progress=False, callback=record, **options)
     if not steps:  # the trials were all
         record(result.n_iter, 0.0)
-    nll = [result.nll_curve[step] for step in steps]
-    return dgn, {"step": [before + step for step in steps], "seconds": seconds, "nll": nll}, result.converged
+    objective = np.array([result.nll_curve[step] for step in steps])
+    history = {
+        "step": before + np.array(steps),
+        "seconds": seconds,
+        "nll": objective - np.array(penalties),
+        "objective": objective,
+    }
+    return dgn, history, result.converged
 
 
 def _run_vae(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool]:
