@@ -29,6 +29,9 @@ _LOG_2PI = math.log(2.0 * math.pi)
 # Pairs below exp(-46) = 1e-20 of their row's mass cannot change the last bit of a sum over cells.
 _NEGLIGIBLE = 46.0
 
+# Up to so many pairs, finding out which ones matter takes longer than integrating them all.
+_FEW = 4096
+
 # Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
 _CHUNK = 2**19
 
@@ -148,10 +151,12 @@ def _integrate(
     `exp(-1.5) min(w, 1 / (1 + c))` and `sqrt(2 pi) = exp(0.92)`: bounds that need no special function.
     """
     log_height = log_peak + deviation.log()
-    least = torch.minimum(upper - lower, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
-    kept: Any = (log_height > least.amax(1, keepdim=True) - (_NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
-    if 2 * len(kept) > anchor.numel():
-        kept = slice(None)  # with most pairs kept, picking them out costs more than it saves
+    kept: Any = slice(None)
+    if anchor.numel() > _FEW:
+        least = torch.minimum(upper - lower, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
+        matters = (log_height > least.amax(1, keepdim=True) - (_NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
+        if 2 * len(matters) < anchor.numel():  # with most pairs kept, picking them out costs more than it saves
+            kept = matters
 
     def pick(part: Tensor) -> Tensor:
         return part.reshape(-1)[kept]
@@ -160,7 +165,8 @@ def _integrate(
     scale = pick(deviation)
     integrals = anchor.new_zeros(3, anchor.numel())
     integrals[0] = -torch.inf
-    integrals[0, kept] = pick(log_height) + log_k0
+    # an overflowed pair, NaN, counts as infinitely improbable: a row of nothing else is refused by its -inf
+    integrals[0, kept] = (pick(log_height) + log_k0).nan_to_num_(-torch.inf, torch.inf, -torch.inf)
     integrals[1, kept] = torch.addcmul(pick(anchor), scale, local_mean)
     integrals[2, kept] = scale.square() * local_variance
     return Pairs(log_peak, anchor, tilt, deviation, lower, upper, *integrals.view(3, *anchor.shape))

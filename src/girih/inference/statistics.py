@@ -53,8 +53,11 @@ class _Expectations(NamedTuple):
 
 def expectations(pairs: Pairs) -> tuple[Tensor, _Expectations]:
     """`log p(x)` of each row, and the moments of its posterior on each cell."""
-    log_p = torch.logsumexp(pairs.log_joint, 1)
-    return log_p, _Expectations(torch.softmax(pairs.log_joint, 1), pairs.mean, pairs.variance)
+    peak = pairs.log_joint.amax(1, keepdim=True)
+    weight = (pairs.log_joint - peak).exp_()
+    total = weight.sum(1, keepdim=True)
+    # divided by their own sum, so that responsibilities add up to 1 however large |log p| is
+    return (peak + total.log())[:, 0], _Expectations(weight / total, pairs.mean, pairs.variance)
 
 
 def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Tensor, Statistics]:
