@@ -44,7 +44,7 @@ _WEIGHT_SCALE = 1.0
 _BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 7.0}
 # Pixels this far outside [0, 1] are drawn in colour.
 _BEYOND = 0.5
-_BUDGET = Budget(em_iterations=300, em_tol=1e-4, vae_steps=(15_000, 15_000, 20_000, 12_000), record_every=200)
+_BUDGET = Budget(em_iterations=300, em_tol=1e-4, vae_steps=(30_000, 15_000, 15_000, 24_000), record_every=200)
 
 
 def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -130,7 +131,9 @@ def execute(task: Task) -> Outcome:
 def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool]:
     options: dict[str, Any] = {"n_init": 0, **task.method.options}
     dgn = DGN(net, noise=task.noise)
-    dgn().log_prob(task.rows)  # so that what torch does at first use is not counted
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit_em(copy.deepcopy(dgn), task.rows, n_init=0, max_iter=1)  # what is loaded at first use is not counted
     warm = options["n_init"] == 0
     # with restarts the clock starts before the trials, and the curve with the run that goes on after them
     before = max(options["n_init"] - 1, 0) * min(25, options["max_iter"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from girih._files import write_json
 from girih.datasets import load
 from girih.experiments.comparison import (
@@ -43,10 +45,13 @@ def compare_on_toy(
     workers = workers_for(quick)
     outcomes = run_all(tasks, f"em-{data}", workers, progress)
     references = {"entropy of the truth": float(dataset.entropy)} if dataset.entropy is not None else {}
-    start = max(float(run.history["nll"][0]) for run in outcomes if run.label == SAME_START)
+    start = float(np.median([run.history["nll"][0] for run in outcomes if run.label == SAME_START]))
     floor = min([run.best_nll for run in outcomes] + list(references.values()))
     figures = [
-        save(nll_figure(outcomes, references, (floor - 0.1, start + 0.1)), out / "nll.png"),
+        save(
+            nll_figure(outcomes, references, (0.95 * floor, start) if floor > 0 else (floor - 0.1, start)),
+            out / "nll.png",
+        ),
         save(kl_figure(outcomes), out / "kl.png"),
         save(manifold_figure(outcomes, dataset.X, 4), out / "manifolds.png"),
     ]
