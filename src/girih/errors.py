@@ -42,3 +42,7 @@ class ModelFileError(GirihError):
 
 class DataSourceError(GirihError):
     """A data set is unknown, or its file cannot be read."""
+
+
+class CellLimitError(GirihError):
+    """A partition has more cells than `max_cells` allows."""

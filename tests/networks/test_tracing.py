@@ -7,6 +7,7 @@ from torch import nn
 
 import girih
 from girih.errors import ParameterError, UnsupportedLayerError
+from girih.networks import Maxout
 
 
 class Forward(nn.Module):
@@ -42,21 +43,25 @@ def branch_on_value(module: Forward, z):
 REFUSED = {
     "tanh": (around(nn.Tanh()), "layer '1' is Tanh, which is not supported; a smooth activation has no cells"),
     "gelu": (around(nn.GELU()), "layer '1' is GELU.*use a piecewise-linear one"),
-    "relu6": (around(nn.ReLU6()), "layer '1' is ReLU6, which is not supported. Supported: Linear, ReLU"),
-    "batch norm": (around(nn.BatchNorm1d(4)), "layer '1' is BatchNorm1d.*fuse_linear_bn_eval"),
-    "convolution": (around(nn.Conv1d(4, 4, 1)), "layer '1' is Conv1d.*write the convolution as a Linear layer"),
+    "batch norm": (around(nn.BatchNorm1d(4)), r"layer '1' is BatchNorm1d in training mode; call net.eval\(\) first"),
+    "bicubic": (
+        nn.Sequential(nn.Linear(1, 4), nn.Unflatten(1, (1, 2, 2)), nn.Upsample(4, mode="bicubic")),
+        "layer '2'.*'bicubic'",
+    ),
+    "hardshrink": (around(nn.Hardshrink(0.5)), "layer '1' is Hardshrink jumps at 0.5.*use Softshrink"),
+    "layer norm": (around(nn.LayerNorm(4)), "layer '1' is LayerNorm, which is not supported"),
+    "product": (Forward(lambda m, z: m.b(m.a(z) * m.a(z))), "the call 'mul'.*multiplies two branches"),
+    "rows": (Forward(lambda m, z: m.b(m.a(z).flip(0))), "the call 'flip'.*mixes the rows of a batch"),
+    "batch size": (Forward(lambda m, z: m.b(m.a(z) * z.shape[0])), "differs from the module"),
+    "long window": (nn.Sequential(nn.Linear(1, 200), Maxout(200)), "layer '1' over 200 features"),
+    "onnx": ("net.onnx", "net.onnx is an ONNX file.*torchvision.*Export the network with torch.export"),
     "dropout": (around(nn.Dropout(0.1)), r"layer '1' is Dropout in training mode; call net.eval\(\) first"),
     "nested name": (nn.Sequential(nn.Linear(1, 4), nn.Sequential(nn.SiLU())), "layer '1.0' is SiLU"),
     "function": (Forward(lambda m, z: m.b(torch.sigmoid(m.a(z)))), "the call 'sigmoid'.*is not supported"),
     "method": (Forward(lambda m, z: m.b(m.a(z).tanh())), "the call 'tanh'.*is not supported"),
-    "clamp": (Forward(lambda m, z: m.b(m.a(z).clamp(min=0.0))), "the call 'clamp'.*is not supported"),
     "functional dropout": (Forward(lambda m, z: m.b(F.dropout(m.a(z)))), "the call 'dropout'.*is not supported"),
-    "product": (Forward(lambda m, z: m.b(m.a(z) * 2.0)), "the call 'mul'.*is not supported"),
-    "skip": (Forward(lambda m, z: m.b(m.a(z) + m.a(z))), "joins or branches the chain of layers"),
-    "tensor": (Forward(lambda m, z: m.b(m.a(z) + m.shift)), "uses the tensor 'shift' directly; wrap it in a Linear"),
     "control flow": (Forward(branch_on_value), "Forward could not be traced.*a fixed chain of layers"),
     "two outputs": (Forward(lambda m, z: (m.a(z), z)), "must return the output of its last layer, and nothing else"),
-    "early output": (Forward(lambda m, z: (m.b(h := m.a(z)), h)[1]), "must return the output of its last layer"),
     "two inputs": (TwoInputs(), "takes more than one input"),
     "no Linear": (nn.Sequential(nn.ReLU()), "has no Linear layer"),
     "sizes": (nn.Sequential(nn.Linear(1, 4), nn.Linear(3, 2)), "layer '1' takes 3 features, but .* gives 4"),

@@ -110,8 +110,8 @@ def test_float32_networks():
 
 
 def test_bad_input_is_refused(three_cells):
-    with pytest.raises(LatentDimensionError, match=r"S = 1 today, and this generator has S = 2; use a generator"):
-        girih.Partition(girih.mlp([2, 4, 2]))
+    with pytest.raises(LatentDimensionError, match=r"S = 1 to 3, and this generator has S = 4, .* use girih\.Partition\.sl"):
+        girih.Partition(girih.mlp([4, 4, 2]))
     with pytest.raises(UnsupportedLayerError, match=r"expected a torch\.nn\.Module, got str"):
         girih.Partition("net")
     with pytest.raises(ShapeError, match=r"domain must be \(low, high\)"):

@@ -32,6 +32,11 @@ _KNOWN = {
         "em_mnist",
         "EM against VAEs on the digit 4: exact NLL and images (EM-DGN, Figs. 10 and 11; v2, Fig. 7).",
     ),
+    "partition-discovery": (
+        "partition_discovery",
+        "The partition found cell by cell, and a cell cut into triangles (EM-DGN, Figs. 1 and 2).",
+    ),
+    "mas-surface": ("mas_surface", "The cells of a latent plane and the surface they are mapped to (MAS, Fig. 1)."),
 }
 
 
@@ -41,7 +46,7 @@ def names() -> dict[str, str]:
     Example:
         >>> from girih.experiments.registry import names
         >>> list(names())
-        ['em-distributions', 'em-circle', 'em-wave', 'em-mnist']
+        ['em-distributions', 'em-circle', 'em-wave', 'em-mnist', 'partition-discovery', 'mas-surface']
     """
     return {name: description for name, (_, description) in _KNOWN.items()}
 

@@ -1,6 +1,21 @@
-"""Gaussian log-mass and moments over intervals (polygons and polyhedra will join them)."""
+"""Gaussian log-mass and moments over intervals, polygons, polyhedra and polytopes given in any form."""
 
 from girih.gaussian.interval import IntervalMoments, interval_log_mass, interval_moments
+from girih.gaussian.polygon import polygon_log_mass, polygon_moments
+from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_moments
+from girih.gaussian.polytope import Moments, log_mass, moments
 from girih.gaussian.truncated import sample_truncated
 
-__all__ = ["IntervalMoments", "interval_log_mass", "interval_moments", "sample_truncated"]
+__all__ = [
+    "IntervalMoments",
+    "Moments",
+    "interval_log_mass",
+    "interval_moments",
+    "log_mass",
+    "moments",
+    "polygon_log_mass",
+    "polygon_moments",
+    "polyhedron_log_mass",
+    "polyhedron_moments",
+    "sample_truncated",
+]

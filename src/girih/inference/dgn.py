@@ -12,11 +12,12 @@ from girih._arrays import as_rows, as_tensor
 from girih.errors import NonFiniteError
 from girih.inference import noise as gaussian_noise
 from girih.inference.fisher import MarginalLogProb
+from girih.inference.limits import check_latent_dim
 from girih.inference.line import Cells, Model, chunks, pair_up
 from girih.inference.posterior import GaussianQ, Posterior, Shape, make_generator
 from girih.inference.statistics import expectations
 from girih.networks import Jet, trace
-from girih.partition import Partition, check_latent_dim
+from girih.partition import Partition
 
 
 class DGN(nn.Module):

@@ -1,9 +1,25 @@
-"""What a generator is: builders, and tracing torch modules to affine and piecewise-linear stages."""
+"""What a generator is: builders, and tracing torch modules to affine and piecewise-linear steps."""
 
-from girih.networks.activations import Abs
+from girih.networks.activations import Abs, Maxout
 from girih.networks.builders import activation_layer, mlp
 from girih.networks.stages import Affine, PiecewiseLinear
+from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
 from girih.networks.trace import Jet, Trace
 from girih.networks.tracing import trace
 
-__all__ = ["Abs", "Affine", "Jet", "PiecewiseLinear", "Trace", "activation_layer", "mlp", "trace"]
+__all__ = [
+    "Abs",
+    "Affine",
+    "AffineStep",
+    "Jet",
+    "KinkStep",
+    "LatentStep",
+    "MaxStep",
+    "Maxout",
+    "PiecewiseLinear",
+    "Step",
+    "Trace",
+    "activation_layer",
+    "mlp",
+    "trace",
+]

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from girih.errors import ParameterError
+
 
 class Abs(nn.Module):
     """The absolute value as a layer, `h -> |h|`.
@@ -16,3 +18,27 @@ class Abs(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Apply the absolute value to each entry."""
         return h.abs()
+
+
+class Maxout(nn.Module):
+    """The maximum of each group of consecutive features, `(..., m k) -> (..., m)` for k pieces.
+
+    Args:
+        pieces: k, the number of features in a group.
+
+    Example:
+        >>> import torch
+        >>> from girih.networks import Maxout
+        >>> Maxout(2)(torch.tensor([[1.0, 3.0, -2.0, -5.0]]))
+        tensor([[ 3., -2.]])
+    """
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        if pieces < 1:
+            raise ParameterError(f"pieces must be at least 1, got {pieces}")
+        self.pieces = int(pieces)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Take the maximum of each group."""
+        return h.unflatten(-1, (-1, self.pieces)).amax(-1)

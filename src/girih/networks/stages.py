@@ -6,8 +6,13 @@ the module is trained, and gradients reach the module's own parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from girih.networks.operators import LinearMap
+from girih.networks.steps import AffineStep, KinkStep, Step
 
 
 class Affine:
@@ -63,3 +68,26 @@ class PiecewiseLinear:
 
 
 Stage = Affine | PiecewiseLinear
+
+
+def as_stage(step: Step) -> Stage | None:
+    """A step as a stage of a fully connected chain, if it can be one."""
+    if isinstance(step, AffineStep) and isinstance(step.operator, LinearMap) and len(step.shapes[0]) == 1:
+        module = step.operator.module
+        return None if module is None else Affine(module, step.path)
+    if isinstance(step, KinkStep) and step.thresholds == (0.0,) and step.pieces[1] == 1.0 and not any(step.constants):
+        below = step.module if step.module is not None else step.pieces[0]
+        if isinstance(below, nn.PReLU | float) and step.channel is None:
+            return PiecewiseLinear(below, step.path, step.size)
+    return None
+
+
+def as_chain(steps: Sequence[Step], output: int) -> list[Stage] | None:
+    """The steps after the latent as stages, where each takes the one before it; else `None`."""
+    stages: list[Stage] = []
+    for index, step in enumerate(steps[1:], start=1):
+        stage = as_stage(step)
+        if stage is None or step.inputs != (index - 1,):
+            return None
+        stages.append(stage)
+    return stages if output == len(steps) - 1 else None

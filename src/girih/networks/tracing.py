@@ -1,27 +1,38 @@
-"""From a torch module to a chain of stages."""
+"""From a torch module to a trace."""
 
 from __future__ import annotations
 
-import operator
+import os
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.networks.activations import Abs
-from girih.networks.stages import Affine, PiecewiseLinear, Stage
+from girih.networks.activations import Abs, Maxout
+from girih.networks.builder import Builder
+from girih.networks.exported import load_exported, program_input
+from girih.networks.steps import AffineStep, KinkStep, MaxStep
 from girih.networks.trace import Trace
+from girih.networks.walk import SUPPORTED, walk
 
-SUPPORTED = "Linear, ReLU, LeakyReLU, PReLU, girih.networks.Abs, Identity, Dropout in eval mode, and Sequential"
+# The traced map must equal the module to this, relative to the largest output.
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+_COARSE = 5e-2
+_CHECKED_ROWS = 5
 
 
-def trace(net: nn.Module | Trace) -> Trace:
-    """Read a generator as affine and piecewise-linear stages.
+def trace(
+    net: nn.Module | Trace | torch.export.ExportedProgram | str | os.PathLike[str], latent_dim: int | None = None
+) -> Trace:
+    """Read a generator as affine maps, activations with kinks, and maxima.
 
     Args:
-        net: a feed-forward module from `(N, S)` to `(N, D)` made of Linear, ReLU, LeakyReLU, PReLU and
-            absolute-value layers (as modules or as functions), Identity, and Dropout in eval mode.
+        net: a feed-forward module from `(N, S)` to `(N, ...)` made of linear, convolutional, pooling, upsampling and
+            reshaping layers, batch normalisation and dropout in eval mode, sums and concatenations of branches, and
+            piecewise-linear activations, as modules or as functions; or a program of `torch.export`, or the path of
+            its `.pt2` file. An output of any shape is flattened to D numbers.
+        latent_dim: S, where the first layer does not tell it.
 
     Raises:
         UnsupportedLayerError: names the layer, its type and what to use instead.
@@ -34,146 +45,109 @@ def trace(net: nn.Module | Trace) -> Trace:
     """
     if isinstance(net, Trace):
         return net
-    if not isinstance(net, nn.Module):
+    if isinstance(net, str | os.PathLike):
+        net = load_exported(net)
+    batch = None
+    root: nn.Module
+    if isinstance(net, torch.export.ExportedProgram):
+        program: Any = net.module()
+        latent_dim, batch = program_input(program)
+        graph, root, net = program.graph, program, program
+    elif isinstance(net, nn.Module):
+        root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
+        graph = _graph(root, net)
+    else:
         raise UnsupportedLayerError(
             f"expected a torch.nn.Module, got {type(net).__name__}; build one with girih.mlp or torch.nn.Sequential"
         )
-    stages = _stages(net)
-    affine = [stage for stage in stages if isinstance(stage, Affine)]
-    if not affine:
-        raise UnsupportedLayerError("the network has no Linear layer, so its latent dimension is unknown; add one")
-    for stage in stages[: stages.index(affine[0])]:
-        if isinstance(stage, PiecewiseLinear):
-            stage.units = affine[0].in_features
-    _check_sizes(stages)
-    return Trace(stages, affine[0].in_features, affine[-1].out_features)
+    if latent_dim is None:
+        latent_dim = _latent_dim(graph, root)
+    elif latent_dim < 1:
+        raise ParameterError(f"latent_dim must be 1 or more, got {latent_dim}")
+    example = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
+    example = torch.zeros((), dtype=torch.float64) if example is None else example
+    builder = Builder(latent_dim, 2 if batch is None else batch, example.device)
+    result = Trace(*walk(graph, root, builder))
+    _check(result, net if isinstance(net, nn.Module) else root, example, _CHECKED_ROWS if batch is None else batch)
+    return result
 
 
 class _LeafTracer(fx.Tracer):
     """Looks into the user's own modules, but keeps torch's layers and ours whole."""
 
+    proxy_buffer_attributes = True  # else what is computed from a buffer would be a constant, and go stale
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Abs) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, Abs | Maxout) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _stages(net: nn.Module) -> list[Stage]:
-    if isinstance(net, nn.Linear | Abs):  # a lone layer: fx would trace into it
-        net = nn.Sequential(net)
+def _graph(root: nn.Module, net: nn.Module) -> fx.Graph:
     try:
-        graph = _LeafTracer().trace(net)
+        return _LeafTracer().trace(root)
     except Exception as error:
         raise UnsupportedLayerError(
-            f"{type(net).__name__} could not be traced ({error}); its forward must be a fixed chain of layers, "
-            f"without control flow on values. Supported: {SUPPORTED}"
+            f"{type(net).__name__} could not be traced ({error}); its forward must be a fixed chain of layers and "
+            f"branches, without control flow on values. Supported: {SUPPORTED}"
         ) from error
-    modules = dict(net.named_modules())
-    stages: list[Stage] = []
-    previous: fx.Node | None = None
+
+
+def _latent_dim(graph: fx.Graph, root: nn.Module) -> int:
+    """S from the first layer that tells it."""
     for node in graph.nodes:
-        if node.op == "placeholder":
-            if previous is not None:
-                raise UnsupportedLayerError("the network takes more than one input; a generator takes z alone")
-            previous = node
-            continue
-        if node.op == "output":
-            if node.args[0] is not previous:
-                raise UnsupportedLayerError("the network must return the output of its last layer, and nothing else")
-            break
-        if node.op == "get_attr":
-            raise UnsupportedLayerError(
-                f"the network uses the tensor '{node.target}' directly; wrap it in a Linear layer. "
-                f"Supported: {SUPPORTED}"
-            )
-        inputs = node.all_input_nodes
-        if inputs != [previous]:
-            raise UnsupportedLayerError(
-                f"'{node.name}' joins or branches the chain of layers, which is not supported. Supported: {SUPPORTED}"
-            )
-        stages.extend(_stage(node, modules, stages))
-        previous = node
-    return stages
+        if node.op == "call_module":
+            module = root.get_submodule(str(node.target))
+            if isinstance(module, nn.Linear):
+                return module.in_features
+            if isinstance(module, nn.BatchNorm1d):
+                return module.num_features
+            if isinstance(module, nn.Unflatten) and isinstance(module.unflattened_size, tuple | list):
+                sizes = [n if isinstance(n, int) else n[1] for n in module.unflattened_size]
+                return int(torch.tensor(sizes).prod())
+        elif node.target is nn.functional.linear and len(node.args) > 1 and isinstance(node.args[1], fx.Node):
+            owner, _, name = str(node.args[1].target).rpartition(".")
+            if node.args[1].op == "get_attr":
+                return int(getattr(root.get_submodule(owner), name).shape[1])
+    raise UnsupportedLayerError(
+        "the network has no Linear layer, so its latent dimension is unknown; pass latent_dim= to girih.trace"
+    )
 
 
-def _units(stages: list[Stage]) -> int:
-    for stage in reversed(stages):
-        return stage.out_features if isinstance(stage, Affine) else stage.units
-    return 0  # set by trace() once the first Linear is known
-
-
-def _stage(node: fx.Node, modules: dict[str, nn.Module], stages: list[Stage]) -> list[Stage]:
-    if node.op == "call_module":
-        path = str(node.target)
-        module = modules[path]
-        if isinstance(module, nn.Linear):
-            return [Affine(module, path)]
-        if isinstance(module, nn.Identity) or (
-            isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
-        ):
-            return []
-        slope = _module_slope(module)
-        if slope is not None:
-            return [PiecewiseLinear(slope, path, _units(stages))]
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            raise UnsupportedLayerError(
-                f"layer '{path}' is {type(module).__name__} in training mode; call net.eval() first"
-            )
+@torch.no_grad()
+def _check(trace: Trace, net: nn.Module, example: Tensor, rows: int) -> None:
+    """Compare the traced map with the module on random latents."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(rows, trace.latent_dim, dtype=torch.float64, generator=generator).to(example.device, example.dtype)
+    try:
+        expected: Any = net(z)
+    except Exception as error:
         raise UnsupportedLayerError(
-            f"layer '{path}' is {type(module).__name__}, which is not supported; "
-            f"{_remedy(module)}Supported: {SUPPORTED}"
+            f"{type(net).__name__} fails on a batch of {rows} latents of dimension {trace.latent_dim}: {error}; where "
+            "its first layer does not tell the latent dimension, pass latent_dim= to girih.trace"
+        ) from error
+    values = trace.values(z.to(torch.float64))
+    expected, found = expected.to(torch.float64).reshape(rows, -1), values[trace.output]
+    if not torch.isfinite(expected).all() or not torch.isfinite(found).all():
+        return  # overflow in the parameters is reported where they are used
+    gap = (expected - found).abs() if expected.shape == found.shape else expected.new_tensor(torch.inf)
+    tolerance = _TOLERANCE.get(example.dtype, _COARSE)
+    bound = torch.maximum(tolerance * expected.abs().max(), 8 * torch.finfo(example.dtype).eps * _size(trace, values))
+    if (gap > bound).any():
+        raise UnsupportedLayerError(
+            f"the traced map of {type(net).__name__} differs from the module by {float(gap.max()):.1e}; its forward "
+            "must not depend on the batch size, on random numbers or on the type of numbers, nor change values in place"
         )
-    slope = _call_slope(node)
-    if slope is None:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
-        raise UnsupportedLayerError(f"the call '{name}' (node '{node.name}') is not supported. Supported: {SUPPORTED}")
-    return [PiecewiseLinear(slope, node.name, _units(stages))]
 
 
-def _module_slope(module: nn.Module) -> float | nn.PReLU | None:
-    if isinstance(module, nn.ReLU):
-        return 0.0
-    if isinstance(module, nn.LeakyReLU):
-        return float(module.negative_slope)
-    if isinstance(module, nn.PReLU):
-        return module
-    if isinstance(module, Abs):
-        return -1.0
-    return None
-
-
-def _call_slope(node: fx.Node) -> float | None:
-    target: Any = node.target
-    if target in ("relu", "relu_", torch.relu, torch.relu_, nn.functional.relu):
-        return 0.0
-    if target in ("abs", "absolute", torch.abs, torch.absolute, operator.abs):
-        return -1.0
-    if target is nn.functional.leaky_relu:
-        return float(node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01))  # type: ignore[arg-type]
-    return None
-
-
-_SMOOTH = (nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Mish, nn.Softmax)
-
-
-def _remedy(module: nn.Module) -> str:
-    if isinstance(module, _SMOOTH):
-        return "a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Abs). "
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return "fold it into the Linear layer before it (torch.nn.utils.fusion.fuse_linear_bn_eval). "
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "write the convolution as a Linear layer. "
-    return ""
-
-
-def _check_sizes(stages: list[Stage]) -> None:
-    width: int | None = None
-    for stage in stages:
-        if isinstance(stage, PiecewiseLinear):
-            count = stage.slope.numel()
-            if count not in (1, stage.units):
-                raise ParameterError(f"layer '{stage.path}' has {count} slopes for {stage.units} units")
-            continue
-        if width is not None and stage.in_features != width:
-            raise UnsupportedLayerError(
-                f"layer '{stage.path}' takes {stage.in_features} features, but the layer before it gives {width}"
-            )
-        width = stage.out_features
+def _size(trace: Trace, values: list[Tensor]) -> Tensor:
+    """The size of the terms that the outputs are sums of, to judge their rounding errors by."""
+    sizes = [values[0].abs()]
+    for step in trace.steps[1:]:
+        taken = [sizes[index] for index in step.inputs]
+        if isinstance(step, AffineStep):
+            sizes.append(step.magnitude(*taken) + step.bias.abs())
+        elif isinstance(step, KinkStep):
+            code = step.code(values[step.inputs[0]])
+            sizes.append(taken[0] * step.slopes(code).abs() + step.offsets(code).abs())
+        elif isinstance(step, MaxStep):
+            sizes.append(step.apply(taken[0]))
+    return sizes[trace.output]

@@ -2,93 +2,219 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_rows, as_tensor, check_finite
-from girih.errors import LatentDimensionError, ParameterError, ShapeError
-from girih.gaussian import interval_log_mass
+from girih._options import whole
+from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
 from girih.networks import Jet, Trace, trace
-from girih.partition.line import Line, cell_bounds, cell_origins, interior_points, line_partition
+from girih.partition import domain as domains
+from girih.partition.line_cells import LineCells
+from girih.partition.polytope_cells import PolytopeCells
+from girih.partition.subdivision import expected_cells, subdivide
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import os
 
-MAX_LATENT_DIM = 1
+    from matplotlib.axes import Axes
+    from networkx import Graph
+
+MAX_LATENT_DIM = 3
+MAX_CELLS = 2_000_000
+_CHUNK = 1024
 
 
 def check_latent_dim(latent_dim: int) -> None:
-    """Refuse latent spaces whose partition cannot be enumerated exactly yet."""
+    """Refuse latent spaces whose partition cannot be enumerated."""
     if latent_dim > MAX_LATENT_DIM:
         raise LatentDimensionError(
-            f"the exact partition covers latent dimension S = {MAX_LATENT_DIM} today, and this generator has "
-            f"S = {latent_dim}; use a generator with S = {MAX_LATENT_DIM}, or girih.trace(net).affine(z) for the "
-            "affine map around single latents, which works for any S"
+            f"the exact partition covers latent dimensions S = 1 to {MAX_LATENT_DIM}, and this generator has "
+            f"S = {latent_dim}, where the number of cells explodes; use girih.Partition.slice(net, origin, u, v) for a "
+            "plane through the latent space, girih.partition.walk(net, z) for a cell and its neighbours, or "
+            "girih.trace(net).affine(z) for the affine map around single latents: all work for any S"
         )
 
 
 class Partition:
     r"""The cells on which a generator is affine, `g(z) = A z + b`.
 
-    Exact over the whole latent space: outer cells are unbounded, not cut by a box. Cells are numbered from
-    left to right. S = 1 today.
+    Exact and complete for S = 1, 2, 3: cells over the whole latent space are unbounded, not cut by a box. For
+    S = 1 they are numbered from left to right. The partition is that of the network at the time of the call.
 
     Args:
         net: any module that `girih.trace` supports.
-        domain: `None` for the whole line, or `(low, high)`, either of which may be infinite.
-        prior: the variance of the latent prior for `prior_mass`; 1 by default.
+        domain: `None` for the whole latent space; `(low, high)` for an interval or a box, numbers or `(S,)` each,
+            which may be infinite; or, for S = 2, 3, half-spaces `(H, h)` with `H z <= h`.
+        prior: covariance of the latent prior for `prior_mass`: a variance, or `(S, S)`; the identity by default.
+        max_cells: the largest number of cells to enumerate.
+        progress: whether to show a progress bar on a terminal for large partitions.
 
     Attributes:
         affine: `(A, b)` of every cell, `(R, D, S)` and `(R, D)`.
-        patterns: the sign of every hidden unit, `(R, U)` int8.
-        volume: length of every cell, `(R,)`, infinite for unbounded cells.
+        patterns: the code of every hidden unit, `(R, U)` int8: -1 or +1 for one kink, -1, 0, +1 for two kinks,
+            the position of the largest input for a maximum.
+        volume: length, area or volume of every cell, `(R,)`, infinite for unbounded cells.
+        centroid: `(R, S)`, NaN for unbounded cells.
+        interior: a point inside every cell, `(R, S)`.
         prior_mass: mass of every cell under the prior, `(R,)`.
         neighbors: index pairs of cells that share a facet, `(E, 2)`.
+        separating_units: for each of those pairs the column of `patterns` that changes across the facet, `(E,)`.
 
     Raises:
-        LatentDimensionError: S is larger than the exact method covers.
+        LatentDimensionError: S is larger than 3.
+        CellLimitError: there are more than `max_cells` cells.
+        ShapeError, ParameterError, EmptyDataError: a domain of the wrong shape, or an empty one.
+        NoiseError: a prior that is not symmetric positive definite.
+        NonFiniteError: weights that are not finite.
 
     Source:
-        EM-DGN, section 3.2 and appendix A; edge subdivision follows Berzins (2023).
+        EM-DGN, section 3.2 and appendix A; MAS, section 2; edge subdivision follows Berzins (2023).
 
     Example:
         >>> import girih
-        >>> part = girih.Partition(girih.mlp([1, 8, 2], seed=0))
-        >>> len(part), part.affine[0].shape, round(part.prior_mass.sum().item(), 12)
-        (9, torch.Size([9, 2, 1]), 1.0)
+        >>> part = girih.Partition(girih.mlp([2, 8, 2], activation="relu", seed=0))
+        >>> len(part), part.affine[0].shape, round(part.prior_mass.sum().item(), 10)
+        (37, torch.Size([37, 2, 2]), 1.0)
     """
 
-    def __init__(self, net: nn.Module | Trace, domain: Any = None, prior: float = 1.0) -> None:
+    def __init__(
+        self,
+        net: nn.Module | Trace,
+        domain: Any = None,
+        prior: Any = 1.0,
+        max_cells: int = MAX_CELLS,
+        progress: bool = True,
+    ) -> None:
         self.trace = trace(net)
         check_latent_dim(self.trace.latent_dim)
-        if not (math.isfinite(prior) and prior > 0):
-            raise ParameterError(f"prior must be a positive variance, got {prior}")
-        self.domain = _check_domain(domain)
-        self.prior = float(prior)
-        line = line_partition(self.trace)
-        self._knots, self.patterns = _restrict(line, *self.domain)
-        self._lower, self._upper = cell_bounds(self._knots)
-        self._lower[0], self._upper[-1] = self.domain
+        dim = self.trace.latent_dim
+        self.prior_covariance = _check_prior(prior, dim)
+        max_cells = whole(max_cells, "max_cells")
+        self._cells: LineCells | PolytopeCells
+        if dim == 1:
+            low, high = domains.interval(domain)
+            self._cells = LineCells(self.trace, low, high, max_cells)
+            self.patterns = self._cells.patterns
+        else:
+            halfspaces = domains.halfspaces(domain, dim)
+            self._cells = PolytopeCells(self.trace, subdivide(self.trace, halfspaces, max_cells, progress), halfspaces)
+            self.patterns = torch.as_tensor(self._cells.codes).to(self.trace.device)
 
     def __len__(self) -> int:
         return len(self.patterns)
 
     def __repr__(self) -> str:
-        low, high = self.domain
-        return f"Partition(cells={len(self)}, latent_dim={self.trace.latent_dim}, domain=({low:g}, {high:g}))"
+        if isinstance(self._cells, LineCells):
+            low, high = self.domain
+            return f"Partition(cells={len(self)}, latent_dim=1, domain=({low:g}, {high:g}))"
+        faces = self._cells.halfspaces
+        where = "whole space" if faces is None else f"{len(faces[1])} half-spaces"
+        return f"Partition(cells={len(self)}, latent_dim={self.trace.latent_dim}, domain={where})"
+
+    @staticmethod
+    def estimate(net: nn.Module | Trace) -> int:
+        """A rough guess of the number of cells before enumerating them.
+
+        That of as many hyperplanes in general position as there are kinks, `sum_k binom(U, k)`, k up to S; folds
+        of trained networks make for more cells, and dead units for fewer.
+
+        Example:
+            >>> import girih
+            >>> girih.Partition.estimate(girih.mlp([2, 64, 64, 2]))
+            8257
+        """
+        traced = trace(net)
+        check_latent_dim(traced.latent_dim)
+        return expected_cells(traced)
+
+    @classmethod
+    def slice(
+        cls,
+        net: nn.Module | Trace,
+        origin: Any,
+        u: Any,
+        v: Any,
+        domain: Any = None,
+        *,
+        max_cells: int = MAX_CELLS,
+        progress: bool = True,
+    ) -> Partition:
+        """The cells of a latent space of any dimension that meet the plane `z = origin + a u + b v`.
+
+        A partition in the coordinates (a, b), with the patterns and, composed with the plane, the maps of the cells.
+        For the plane through three latents z1, z2, z3 take `origin=z1, u=z2 - z1, v=z3 - z1`; they then lie at
+        (0, 0), (1, 0) and (0, 1). Masses are those of a standard normal (a, b).
+
+        Args:
+            net: any module that `girih.trace` supports.
+            origin: a point of the plane, `(S,)`.
+            u: the direction of the coordinate a, `(S,)`.
+            v: the direction of b, `(S,)`, not parallel to u.
+            domain: as in `Partition`, in the coordinates (a, b).
+            max_cells: as in `Partition`.
+            progress: as in `Partition`.
+
+        Raises:
+            ShapeError: a vector that does not have S entries.
+            ParameterError: u and v are parallel, or zero.
+
+        Example:
+            >>> import girih, torch
+            >>> net = girih.mlp([16, 32, 100], seed=0)
+            >>> eye = torch.eye(16, dtype=torch.float64)
+            >>> part = girih.Partition.slice(net, torch.zeros(16), eye[0], eye[1])
+            >>> part.trace.latent_dim, len(part) > 100
+            (2, True)
+        """
+        traced = trace(net)
+        vectors = []
+        for value, name in ((origin, "origin"), (u, "u"), (v, "v")):
+            vector = as_tensor(value, name, traced.device).detach()
+            if vector.shape != (traced.latent_dim,):
+                raise ShapeError(
+                    f"{name} must have the S = {traced.latent_dim} entries of a latent, got shape {tuple(vector.shape)}"
+                )
+            check_finite(vector[None], name)
+            vectors.append(vector)
+        basis = torch.stack(vectors[1:], 1)
+        spread = torch.linalg.svdvals(basis / basis.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny))
+        if spread[1] < 1e-10:
+            raise ParameterError("u and v must span a plane, but they are parallel or zero; choose other directions")
+        return cls(traced.restrict(vectors[0], basis), domain, max_cells=max_cells, progress=progress)
+
+    @property
+    def latent_dim(self) -> int:
+        """The latent dimension S."""
+        return self.trace.latent_dim
+
+    @property
+    def domain(self) -> Any:
+        """`(low, high)` for S = 1; else the half-spaces `(H, h)`, or `None` for the whole latent space."""
+        return self._cells.domain if isinstance(self._cells, LineCells) else self._cells.halfspaces
+
+    @property
+    def prior(self) -> float:
+        """The variance of the prior, where it is the same in all directions."""
+        variance = self.prior_covariance[0, 0]
+        if not torch.equal(self.prior_covariance, variance * torch.eye(self.latent_dim, dtype=torch.float64)):
+            raise ParameterError("this prior has no single variance; read prior_covariance")
+        return float(variance)
 
     @property
     def affine(self) -> tuple[Tensor, Tensor]:
         """`A (R, D, S)` and `b (R, D)` of every cell; differentiable in the parameters of the network."""
-        return self.trace.maps(self.patterns)
+        if len(self) <= _CHUNK:
+            return self.trace.maps(self.patterns)
+        parts = [self.trace.maps(part) for part in self.patterns.split(_CHUNK)]  # all layers of a part stay in cache
+        return torch.cat([A for A, _ in parts]), torch.cat([b for _, b in parts])
 
     @property
     def origins(self) -> Tensor:
         """A point of each cell about which maps are well conditioned, `(R, S)`."""
-        return cell_origins(self._knots)[:, None]
+        return self._cells.origins
 
     def hidden_jet(self) -> Jet:
         """The map from z to the last hidden features on each cell, about `origins`."""
@@ -97,88 +223,140 @@ class Partition:
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Lower and upper end of each cell (S = 1), `(R,)` and `(R,)`."""
-        return self._lower, self._upper
+        return self._line.lower, self._line.upper
 
     @property
     def breakpoints(self) -> Tensor:
         """The R - 1 points at which cells meet (S = 1), increasing."""
-        return self._knots
+        return self._line.knots
+
+    @property
+    def _line(self) -> LineCells:
+        if not isinstance(self._cells, LineCells):
+            raise LatentDimensionError(
+                f"only a partition with S = 1 has breakpoints and bounds, and this one has S = {self.latent_dim}; "
+                "use vertices(i), rays(i) and halfspaces(i)"
+            )
+        return self._cells
 
     @property
     def volume(self) -> Tensor:
-        """Length of every cell, `(R,)`; infinite for unbounded cells."""
-        return self._upper - self._lower
+        """Length, area or volume of every cell, `(R,)`; infinite for unbounded cells."""
+        return self._cells.volume
+
+    @property
+    def centroid(self) -> Tensor:
+        """The centroid of every cell, `(R, S)`; NaN for unbounded cells."""
+        return self._cells.centroid
+
+    @property
+    def interior(self) -> Tensor:
+        """A point inside every cell, `(R, S)`."""
+        return self._cells.interior
 
     @property
     def log_prior_mass(self) -> Tensor:
-        """Natural log of `prior_mass`, `(R,)`, accurate for cells far in the tails."""
-        deviation = math.sqrt(self.prior)
-        return interval_log_mass(self._lower / deviation, self._upper / deviation)
+        """Natural log of `prior_mass`, `(R,)`, accurate for cells far in the tails; for S = 3 much slower than that."""
+        return self._cells.log_prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
 
     @property
     def prior_mass(self) -> Tensor:
-        """Mass of every cell under the prior `N(0, prior)`, `(R,)`."""
-        return self.log_prior_mass.exp()
+        """Mass of every cell under the prior `N(0, prior)`, `(R,)`; for S = 3 to an absolute error of about 1e-14."""
+        return self._cells.prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
 
     @property
     def neighbors(self) -> Tensor:
         """Index pairs of cells that share a facet, `(E, 2)`."""
-        index = torch.arange(len(self))
-        return torch.stack((index[:-1], index[1:]), 1)
+        return self._cells.neighbors
+
+    @property
+    def separating_units(self) -> Tensor:
+        """For each pair of `neighbors` the column of `patterns` that changes across their facet, `(E,)`."""
+        return self._cells.separating_units
 
     def locate(self, z: Any) -> Tensor:
-        """The index of the cell that holds each z, `(N,)`; -1 outside the domain. Breakpoints go to the left cell."""
-        rows = as_rows(
-            z, "z", self.trace.latent_dim, "the latent dimension S", allow_empty=True, device=self._knots.device
-        )[:, 0].contiguous()
-        index = torch.searchsorted(self._knots, rows)
-        low, high = self.domain
-        return torch.where((rows >= low) & (rows <= high), index, -1)
+        """The index of the cell that holds each z, `(N,)`; -1 outside the domain.
+
+        A point on a face belongs to the cell where the unit of that face is negative.
+        """
+        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self.patterns.device)
+        return self._cells.locate(rows.detach())
+
+    def touching(self, z: Any) -> list[int]:
+        """The indices of all cells whose closure holds the point z `(S,)`: several on a face, none outside the domain.
+
+        Example:
+            >>> import girih
+            >>> part = girih.Partition(girih.mlp([2, 8, 2], seed=0))
+            >>> i = int(part.locate([[0.0, 0.0]])[0])
+            >>> corner = part.vertices(i)[0]
+            >>> i in part.touching(corner), len(part.touching(corner))
+            (True, 4)
+        """
+        point = as_rows(z, "z", self.latent_dim, "the latent dimension S")
+        if len(point) != 1:
+            raise ShapeError(f"touching takes one point of shape ({self.latent_dim},), got {len(point)} rows")
+        return self._cells.touching(point[0].detach().cpu().numpy())
+
+    def neighbors_of(self, i: int) -> list[int]:
+        """The indices of the cells that share a facet with cell i."""
+        return self._cells.neighbours_of(self._index(i))
 
     def vertices(self, i: int) -> Tensor:
-        """The vertices of cell i, `(V, S)`: its finite ends."""
-        i = self._index(i)
-        ends = torch.stack((self._lower[i], self._upper[i]))
-        return ends[torch.isfinite(ends)][:, None]
+        """The vertices of cell i, `(V, S)`: counter-clockwise for S = 2; its finite ends for S = 1.
+
+        Cell i is the convex hull of its vertices plus the cone of its `rays`.
+        """
+        return self._cells.cell_points(self._index(i))[0]
+
+    def rays(self, i: int) -> Tensor:
+        """The unit directions of the unbounded edges of cell i, `(K, S)`; none for a bounded cell."""
+        return self._cells.cell_points(self._index(i))[1]
 
     def halfspaces(self, i: int) -> tuple[Tensor, Tensor]:
-        """The irredundant half-spaces of cell i: `H (F, S)` and `h (F,)` with `H z <= h`."""
-        i = self._index(i)
-        ends = torch.stack((-self._lower[i], self._upper[i]))
-        finite = torch.isfinite(ends)
-        normals = ends.new_tensor([[-1.0], [1.0]])
-        return normals[finite], ends[finite]
+        """The irredundant half-spaces of cell i: unit normals `H (F, S)` and `h (F,)` with `H z <= h`."""
+        return self._cells.cell_halfspaces(self._index(i))
 
     def _index(self, i: int) -> int:
         if not -len(self) <= i < len(self):
             raise ParameterError(f"cell index {i} is out of range for {len(self)} cells")
-        return i % len(self)
+        return int(i) % len(self)
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the generator's output against z with the cell limits; returns the matplotlib axes."""
-        from girih.plots.partition import plot_line_partition
+        """Draw the partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells."""
+        if self.latent_dim == 1:
+            from girih.plots.partition import plot_line_partition
 
-        return plot_line_partition(self, ax=ax, **options)
+            return plot_line_partition(self, ax=ax, **options)
+        from girih.plots.cells import plot_cells
 
+        return plot_cells(self, ax=ax, **options)
 
-def _check_domain(domain: Any) -> tuple[float, float]:
-    if domain is None:
-        return (-math.inf, math.inf)
-    ends = as_tensor(domain, "domain")
-    if ends.numel() != 2:
-        raise ShapeError(f"domain must be (low, high) for S = 1, got shape {tuple(ends.shape)}")
-    check_finite(torch.where(torch.isinf(ends), 0.0, ends), "domain")
-    low, high = ends.reshape(-1).tolist()
-    if not low < high:
-        raise ParameterError(f"domain must have low < high, got ({low}, {high})")
-    return low, high
+    def graph(self) -> Graph:
+        """The dual graph for NetworkX: a node for each cell, an edge for each shared facet. See `cell_graph`."""
+        from girih.partition.export import cell_graph
 
+        return cell_graph(self)
 
-def _restrict(line: Line, low: float, high: float) -> tuple[Tensor, Tensor]:
-    inside = (line.knots > low) & (line.knots < high)
-    knots = line.knots[inside]
-    first = int((line.knots <= low).sum())
-    return knots, line.patterns[first : first + len(knots) + 1]
+    def save_mesh(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the image of the cells as a triangle mesh (S = 2, D = 3). See `write_mesh`."""
+        from girih.partition.export import write_mesh
+
+        write_mesh(self, path, **options)
 
 
-__all__ = ["MAX_LATENT_DIM", "Partition", "check_latent_dim", "interior_points"]
+def _check_prior(prior: Any, dim: int) -> Tensor:
+    covariance = as_tensor(prior, "prior").detach().cpu()
+    if covariance.ndim == 0 or (covariance.numel() == 1 and dim != 1):
+        variance = float(covariance)
+        if not (0.0 < variance < float("inf")):
+            raise ParameterError(f"prior must be a positive variance, got {variance}")
+        return variance * torch.eye(dim, dtype=torch.float64)
+    if covariance.numel() == 1:
+        return _check_prior(float(covariance), dim)
+    if covariance.shape != (dim, dim):
+        raise ShapeError(f"prior must be a variance or of shape ({dim}, {dim}), got {tuple(covariance.shape)}")
+    check_finite(covariance, "prior")
+    if not torch.allclose(covariance, covariance.mT) or int(torch.linalg.cholesky_ex(covariance).info):
+        raise NoiseError("prior must be symmetric positive definite; check its eigenvalues")
+    return covariance

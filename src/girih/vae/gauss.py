@@ -14,8 +14,8 @@ from girih._arrays import as_rows, check_finite
 from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError
 from girih.inference import DGN, DGNDistribution
+from girih.inference.limits import check_latent_dim
 from girih.networks import trace
-from girih.partition import check_latent_dim
 from girih.training import ExactRecorder, TrainingRun, fit_gradient
 from girih.vae.encoder import check_encoded, check_encoder, check_float64, mirrored_widths, mlp_encoder
 from girih.vae.gaussians import divergence_from_prior, draw, gaussian_nll

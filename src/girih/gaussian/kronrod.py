@@ -1,0 +1,102 @@
+r"""Adaptive Gauss-Kronrod integration of many log-concave functions at once, in log space.
+
+A *panel* is an interval of integration; panels that belong to one owner add up to its integral. Each panel is
+integrated by the 31 Kronrod nodes, and by the 15 Gauss nodes among them. Where the two differ by more than 1e-9 of
+the owner's integral, the panel is cut in two. The Kronrod rule is exact to degree 46 and the Gauss rule to
+degree 29, so on an analytic integrand an accepted panel's own error is near 1e-9 to the power 1.5, below 1e-13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LOG_TOLERANCE = math.log(1e-9)
+_ROUNDS = 64
+_PANELS = 64
+
+# Nodes and weights of the rule on [-1, 1] for nodes >= 0; every second node, from 0 on, is a Gauss node.
+_HALF_RULE = np.array(
+    [
+        [0.0, 0.10133000701479154902, 0.20257824192556127288],
+        [0.10114206691871749903, 0.10076984552387559504, 0.0],
+        [0.2011940939974345223, 0.099173598721791959332, 0.19843148532711157646],
+        [0.29918000715316881217, 0.096642726983623678505, 0.0],
+        [0.3941513470775633699, 0.093126598170825321225, 0.18616100001556221103],
+        [0.48508186364023968069, 0.088564443056211770647, 0.0],
+        [0.57097217260853884754, 0.083080502823133021038, 0.16626920581699393355],
+        [0.65099674129741697053, 0.076849680757720378894, 0.0],
+        [0.72441773136017004742, 0.06985412131872825871, 0.13957067792615431445],
+        [0.79041850144246593297, 0.062009567800670640285, 0.0],
+        [0.8482065834104272162, 0.053481524690928087265, 0.10715922046717193501],
+        [0.89726453234408190088, 0.044589751324764876608, 0.0],
+        [0.93727339240070590431, 0.035346360791375846222, 0.070366047488108124709],
+        [0.96773907567913913426, 0.025460847326715320187, 0.0],
+        [0.98799251802048542849, 0.015007947329316122538, 0.030753241996117268355],
+        [0.99800229869339706029, 0.0053774798729233489878, 0.0],
+    ]
+)
+_RULE = torch.as_tensor(np.concatenate((_HALF_RULE[:0:-1] * [-1.0, 1.0, 1.0], _HALF_RULE)))
+NODES, WEIGHTS, _GAUSS = _RULE[:, 0].clone(), _RULE[:, 1].clone(), _RULE[:, 2].clone()
+_BOTH = torch.stack((WEIGHTS, _GAUSS), 1)
+
+
+class Accepted(NamedTuple):
+    """Panels on which an integrand is resolved: `m` of them, in no order."""
+
+    panel: Tensor  # (m,) the panel, of those given, that this one is part of
+    middle: Tensor  # (m,)
+    half: Tensor  # (m,) half the width
+
+
+def log_sum(values: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Logarithm of the sum of `exp(values)` of each owner, `(count,)`; -inf where there are none."""
+    peak = values.new_full((count,), -torch.inf).scatter_reduce_(0, owner, values, "amax")
+    safe = peak.clamp(min=torch.finfo(values.dtype).min)
+    total = values.new_zeros(count).index_add_(0, owner, (values - safe[owner]).exp())
+    return safe + total.log()
+
+
+def integrate(
+    lower: Tensor, upper: Tensor, owner: Tensor, count: int, log_f: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Accepted]:
+    """Log-integrals `(count,)` of `exp(log_f)` over the panels of each owner, and the panels that were accepted.
+
+    Args:
+        lower: lower ends of the panels, `(m,)`.
+        upper: upper ends, finite.
+        owner: `(m,)`, values in `[0, count)`.
+        count: the number of owners.
+        log_f: called with the indices `(k,)` of panels and with points `(k, 31)` inside them.
+    """
+    panel = torch.arange(len(owner), device=owner.device)
+    middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
+    most = torch.bincount(owner, minlength=count) + _PANELS
+    done: list[tuple[Tensor, Tensor, Tensor]] = []
+    log_done = lower.new_full((count,), -torch.inf)
+    for turn in range(_ROUNDS):
+        values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], NODES))
+        peak = values.amax(1).clamp(min=torch.finfo(values.dtype).min)
+        kronrod, gauss = ((values - peak[:, None]).exp() @ _BOTH).unbind(1)
+        scale = peak + half.log()
+        log_panel = scale + kronrod.log()
+        total = torch.logaddexp(log_done, log_sum(log_panel, owner[panel], count))
+        coarse = scale + (kronrod - gauss).abs().log() > _LOG_TOLERANCE + total[owner[panel]]
+        coarse &= half > 1e-15 * middle.abs()
+        # an analytic integrand never needs so many panels at once: what is left is rounding noise
+        coarse &= torch.bincount(owner[panel[coarse]], minlength=count)[owner[panel]] <= most[owner[panel]]
+        if turn == _ROUNDS - 1:
+            coarse[:] = False
+        fine = ~coarse
+        done.append((panel[fine], middle[fine], half[fine]))
+        log_done = torch.logaddexp(log_done, log_sum(log_panel[fine], owner[panel[fine]], count))
+        if not coarse.any():
+            break
+        panel, middle, half = panel[coarse].repeat(2), middle[coarse], 0.5 * half[coarse]
+        middle, half = torch.cat((middle - half, middle + half)), half.repeat(2)
+    return log_done, Accepted(*(torch.cat(parts) for parts in zip(*done, strict=True)))

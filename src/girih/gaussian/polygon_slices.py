@@ -1,0 +1,160 @@
+r"""Log-mass and moments of the standard normal over polygons by slices: nothing cancels, however small the mass.
+
+Let `c` be the polygon's point nearest to the origin (its *anchor*), `d = c/|c|`, and write `x = c + t d + u e` with
+`e` normal to `d`. Then `|x|^2 = |c|^2 + 2 |c| t + t^2 + u^2`, and
+
+    log P = -|c|^2 / 2 - log(2 pi) / 2 + log int exp(-|c| t - t^2 / 2) P(l(t) < u < r(t)) dt
+
+with `l`, `r` affine between the levels of vertices. All is positive, and the integrand is log-concave (Prekopa), so
+adaptive panels find its peak, and `levels` says where the range may end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from girih.gaussian.edges import Edges
+from girih.gaussian.interval import interval_log_mass, interval_moments
+from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
+from girih.gaussian.levels import level_panels
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Frame(NamedTuple):
+    """Where slices are taken: anchor, distance of the anchor and directions of levels and of slices."""
+
+    anchor: Tensor  # (n, 2)
+    height: Tensor  # (n,)
+    up: Tensor  # (n, 2)
+    side: Tensor  # (n, 2)
+
+
+class Slices(NamedTuple):
+    """Panels of levels and the two lines that bound the slices of each."""
+
+    owner: Tensor  # (m,)
+    lower: Tensor  # (m,)
+    upper: Tensor  # (m,)
+    left: Tensor  # (m, 3): u = left[0] + left[2] (t - left[1])
+    right: Tensor  # (m, 3)
+
+
+def find_frame(tail: Tensor, head: Tensor, edges: Edges) -> Frame:
+    """Anchors of polygons whose edges run between `tail` and `head` `(n, K, 3)`."""
+    length = torch.where(edges.real, edges.end - edges.start, 0.0)
+    trusted = edges.real & (length > 1e-9 * length.amax(-1, keepdim=True).clamp(max=1.0))
+    inside = ((edges.distance >= 0) | ~trusted).all(-1)
+    nearest = torch.zeros_like(edges.start).clamp(edges.start, edges.end)
+    square = torch.where(edges.real, edges.distance.square() + nearest.square(), torch.inf)
+    rows = torch.arange(len(square), device=square.device)
+    k = square.argmin(-1)
+    foot = edges.distance[rows, k, None] * edges.outward[rows, k]
+    at_tail, at_head = nearest[rows, k] == edges.start[rows, k], nearest[rows, k] == edges.end[rows, k]
+    anchor = torch.where(at_tail[:, None], tail[rows, k, :2], torch.where(at_head[:, None], head[rows, k, :2], foot))
+    height = torch.hypot(anchor[:, 0], anchor[:, 1])
+    outside = ~inside & (height > 0)
+    up = torch.where(outside[:, None], anchor / torch.where(outside, height, 1.0)[:, None], -edges.outward[rows, k])
+    up = torch.where(edges.real.any(-1)[:, None], up, up.new_tensor([1.0, 0.0]))
+    side = torch.stack((-up[:, 1], up[:, 0]), -1)
+    return Frame(torch.where(outside[:, None], anchor, 0.0), torch.where(outside, height, 0.0), up, side)
+
+
+def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
+    """Panels between the levels of the vertices of each polygon, and the lines that bound them."""
+    a, b = _coordinates(tail, edges.tail_finite, frame), _coordinates(head, edges.head_finite, frame)
+    step = torch.where(
+        edges.tail_finite[..., None], torch.where(edges.head_finite[..., None], b - a, b), -a
+    )  # (n, K, 2): level, then side
+    ray = ~(edges.tail_finite & edges.head_finite)
+    step = torch.where(ray[..., None] & (step.abs() < 1e-15 * step.abs().amax(-1, keepdim=True)), 0.0, step)
+
+    vertex = edges.real & edges.tail_finite
+    bounded = ~(edges.real & ray).any(-1) & edges.real.any(-1)
+    owner, lower, upper = level_panels(a[..., 0], vertex, bounded, frame.height)
+
+    # the edges that span a panel: at most one runs up and one runs down
+    middle = 0.5 * (lower + upper)[:, None]
+    a, b, step, real = a[owner], b[owner], step[owner], edges.real[owner]
+    tail_finite, head_finite = edges.tail_finite[owner], edges.head_finite[owner]
+    rise = step[..., 0]
+    first = torch.where(tail_finite, a[..., 0], -torch.inf * rise.sign())
+    last = torch.where(head_finite, b[..., 0], torch.inf * rise.sign())
+    base = torch.where(tail_finite[..., None], a, b)
+    leftmost = real & (rise > 0) & (first <= middle) & (middle <= last)
+    rightmost = real & (rise < 0) & (last <= middle) & (middle <= first)
+    # u >= line for edges that run up: the polygon is on their left, where side increases
+    left, has_left = _line(leftmost, base, step, -torch.inf)
+    right, has_right = _line(rightmost, base, step, torch.inf)
+    outward = step[..., 1] * (middle - base[..., 0]) + rise * base[..., 1]
+    open_slice = ((outward <= 0) | ~real).all(-1)  # asked only of levels that no edge crosses
+    kept = torch.where(bounded[owner], has_left & has_right, has_left | has_right | open_slice)
+    return Slices(*(part[kept] for part in (owner, lower, upper, left, right)))
+
+
+def _coordinates(point: Tensor, finite: Tensor, frame: Frame) -> Tensor:
+    """Level and side of points relative to the anchor; of directions, their components."""
+    y = torch.where(finite[..., None], point[..., :2] - frame.anchor[:, None], point[..., :2])
+    return torch.stack(((y * frame.up[:, None]).sum(-1), (y * frame.side[:, None]).sum(-1)), -1)
+
+
+def _line(spans: Tensor, base: Tensor, step: Tensor, missing: float) -> tuple[Tensor, Tensor]:
+    """The line `(value, level, slope)` of the one edge that spans, a constant infinity where there is none."""
+    rows = torch.arange(len(spans), device=spans.device)
+    k = spans.to(torch.uint8).argmax(-1) if spans.shape[1] else rows
+    found = spans[rows, k]
+    base, step = base[rows, k], step[rows, k]
+    slope = step[:, 1] / torch.where(found, step[:, 0], 1.0)
+    line = torch.stack((base[:, 1], base[:, 0], slope), -1)
+    return torch.where(found[:, None], line, line.new_tensor([missing, 0.0, 0.0])), found
+
+
+def _bounds(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    left, right = slices.left[panel, :, None], slices.right[panel, :, None]
+    lower = torch.addcmul(left[:, 0], left[:, 2], t - left[:, 1])
+    upper = torch.addcmul(right[:, 0], right[:, 2], t - right[:, 1])
+    return lower, torch.maximum(lower, upper)
+
+
+def sliced_log_mass(tail: Tensor, head: Tensor, edges: Edges) -> Tensor:
+    """Log-mass `(n,)` of polygons; -inf for those without area."""
+    frame = find_frame(tail, head, edges)
+    slices = cut(tail, head, edges, frame)
+    height = frame.height[slices.owner]
+
+    def log_f(panel: Tensor, t: Tensor) -> Tensor:
+        return interval_log_mass(*_bounds(slices, panel, t)) - t * (height[panel, None] + 0.5 * t)
+
+    total, _ = integrate(slices.lower, slices.upper, slices.owner, len(frame.height), log_f)
+    return total - 0.5 * frame.height.square() - _HALF_LOG_2PI
+
+
+def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-mass `(n,)`, mean `(n, 2)` and covariance `(n, 2, 2)` of the truncated normal on polygons."""
+    frame = find_frame(tail, head, edges)
+    slices = cut(tail, head, edges, frame)
+    count = len(frame.height)
+    height = frame.height[slices.owner]
+
+    def log_f(panel: Tensor, t: Tensor) -> Tensor:
+        return interval_log_mass(*_bounds(slices, panel, t)) - t * (height[panel, None] + 0.5 * t)
+
+    total, accepted = integrate(slices.lower, slices.upper, slices.owner, count, log_f)
+    owner = slices.owner[accepted.panel]
+    t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
+    line = interval_moments(*_bounds(slices, accepted.panel, t))
+    log_w = line.log_mass - t * (frame.height[owner, None] + 0.5 * t) - total.clamp(min=-1e300)[owner, None]
+    w = log_w.exp() * accepted.half[:, None] * WEIGHTS
+    at = torch.stack((t, line.anchor + line.mean), -1)  # (m, 31, 2)
+    mean = at.new_zeros(count, 2).index_add_(0, owner, (w[..., None] * at).sum(1))
+    off = at - mean[owner, None]
+    spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
+    spread[:, 1, 1] += (w * line.variance).sum(1)
+    local = at.new_zeros(count, 2, 2).index_add_(0, owner, spread)
+    turn = torch.stack((frame.up, frame.side), -1)  # columns: level, side
+    log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
+    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ local @ turn.mT

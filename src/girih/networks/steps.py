@@ -1,0 +1,194 @@
+"""The steps of a traced network: the latent, affine maps, activations with kinks, and maxima.
+
+Features are flat, `(n, size)` float64, whatever their shape in the module.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from girih.networks.operators import Operator
+from girih.networks.sources import Source
+
+
+class Step:
+    """One step of a traced network.
+
+    Attributes:
+        inputs: indices of the earlier steps whose features it takes.
+        size: its number of features.
+        path: the name of the layer in the module.
+    """
+
+    inputs: tuple[int, ...]
+    size: int
+    path: str
+
+    def rewired(self, inputs: Sequence[int]) -> Self:
+        """The same step with other inputs."""
+        step = copy.copy(self)
+        step.inputs = tuple(inputs)
+        return step
+
+
+class LatentStep(Step):
+    """The latent z itself."""
+
+    def __init__(self, size: int) -> None:
+        self.inputs, self.size, self.path = (), size, "the latent"
+
+
+class AffineStep(Step):
+    """An affine map of the features of one or more steps.
+
+    Args:
+        operator: the map, of shaped features.
+        shapes: the shape of each input, without the batch.
+        shape: that of the output.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        inputs: Sequence[int],
+        shapes: Sequence[tuple[int, ...]],
+        shape: tuple[int, ...],
+        path: str,
+    ) -> None:
+        self.operator, self.shapes, self.shape = operator, tuple(shapes), shape
+        self.inputs, self.size, self.path = tuple(inputs), math.prod(shape), path
+
+    def _apply(self, values: Sequence[Tensor], absolute: bool) -> Tensor:
+        shaped = [v.reshape(-1, *shape) for v, shape in zip(values, self.shapes, strict=True)]
+        return self.operator.linear(*shaped, absolute=absolute).reshape(-1, self.size)
+
+    def linear(self, *values: Tensor) -> Tensor:
+        """The map without its bias, `(n, size)`."""
+        return self._apply(values, False)
+
+    def magnitude(self, *values: Tensor) -> Tensor:
+        """The map with every coefficient replaced by its absolute value, without bias, `(n, size)`."""
+        return self._apply(values, True)
+
+    @property
+    def bias(self) -> Tensor:
+        """What is added, `(size,)`; zeros for nothing."""
+        bias = self.operator.bias()
+        if bias is None:
+            return torch.zeros(self.size, dtype=torch.float64, device=self.device)
+        return bias.expand(self.shape).reshape(self.size)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the parameters are; `None` when there are none."""
+        for value in vars(self.operator).values():
+            if isinstance(value, Source):
+                return value.raw.device
+        return None
+
+
+class KinkStep(Step):
+    """An activation with kinks, unit by unit: `h -> slope_k h + offset_k t` between its thresholds.
+
+    ReLU has one threshold, 0, and slopes 0 and 1; Hardtanh has -1 and 1, slopes 0, 1, 0 and offsets -1, 0, 1.
+    `t` is 1 for the activation itself. For other t the thresholds and offsets are multiplied by it, so that
+    `apply` is homogeneous in (h, t); at t = 0 it gives the behaviour far away.
+
+    The code of a unit is -1 or +1 for one threshold, -1, 0 or +1 for two, and 0 to K for K of them; a unit at
+    a threshold counts as below it.
+
+    Args:
+        thresholds: K of them, ascending.
+        pieces: the K + 1 slopes; a source holds one for each unit, or for each channel.
+        offsets: the K + 1 offsets.
+        channel: for slopes by channel, the channel of each unit.
+        module: the nn.PReLU that the slopes are read from, if any.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[float],
+        pieces: Sequence[float | Source],
+        offsets: Sequence[float],
+        source: int,
+        size: int,
+        path: str,
+        channel: Tensor | None = None,
+        module: nn.PReLU | None = None,
+    ) -> None:
+        self.thresholds = tuple(float(threshold) for threshold in thresholds)
+        self.pieces, self.constants, self.channel, self.module = tuple(pieces), tuple(offsets), channel, module
+        self.inputs, self.size, self.path = (source,), size, path
+
+    def _piece(self, code: Tensor) -> Tensor:
+        """The number of the linear piece, 0 to K."""
+        kinks = len(self.thresholds)
+        return (code > 0).long() if kinks == 1 else code.long() + (1 if kinks == 2 else 0)
+
+    def slopes(self, code: Tensor) -> Tensor:
+        """The slope of each unit in cells with these codes, `(..., size)`."""
+        values = [self._slope(piece, code.device) for piece in self.pieces]
+        if len(values) == 2:
+            return torch.where(code > 0, values[1], values[0])
+        table = torch.stack([value.expand(self.size) for value in values])
+        return table[self._piece(code), torch.arange(self.size, device=code.device)]
+
+    def _slope(self, piece: float | Source, device: torch.device) -> Tensor:
+        if not isinstance(piece, Source):
+            return torch.tensor(piece, dtype=torch.float64, device=device)
+        slope = piece.value.flatten()
+        return slope if self.channel is None or slope.numel() == 1 else slope[self.channel.to(slope.device)]
+
+    def offsets(self, code: Tensor) -> Tensor:
+        """The offset of each unit in cells with these codes, `(..., size)`."""
+        table = torch.tensor(self.constants, dtype=torch.float64, device=code.device)
+        return table[self._piece(code)]
+
+    def code(self, h: Tensor, t: float | Tensor = 1.0) -> Tensor:
+        """The code of each unit, int8, in the shape of h `(n, size)`; t is a number or `(n, 1)`."""
+        above = torch.zeros_like(h, dtype=torch.int8)
+        for threshold in self.thresholds:
+            above += (h > threshold * t).to(torch.int8)
+        kinks = len(self.thresholds)
+        if kinks == 1:
+            return 2 * above - 1
+        return above - 1 if kinks == 2 else above
+
+    def apply(self, h: Tensor, t: float | Tensor = 1.0) -> Tensor:
+        """The activation, homogeneous in (h, t), `(n, size)`."""
+        code = self.code(h, t)
+        value = self.slopes(code) * h
+        return value + self.offsets(code) * t if any(self.constants) else value
+
+
+class MaxStep(Step):
+    """The maximum over a window of features, for each output.
+
+    The code of an output is the place in its window of the first maximum.
+
+    Args:
+        windows: `(size, m)`, the input features of each window.
+    """
+
+    def __init__(self, windows: Tensor, source: int, path: str) -> None:
+        self.windows = windows
+        self.inputs, self.size, self.path = (source,), len(windows), path
+
+    def code(self, h: Tensor) -> Tensor:
+        """The place of the first maximum in each window, `(n, size)` int8."""
+        return h[:, self.windows.to(h.device)].argmax(2).to(torch.int8)
+
+    def chosen(self, code: Tensor) -> Tensor:
+        """The input feature that is the maximum, `(n, size)`, in cells with these codes."""
+        windows = self.windows.to(code.device)
+        return windows.expand(len(code), -1, -1).gather(2, code.long()[:, :, None])[:, :, 0]
+
+    def apply(self, h: Tensor) -> Tensor:
+        """The maxima, `(n, size)`."""
+        return h[:, self.windows.to(h.device)].amax(2)

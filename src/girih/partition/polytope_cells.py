@@ -1,0 +1,315 @@
+"""The cells of a two- or three-dimensional latent space: everything that follows from the complex."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.networks.steps import MaxStep
+from girih.networks.trace import Trace
+from girih.partition.growing import Array
+from girih.partition.lookup import Lookup
+from girih.partition.polygons import boundary, interior_points, log_masses, masses, piece_vertices, volumes
+from girih.partition.polytopes import DOMAIN, FAKE, IDEAL
+from girih.partition.subdivision import Cut, Subdivision
+
+_TOUCHES = 1e-9
+
+
+class PolytopeCells:
+    """Cells as one or several pieces of a complex.
+
+    Args:
+        trace: the generator.
+        subdivision: from `subdivide`.
+        halfspaces: of the domain, `H z <= h`, or `None` for the whole latent space.
+    """
+
+    def __init__(self, trace: Trace, subdivision: Subdivision, halfspaces: tuple[Array, Array] | None) -> None:
+        self.trace, self.cuts = trace, subdivision.cuts
+        self.complex, self.halfspaces = subdivision.complex, halfspaces
+        codes = subdivision.codes
+        self.several = subdivision.several
+        if self.several:
+            codes, self.cell_of_piece = np.unique(codes, axis=0, return_inverse=True)
+            self.cell_of_piece = self.cell_of_piece.reshape(-1)
+        else:
+            self.cell_of_piece = np.arange(len(codes))
+        self.codes = codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    # Pieces
+
+    @cached_property
+    def _vertices(self) -> tuple[Array, Array]:
+        return piece_vertices(self.complex)
+
+    @cached_property
+    def inside(self) -> Array:
+        """A point inside every piece, `(P, S)`."""
+        return interior_points(self.complex, *self._vertices)
+
+    @cached_property
+    def sides(self) -> Array:
+        """The one or two pieces of every facet, `(F, 2)`; -1 for none."""
+        facets, owner = self.complex.levels[self.complex.dim].lists(np.arange(self.complex.count))
+        order = np.argsort(facets, kind="stable")
+        facets, owner = facets[order], owner[order]
+        first = np.concatenate(([True], facets[1:] != facets[:-1]))
+        out = np.full((len(self.complex.label), 2), -1)
+        out[facets[first], 0] = owner[first]
+        out[facets[~first], 1] = owner[~first]
+        return out
+
+    @cached_property
+    def _pieces(self) -> tuple[Array, Array]:
+        """Pieces sorted by cell, and where each cell's begin."""
+        return np.argsort(self.cell_of_piece, kind="stable"), np.searchsorted(
+            np.sort(self.cell_of_piece), np.arange(len(self) + 1)
+        )
+
+    def pieces(self, i: int) -> Array:
+        """The pieces of cell i."""
+        order, start = self._pieces
+        return order[start[i] : start[i + 1]]
+
+    def _sum(self, values: Array) -> Array:
+        return np.bincount(self.cell_of_piece, values, minlength=len(self))
+
+    # Cells
+
+    @cached_property
+    def _volumes(self) -> tuple[Array, Array]:
+        volume, centroid = volumes(self.complex, self.inside, boundary(self.complex, self.inside))
+        if not self.several:
+            return volume, centroid
+        total, out = self._sum(volume), np.full((len(self), self.complex.dim), np.nan)
+        share = np.where(np.isfinite(volume), volume, 0.0)
+        finite = np.isfinite(total) & (total > 0)
+        for axis in range(out.shape[1]):
+            out[finite, axis] = self._sum(share * np.nan_to_num(centroid[:, axis]))[finite] / total[finite]
+        return total, out
+
+    @property
+    def volume(self) -> Tensor:
+        """Area or volume of every cell, infinite for unbounded ones."""
+        return torch.as_tensor(self._volumes[0])
+
+    @property
+    def centroid(self) -> Tensor:
+        """Centroid of every cell, NaN for unbounded ones."""
+        return torch.as_tensor(self._volumes[1])
+
+    def prior_mass(self, factor: Array) -> Tensor:
+        """Mass of every cell under `N(0, L L^T)`."""
+        return torch.as_tensor(self._sum(masses(self.complex, self.inside, factor)))
+
+    def log_prior_mass(self, factor: Array) -> Tensor:
+        """Log mass of every cell under `N(0, L L^T)`."""
+        pieces = log_masses(self.complex, self.inside, factor)
+        if not self.several:
+            return torch.as_tensor(pieces)
+        out = np.full(len(self), -np.inf)
+        np.logaddexp.at(out, self.cell_of_piece, pieces)
+        return torch.as_tensor(out)
+
+    @cached_property
+    def interior(self) -> Tensor:
+        """A point inside every cell, `(R, S)`."""
+        return torch.as_tensor(self.inside[self._pieces[0][self._pieces[1][:-1]]])
+
+    @cached_property
+    def origins(self) -> Tensor:
+        """The vertex of every cell that is nearest to 0, or 0 where the cell holds it, `(R, S)`."""
+        vertices, owner = self._vertices
+        points = self.complex.points[vertices]
+        distance = np.where(points[:, -1] > 0, np.linalg.norm(points[:, :-1], axis=1), np.inf)
+        cell = self.cell_of_piece[owner]
+        order = np.lexsort((distance, cell))
+        first = np.searchsorted(cell[order], np.arange(len(self)))
+        out = points[order[first], :-1].copy()
+        home = int(self.locate(torch.zeros(1, out.shape[1], dtype=torch.float64))[0])
+        if home >= 0:
+            out[home] = 0.0
+        return torch.as_tensor(out)
+
+    @cached_property
+    def _adjacency(self) -> tuple[Array, Array]:
+        """Neighbouring cells, lower number first, and the facet label between them; sorted, each pair once."""
+        inner = (self.sides[:, 1] >= 0) & (self.complex.label.data != IDEAL)
+        pairs = np.sort(self.cell_of_piece[self.sides[inner]], 1)
+        label = self.complex.label.data[inner]
+        apart = pairs[:, 0] != pairs[:, 1]
+        pairs, label = pairs[apart], label[apart]
+        if not len(pairs):
+            return np.empty((0, 2), np.int64), label
+        _, first = np.unique(pairs[:, 0] * len(self) + pairs[:, 1], return_index=True)
+        return pairs[first], label[first]
+
+    @property
+    def neighbors(self) -> Tensor:
+        """Index pairs of cells that share a facet, `(E, 2)`."""
+        return torch.as_tensor(self._adjacency[0])
+
+    @property
+    def separating_units(self) -> Tensor:
+        """For each pair of neighbours the column of `patterns` that tells them apart, `(E,)`."""
+        column = np.array([cut.column for cut in self.cuts], np.int64)
+        return torch.as_tensor(column[self._adjacency[1]])
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self.codes)
+
+    def _room(self, points: Array) -> Array:
+        """How far points are inside the domain, `(N,)`; negative outside."""
+        if self.halfspaces is None:
+            return np.full(len(points), np.inf)
+        H, h = self.halfspaces
+        return ((h - points @ H.T) / np.linalg.norm(H, axis=1)).min(1)
+
+    def locate(self, z: Tensor) -> Tensor:
+        """The cell of each z, -1 outside the domain."""
+        rows = z.cpu()
+        index = self._lookup.find(self.trace.pattern(rows).cpu().numpy())
+        known = self._room(rows.numpy()) >= 0.0
+        for row in np.flatnonzero(known & (index < 0)):  # on a face, where the pattern is that of no cell
+            index[row] = self._nearest(rows[row].numpy())
+        return torch.as_tensor(np.where(known, index, -1))
+
+    def _nearest(self, point: Array) -> int:
+        """The cell of a point on a face: that of the nearest point that is inside one."""
+        directions = np.random.default_rng(0).normal(size=(64, len(point)))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        for size in np.logspace(-14, -6, 17):
+            around = point + size * (1.0 + np.abs(point).max()) * directions
+            around = around[self._room(around) >= 0.0]
+            found = self._lookup.find(self.trace.pattern(torch.as_tensor(around)).cpu().numpy())
+            if (found >= 0).any():
+                return int(found[found >= 0][0])
+        return -1
+
+    def touching(self, point: Array) -> list[int]:
+        """All cells whose closure holds a point, by walking over the faces that do."""
+        room = _TOUCHES * (1.0 + np.abs(point).max())
+        if self._room(point[None])[0] < -room:
+            return []
+        first = int(self.locate(torch.as_tensor(point)[None])[0])
+        first = self._nearest(point) if first < 0 else first
+        found, queue = {first}, [first]
+        while queue:
+            for j in self.neighbours_of(queue.pop()):
+                if j not in found:
+                    H, h = (part.numpy() for part in self.cell_halfspaces(j))
+                    if (H @ point <= h + room).all():
+                        found.add(j)
+                        queue.append(j)
+        return sorted(found)
+
+    @cached_property
+    def _graph(self) -> tuple[Array, Array]:
+        pairs = self._adjacency[0]
+        both = np.concatenate((pairs, pairs[:, ::-1]))
+        both = both[np.argsort(both[:, 0], kind="stable")]
+        return both[:, 1], np.searchsorted(both[:, 0], np.arange(len(self) + 1))
+
+    def neighbours_of(self, i: int) -> list[int]:
+        """The cells that share a facet with cell i."""
+        other, start = self._graph
+        return [int(j) for j in other[start[i] : start[i + 1]]]
+
+    # One cell
+
+    def cell_halfspaces(self, i: int) -> tuple[Tensor, Tensor]:
+        """The irredundant half-spaces of cell i, unit normals: `H z <= h`."""
+        pieces = self.pieces(i)
+        facets, owner = self.complex.levels[self.complex.dim].lists(pieces)
+        label = self.complex.label.data[facets]
+        other = self.sides[facets]
+        beyond = np.where(other[:, 0] == pieces[owner], other[:, 1], other[:, 0])
+        across = np.where(beyond >= 0, self.cell_of_piece[beyond], -1)
+        outer = (label != IDEAL) & (across != i)
+        # one half-space for each neighbour, or for each face of the domain: cells are convex
+        keys, first = np.unique(np.where(across >= 0, across, label)[outer], return_index=True)
+        label = label[outer][first]
+        rows = [self._halfspace(i, int(j), int(k)) for j, k in zip(keys, label, strict=True)]
+        dim = self.complex.dim
+        H = np.array([row[:dim] for row in rows]).reshape(-1, dim)
+        h = np.array([row[dim] for row in rows])
+        size = np.linalg.norm(H, axis=1)
+        return torch.as_tensor(H / size[:, None]), torch.as_tensor(h / size)
+
+    def _halfspace(self, i: int, neighbour: int, label: int) -> Array:
+        """The half-space of cell i that ends at a neighbour, as (normal, offset), from the weights of the network."""
+        if label <= DOMAIN:
+            assert self.halfspaces is not None
+            H, h = self.halfspaces
+            return np.append(H[DOMAIN - label], h[DOMAIN - label])
+        assert label != FAKE
+        cut = self.cuts[label]
+        value, slope = self._source(i, cut)
+        step, column = self.trace.steps[cut.step], cut.column
+        mine, theirs = int(self.codes[i, column]), int(self.codes[neighbour, column])
+        if isinstance(step, MaxStep):
+            window = step.windows[cut.unit]
+            a, b = window[mine], window[theirs]  # mine >= theirs inside
+            return np.append(slope[b] - slope[a], value[a] - value[b])
+        sign = 1.0 if mine < theirs else -1.0
+        return np.append(sign * slope[cut.unit], sign * (cut.threshold - value[cut.unit]))
+
+    def _source(self, i: int, cut: Cut) -> tuple[Array, Array]:
+        """The affine map `value + slope z` that the unit of a cut reads, on cell i."""
+        if getattr(self, "_jets_of", None) != i:
+            code = torch.as_tensor(self.codes[i : i + 1])
+            with torch.no_grad():
+                jets = self.trace.step_jets(code, torch.zeros(1, self.complex.dim, dtype=torch.float64))
+            self._jets = [(jet.value[0].cpu().numpy(), jet.slope[0].cpu().numpy()) for jet in jets]
+            self._jets_of = i
+        return self._jets[self.trace.steps[cut.step].inputs[0]]
+
+    def cell_points(self, i: int) -> tuple[Tensor, Tensor]:
+        """The vertices `(V, S)` and extreme rays `(K, S)` of cell i; of a line in the cell, both directions."""
+        vertices, owner = self._vertices
+        pieces = self.pieces(i)
+        start = np.searchsorted(owner, pieces)
+        stop = np.searchsorted(owner, pieces, side="right")
+        ids = np.unique(np.concatenate([vertices[a:b] for a, b in zip(start, stop, strict=True)]))
+        points = self.complex.points[ids]
+        finite = points[:, -1] > 0
+        spots, rays = points[finite, :-1], points[~finite, :-1]
+        if self.several:
+            spots, rays = self._extreme(i, spots, rays)
+        elif self.complex.dim == 2 and len(spots) > 2:
+            around = spots - spots.mean(0)
+            spots = spots[np.argsort(np.arctan2(around[:, 1], around[:, 0]), kind="stable")]
+        return torch.as_tensor(spots), torch.as_tensor(rays)
+
+    def _extreme(self, i: int, spots: Array, rays: Array) -> tuple[Array, Array]:
+        """The vertices and rays of a cell among those of its pieces."""
+        H, h = (part.numpy() for part in self.cell_halfspaces(i))
+        dim = self.complex.dim
+        rank = int(np.linalg.matrix_rank(H, tol=1e-9)) if len(H) else 0
+        lines = np.linalg.svd(H)[2][rank:] if len(H) else np.eye(dim)
+        room = _TOUCHES * (1.0 + np.abs(h))
+        span = np.eye(dim) - lines.T @ lines
+        keep: list[Array] = []
+        for spot in spots @ span:
+            active = np.abs(H @ spot - h) <= room + _TOUCHES * np.abs(spot).max(initial=0.0)
+            full = (np.linalg.matrix_rank(H[active], tol=1e-9) if active.any() else 0) == rank
+            if full and not any(np.allclose(spot, other, rtol=1e-9, atol=1e-12) for other in keep):
+                keep.append(spot)
+        out = [*lines, *-lines]
+        for ray in rays @ span:
+            size = np.linalg.norm(ray)
+            if size < 1e-9 or (H @ ray > _TOUCHES * size).any():
+                continue
+            active = np.abs(H @ ray) <= _TOUCHES * size
+            extreme = (np.linalg.matrix_rank(H[active], tol=1e-9) if active.any() else 0) >= rank - 1
+            if extreme and not any(np.allclose(ray / size, other, atol=1e-9) for other in out):
+                out.append(ray / size)
+        return np.array(keep).reshape(-1, dim), np.array(out).reshape(-1, dim)

@@ -1,0 +1,113 @@
+"""A partition as tensors and JSON, so that a file brings it back without computing it again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.networks import Trace
+from girih.partition.growing import Array
+from girih.partition.line_cells import LineCells
+from girih.partition.partition import Partition, check_latent_dim
+from girih.partition.polytope_cells import PolytopeCells
+from girih.partition.polytopes import DOMAIN, Complex, Level
+from girih.partition.subdivision import Cut, Subdivision
+
+
+def partition_tensors(part: Partition) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a partition, without its network, and the numbers that go with them."""
+    tensors = {"prior": part.prior_covariance}
+    cells = part._cells
+    if isinstance(cells, LineCells):
+        ends = torch.tensor(cells.domain, dtype=torch.float64)
+        return tensors | {"domain": ends, "knots": cells.knots, "patterns": cells.patterns}, {"latent_dim": 1}
+    complex_ = cells.complex
+    arrays = {
+        "points": complex_.points,
+        "ends": complex_.ends.data,
+        "label": complex_.label.data,
+        "codes": cells.codes,
+        "cell_of_piece": cells.cell_of_piece,
+        "cuts": np.array([cut[:3] for cut in cells.cuts], np.int64).reshape(-1, 3),
+        "thresholds": np.array([cut.threshold for cut in cells.cuts], np.float64),
+    }
+    for k, level in complex_.levels.items():
+        members, _ = level.lists(np.arange(len(level)))
+        arrays |= {f"faces.{k}": members, f"sizes.{k}": level.length.data}
+    if cells.halfspaces is not None:
+        arrays["domain.H"], arrays["domain.h"] = cells.halfspaces
+    tensors |= {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return tensors, {"latent_dim": complex_.dim, "several": cells.several}
+
+
+def partition_from(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace) -> Partition:
+    """The partition that `partition_tensors` took apart, of the network `trace`.
+
+    Raises:
+        ValueError, KeyError, TypeError: parts that do not fit together.
+    """
+    dim = trace.latent_dim
+    check_latent_dim(dim)
+    _require(config["latent_dim"] == dim, "the latent dimension")
+    part = Partition.__new__(Partition)
+    part.trace, part.prior_covariance = trace, tensors["prior"]
+    _require(tensors["prior"].shape == (dim, dim) and tensors["prior"].dtype == torch.float64, "the prior")
+    cells = _line(tensors, trace) if dim == 1 else _polytopes(tensors, config, trace)
+    part._cells = cells
+    part.patterns = cells.patterns if isinstance(cells, LineCells) else torch.as_tensor(cells.codes)
+    return part
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"{what} does not fit")
+
+
+def _line(tensors: dict[str, Tensor], trace: Trace) -> LineCells:
+    knots, patterns = tensors["knots"], tensors["patterns"]
+    _require(knots.ndim == 1 and knots.dtype == torch.float64 and bool((knots.diff() > 0).all()), "knots")
+    _require(patterns.dtype == torch.int8 and patterns.shape == (len(knots) + 1, trace.hidden_units), "patterns")
+    low, high = (float(end) for end in tensors["domain"])
+    _require(not math.isnan(low) and low < high and bool(((knots > low) & (knots < high)).all()), "the domain")
+    return LineCells.restored(trace, (low, high), knots, patterns)
+
+
+def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace) -> PolytopeCells:
+    dim = trace.latent_dim
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name[0].isdigit()}
+    points, ends = arrays["points"], arrays["ends"]
+    _require(points.ndim == 2 and points.shape[1] == dim + 1 and points.dtype == np.float64, "points")
+    _require(bool(np.isfinite(points).all()) and bool(np.isin(points[:, -1], (0.0, 1.0)).all()), "points")
+    _require(ends.ndim == 2 and ends.shape[1] == 2 and _indices(ends, len(points)), "ends")
+    levels, below = {}, len(ends)
+    for k in range(2, dim + 1):
+        members, length = arrays[f"faces.{k}"], arrays[f"sizes.{k}"]
+        _require(_indices(members, below) and _indices(length, len(members) + 1), f"faces of dimension {k}")
+        _require(members.ndim == length.ndim == 1 and length.sum() == len(members), f"faces of dimension {k}")
+        _require(bool((length > 1).all()), f"faces of dimension {k}")
+        levels[k] = Level(np.cumsum(length) - length, length, members)
+        facets, below = below, len(length)
+    label, codes, rows = arrays["label"], arrays["codes"], arrays["cuts"]
+    _require(codes.dtype == np.int8 and codes.ndim == 2 and codes.shape[1] == trace.hidden_units, "codes")
+    cuts = [Cut(*map(int, row), float(at)) for row, at in zip(rows, arrays["thresholds"], strict=True)]
+    _require(all(0 <= cut.step < len(trace.steps) and 0 <= cut.column < codes.shape[1] for cut in cuts), "cuts")
+    _require(all(0 <= cut.unit < trace.steps[cut.step].size for cut in cuts), "cuts")
+    halfspaces = None
+    if "domain.H" in arrays:
+        halfspaces = (arrays["domain.H"], arrays["domain.h"])
+        _require(halfspaces[0].shape == (len(halfspaces[1]), dim), "the domain")
+    faces = 0 if halfspaces is None else len(halfspaces[1])
+    _require(label.shape == (facets,) and _indices(label - (DOMAIN - faces + 1), len(cuts) - DOMAIN + faces - 1), "label")
+    several, cell_of_piece = bool(config["several"]), arrays["cell_of_piece"]
+    _require(cell_of_piece.shape == (below,) and _indices(cell_of_piece, len(codes)), "cell_of_piece")
+    _require(len(np.unique(cell_of_piece)) == len(codes), "cell_of_piece")
+    complex_ = Complex(dim, points, ends, levels, label)
+    return PolytopeCells(trace, Subdivision(complex_, codes[cell_of_piece], cuts, several), halfspaces)
+
+
+def _indices(values: Array, count: int) -> bool:
+    return values.dtype == np.int64 and (not values.size or (int(values.min()) >= 0 and int(values.max()) < count))
