@@ -44,7 +44,9 @@ def pooled(dim: int) -> nn.Module:
 
 
 def saturating(dim: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(dim, 5), nn.Hardtanh(), nn.Linear(5, 5), nn.ReLU6(), nn.Linear(5, 2), nn.Softshrink())
+    return nn.Sequential(
+        nn.Linear(dim, 5), nn.Hardtanh(), nn.Linear(5, 5), nn.ReLU6(), nn.Linear(5, 2), nn.Softshrink()
+    )
 
 
 def trained(dim: int) -> nn.Module:

@@ -175,3 +175,94 @@ def test_models_can_be_copied_and_pickled():
             twin.net[0].weight.mul_(2.0)
             twin.net[1].weight.mul_(2.0)
         assert not torch.equal(twin().log_prob(X), dgn().log_prob(X))
+
+
+PARTITIONS = {
+    "line": lambda: girih.Partition(girih.mlp([1, 8, 6, 2], seed=0)),
+    "interval": lambda: girih.Partition(girih.mlp([1, 8, 2], activation="relu", seed=0), domain=(-1.0, float("inf"))),
+    "plane": lambda: girih.Partition(girih.mlp([2, 8, 6, 2], activation="relu", seed=0), prior=2.0),
+    "box": lambda: girih.Partition(girih.mlp([2, 8, 2], seed=0), domain=(-1.0, 1.5)),
+    "space": lambda: girih.Partition(girih.mlp([3, 6, 4, 2], seed=0)),
+    "few planes": lambda: girih.Partition(girih.mlp([3, 2, 2], seed=0)),
+    "slice": lambda: girih.Partition.slice(
+        girih.mlp([6, 8, 2], seed=0), torch.ones(6), torch.eye(6)[0], torch.eye(6)[3]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_partition_comes_back(name, tmp_path):
+    part = PARTITIONS[name]()
+    girih.save(part, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    assert isinstance(back, girih.Partition) and repr(back) == repr(part)
+    for what in ("patterns", "volume", "prior_mass", "neighbors", "separating_units", "interior", "prior_covariance"):
+        assert torch.equal(getattr(back, what), getattr(part, what)), what
+    assert torch.equal(back.centroid.nan_to_num(), part.centroid.nan_to_num())
+    assert all(torch.equal(a, b) for a, b in zip(back.affine, part.affine, strict=True))
+    z = torch.randn(200, part.latent_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(back.locate(z), part.locate(z)) and torch.equal(back.trace(z), part.trace(z))
+    for i in range(len(part)):
+        pairs = [*zip(back.halfspaces(i), part.halfspaces(i), strict=True), (back.vertices(i), part.vertices(i))]
+        assert all(torch.equal(a, b) for a, b in [*pairs, (back.rays(i), part.rays(i))])
+
+
+def test_partition_of_a_branching_network_is_not_saved(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(), nn.Linear(4, 2)).double()
+    with pytest.raises(ModelFileError, match="fully connected chain"):
+        girih.save(girih.Partition(net), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _change(name, function):
+    from girih._files import read_tensors, write_tensors
+
+    def damage(folder):
+        tensors, metadata = read_tensors(folder / "model.safetensors")
+        if function is None:
+            del tensors[name]
+        else:
+            tensors[name] = function(tensors[name])
+        write_tensors(folder / "model.safetensors", tensors, metadata)
+
+    return damage
+
+
+PARTITION_DAMAGE = {
+    "truncated": lambda f: truncate(f / "model.safetensors"),
+    "no points": _change("points", None),
+    "other points": _change("points", lambda value: value[:-1]),
+    "points of float32": _change("points", lambda value: value.float()),
+    "other faces": _change("faces.2", lambda value: value + 1),
+    "negative ends": _change("ends", lambda value: -value),
+    "other sizes": _change("sizes.2", lambda value: value + 1),
+    "fewer codes": _change("codes", lambda value: value[1:]),
+    "narrower codes": _change("codes", lambda value: value[:, 1:]),
+    "other labels": _change("label", lambda value: value + 1000),
+    "fewer cuts": _change("cuts", lambda value: value[:2]),
+    "narrow cuts": _change("cuts", lambda value: value[:, :2]),
+    "other prior": _change("prior", lambda value: value[:1]),
+    "no prior": _change("prior", None),
+    "indefinite prior": _change("prior", lambda value: -value),
+    "other dimension": lambda f: edit_config(f, latent_dim=3),
+    "other network": lambda f: edit_config(f, stages=["affine"]),
+    "a network of no stages": lambda f: edit_config(f, stages=[]),
+    "a model": lambda f: edit_config(f, kind="dgn"),
+}
+
+
+@pytest.mark.parametrize("case", PARTITION_DAMAGE)
+def test_damaged_partitions_are_refused(case, tmp_path):
+    girih.save(girih.Partition(girih.mlp([2, 5, 2], seed=0)), tmp_path / "model")
+    PARTITION_DAMAGE[case](tmp_path / "model")
+    with pytest.raises(ModelFileError) as caught:
+        girih.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [("knots", lambda v: v.flip(0)), ("patterns", lambda v: v[1:]), ("domain", None)])
+def test_damaged_line_partitions_are_refused(change, tmp_path):
+    girih.save(girih.Partition(girih.mlp([1, 5, 2], seed=0)), tmp_path / "model")
+    _change(*change)(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="do not fit together"):
+        girih.load(tmp_path / "model")

@@ -17,24 +17,29 @@ from girih.em.estimator import count_parameters
 from girih.errors import ModelFileError
 from girih.inference import DGN
 from girih.networks import Abs, Affine
+from girih.networks import trace as trace_network
+from girih.partition import Partition
+from girih.partition.store import partition_from, partition_tensors
 
 FORMAT = "girih-model"
 VERSION = 1
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 
 
-def save(model: DGN | DGNEstimator, path: str | os.PathLike[str]) -> None:
+def save(model: DGN | DGNEstimator | Partition, path: str | os.PathLike[str]) -> None:
     """Write a model to a folder, replacing what is there only once everything is written.
 
     The network is stored as its traced stages, so a custom module is loaded back as the equivalent
     `nn.Sequential` of Linear and piecewise-linear layers.
 
     Args:
-        model: a `girih.DGN` or a fitted `girih.DGNEstimator`.
+        model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition` of a fully connected chain, which
+            is loaded back without computing it again.
         path: the folder.
 
     Raises:
-        ModelFileError: a model of another type, an unfitted estimator, or a path that holds something else.
+        ModelFileError: a model of another type, an unfitted estimator, a partition of a network that is not a
+            chain, or a path that holds something else.
 
     Example:
         >>> import girih, tempfile
@@ -44,20 +49,32 @@ def save(model: DGN | DGNEstimator, path: str | os.PathLike[str]) -> None:
         ...     girih.load(folder + "/model").latent_dim
         1
     """
+    tensors: dict[str, Tensor]
+    extra: dict[str, Any] = {}
     if isinstance(model, DGNEstimator):
         if not hasattr(model, "dgn_"):
             raise ModelFileError("the estimator is not fitted; call fit before save")
-        dgn, extra = model.dgn_, {"estimator": _estimator_config(model)}
+        kind, trace, extra = "dgn", model.dgn_.trace, {"estimator": _estimator_config(model)}
+        tensors = _covariances(model.dgn_)
     elif isinstance(model, DGN):
-        dgn, extra = model, {}
+        kind, trace, tensors = "dgn", model.trace, _covariances(model)
+    elif isinstance(model, Partition):
+        if not model.trace.is_chain:
+            raise ModelFileError(
+                "only the partition of a fully connected chain can be saved, and this network has other layers or "
+                "branches; save its module with torch.export.save and build the partition again"
+            )
+        kind, trace = "partition", model.trace
+        tensors, extra = partition_tensors(model)
     else:
-        raise ModelFileError(f"cannot save a {type(model).__name__}; save takes a girih.DGN or girih.DGNEstimator")
+        raise ModelFileError(
+            f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator or girih.Partition"
+        )
     target = Path(path)
     if target.exists() and not (target / _CONFIG).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise ModelFileError(f"{target} exists and is not a girih model; choose another path")
-    tensors = {"noise": dgn.noise, "prior": dgn.prior}
     stages = []
-    for index, stage in enumerate(dgn.trace.stages):
+    for index, stage in enumerate(trace.stages):
         if isinstance(stage, Affine):
             tensors[f"{index}.weight"] = stage.weight
             if stage.has_bias:
@@ -66,13 +83,17 @@ def save(model: DGN | DGNEstimator, path: str | os.PathLike[str]) -> None:
         else:
             tensors[f"{index}.slope"] = stage.slope
             stages.append("kink")
-    config = {"format": FORMAT, "version": VERSION, "kind": "dgn", "stages": stages, **extra}
+    config = {"format": FORMAT, "version": VERSION, "kind": kind, "stages": stages, **extra}
     with atomic_folder(target) as folder:
         write_tensors(folder / _TENSORS, tensors, {"format": FORMAT})
         write_text(folder / _CONFIG, json.dumps(finite(config), indent=2) + "\n")
 
 
-def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator:
+def _covariances(dgn: DGN) -> dict[str, Tensor]:
+    return {"noise": dgn.noise, "prior": dgn.prior}
+
+
+def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator | Partition:
     """Read a model that `girih.save` wrote; never unpickles and runs no code from the files.
 
     Raises:
@@ -85,6 +106,8 @@ def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator:
     tensors, _ = read_tensors(folder / _TENSORS)
     try:
         net = nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(config["stages"])))
+        if config["kind"] == "partition":
+            return partition_from(tensors, config, trace_network(net))
         dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"])
         if config.get("estimator") is None:
             return dgn
@@ -113,7 +136,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{folder} has format version {version}, and this girih reads up to {VERSION}; upgrade girih to load it"
         )
-    if config.get("kind") != "dgn" or not isinstance(config.get("stages"), list):
+    if config.get("kind") not in ("dgn", "partition") or not isinstance(config.get("stages"), list):
         raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
     return config
 

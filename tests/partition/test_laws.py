@@ -1,5 +1,6 @@
 """What must hold of every partition, on a registry of networks."""
 
+import itertools
 import math
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_the_cells_are_those_of_small_steps(parts, name, dim):
     met = 0
     for a, b in zip(*ends, strict=True):
         cells = part.locate(a + t * (b - a)).tolist()
-        steps = [(min(p), max(p)) for p in zip(cells, cells[1:], strict=False) if p[0] != p[1]]
+        steps = [(min(p), max(p)) for p in itertools.pairwise(cells) if p[0] != p[1]]
         met += sum(step in pairs for step in steps)
         assert sum(step not in pairs for step in steps) <= 0.1 * len(steps) + 1
     assert met > 0 or len(part) < 10

@@ -110,9 +110,13 @@ def test_float32_networks():
 
 
 def test_bad_input_is_refused(three_cells):
-    with pytest.raises(LatentDimensionError, match=r"S = 1 to 3, and this generator has S = 4, .* use girih\.Partition\.sl"):
+    with pytest.raises(
+        LatentDimensionError, match=r"S = 1 to 3, and this generator has S = 4, .* girih\.Partition\.slice"
+    ):
         girih.Partition(girih.mlp([4, 4, 2]))
-    with pytest.raises(UnsupportedLayerError, match=r"expected a torch\.nn\.Module, got str"):
+    with pytest.raises(UnsupportedLayerError, match=r"expected a torch\.nn\.Module.*, got int"):
+        girih.Partition(3)
+    with pytest.raises(UnsupportedLayerError, match=r"net is not a \.pt2 file"):
         girih.Partition("net")
     with pytest.raises(ShapeError, match=r"domain must be \(low, high\)"):
         girih.Partition(three_cells, domain=(0.0, 1.0, 2.0))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from girih.cli.terminal import CommandError
-from girih.errors import DataSourceError
+from girih.errors import DataSourceError, ModelFileError
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -50,6 +50,8 @@ def read_model(path: Path) -> SavedModel:
     if not folder.is_dir():
         home, folder = (path.parent if path.name == MODEL else path), path
     model = girih.load(folder)
+    if isinstance(model, girih.Partition):
+        raise ModelFileError(f"{path} holds a partition, not a model; open it with girih.load, and pass a model folder")
     estimator = model if isinstance(model, DGNEstimator) else None
     dgn = model.dgn_ if isinstance(model, DGNEstimator) else model
     data = _read_json(home / DATA_FILE)

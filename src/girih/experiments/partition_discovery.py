@@ -43,8 +43,8 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
     corners = to_array(part.vertices(cell))
     triangles = triangulate(corners)
     figures = [
-        save(plot_discovery(part), out / "walk.png"),
-        save(plot_discovery(part, by="layer"), out / "layers.png"),
+        save(plot_discovery(part, span=(-1.5, 1.5)), out / "walk.png"),
+        save(plot_discovery(part, by="layer", span=(-1.5, 1.5)), out / "layers.png"),
         save(_draw_triangles(corners, triangles), out / "triangulation.png"),
     ]
     return {
@@ -107,11 +107,13 @@ def _masses(triangles: torch.Tensor) -> torch.Tensor:
 
 
 def _example(part: Partition) -> int:
-    """The bounded cell with the most prior mass among those with five corners, or else with the most corners."""
+    """The roundest bounded cell among those with five corners, or else with the most corners."""
     bounded = np.flatnonzero(np.isfinite(to_array(part.volume)))
-    count = np.array([min(len(part.vertices(int(i))), _CORNERS) for i in bounded])
-    best = bounded[count == count.max()]
-    return int(best[to_array(part.prior_mass)[best].argmax()])
+    count = np.array([len(part.vertices(int(i))) for i in bounded])
+    best = bounded[count == (_CORNERS if (count == _CORNERS).any() else count.max())]
+    area = to_array(part.volume)[best]
+    size = np.array([np.ptp(to_array(part.vertices(int(i))), axis=0).max() for i in best])
+    return int(best[(area / size**2).argmax()])
 
 
 @styled

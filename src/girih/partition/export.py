@@ -46,7 +46,8 @@ def cell_graph(part: Partition) -> Graph:
     graph = nx.Graph()
     volumes, masses = part.volume.tolist(), part.prior_mass.tolist()
     graph.add_nodes_from(
-        (i, {"volume": volume, "prior_mass": mass}) for i, (volume, mass) in enumerate(zip(volumes, masses, strict=True))
+        (i, {"volume": volume, "prior_mass": mass})
+        for i, (volume, mass) in enumerate(zip(volumes, masses, strict=True))
     )
     units = part.separating_units.tolist()
     graph.add_edges_from((i, j, {"unit": unit}) for (i, j), unit in zip(part.neighbors.tolist(), units, strict=True))
@@ -138,7 +139,7 @@ def _clipped(part: Partition, cells: PolytopeCells, span: Any) -> Partition:
         high = _DEVIATIONS * part.prior_covariance.diagonal().sqrt()
         low = -high
     else:
-        ends = [span] if np.ndim(span) == 0 else list(span)
+        ends = list(span) if isinstance(span, tuple | list) else [span]
         if len(ends) not in (1, 2):
             raise ShapeError(f"span must be a number or (low, high), got {len(ends)} values")
         bounds = [as_tensor(end, "span").detach().cpu().reshape(-1) for end in ends]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from girih.gaussian.polygon import polygon_log_mass
 from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_mass
@@ -147,8 +148,7 @@ def masses(complex_: Complex, inside: Array, factor: Array) -> Array:
     sides = _whitened(complex_, inside, factor)
     if complex_.dim == 2:
         return np.exp(_polygon_log_mass(sides, complex_.count))
-    edges = map(torch.as_tensor, (sides.tail, sides.head, sides.face, sides.normal, sides.offset, sides.owner))
-    return polyhedron_mass(*edges, complex_.count).numpy()
+    return polyhedron_mass(*_faces(sides), complex_.count).numpy()
 
 
 def log_masses(complex_: Complex, inside: Array, factor: Array) -> Array:
@@ -156,12 +156,18 @@ def log_masses(complex_: Complex, inside: Array, factor: Array) -> Array:
     sides = _whitened(complex_, inside, factor)
     if complex_.dim == 2:
         return _polygon_log_mass(sides, complex_.count)
-    edges = map(torch.as_tensor, (sides.tail, sides.head, sides.face, sides.normal, sides.offset, sides.owner))
-    return polyhedron_log_mass(*edges, complex_.count).numpy()
+    return polyhedron_log_mass(*_faces(sides), complex_.count).numpy()
 
 
 def _polygon_log_mass(sides: Boundary, count: int) -> Array:
-    return polygon_log_mass(*map(torch.as_tensor, (sides.tail, sides.head, sides.face)), count).numpy()
+    tail, head, owner = (torch.as_tensor(part) for part in (sides.tail, sides.head, sides.face))
+    return polygon_log_mass(tail, head, owner, count).numpy()
+
+
+def _faces(sides: Boundary) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The boundary of polyhedra in the form that their masses take."""
+    tail, head, face, owner, normal, offset = (torch.as_tensor(part) for part in sides)
+    return tail, head, face, normal, offset, owner
 
 
 def _whitened(complex_: Complex, inside: Array, factor: Array) -> Boundary:

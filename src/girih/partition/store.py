@@ -11,6 +11,7 @@ from torch import Tensor
 
 from girih.networks import Trace
 from girih.partition.growing import Array
+from girih.partition.line import cell_bounds
 from girih.partition.line_cells import LineCells
 from girih.partition.partition import Partition, check_latent_dim
 from girih.partition.polytope_cells import PolytopeCells
@@ -55,6 +56,7 @@ def partition_from(tensors: dict[str, Tensor], config: dict[str, Any], trace: Tr
     _require(config["latent_dim"] == dim, "the latent dimension")
     part = Partition.__new__(Partition)
     part.trace, part.prior_covariance = trace, tensors["prior"]
+    _require(not int(torch.linalg.cholesky_ex(tensors["prior"]).info), "the prior")
     _require(tensors["prior"].shape == (dim, dim) and tensors["prior"].dtype == torch.float64, "the prior")
     cells = _line(tensors, trace) if dim == 1 else _polytopes(tensors, config, trace)
     part._cells = cells
@@ -73,7 +75,11 @@ def _line(tensors: dict[str, Tensor], trace: Trace) -> LineCells:
     _require(patterns.dtype == torch.int8 and patterns.shape == (len(knots) + 1, trace.hidden_units), "patterns")
     low, high = (float(end) for end in tensors["domain"])
     _require(not math.isnan(low) and low < high and bool(((knots > low) & (knots < high)).all()), "the domain")
-    return LineCells.restored(trace, (low, high), knots, patterns)
+    cells = LineCells.__new__(LineCells)
+    cells.trace, cells.domain, cells.knots, cells.patterns = trace, (low, high), knots, patterns
+    cells.lower, cells.upper = cell_bounds(knots)
+    cells.lower[0], cells.upper[-1] = low, high
+    return cells
 
 
 def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace) -> PolytopeCells:
@@ -93,7 +99,10 @@ def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace)
         facets, below = below, len(length)
     label, codes, rows = arrays["label"], arrays["codes"], arrays["cuts"]
     _require(codes.dtype == np.int8 and codes.ndim == 2 and codes.shape[1] == trace.hidden_units, "codes")
-    cuts = [Cut(*map(int, row), float(at)) for row, at in zip(rows, arrays["thresholds"], strict=True)]
+    cuts = [
+        Cut(int(step), int(unit), int(column), float(at))
+        for (step, unit, column), at in zip(rows, arrays["thresholds"], strict=True)
+    ]
     _require(all(0 <= cut.step < len(trace.steps) and 0 <= cut.column < codes.shape[1] for cut in cuts), "cuts")
     _require(all(0 <= cut.unit < trace.steps[cut.step].size for cut in cuts), "cuts")
     halfspaces = None
@@ -101,7 +110,9 @@ def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace)
         halfspaces = (arrays["domain.H"], arrays["domain.h"])
         _require(halfspaces[0].shape == (len(halfspaces[1]), dim), "the domain")
     faces = 0 if halfspaces is None else len(halfspaces[1])
-    _require(label.shape == (facets,) and _indices(label - (DOMAIN - faces + 1), len(cuts) - DOMAIN + faces - 1), "label")
+    _require(
+        label.shape == (facets,) and _indices(label - (DOMAIN - faces + 1), len(cuts) - DOMAIN + faces - 1), "label"
+    )
     several, cell_of_piece = bool(config["several"]), arrays["cell_of_piece"]
     _require(cell_of_piece.shape == (below,) and _indices(cell_of_piece, len(codes)), "cell_of_piece")
     _require(len(np.unique(cell_of_piece)) == len(codes), "cell_of_piece")

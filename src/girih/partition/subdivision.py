@@ -171,11 +171,12 @@ class _Subdivider:
             self.complex.begin(Growing(values), Growing(errors))
             for j in range(values.shape[1]):
                 self.complex.cut(j, DOMAIN - start - j)
-            outside = self.complex.block_signs(values.shape[1]).any(1)
+            outside = np.asarray(self.complex.block_signs(values.shape[1]).any(1))
             if outside.all():
                 raise EmptyDataError("the domain is empty, or has no interior; pass half-spaces H z <= h that meet")
             if start + BLOCK < len(h) or outside.any():
-                first = first._replace(on=first.on[:, self._drop(~outside, len(first.on[0]))])
+                left = self._drop(~outside, first.on.shape[1])
+                first = first._replace(on=first.on[:, left])
 
     def _drop(self, inside: Array, known: int) -> Array:
         """Keep the cells inside; returns which of the first `known` vertices are left."""

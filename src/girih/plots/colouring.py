@@ -38,7 +38,12 @@ class Colouring(NamedTuple):
 
 
 def colouring(
-    part: Partition, values: Any = None, label: str | None = None, cmap: Any = None, log: bool = False
+    part: Partition,
+    values: Any = None,
+    label: str | None = None,
+    cmap: Any = None,
+    log: bool = False,
+    within: Any = None,
 ) -> Colouring:
     """Colours for the cells of a partition.
 
@@ -49,6 +54,7 @@ def colouring(
         label: of the colour bar.
         cmap: a colour map or its name.
         log: a logarithmic scale.
+        within: the cells that the scale must cover; all by default.
 
     Raises:
         ParameterError: an unknown name, not one value for each cell, or nothing to show on the scale.
@@ -65,7 +71,9 @@ def colouring(
     if label is None:
         label = _LABELS.get(values, values) if isinstance(values, str) else "value of cell"
     numbers = quantity(part, values)
-    shown = np.isfinite(numbers) & ((numbers > 0) if log else True)
+    known = np.isfinite(numbers) & ((numbers > 0) if log else True)
+    inside = np.ones(len(part), bool) if within is None else np.isin(np.arange(len(part)), within)
+    shown = known & inside
     if not shown.any():
         raise ParameterError(f"no cell has a {'positive, ' if log else ''}finite value of {label!r} to colour by")
     colours = _colour_map(cmap)
@@ -83,15 +91,17 @@ def colouring(
         norm = Normalize(low - room, high + room)
     colours = colours.with_extremes(bad=LIGHT)
     scale = ScalarMappable(norm, colours)
-    rgba = np.asarray(scale.to_rgba(np.ma.masked_array(numbers, ~shown)))
-    return Colouring(rgba, scale, label, integers, not shown.all())
+    rgba = np.asarray(scale.to_rgba(np.ma.masked_array(numbers, ~known)))
+    return Colouring(rgba, scale, label, integers, not known[inside].all())
 
 
 def quantity(part: Partition, values: Any) -> Array:
     """A number for each cell, from an array or by name."""
     if isinstance(values, str):
         if values not in _LABELS:
-            raise ParameterError(f"there is no quantity {values!r} of cells; known are {', '.join(_LABELS)}, or an array")
+            raise ParameterError(
+                f"there is no quantity {values!r} of cells; known are {', '.join(_LABELS)}, or an array"
+            )
         if values == "index":
             return np.arange(len(part), dtype=np.float64)
         if values == "prior_mass":

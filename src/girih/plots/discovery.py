@@ -57,7 +57,7 @@ def plot_discovery(
         >>> import girih
         >>> figure = girih.plots.plot_discovery(girih.mlp([2, 4, 4, 2], seed=0), by="layer")
         >>> [ax.get_title() for ax in figure.axes]
-        ['layer 1: 11 cells', 'layer 2: 24 cells']
+        ['layer 1: 11 cells', 'layer 2: 38 cells']
     """
     if by not in ("walk", "layer", "unit"):
         raise ParameterError(f'by must be "walk", "layer" or "unit", got {by!r}')
@@ -127,7 +127,7 @@ def _grid(part: Partition, view: Window, count: int) -> tuple[Figure, list[Axes]
     if columns == 4:
         width = 7.2 / 4
     height = (width - 0.35) * min(max((y1 - y0) / (x1 - x0), 0.4), 2.0) + 0.25
-    figure = new_figure(width * columns, height * rows + 0.3)
+    figure = new_figure(width * columns, height * rows + 0.55)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     names = axis_names(part)
     for i, ax in enumerate(axes):
@@ -178,8 +178,8 @@ def _draw_stage(
     columns = sorted({cut.column for cut, k in zip(cells.cuts, stage_of, strict=True) if k <= step})
     count = len(torch.unique(part.patterns[:, columns], dim=0))
     width = 1.4 * max(edge_width(count), 0.25)
-    ax.add_collection(LineCollection(lines[at < step], colors=BLACK, linewidths=width), autolim=False)
-    newest = LineCollection(lines[at == step], colors=VERMILLION, linewidths=1.5 * width, zorder=3)
+    ax.add_collection(LineCollection(list(lines[at < step]), colors=BLACK, linewidths=width), autolim=False)
+    newest = LineCollection(list(lines[at == step]), colors=VERMILLION, linewidths=1.5 * width, zorder=3)
     ax.add_collection(newest, autolim=False)
     ax.set_facecolor(PALE if count == 1 else "white")
     for side in ("top", "right"):

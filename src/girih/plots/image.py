@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
@@ -40,7 +40,12 @@ def plot_image(
 
     Args:
         part: a partition with S = 2 of a generator with D = 2 or 3.
-        values, span, edges, label, cmap, log: as in `plot_cells`. The image is that of the window.
+        values: what colours stand for, as in `plot_cells`.
+        span: the window, as in `plot_cells`; the image is that of the window.
+        edges: draw the cell limits.
+        label: of the colour bar.
+        cmap: a colour map or its name.
+        log: a logarithmic colour scale.
         view: elevation and azimuth from which the surface is seen, in degrees.
 
     Raises:
@@ -53,8 +58,8 @@ def plot_image(
     Example:
         >>> import girih
         >>> part = girih.Partition(girih.mlp([2, 8, 3], seed=0))
-        >>> [ax.get_title() for ax in girih.plots.plot_image(part).axes]
-        ['latent space, 37 cells', 'image g(z)']
+        >>> girih.plots.plot_image(part).axes[1].get_title()
+        'image g(z)'
     """
     data_dim = check_image(part)
     figure = new_figure(7.0, 3.1)
@@ -79,8 +84,8 @@ def draw_image(
     """Draw latent space and image into axes: plain ones, and for D = 3 on the right those of a 3-D projection."""
     data_dim = check_image(part)
     frame = window(part, span)
-    colours = colouring(part, values, label, cmap, log)
     polygons = cell_polygons(part, frame)
+    colours = colouring(part, values, label, cmap, log, polygons.cell)
     draw_cells(left, polygons, colours.rgba, frame, edges)
     names = axis_names(part)
     cells = len(polygons.cell)
@@ -104,7 +109,7 @@ def draw_image(
     space.add_collection3d(Poly3DCollection(pieces, facecolors=face, **style))
     space.set(zlabel="$x_2$", zlim=(low[2], high[2]))
     space.view_init(*view)
-    space.set_box_aspect(np.maximum(high - low, 0.35 * (high - low).max()), zoom=0.92)
+    space.set_box_aspect((1.0, 1.0, 0.85), zoom=0.92)
     for axis in (space.xaxis, space.yaxis, space.zaxis):
         axis.set_major_locator(MaxNLocator(4))
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))

@@ -43,7 +43,8 @@ class Polygons(NamedTuple):
         anchor = np.repeat(self.points[self.start[:-1]], np.diff(self.start), axis=0)
         a, b = self.points - anchor, np.stack((x[following], y[following]), 1) - anchor
         cross = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-        return 0.5 * np.bincount(np.repeat(np.arange(len(self.cell)), np.diff(self.start)), cross, len(self.cell))
+        whose = np.repeat(np.arange(len(self.cell)), np.diff(self.start))
+        return np.asarray(0.5 * np.bincount(whose, cross, len(self.cell)), np.float64)
 
 
 def cell_polygons(part: Partition, span: Any = None) -> Polygons:
@@ -69,6 +70,8 @@ def cell_polygons(part: Partition, span: Any = None) -> Polygons:
     # each side of the window as a linear function of (z, t) that is positive inside
     for side in ((1.0, 0.0, -x0), (-1.0, 0.0, x1), (0.0, 1.0, -y0), (0.0, -1.0, y1)):
         points, owner = _clip(points, owner, np.array(side))
+    if cells.several:
+        points, owner = _joined(points, cells.cell_of_piece[owner])
     kept, count = np.unique(owner, return_counts=True)
     whole_plane = np.setdiff1d(np.arange(len(part)), _outlined(cells))
     if len(whole_plane):  # a cell without a finite corner is all there is
@@ -158,14 +161,24 @@ def _outlined(cells: PolytopeCells) -> Ints:
 
 
 def _outlines(cells: PolytopeCells) -> tuple[Array, Ints]:
-    """The corners of every cell in homogeneous coordinates, counter-clockwise, and the cell of each."""
-    edges, cell = _outer_edges(cells)
+    """The corners of every piece in homogeneous coordinates, counter-clockwise, and the piece of each."""
+    edges, piece = cells.complex.levels[2].lists(np.arange(cells.complex.count))
     vertices = cells.complex.ends.data[edges].ravel()
     size = len(cells.complex.points)
-    pair = np.unique(np.repeat(cell, 2) * size + vertices)
+    pair = np.unique(np.repeat(piece, 2) * size + vertices)
     vertices, owner = pair % size, pair // size
     points = cells.complex.points[vertices]
-    around = points[:, :2] - points[:, 2:] * cells.interior.numpy()[owner]
+    around = points[:, :2] - points[:, 2:] * cells.inside[owner]
+    order = np.lexsort((np.arctan2(around[:, 1], around[:, 0]), owner))
+    return points[order], owner[order]
+
+
+def _joined(points: Array, owner: Ints) -> tuple[Array, Ints]:
+    """The outlines of cells from the corners of their pieces, which all lie on the boundary of the cell."""
+    points = points / points[:, 2:]
+    count = np.maximum(np.bincount(owner), 1)
+    middle = np.stack([np.bincount(owner, points[:, axis]) / count for axis in (0, 1)], 1)
+    around = points[:, :2] - middle[owner]
     order = np.lexsort((np.arctan2(around[:, 1], around[:, 0]), owner))
     return points[order], owner[order]
 
