@@ -40,8 +40,8 @@ class LinearMap:
     module: nn.Linear | None = None
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
-        """W h."""
-        return F.linear(values[0], _signed(self.weight.value, absolute))
+        """W h, in the precision of h."""
+        return F.linear(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
 
     def bias(self) -> Tensor | None:
         """V."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from girih._progress import Progress
 from girih.errors import CellLimitError, EmptyDataError, NonFiniteError
+from girih.networks.operators import LinearMap
 from girih.networks.steps import AffineStep, KinkStep, MaxStep
 from girih.networks.trace import Trace
 from girih.partition.fan import Fan, fan
@@ -202,19 +203,21 @@ class _Subdivider:
             return
         assert isinstance(step, AffineStep)
         bias = step.bias.cpu()
+        # bounds need no more than three digits; operators other than dense ones compute in float64 only
+        precision = torch.float32 if isinstance(step.operator, LinearMap) else torch.float64
         values, errors = np.empty((len(points), step.size)), np.empty((len(points), step.size), np.float32)
         for start in range(0, len(points), _CHUNK):
             part = slice(start, start + _CHUNK)
             t = torch.as_tensor(points[part, -1:])
             inputs = [torch.as_tensor(complex_.columns[i].data[part]) for i in step.inputs]
-            wrong = [torch.as_tensor(complex_.columns[i, "error"].data[part]) for i in step.inputs]
+            wrong = [torch.as_tensor(complex_.columns[i, "error"].data[part]).to(precision) for i in step.inputs]
             width = sum(value.shape[1] for value in inputs) + 1
             value = self._linear(step, inputs) + t * bias
             # a sum of n terms is off by at most n eps of their sizes; in practice by sqrt(n), and 8 leaves room
             rounding = _EPS * min(width, 8.0 + 2.0 * width**0.5)
-            spread = [torch.add(e, v.abs(), alpha=rounding) for e, v in zip(wrong, inputs, strict=True)]
-            error = self._linear(step, spread, absolute=True) + rounding * t * bias.abs()
-            values[part], errors[part] = value.numpy(), error.to(torch.float32).numpy()
+            spread = [torch.add(e, v.abs().to(precision), alpha=rounding) for e, v in zip(wrong, inputs, strict=True)]
+            error = self._linear(step, spread, absolute=True) + (rounding * t * bias.abs()).to(precision)
+            values[part], errors[part] = value.numpy(), error.numpy()
             _check(value, step.path)
             _check(torch.as_tensor(errors[part]), step.path)
         complex_.columns[index], complex_.columns[index, "error"] = Growing(values), Growing(errors)
