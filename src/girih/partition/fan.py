@@ -81,6 +81,6 @@ def _cones(apex: Array, rays: Array, planes: list[int]) -> tuple[Complex, Array]
     for k in range(2, dim + 1):
         lists = members(k)
         length = np.array([len(faces) for faces in lists])
-        levels[k] = Level(np.cumsum(length) - length, length, np.concatenate([np.array(faces) for faces in lists]))
+        levels[k] = Level(length, np.concatenate([np.array(faces) for faces in lists]))
     label = [planes[s.index(0)] if finite else IDEAL for s, finite in number[dim - 1]]
     return Complex(dim, points, ends, levels, np.array(label)), on

@@ -16,14 +16,13 @@ class LineCells:
     """Intervals between breakpoints, inside `(low, high)`.
 
     Args:
-        trace: the generator.
-        low, high: the ends of the domain, which may be infinite.
-        max_cells: as in `subdivide`.
+        line: the cells of R.
+        low: the lower end of the domain, which may be infinite.
+        high: its upper end.
     """
 
-    def __init__(self, trace: Trace, low: float, high: float, max_cells: int) -> None:
-        self.trace, self.domain = trace, (low, high)
-        line = line_partition(trace) if trace.is_chain else _from_complex(trace, max_cells)
+    def __init__(self, line: Line, low: float, high: float) -> None:
+        self.domain = (low, high)
         inside = (line.knots > low) & (line.knots < high)
         self.knots = line.knots[inside]
         first = int((line.knots <= low).sum())
@@ -104,6 +103,11 @@ class LineCells:
         ends = torch.stack((-self.lower[i], self.upper[i]))
         finite = torch.isfinite(ends)
         return ends.new_tensor([[-1.0], [1.0]])[finite], ends[finite]
+
+
+def cut_line(trace: Trace, max_cells: int) -> Line:
+    """All cells of R; `max_cells` as in `subdivide`."""
+    return line_partition(trace) if trace.is_chain else _from_complex(trace, max_cells)
 
 
 def _from_complex(trace: Trace, max_cells: int) -> Line:

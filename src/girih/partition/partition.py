@@ -12,7 +12,7 @@ from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
 from girih.networks import Jet, Trace, trace
 from girih.partition import domain as domains
-from girih.partition.line_cells import LineCells
+from girih.partition.line_cells import LineCells, cut_line
 from girih.partition.polytope_cells import PolytopeCells
 from girih.partition.subdivision import expected_cells, subdivide
 
@@ -96,15 +96,25 @@ class Partition:
         self._cells: LineCells | PolytopeCells
         if dim == 1:
             low, high = domains.interval(domain)
-            self._cells = LineCells(self.trace, low, high, max_cells)
-            self.patterns = self._cells.patterns
+            self._cells = LineCells(cut_line(self.trace, max_cells), low, high)
         else:
             halfspaces = domains.halfspaces(domain, dim)
             self._cells = PolytopeCells(self.trace, subdivide(self.trace, halfspaces, max_cells, progress), halfspaces)
-            self.patterns = torch.as_tensor(self._cells.codes).to(self.trace.device)
+
+    @classmethod
+    def _of(cls, traced: Trace, prior: Tensor, cells: LineCells | PolytopeCells) -> Partition:
+        """A partition whose cells are known already."""
+        part = cls.__new__(cls)
+        part.trace, part.prior_covariance, part._cells = traced, prior, cells
+        return part
+
+    @property
+    def patterns(self) -> Tensor:
+        """The code of every hidden unit on every cell, `(R, U)` int8."""
+        return self._cells.patterns
 
     def __len__(self) -> int:
-        return len(self.patterns)
+        return len(self._cells)
 
     def __repr__(self) -> str:
         if isinstance(self._cells, LineCells):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from girih.networks.steps import MaxStep
-from girih.networks.trace import Trace
+from girih.networks.trace import Jet, Trace
 from girih.partition.growing import Array
 from girih.partition.lookup import Lookup
 from girih.partition.polygons import boundary, interior_points, log_masses, masses, piece_vertices, volumes
 from girih.partition.polytopes import DOMAIN, FAKE, IDEAL
-from girih.partition.subdivision import Cut, Subdivision
+from girih.partition.subdivision import Subdivision
 
 _TOUCHES = 1e-9
 
@@ -39,6 +39,7 @@ class PolytopeCells:
         else:
             self.cell_of_piece = np.arange(len(codes))
         self.codes = codes
+        self.patterns = torch.as_tensor(codes).to(trace.device)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -46,13 +47,14 @@ class PolytopeCells:
     # Pieces
 
     @cached_property
-    def _vertices(self) -> tuple[Array, Array]:
+    def corners(self) -> tuple[Array, Array]:
+        """Every (vertex, piece) pair once, sorted by piece."""
         return piece_vertices(self.complex)
 
     @cached_property
     def inside(self) -> Array:
         """A point inside every piece, `(P, S)`."""
-        return interior_points(self.complex, *self._vertices)
+        return interior_points(self.complex, *self.corners)
 
     @cached_property
     def sides(self) -> Array:
@@ -126,7 +128,7 @@ class PolytopeCells:
     @cached_property
     def origins(self) -> Tensor:
         """The vertex of every cell that is nearest to 0, or 0 where the cell holds it, `(R, S)`."""
-        vertices, owner = self._vertices
+        vertices, owner = self.corners
         points = self.complex.points[vertices]
         distance = np.where(points[:, -1] > 0, np.linalg.norm(points[:, :-1], axis=1), np.inf)
         cell = self.cell_of_piece[owner]
@@ -237,14 +239,15 @@ class PolytopeCells:
         # one half-space for each neighbour, or for each face of the domain: cells are convex
         keys, first = np.unique(np.where(across >= 0, across, label)[outer], return_index=True)
         label = label[outer][first]
-        rows = [self._halfspace(i, int(j), int(k)) for j, k in zip(keys, label, strict=True)]
+        jets = self._jets(i)
+        rows = [self._halfspace(i, int(j), int(k), jets) for j, k in zip(keys, label, strict=True)]
         dim = self.complex.dim
         H = np.array([row[:dim] for row in rows]).reshape(-1, dim)
         h = np.array([row[dim] for row in rows])
         size = np.linalg.norm(H, axis=1)
         return torch.as_tensor(H / size[:, None]), torch.as_tensor(h / size)
 
-    def _halfspace(self, i: int, neighbour: int, label: int) -> Array:
+    def _halfspace(self, i: int, neighbour: int, label: int, jets: list[Jet]) -> Array:
         """The half-space of cell i that ends at a neighbour, as (normal, offset), from the weights of the network."""
         if label <= DOMAIN:
             assert self.halfspaces is not None
@@ -252,8 +255,8 @@ class PolytopeCells:
             return np.append(H[DOMAIN - label], h[DOMAIN - label])
         assert label != FAKE
         cut = self.cuts[label]
-        value, slope = self._source(i, cut)
         step, column = self.trace.steps[cut.step], cut.column
+        value, slope = (part[0].cpu().numpy() for part in jets[step.inputs[0]])  # what the unit of the cut reads
         mine, theirs = int(self.codes[i, column]), int(self.codes[neighbour, column])
         if isinstance(step, MaxStep):
             window = step.windows[cut.unit]
@@ -262,19 +265,14 @@ class PolytopeCells:
         sign = 1.0 if mine < theirs else -1.0
         return np.append(sign * slope[cut.unit], sign * (cut.threshold - value[cut.unit]))
 
-    def _source(self, i: int, cut: Cut) -> tuple[Array, Array]:
-        """The affine map `value + slope z` that the unit of a cut reads, on cell i."""
-        if getattr(self, "_jets_of", None) != i:
-            code = torch.as_tensor(self.codes[i : i + 1])
-            with torch.no_grad():
-                jets = self.trace.step_jets(code, torch.zeros(1, self.complex.dim, dtype=torch.float64))
-            self._jets = [(jet.value[0].cpu().numpy(), jet.slope[0].cpu().numpy()) for jet in jets]
-            self._jets_of = i
-        return self._jets[self.trace.steps[cut.step].inputs[0]]
+    def _jets(self, i: int) -> list[Jet]:
+        """The affine map of every step on cell i, about 0."""
+        with torch.no_grad():
+            return self.trace.step_jets(self.patterns[i : i + 1], torch.zeros(1, self.complex.dim, dtype=torch.float64))
 
     def cell_points(self, i: int) -> tuple[Tensor, Tensor]:
         """The vertices `(V, S)` and extreme rays `(K, S)` of cell i; of a line in the cell, both directions."""
-        vertices, owner = self._vertices
+        vertices, owner = self.corners
         pieces = self.pieces(i)
         start = np.searchsorted(owner, pieces)
         stop = np.searchsorted(owner, pieces, side="right")

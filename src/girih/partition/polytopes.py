@@ -31,10 +31,9 @@ _PERTURBATIONS = 24
 class Level:
     """The faces of one dimension k >= 2: each is a list of (k-1)-faces, a segment of one long array."""
 
-    def __init__(self, start: Array, length: Array, members: Array) -> None:
-        self.start, self.length, self.members = Growing(start), Growing(length), Growing(members)
-        self.positive = Growing(np.zeros(len(start), np.uint64))
-        self.negative = Growing(np.zeros(len(start), np.uint64))
+    def __init__(self, length: Array, members: Array) -> None:
+        self.start = Growing(np.cumsum(length) - length)
+        self.length, self.members = Growing(length), Growing(members)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -59,6 +58,7 @@ class Complex:
         ends: the two vertices of each edge, `(E, 2)`.
         levels: faces of dimension 2 to S, by dimension.
         label: what made each facet, a face of dimension S - 1.
+        bits: for each dimension, which functions of the block are positive and negative somewhere on each face.
         origin: the cell at the start of the block that each cell is a part of.
     """
 
@@ -69,12 +69,7 @@ class Complex:
         self.levels = levels
         self.label = Growing(label)
         self.origin = Growing(np.arange(self.count))
-        words = np.zeros(len(points), np.uint64)
-        self.bits: dict[int, tuple[Growing, Growing]] = {0: (Growing(words), Growing(words))}
-        words = np.zeros(len(ends), np.uint64)
-        self.bits[1] = (Growing(words), Growing(words))
-        for k, level in levels.items():
-            self.bits[k] = (level.positive, level.negative)
+        self.bits = self._no_bits()
 
     @property
     def count(self) -> int:
@@ -85,6 +80,11 @@ class Complex:
     def points(self) -> Array:
         """The vertices in homogeneous coordinates, `(V, S + 1)`."""
         return self.columns["point"].data
+
+    def _no_bits(self) -> dict[int, tuple[Growing, Growing]]:
+        sizes = {0: len(self.points), 1: len(self.ends)} | {k: len(level) for k, level in self.levels.items()}
+        blank = {k: np.zeros(size, np.uint64) for k, size in sizes.items()}
+        return {k: (Growing(words), Growing(words)) for k, words in blank.items()}
 
     def moved(self, points: Array) -> Complex:
         """The same incidences with vertices at other places."""
@@ -100,12 +100,9 @@ class Complex:
         for level in self.levels.values():
             level.compact()
         outside = np.abs(values) > errors
-        self._set_bits(0, _pack(outside & (values > 0)), _pack(outside & (values < 0)))
+        self.bits[0][0].data[...] = _pack(outside & (values > 0))
+        self.bits[0][1].data[...] = _pack(outside & (values < 0))
         self._spread()
-
-    def _set_bits(self, k: int, positive: Array, negative: Array) -> None:
-        self.bits[k][0].data[...] = positive
-        self.bits[k][1].data[...] = negative
 
     def _spread(self) -> None:
         """The bits of all faces from those of the vertices. Needs compact levels."""
@@ -121,11 +118,10 @@ class Complex:
         positive, negative = self.bits[k]
         return np.flatnonzero(positive.data & negative.data & (_ONE << np.uint64(j)))
 
-    def cut(self, j: int, label: int) -> int:
-        """Cut every cell that function j changes sign on; returns how many."""
-        cells = self.crossed(self.dim, j)
-        if not len(cells):
-            return 0
+    def cut(self, j: int, label: int) -> None:
+        """Cut every cell that function j changes sign on; the new facets get the label."""
+        if not len(self.crossed(self.dim, j)):
+            return
         mask = _ONE << np.uint64(j)
         lists = self._consistent_polygons(j, mask) if self.dim >= 2 else None
         upper = self._cut_edges(j, mask, label)
@@ -133,7 +129,6 @@ class Complex:
             faces = self.crossed(k, j)
             members, owner = lists if k == 2 and lists is not None else level.lists(faces)
             upper = self._cut_faces(k, mask, faces, members, owner, upper, label)
-        return len(cells)
 
     def _cut_edges(self, j: int, mask: np.uint64, label: int) -> tuple[Array, Array]:
         """Split the crossed edges at new vertices; returns them and their upper parts."""
@@ -306,33 +301,18 @@ class Complex:
 
     def keep(self, cells: Array) -> None:
         """Drop all other cells, and the faces that no kept cell uses."""
-        if self.dim == 1:
-            kept = cells
-        else:
-            kept = cells
-            for k in range(self.dim, 1, -1):
-                level = self.levels[k]
-                members, _ = level.lists(kept)
-                if k == self.dim - 1:
-                    self.label = Growing(self.label.data[kept])
-                used, renumbered = np.unique(members, return_inverse=True)
-                length = level.length.data[kept]
-                self.levels[k] = fresh = Level(np.cumsum(length) - length, length, renumbered)
-                self.bits[k] = (fresh.positive, fresh.negative)
-                kept = used
-        if self.dim == 2:
-            self.label = Growing(self.label.data[kept])
-        ends = self.ends.data[kept]
-        used, renumbered = np.unique(ends, return_inverse=True)
+        kept = {self.dim: cells}
+        for k in range(self.dim, 1, -1):
+            members, _ = self.levels[k].lists(kept[k])
+            kept[k - 1], renumbered = np.unique(members, return_inverse=True)
+            self.levels[k] = Level(self.levels[k].length.data[kept[k]], renumbered)
+        ends = self.ends.data[kept[1]]
+        kept[0], renumbered = np.unique(ends, return_inverse=True)
         self.ends = Growing(renumbered.reshape(ends.shape))
-        if self.dim == 1:
-            self.label = Growing(self.label.data[used])
-        words = np.zeros(len(ends), np.uint64)
-        self.bits[1] = (Growing(words), Growing(words))
         for name, column in self.columns.items():
-            self.columns[name] = Growing(column.data[used])
-        words = np.zeros(len(used), np.uint64)
-        self.bits[0] = (Growing(words), Growing(words))
+            self.columns[name] = Growing(column.data[kept[0]])
+        self.label = Growing(self.label.data[kept[self.dim - 1]])
+        self.bits = self._no_bits()
         self.origin = Growing(np.arange(self.count))
 
     def block_signs(self, count: int) -> Array:

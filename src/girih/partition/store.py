@@ -11,7 +11,7 @@ from torch import Tensor
 
 from girih.networks import Trace
 from girih.partition.growing import Array
-from girih.partition.line import cell_bounds
+from girih.partition.line import Line
 from girih.partition.line_cells import LineCells
 from girih.partition.partition import Partition, check_latent_dim
 from girih.partition.polytope_cells import PolytopeCells
@@ -54,14 +54,10 @@ def partition_from(tensors: dict[str, Tensor], config: dict[str, Any], trace: Tr
     dim = trace.latent_dim
     check_latent_dim(dim)
     _require(config["latent_dim"] == dim, "the latent dimension")
-    part = Partition.__new__(Partition)
-    part.trace, part.prior_covariance = trace, tensors["prior"]
     _require(not int(torch.linalg.cholesky_ex(tensors["prior"]).info), "the prior")
     _require(tensors["prior"].shape == (dim, dim) and tensors["prior"].dtype == torch.float64, "the prior")
     cells = _line(tensors, trace) if dim == 1 else _polytopes(tensors, config, trace)
-    part._cells = cells
-    part.patterns = cells.patterns if isinstance(cells, LineCells) else torch.as_tensor(cells.codes)
-    return part
+    return Partition._of(trace, tensors["prior"], cells)
 
 
 def _require(holds: bool, what: str) -> None:
@@ -75,11 +71,7 @@ def _line(tensors: dict[str, Tensor], trace: Trace) -> LineCells:
     _require(patterns.dtype == torch.int8 and patterns.shape == (len(knots) + 1, trace.hidden_units), "patterns")
     low, high = (float(end) for end in tensors["domain"])
     _require(not math.isnan(low) and low < high and bool(((knots > low) & (knots < high)).all()), "the domain")
-    cells = LineCells.__new__(LineCells)
-    cells.trace, cells.domain, cells.knots, cells.patterns = trace, (low, high), knots, patterns
-    cells.lower, cells.upper = cell_bounds(knots)
-    cells.lower[0], cells.upper[-1] = low, high
-    return cells
+    return LineCells(Line(knots, patterns), low, high)
 
 
 def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace) -> PolytopeCells:
@@ -95,7 +87,7 @@ def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace)
         _require(_indices(members, below) and _indices(length, len(members) + 1), f"faces of dimension {k}")
         _require(members.ndim == length.ndim == 1 and length.sum() == len(members), f"faces of dimension {k}")
         _require(bool((length > 1).all()), f"faces of dimension {k}")
-        levels[k] = Level(np.cumsum(length) - length, length, members)
+        levels[k] = Level(length, members)
         facets, below = below, len(length)
     label, codes, rows = arrays["label"], arrays["codes"], arrays["cuts"]
     _require(codes.dtype == np.int8 and codes.ndim == 2 and codes.shape[1] == trace.hidden_units, "codes")

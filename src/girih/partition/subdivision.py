@@ -85,19 +85,22 @@ class _Subdivider:
         try:
             first = self._start(halfspaces)
             self.complex = first.complex
+            on_planes: dict[int, Array] = {}
             if halfspaces is not None:
                 self._cut_domain(*halfspaces, first)
+            else:
+                on_planes = {int(c): row for c, row in zip(first.chosen, first.on, strict=True)}
             self.codes = np.empty((self.complex.count, 0), np.int8)
             for index, step in enumerate(self.trace.steps[: self.last + 1]):
                 self.current = index
                 if isinstance(step, KinkStep):
-                    self._cut_kinks(index, step, first)
+                    self._cut_kinks(index, step, on_planes)
                 elif isinstance(step, MaxStep):
                     self._cut_maxima(index, step)
                 else:
                     self._advance(index, step)
                 if isinstance(step, KinkStep | MaxStep):
-                    first = Fan(self.complex, np.empty(0, np.int64), first.on[:0], False)
+                    on_planes = {}  # the fan is made of the first of these steps
                 self._forget(index)
         finally:
             self.bar.close()
@@ -112,24 +115,21 @@ class _Subdivider:
         """The fan of S independent planes: faces of the domain first, then the first units with a kink."""
         dim = self.trace.latent_dim
         normals, offsets, labels = self._first_planes()
-        self.domain_rows = 0
         if halfspaces is not None:
             H, h = halfspaces
             outer = fan(H, -h, DOMAIN - np.arange(len(h)), dim)
             if not outer.artificial:
-                self.domain_rows = len(h)
                 return outer
             # the faces of the domain do not meet in a point: units complete them
             chosen = outer.chosen
-            self.domain_rows = len(h)
             rest = fan_rest(H[chosen], normals)
             normals = np.concatenate((H, normals[rest]))
             offsets = np.concatenate((-h, offsets[rest]))
             labels = np.concatenate((DOMAIN - np.arange(len(h)), labels[rest]))
             picked = np.concatenate((chosen, np.arange(len(h), len(labels))))
-            both = fan(normals[picked], offsets[picked], labels[picked], dim)
-            first = both._replace(chosen=picked[both.chosen])
-            first = first._replace(chosen=np.where(first.chosen < len(h), first.chosen, -1))
+            first = fan(normals[picked], offsets[picked], labels[picked], dim)
+            rows = picked[first.chosen]
+            first = first._replace(chosen=np.where(rows < len(h), rows, -1))
         else:
             first = fan(normals, offsets, labels, dim)
         self.several = first.artificial
@@ -157,7 +157,6 @@ class _Subdivider:
         return np.empty((0, dim)), np.empty(0), np.empty(0, np.int64)
 
     def _cut_domain(self, H: Array, h: Array, first: Fan) -> None:
-        rows = self.complex.points
         position = {int(c): i for i, c in enumerate(first.chosen) if c >= 0}
         for start in range(0, len(h), BLOCK):
             part = slice(start, min(start + BLOCK, len(h)))
@@ -222,11 +221,11 @@ class _Subdivider:
             _check(torch.as_tensor(errors[part]), step.path)
         complex_.columns[index], complex_.columns[index, "error"] = Growing(values), Growing(errors)
 
-    def _cut_kinks(self, index: int, step: KinkStep, first: Fan) -> None:
+    def _cut_kinks(self, index: int, step: KinkStep, on_planes: dict[int, Array]) -> None:
+        """Cut with every unit; `on_planes` are the vertices known to lie on the plane of a unit at a threshold."""
         complex_, source = self.complex, step.inputs[0]
         column, K = self.codes.shape[1], len(step.thresholds)
         counts = np.zeros((complex_.count, step.size), np.int8)
-        on_plane = {int(c): row for c, row in zip(first.chosen, first.on, strict=True) if self.domain_rows == 0}
         units = [range(start, min(start + BLOCK, step.size)) for start in range(0, step.size, BLOCK)]
         blocks = self._blocks(source, units)
         for k, threshold in enumerate(step.thresholds):
@@ -236,7 +235,7 @@ class _Subdivider:
                 value.data[...] -= threshold * t
                 error.data[...] += _EPS * abs(threshold) * t
                 for j, unit in enumerate(part):
-                    on = on_plane.get(unit * K + k)
+                    on = on_planes.get(unit * K + k)
                     if on is not None:
                         value.data[: len(on), j][on] = 0.0
                 signs = self._cut_block(value, error, [Cut(index, u, column + u, threshold) for u in part])

@@ -162,11 +162,7 @@ def _outlined(cells: PolytopeCells) -> Ints:
 
 def _outlines(cells: PolytopeCells) -> tuple[Array, Ints]:
     """The corners of every piece in homogeneous coordinates, counter-clockwise, and the piece of each."""
-    edges, piece = cells.complex.levels[2].lists(np.arange(cells.complex.count))
-    vertices = cells.complex.ends.data[edges].ravel()
-    size = len(cells.complex.points)
-    pair = np.unique(np.repeat(piece, 2) * size + vertices)
-    vertices, owner = pair % size, pair // size
+    vertices, owner = cells.corners
     points = cells.complex.points[vertices]
     around = points[:, :2] - points[:, 2:] * cells.inside[owner]
     order = np.lexsort((np.arctan2(around[:, 1], around[:, 0]), owner))
