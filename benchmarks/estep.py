@@ -19,8 +19,11 @@ import torch
 from scipy.stats import multivariate_normal, norm
 
 import girih
-from girih.inference.line import Model, chunks, pair_up
-from girih.inference.statistics import _Expectations, accumulate, expectations
+from girih.inference.dense import DenseMoments
+from girih.inference.estep import chunks
+from girih.inference.line import pair_up
+from girih.inference.model import Model
+from girih.inference.statistics import accumulate
 
 CASES = {"toy": (256, 9, 2, [8]), "image": (200, 22, 784, [8, 16])}
 
@@ -63,16 +66,16 @@ def published_style(part: girih.Partition, x: np.ndarray, noise: float) -> tuple
     return np.log(p), np.stack((e0, e1, e2)) / p[:, None]
 
 
-def ours(model: Model, x: torch.Tensor) -> list[tuple[torch.Tensor, _Expectations]]:
+def ours(model: Model, x: torch.Tensor) -> list[tuple[torch.Tensor, DenseMoments]]:
     """log p(x), and mass, mean and variance of every (row, cell) pair."""
-    return [expectations(pair_up(model, rows)) for _, rows in chunks(model, x)]
+    return [DenseMoments.of(pair_up(model, rows)) for _, rows in chunks(model, x)]
 
 
-def raw_moments(model: Model, parts: list[tuple[torch.Tensor, _Expectations]]) -> tuple[torch.Tensor, torch.Tensor]:
+def raw_moments(model: Model, parts: list[tuple[torch.Tensor, DenseMoments]]) -> tuple[torch.Tensor, torch.Tensor]:
     """The same as log p(x) and E[1], E[z], E[z^2] on the cells, as the loop gives them."""
     moments = []
     for _, e in parts:
-        z = model.cells.origin + e.mean
+        z = model.cells.origin[:, 0] + e.mean
         moments.append(torch.stack((e.e0, e.e0 * z, e.e0 * (z.square() + e.variance))))
     return torch.cat([log_p for log_p, _ in parts]), torch.cat(moments, 1)
 

@@ -232,6 +232,7 @@ def rows_near_and_far(dgn: girih.DGN, distances: tuple[float, ...], seed: int) -
     away = torch.randn(len(distances), dgn.output_dim, dtype=torch.float64, generator=generator)
     away = away / away.norm(dim=1, keepdim=True) * f64(distances)[:, None]
     with torch.no_grad():
-        tails = dgn.net(f64([[-30.0], [40.0]])) + 0.1
-        on = dgn.net(f64([[0.2]])) + away
+        S = dgn.latent_dim
+        tails = dgn.net(f64([[-30.0] * S, [40.0] * S])) + 0.1
+        on = dgn.net(f64([[0.2] * S])) + away
     return torch.cat((p.sample((2,), seed=seed), on, tails))

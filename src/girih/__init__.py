@@ -6,12 +6,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from girih import datasets, em, errors, experiments, gaussian, inference, networks, partition, plots, training, vae
+    from girih import (
+        datasets,
+        em,
+        errors,
+        experiments,
+        gaussian,
+        inference,
+        networks,
+        partition,
+        plots,
+        selection,
+        training,
+        vae,
+    )
     from girih.em import DGNEstimator
     from girih.inference import DGN, Posterior
     from girih.io import load, save
     from girih.networks import mlp, trace
     from girih.partition import Partition
+    from girih.selection import select_model
+    from girih.training import train
 
 __version__ = "0.1.0"
 
@@ -32,7 +47,10 @@ __all__ = [
     "partition",
     "plots",
     "save",
+    "select_model",
+    "selection",
     "trace",
+    "train",
     "training",
     "vae",
 ]
@@ -46,7 +64,9 @@ _HOMES = {
     "load": "io",
     "mlp": "networks",
     "save": "io",
+    "select_model": "selection",
     "trace": "networks",
+    "train": "training",
 }
 
 

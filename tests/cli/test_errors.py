@@ -61,7 +61,7 @@ def test_npy_of_objects_is_not_unpickled(girih):
         (["--columns", "alcohol,foo"], "no column 'foo'"),
         (["--columns", "ash", "--drop", "ash"], "exclude each other"),
         (["--rows", "999"], "999 rows were asked"),
-        (["--latent-dim", "2"], "S = 1 today"),
+        (["--latent-dim", "4"], "exact inference covers"),
         (["--noise-floor", "0"], "noise_floor must be"),
         (["--negative-slope", "nan"], "negative_slope must be"),
     ],

@@ -69,7 +69,7 @@ def test_same_seed_same_numbers(circle):
 
 def test_rows_may_come_in_chunks(circle, monkeypatch):
     whole = fit_em(build(), circle, max_iter=5, n_init=1)
-    monkeypatch.setattr("girih.inference.line._CHUNK", 50)
+    monkeypatch.setattr("girih.inference.estep._CHUNK", 50)
     parts = fit_em(build(), circle, max_iter=5, n_init=1)
     assert parts.nll_curve == pytest.approx(whole.nll_curve, abs=1e-9)
 
@@ -233,7 +233,7 @@ def test_estimator_options(circle):
     for options, message in [
         ({"noise": "pink"}, "noise must be one of"),
         ({"activation": "gelu"}, "activation must be one of"),
-        ({"latent_dim": 2}, "S = 1 today"),
+        ({"latent_dim": 4}, "S = 4"),
         ({"hidden": (0,)}, "sizes must be"),
         ({"n_init": 0}, "n_init"),
     ]:

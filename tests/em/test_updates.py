@@ -236,8 +236,8 @@ def test_gradient_uses_the_same_statistics(circle):
 
 
 def test_unfit_networks_are_refused(circle):
-    shared = torch.nn.Linear(1, 1, dtype=torch.float64)
-    net = torch.nn.Sequential(shared, torch.nn.ReLU(), shared, torch.nn.Linear(1, 2, dtype=torch.float64))
+    shared = torch.nn.Linear(2, 2, dtype=torch.float64)
+    net = torch.nn.Sequential(torch.nn.Linear(1, 2, dtype=torch.float64), shared, torch.nn.ReLU(), shared)
     with pytest.raises(girih.errors.UnsupportedLayerError, match="used more than once"):
         girih.em.fit_em(girih.DGN(net), circle)
     with pytest.raises(girih.errors.UnsupportedLayerError, match=r"net\.double\(\)"):

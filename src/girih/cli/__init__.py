@@ -1,4 +1,4 @@
-"""The command line: `girih fit`, `score`, `sample`, `impute`, `info`, `datasets` and `reproduce`."""
+"""The command line: `girih fit`, `select`, `score`, `sample`, `impute`, `info`, `datasets` and `reproduce`."""
 
 from girih.cli.app import app, main
 

@@ -34,7 +34,7 @@ _MODEL, _TRAINING = "Model", "Training"
 def fit(
     data: DataArgument,
     latent_dim: Annotated[
-        int, typer.Option("--latent-dim", min=1, help="Latent dimension S; 1 today.", rich_help_panel=_MODEL)
+        int, typer.Option("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.", rich_help_panel=_MODEL)
     ] = 1,
     hidden: Annotated[
         str | None,

@@ -65,6 +65,14 @@ class Activation(StrEnum):
     abs = "abs"
 
 
+class Criterion(StrEnum):
+    """What chooses among models."""
+
+    bic = "bic"
+    aic = "aic"
+    held_out = "held-out"
+
+
 class Noise(StrEnum):
     """Shapes of the noise covariance."""
 
@@ -96,6 +104,28 @@ def parse_widths(text: str | None) -> tuple[int, ...] | None:
             param_hint="--hidden",
         )
     return widths
+
+
+def parse_networks(texts: list[str] | None) -> tuple[tuple[int, ...], ...] | None:
+    """`--hidden 8 --hidden 16,16` or `--hidden "8 16,16"`: a network for each word."""
+    words = [word for text in texts or () for word in text.replace(";", " ").split()]
+    networks = [parse_widths(word) for word in words]
+    return tuple(network for network in networks if network is not None) or None
+
+
+def parse_dimensions(text: str | None) -> tuple[int, ...] | None:
+    """`1,2,3` as latent dimensions."""
+    if text is None:
+        return None
+    try:
+        dims = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        dims = (0,)
+    if min(dims) < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of latent dimensions; write e.g. 1 or 1,2", param_hint="--latent-dims"
+        )
+    return dims
 
 
 def parse_weight_prior(text: str) -> str | None:

@@ -170,8 +170,9 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         "seed": str(settings.seed),
     }
     what = dataset.description if is_file(settings.source) else f"{len(dataset):,} rows: {dataset.description}"
+    latents = {1: "one latent variable", 2: "two latent variables", 3: "three latent variables"}[settings.latent_dim]
     lead = (
-        f"A generator with one latent variable, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
+        f"A generator with {latents}, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
         "computed from the exact likelihood; none is estimated by sampling."
     )
     versions = metrics["versions"]

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec
 
@@ -69,6 +69,16 @@ class Terminal:
         for name, value in rows.items():
             table.add_row(name, value)
         self._out.print(table, soft_wrap=False)
+
+    def columns(self, header: Sequence[str], rows: Sequence[Sequence[str]], bold: int | None = None) -> None:
+        """A table with a heading: the first column to the left, the others to the right; one row may be bold."""
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for i, row in enumerate(rows):
+            table.add_row(*row, style="bold" if i == bold else None)
+        # a narrow terminal wraps the lines; cutting them would lose numbers
+        self._out.print(table, soft_wrap=False, crop=False, width=max(self._out.width, 130))
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The one JSON object of `--json`; nothing without it."""

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from girih._files import read_tensors, write_tensors
+from girih.em.pace import Pace
 from girih.em.step import Problem
 from girih.errors import ModelFileError
 
@@ -29,6 +30,8 @@ class Settings:
     n_init: int
     init_iter: int
     seed: int
+    acceleration: str = "none"
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,33 @@ class Run:
     """One run of EM: everything that its continuation depends on."""
 
     parameters: dict[str, Tensor]
+    pairs: Tensor  # the memory of the acceleration
     damping: float
     curve: list[float]
     quiet: int = 0  # iterations in a row that gained less than tol
+    batch: int = 0  # rows in a batch; 0 once all rows are used together
+    pace: Pace = field(default_factory=Pace)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is a tensor, by name."""
+        return {**{f"parameters.{name}": p for name, p in self.parameters.items()}, "pairs": self.pairs}
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything else, for JSON."""
+        return {
+            "damping": self.damping,
+            "curve": self.curve,
+            "quiet": self.quiet,
+            "batch": self.batch,
+            "pace": self.pace.to_json(),
+        }
+
+    @classmethod
+    def join(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> Run:
+        """A run from its `tensors` and `numbers`."""
+        prefix = "parameters."
+        parameters = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return cls(parameters, tensors["pairs"], **{**numbers, "pace": Pace(*numbers["pace"])})
 
 
 @dataclass
@@ -71,13 +98,13 @@ class Checkpoint:
     def write(self, state: State) -> None:
         """Write atomically."""
         runs = {"run": state.run} | ({} if state.best is None else {"best": state.best})
-        tensors = {f"{name}.{key}": value for name, run in runs.items() for key, value in run.parameters.items()}
+        tensors = {f"{name}.{key}": value for name, run in runs.items() for key, value in run.tensors().items()}
         metadata: dict[str, Any] = {
             "kind": "em-checkpoint",
             "fingerprint": self.fingerprint,
             "start": state.start,
             "starts": state.starts,
-            "runs": {name: {"damping": r.damping, "curve": r.curve, "quiet": r.quiet} for name, r in runs.items()},
+            "runs": {name: run.numbers() for name, run in runs.items()},
         }
         write_tensors(self.path, tensors, metadata)
         self._written = time.monotonic()
@@ -98,8 +125,10 @@ class Checkpoint:
                 f"the checkpoint {self.path} belongs to other data or settings; delete it or choose another file"
             )
         runs = {
-            name: Run({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, **values)
-            for name, values in metadata["runs"].items()
+            name: Run.join(
+                {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}, numbers
+            )
+            for name, numbers in metadata["runs"].items()
         }
         return State(runs["run"], metadata["start"], runs.get("best"), metadata["starts"])
 

@@ -13,9 +13,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
 from girih.em.fit import EMResult, fit_em
+from girih.em.trained import count_affine
 from girih.errors import ParameterError
 from girih.inference import DGN
-from girih.networks import Affine, mlp
+from girih.networks import mlp
 
 NOISES = ("isotropic", "diagonal", "full")
 
@@ -27,7 +28,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     in training as well as afterwards.
 
     Args:
-        latent_dim: S; 1 today.
+        latent_dim: S.
         hidden: widths of the hidden layers.
         activation: "relu", "leaky_relu" or "abs".
         negative_slope: of the leaky ReLU.
@@ -42,6 +43,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         learn_prior: also fit the variance of z.
         noise_floor: lower bound on the noise variance, as a share of the variance of the data.
         checkpoint: file that a killed fit continues from.
+        acceleration: "quasi-newton" or "none"; see `girih.em.fit_em`.
+        batch_size: rows in a batch, for data with many rows; `None` uses all rows in each iteration.
 
     Attributes:
         dgn_: the fitted `girih.DGN`.
@@ -81,6 +84,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         learn_prior: bool = False,
         noise_floor: float = 1e-6,
         checkpoint: str | os.PathLike[str] | None = None,
+        acceleration: str = "quasi-newton",
+        batch_size: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -97,6 +102,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.learn_prior = learn_prior
         self.noise_floor = noise_floor
         self.checkpoint = checkpoint
+        self.acceleration = acceleration
+        self.batch_size = batch_size
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> DGNEstimator:
         """Fit by exact EM.
@@ -135,6 +142,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             seed=seed,
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
+            acceleration=self.acceleration,
+            batch_size=self.batch_size,
         )
         self.dgn_ = dgn
         self._record(result)
@@ -221,13 +230,13 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
 
 
 def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
-    """Identifiable free parameters: weights, biases, noise and prior, less one for the scale of each hidden unit."""
-    count = 0
-    for stage in dgn.trace.stages:
-        if isinstance(stage, Affine):
-            count += stage.out_features * (stage.in_features + int(stage.has_bias))
+    """Identifiable free parameters: weights, biases, noise and prior, less one for the scale of each hidden unit.
+
+    For a generator that is no chain of Linear layers, nothing is taken off: an upper bound.
+    """
+    count = count_affine(dgn.trace)
+    if dgn.trace.is_chain:
+        count -= dgn.trace.hidden_units
     D, S = dgn.output_dim, dgn.latent_dim
     count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]
-    if learn_prior:
-        count += S * (S + 1) // 2
-    return count - dgn.trace.hidden_units
+    return count + (S * (S + 1) // 2 if learn_prior else 0)

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih.em.checkpoint import Checkpoint, Run, Settings, State, fingerprint
 from girih.em.initial import randomise
+from girih.em.minibatch import epoch
 from girih.em.penalty import WeightPrior
+from girih.em.quasi_newton import no_pairs, quasi_newton_step
 from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
+
+ACCELERATIONS = ("none", "quasi-newton")
 
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
@@ -61,6 +65,8 @@ def fit_em(
     tol: float = 1e-6,
     n_init: int = 5,
     init_iter: int = 25,
+    acceleration: str = "quasi-newton",
+    batch_size: int | None = None,
     seed: int = 0,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -70,13 +76,18 @@ def fit_em(
 
     Each iteration does the E-step exactly, then the exact M-step of the last affine map (W and v jointly) and the
     noise, then a damped least-squares update of all hidden layers, which is kept only if the exact NLL does not
-    rise. The penalised exact NLL therefore never increases.
+    rise. Blocks of quasi-Newton iterations take turns with EM where they gain more. The penalised exact NLL never
+    increases.
+
+    Any generator that `girih.trace` reads can be fitted. The weights and biases of its Linear and convolution layers
+    are trained; batch normalisation (in eval mode), PReLU slopes and bare parameters keep their values.
 
     Args:
-        dgn: the model; its network's float64 Linear layers, noise and (if asked) prior are changed in place.
+        dgn: the model; its network's float64 layers, noise and (if asked) prior are changed in place.
         X: `(N, D)`; NaN entries are missing.
         sample_weight: `(N,)` non-negative row weights.
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
+            The last two need a chain of Linear layers and activations.
         learn_prior: also update the latent prior.
         noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
             unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
@@ -86,14 +97,18 @@ def fit_em(
         n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters
             that the model has (a warm start).
         init_iter: trial iterations of each start.
-        seed: of the starts.
+        acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
+        batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
+            undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
+            until all rows are used together. `None` uses all rows from the start.
+        seed: of the starts and the batches.
         progress: show a progress bar with the NLL.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
             again ends with the same numbers.
         callback: called as `callback(iteration, nll)` after each iteration of the kept run.
 
     Raises:
-        ShapeError, NonFiniteError, EmptyDataError, ParameterError, ModelFileError.
+        ShapeError, NonFiniteError, EmptyDataError, ParameterError, ModelFileError, UnsupportedLayerError.
 
     Source:
         EM-DGN, section 4 and appendices G, H.
@@ -109,10 +124,13 @@ def fit_em(
     x, weight = _check_data(dgn, X, sample_weight)
     max_iter, init_iter = whole(max_iter, "max_iter"), whole(init_iter, "init_iter")
     n_init, seed = whole(n_init, "n_init", 0), whole(seed, "seed", None)
+    if acceleration not in ACCELERATIONS:
+        raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
+    batch_size = None if batch_size is None else whole(batch_size, "batch_size")
     tol, noise_floor = real(tol, "tol", positive=False), real(noise_floor, "noise_floor")
     problem = Problem(dgn, x, weight, WeightPrior.parse(weight_prior), noise_floor)
     updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
-    settings = Settings(max_iter, tol, n_init, init_iter, seed)
+    settings = Settings(max_iter, tol, n_init, init_iter, seed, acceleration, batch_size)
     saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, settings, updates))
     return _Loop(problem, updates, settings, callback, saved).run(progress)
 
@@ -132,6 +150,9 @@ class _Loop:
         self.callback, self.checkpoint = callback, checkpoint
         # a single start needs no trial: it simply goes on
         self.trials = settings.n_init if settings.n_init > 1 else 0
+        # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
+        smooth = problem.prior is None or problem.prior.family == "gaussian"
+        self.accelerated = smooth and settings.acceleration != "none"
         self.trial_length = min(settings.init_iter, settings.max_iter)
 
     def run(self, progress: bool) -> EMResult:
@@ -187,24 +208,46 @@ class _Loop:
             raise NonFiniteError(
                 "the likelihood is not finite at the starting parameters; rescale the columns of X to moderate values"
             )
-        after, damping = em_step(self.problem, now, run.damping, self.updates)
-        gain = run.curve[-1] - after.nll
         # one assignment, so that Ctrl-C finds either the old run or the new one
-        quiet = run.quiet + 1 if gain < self.settings.tol else 0
-        state.run = Run(self.problem.parameters(), damping, [*run.curve, after.nll], quiet)
+        after, state.run = self._epoch(run, now) if run.batch else self._step(run, now)
         if self.checkpoint is not None:
             self.checkpoint.write_now_and_then(state)
         return after
+
+    def _step(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
+        """An iteration on all rows."""
+        problem, pace, pairs, before = self.problem, run.pace, run.pairs, self.problem.evaluations
+        if self.accelerated and pace.accelerated:
+            after, damping, pairs = quasi_newton_step(problem, now, run.damping, self.updates, pairs)
+        else:
+            after, damping = em_step(problem, now, run.damping, self.updates)
+        gain = run.curve[-1] - after.nll
+        if self.accelerated:
+            pace = pace.after(gain, problem.evaluations - before)
+        quiet = run.quiet + 1 if gain < self.settings.tol else 0
+        curve = [*run.curve, after.nll]
+        return after, Run(problem.parameters(), pairs, damping, curve, quiet, 0, pace)
+
+    def _epoch(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
+        """An iteration in batches; after one that had to be undone, batches are twice as large."""
+        problem, batch = self.problem, run.batch
+        generator = torch.Generator().manual_seed(_mix(self.settings.seed, len(run.curve)))
+        after = epoch(problem, now, self.updates, batch, generator)
+        if after is None or run.curve[-1] - after.nll < self.settings.tol:
+            batch = 2 * batch if 2 * batch < len(problem.x) else 0
+        after = after or now
+        curve = [*run.curve, after.nll]
+        return after, replace(run, parameters=problem.parameters(), curve=curve, batch=batch)
 
     def _new_run(self, start: int) -> Run:
         problem = self.problem
         if self.settings.n_init > 0:
             generator = torch.Generator().manual_seed(_mix(self.settings.seed, start))
-            randomise(problem.dgn, problem.x, problem.weight, problem.noise_floor, generator)
-            with torch.no_grad():
-                if problem.prior is not None:
-                    problem.prior.admit([stage.module.weight for stage in problem.affine])
-        return Run(problem.parameters(), INITIAL_DAMPING, [problem.evaluate().nll])
+            randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
+            problem.admit()
+        size = self.settings.batch_size
+        batch = size if size is not None and size < len(problem.x) else 0
+        return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
 
     def _done(self, state: State) -> int:
         return state.start * self.trial_length + len(state.run.curve) - 1

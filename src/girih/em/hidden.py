@@ -1,7 +1,8 @@
 r"""The update of the hidden layers: weighted least squares over cells, with activation patterns held fixed.
 
-On a cell the statistics act like S + 1 weighted pseudo-points, the columns of P with `P P^T = moments`. With
-the pattern held fixed, the hidden features at them are multilinear in the layers' parameters; to first order
+On a convex piece of a cell the statistics act like S + 1 weighted pseudo-points, the columns of P with
+`P P^T = moments`. With the pattern held fixed, the hidden features at them are multilinear in the layers'
+parameters; to first order
 
     d h = sum_l B_l (dW_l, dv_l) F_l
 
@@ -15,15 +16,14 @@ cells move with the parameters (the papers' updates ignore this, and can lower t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
-from torch import Tensor
+from torch import Tensor, nn
 
-from girih.em.penalty import WeightPrior, coordinate_descent
-from girih.errors import ParameterError
-from girih.inference.line import Model
+from girih.em.normal import NormalSystem
+from girih.em.penalty import WeightPrior
+from girih.inference.model import Model
 from girih.inference.noise import solve
 from girih.inference.statistics import Statistics
 from girih.networks import Affine, PiecewiseLinear, Trace
@@ -31,10 +31,6 @@ from girih.partition import Partition
 
 # Up to this many parameters the normal matrix is formed; beyond, conjugate gradients never form it.
 DENSE_LIMIT = 1500
-_CG_STEPS = 200
-
-# Share of the largest curvature added to all in the damping, so that parameters without any effect stay put.
-_ISOTROPIC = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class Layer:
     """One hidden affine stage: its input at the pseudo-points and its effect on the last hidden features."""
 
     stage: Affine
-    inputs: Tensor  # F: (R, S + 1, in + 1), or (R, S + 1, in) without a bias
-    effect: Tensor  # B: (R, H, out)
+    inputs: Tensor  # F: (P, S + 1, in + 1), or (P, S + 1, in) without a bias
+    effect: Tensor  # B: (P, H, out)
 
     @property
     def size(self) -> int:
@@ -51,17 +47,23 @@ class Layer:
         return self.effect.shape[2] * self.inputs.shape[2]
 
 
+def pieces(partition: Partition) -> tuple[Tensor, Tensor]:
+    """The patterns `(P, U)` and origins `(P, S)` of the convex pieces that the statistics run over."""
+    return partition.piece_patterns, partition.piece_origins
+
+
 @torch.no_grad()
 def hidden_layers(trace: Trace, partition: Partition) -> list[Layer]:
     """Every affine stage before the last hidden features."""
-    jets = trace.jets(partition.patterns, partition.origins)
-    cells, width = len(partition), jets[len(trace.body)].value.shape[1]
+    patterns, origins = pieces(partition)
+    jets = trace.jets(patterns, origins)
+    cells, width = len(patterns), jets[len(trace.body)].value.shape[1]
     effect = torch.eye(width, dtype=torch.float64, device=trace.device).expand(cells, -1, -1)
     layers: list[Layer] = []
     end = trace.hidden_units
     for stage, jet in reversed(list(zip(trace.body, jets, strict=False))):
         if isinstance(stage, PiecewiseLinear):
-            slopes = stage.slopes(partition.patterns[:, end - stage.units : end])
+            slopes = stage.slopes(patterns[:, end - stage.units : end])
             effect = effect * slopes[:, None, :]
             end -= stage.units
             continue
@@ -75,8 +77,8 @@ def hidden_layers(trace: Trace, partition: Partition) -> list[Layer]:
     return layers
 
 
-class HiddenSystem:
-    """The damped normal equations `(A + damping diag A) d = gradient` of all hidden layers.
+class HiddenSystem(NormalSystem):
+    """The damped normal equations of all hidden layers of a chain.
 
     Args:
         model, statistics: of the current parameters.
@@ -87,47 +89,41 @@ class HiddenSystem:
     def __init__(self, model: Model, s: Statistics, layers: list[Layer], prior: WeightPrior | None) -> None:
         self.layers, self.prior, self._moments = layers, prior, s.moments
         self._precision = model.weight.mT @ solve(model.noise, model.weight)
-        self.size = sum(layer.size for layer in layers)
         self.current = torch.cat([_parameters(layer).flatten() for layer in layers])
         self.penalised = torch.cat([_is_weight(layer).flatten() for layer in layers])
         self.gradient = self._adjoint(s.pull.mT)
         self.diagonal = torch.cat([self._layer_diagonal(layer).flatten() for layer in layers])
-        self._dense = self._normal_matrix() if self.size <= DENSE_LIMIT else None
-
-    def direction(self, damping: float) -> Tensor:
-        """The damped step of all hidden parameters, `(size,)`; see `split`."""
-        damped = damping * (self.diagonal + _ISOTROPIC * self.diagonal.max())
-        if self.prior is not None and self.prior.family != "gaussian":
-            return self._proximal(damped)
-        gradient = self.gradient
-        if self.prior is not None:
-            ridge = self.penalised.to(gradient) / self.prior.scale**2
-            gradient, damped = gradient - ridge * self.current, damped + ridge
-        if self._dense is not None:
-            matrix = self._dense + torch.diag(damped)
-            factor, info = torch.linalg.cholesky_ex(matrix)
-            if not int(info):
-                return torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-        return self._conjugate_gradients(gradient, damped)
+        self.dense = self._normal_matrix() if self.size <= DENSE_LIMIT else None
 
     def split(self, step: Tensor) -> list[Tensor]:
         """A step as one `(out, in + 1)` change for each layer."""
         parts = step.split([layer.size for layer in self.layers])
         return [p.reshape(layer.effect.shape[2], -1) for p, layer in zip(parts, self.layers, strict=True)]
 
+    def changes(self, step: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+        """The weights and biases, and by how much a step changes each."""
+        changes: list[tuple[nn.Parameter, Tensor]] = []
+        for layer, change in zip(self.layers, self.split(step), strict=True):
+            module = layer.stage.module
+            changes.append((cast(nn.Parameter, module.weight), change[:, : layer.stage.in_features]))
+            if isinstance(module.bias, nn.Parameter):
+                changes.append((module.bias, change[:, -1]))
+        return changes
+
+    def times(self, step: Tensor) -> Tensor:
+        """A times a step."""
+        return self._adjoint(self._moments @ self._forward(step) @ self._precision)
+
     def _forward(self, step: Tensor) -> Tensor:
-        """The change of the hidden features at the pseudo-points, `(R, S + 1, H)`."""
+        """The change of the hidden features at the pseudo-points, `(P, S + 1, H)`."""
         changes = self.split(step)
         parts = [(k.inputs @ change.mT) @ k.effect.mT for k, change in zip(self.layers, changes, strict=True)]
         return torch.stack(parts).sum(0)
 
     def _adjoint(self, values: Tensor) -> Tensor:
-        """The transpose of `_forward`, for values `(R, S + 1, H)`."""
+        """The transpose of `_forward`, for values `(P, S + 1, H)`."""
         parts = [((values @ layer.effect).mT @ layer.inputs).sum(0) for layer in self.layers]
         return torch.cat([part.flatten() for part in parts])
-
-    def _times(self, step: Tensor) -> Tensor:
-        return self._adjoint(self._moments @ self._forward(step) @ self._precision)
 
     def _layer_diagonal(self, layer: Layer) -> Tensor:
         out = ((self._precision @ layer.effect) * layer.effect).sum(1)
@@ -135,40 +131,17 @@ class HiddenSystem:
         return out.mT @ into
 
     def _normal_matrix(self) -> Tensor:
-        """A in blocks: each cell gives `(B_k^T G B_m) x (F_k^T M F_m)`, a Kronecker product."""
+        """A in blocks: each piece gives `(B_k^T G B_m) x (F_k^T M F_m)`, a Kronecker product."""
         rows = []
         for k in self.layers:
             row = []
             for m in self.layers:
-                out = k.effect.mT @ self._precision @ m.effect  # (R, out_k, out_m)
-                into = k.inputs.mT @ self._moments @ m.inputs  # (R, in_k, in_m)
+                out = k.effect.mT @ self._precision @ m.effect  # (P, out_k, out_m)
+                into = k.inputs.mT @ self._moments @ m.inputs  # (P, in_k, in_m)
                 block = torch.einsum("rab,rij->aibj", out, into)
                 row.append(block.reshape(k.size, m.size))
             rows.append(torch.cat(row, 1))
         return torch.cat(rows, 0)
-
-    def _conjugate_gradients(self, gradient: Tensor, damped: Tensor) -> Tensor:
-        def times(v: np.ndarray) -> np.ndarray:
-            step = torch.as_tensor(v.ravel()).to(gradient)
-            return (self._times(step) + damped * step).cpu().numpy()
-
-        shape = (self.size, self.size)
-        scale = (self.diagonal + damped).clamp(min=torch.finfo(torch.float64).tiny).cpu().numpy()
-        jacobi = LinearOperator(shape, matvec=lambda v: v.ravel() / scale, dtype=np.float64)
-        operator = LinearOperator(shape, matvec=times, dtype=np.float64)
-        step, _ = cg(operator, gradient.cpu().numpy(), M=jacobi, rtol=1e-6, maxiter=_CG_STEPS)
-        return torch.as_tensor(step).to(gradient)
-
-    def _proximal(self, damped: Tensor) -> Tensor:
-        if self._dense is None or self.prior is None:
-            raise ParameterError(
-                f"a Laplace or uniform weight prior is supported up to {DENSE_LIMIT} hidden parameters, "
-                f"and this network has {self.size}; use a Gaussian weight prior"
-            )
-        one = torch.ones(1, dtype=torch.float64, device=self.gradient.device)
-        matrix = self._dense + torch.diag(damped)
-        step = coordinate_descent(matrix, self.gradient[None], self.current[None], self.penalised, self.prior, one)
-        return step[0]
 
 
 def _parameters(layer: Layer) -> Tensor:

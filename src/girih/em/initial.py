@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from girih.em import starts
+from girih.em.trained import Trained
 from girih.inference import DGN
 from girih.networks import Affine
 
@@ -32,47 +34,71 @@ def _batches(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(x.split(_BATCH), weight.split(_BATCH), strict=True)
 
 
-def randomise(dgn: DGN, x: Tensor, weight: Tensor, noise_floor: Tensor, generator: torch.Generator) -> None:
+def randomise(
+    dgn: DGN, trained: Trained, x: Tensor, weight: Tensor, noise_floor: Tensor, generator: torch.Generator
+) -> None:
     """Draw new parameters, in place.
 
     Each unit's kink is placed at the image of a latent drawn from the prior, so no unit starts dead. The last map
     sends the features along random directions in which the data vary, about the mean of the data; the noise starts
-    at the variance of the data, and EM anneals it.
+    at the variance of the data, and EM anneals it. Layers other than Linear draw their weights as their module does;
+    without a head, the last layer is scaled to the data.
     """
-    device = dgn.trace.device
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=torch.float64, generator=generator).to(device)
-
     mean, variance = column_statistics(x, weight)
     factor = torch.linalg.cholesky(dgn.prior.detach())
     with torch.no_grad():
-        h = normal(_PROBES, dgn.latent_dim) @ factor.mT
-        for stage in dgn.trace.body:
-            if not isinstance(stage, Affine):
-                h = h * stage.slopes(h)
-                continue
-            shape = stage.module.weight.shape
-            stage.module.weight.copy_(normal(*shape) * math.sqrt(2.0 / shape[1]))
-            if stage.module.bias is not None:
-                at = h[torch.randint(_PROBES, (shape[0],), generator=generator).to(device)]
-                stage.module.bias.copy_(-(stage.module.weight * at).sum(1))
-            h = torch.nn.functional.linear(h, stage.weight, stage.bias)
-        head = dgn.trace.head
-        if head is not None:
-            # covariance times random directions: one pass over the data, the same for repeated and for weighted rows
-            scale = torch.where(variance > 0, variance, 1.0).sqrt()
-            directions = normal(len(mean), head.in_features) / scale[:, None]
-            weights = torch.zeros_like(directions)
-            for rows, w in _batches(x, weight):
-                centred = torch.nan_to_num(rows - mean)
-                weights += centred.mT @ (w[:, None] * (centred @ directions))
-            length = weights.norm(dim=0)
-            spread = h.std(0)
-            size = (variance.sum() / head.in_features).sqrt() / torch.where(spread > 0, spread, 1.0)
-            weights = weights * size / torch.where(length > 0, length, 1.0)
-            head.module.weight.copy_(weights)
-            if head.module.bias is not None:
-                head.module.bias.copy_(mean - weights @ h.mean(0))
+        z = _normal(generator, dgn.trace.device, _PROBES, dgn.latent_dim) @ factor.mT
+        if trained.is_chain:
+            h = _randomise_chain(dgn, z, generator)
+        else:
+            starts.reset(dgn, trained, generator)
+            values = starts.place_kinks(dgn, trained, z, generator)
+            h = values[dgn.trace.output if trained.head is None else dgn.trace.steps[dgn.trace.output].inputs[0]]
+        if trained.head is not None:
+            _aim(trained.head, h, x, weight, mean, variance, generator)
+        elif not trained.is_chain:
+            starts.scale_output(dgn, h, mean, variance)
         start = torch.maximum(variance, noise_floor)
         dgn.noise.copy_({0: start.mean(), 1: start, 2: torch.diag(start)}[dgn.noise.ndim])
+
+
+def _normal(generator: torch.Generator, device: torch.device, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator).to(device)
+
+
+def _randomise_chain(dgn: DGN, h: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the stages before the head; returns the features after them."""
+    device = dgn.trace.device
+    for stage in dgn.trace.body:
+        if not isinstance(stage, Affine):
+            h = h * stage.slopes(h)
+            continue
+        shape = stage.module.weight.shape
+        stage.module.weight.copy_(_normal(generator, device, *shape) * math.sqrt(2.0 / shape[1]))
+        if stage.module.bias is not None:
+            at = h[torch.randint(_PROBES, (shape[0],), generator=generator).to(device)]
+            stage.module.bias.copy_(-(stage.module.weight * at).sum(1))
+        h = torch.nn.functional.linear(h, stage.weight, stage.bias)
+    return h
+
+
+def _aim(
+    head: Affine, h: Tensor, x: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, generator: torch.Generator
+) -> None:
+    """Draw the last map: random directions times the covariance of the data, about its mean.
+
+    One pass over the data, the same for repeated and for weighted rows.
+    """
+    scale = torch.where(variance > 0, variance, 1.0).sqrt()
+    directions = _normal(generator, h.device, len(mean), head.in_features) / scale[:, None]
+    weights = torch.zeros_like(directions)
+    for rows, w in _batches(x, weight):
+        centred = torch.nan_to_num(rows - mean)
+        weights += centred.mT @ (w[:, None] * (centred @ directions))
+    length = weights.norm(dim=0)
+    spread = h.std(0)
+    size = (variance.sum() / head.in_features).sqrt() / torch.where(spread > 0, spread, 1.0)
+    weights = weights * size / torch.where(length > 0, length, 1.0)
+    head.module.weight.copy_(weights)
+    if head.module.bias is not None:
+        head.module.bias.copy_(mean - weights @ h.mean(0))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from girih.em.penalty import WeightPrior, coordinate_descent, pseudo_inverse
-from girih.inference.line import Model
+from girih.inference.model import Model
 from girih.inference.statistics import Statistics
 
 
@@ -32,7 +32,8 @@ def head_change(model: Model, s: Statistics, has_bias: bool, prior: WeightPrior 
     return torch.nn.functional.pad(change, (0, s.features.shape[0] - n))
 
 
-def _current(model: Model, n: int) -> Tensor:
+def head_parameters(model: Model, n: int) -> Tensor:
+    """The first n columns of `(W, v)`, `(D, n)`."""
     return torch.cat((model.weight, model.bias[:, None]), 1)[:, :n]
 
 
@@ -43,7 +44,7 @@ def _penalised(model: Model, n: int) -> Tensor:
 def _ridge(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tensor:
     """Row by row in the eigenbasis of the noise, where the rows decouple."""
     n = len(gram)
-    current, penalty = _current(model, n), _penalised(model, n).to(gram) / prior.scale**2
+    current, penalty = head_parameters(model, n), _penalised(model, n).to(gram) / prior.scale**2
     if model.noise.ndim == 2:
         variance, basis = torch.linalg.eigh(model.noise)
         current, pull = basis.mT @ current, basis.mT @ pull
@@ -68,7 +69,7 @@ def _proximal(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> T
         variance = smallest.expand(model.output_dim)
     else:
         variance = model.noise.expand(model.output_dim)
-    return coordinate_descent(gram, pull, _current(model, n), _penalised(model, n), prior, variance)
+    return coordinate_descent(gram, pull, head_parameters(model, n), _penalised(model, n), prior, variance)
 
 
 def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: Tensor) -> Tensor:
@@ -81,13 +82,20 @@ def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: Tensor) -> T
     if noise.ndim == 2:
         cross = head @ s.outer.mT
         scatter = s.scatter - cross - cross.mT + head @ s.features @ head.mT
-        unit = floor.sqrt()[:, None] * floor.sqrt()
-        values, vectors = torch.linalg.eigh(0.5 * (scatter + scatter.mT) / s.weight / unit)
-        return ((vectors * values.clamp(min=1.0)) @ vectors.mT) * unit
+        return at_least(0.5 * (scatter + scatter.mT) / s.weight, floor)
     rows = ((head @ s.features - 2.0 * s.outer) * head).sum(1)
     if noise.ndim == 1:
-        return torch.maximum((s.scatter + rows) / s.weight, floor)
-    return torch.maximum((s.scatter + rows.sum()) / (s.weight * len(head)), floor)
+        return at_least((s.scatter + rows) / s.weight, floor)
+    return at_least((s.scatter + rows.sum()) / (s.weight * len(head)), floor)
+
+
+def at_least(noise: Tensor, floor: Tensor) -> Tensor:
+    """The noise with its variances, or its eigenvalues in units of the floor, raised to the floor."""
+    if noise.ndim < 2:
+        return torch.maximum(noise, floor)
+    unit = floor.sqrt()[:, None] * floor.sqrt()
+    values, vectors = torch.linalg.eigh(noise / unit)
+    return ((vectors * values.clamp(min=1.0)) @ vectors.mT) * unit
 
 
 def prior_update(s: Statistics) -> Tensor:

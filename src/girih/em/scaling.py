@@ -22,6 +22,10 @@ from girih.em.estimator import DGNEstimator, count_parameters
 from girih.em.initial import column_statistics
 from girih.inference import DGN
 from girih.networks import Affine, trace
+from girih.networks.operators import LinearMap
+from girih.networks.sources import Live
+from girih.networks.stages import as_stage
+from girih.networks.steps import AffineStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +80,20 @@ class Scaling:
         An isotropic noise becomes a diagonal one where columns have different scales.
         """
         net = copy.deepcopy(dgn.net).double()
-        stages = trace(net).stages
-        affine = [stage for stage in stages if isinstance(stage, Affine)]
+        steps = trace(net)
+        last = as_stage(steps.steps[steps.output])
+        head = last.module if isinstance(last, Affine) else None
+        uses = [
+            s.operator.weight for s in steps.steps if isinstance(s, AffineStep) and isinstance(s.operator, LinearMap)
+        ]
+        shared = head is not None and sum(isinstance(use, Live) and use.module is head for use in uses) > 1
         scale, mean = self.scale.to(dgn.trace.device), self.mean.to(dgn.trace.device)
-        head = affine[-1].module if affine and affine[-1] is stages[-1] else None
-        shared = head is not None and any(stage.module is head for stage in affine[:-1])
         with torch.no_grad():
             if head is None or head.bias is None or shared:
                 head = nn.utils.skip_init(nn.Linear, len(scale), len(scale), dtype=torch.float64)
                 head.weight.copy_(torch.eye(len(scale)))
                 head.bias.zero_()
-                net = nn.Sequential(net, head)
+                net = nn.Sequential(net, nn.Flatten(), head)
             head.weight.mul_(scale[:, None])
             head.bias.mul_(scale).add_(mean)
             noise = dgn.noise.detach()

@@ -8,7 +8,8 @@ the hidden layers can, and is then damped more and tried again. So the NLL never
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,15 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.initial import column_statistics
+from girih.em.jacobian import JacobianSystem
 from girih.em.mstep import head_change, noise_update, prior_update
+from girih.em.normal import NormalSystem
 from girih.em.penalty import WeightPrior
-from girih.errors import NonFiniteError, UnsupportedLayerError
+from girih.em.trained import Trained
+from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
-from girih.inference.line import Model
+from girih.inference.model import Model
 from girih.inference.statistics import Statistics, accumulate
-from girih.networks import Affine
 from girih.partition import Partition
 
 UPDATES = ("head", "noise", "prior", "hidden")
@@ -30,11 +33,11 @@ UPDATES = ("head", "noise", "prior", "hidden")
 # Damping of the hidden update: relative to the diagonal of its normal matrix.
 INITIAL_DAMPING = 1e-3
 _RAISE, _LOWER = 5.0, 3.0
-_LEAST, _MOST = 1e-9, 1e8
+LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e8
 _TRIES = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """The E-step at the current parameters."""
 
@@ -43,29 +46,48 @@ class Evaluation:
     model: Model
     partition: Partition
     statistics: Statistics
+    system: NormalSystem | None = field(default=None, repr=False)  # made once it is asked for
 
 
 class Problem:
-    """A model, weighted rows and the settings of the M-step."""
+    """A model, weighted rows and the settings of the M-step.
+
+    Raises:
+        UnsupportedLayerError: a layer that EM cannot train.
+        ParameterError: a weight prior that this generator cannot have.
+    """
 
     def __init__(
         self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor_share: float = 1e-6
     ) -> None:
         self.dgn, self.x, self.weight, self.prior = dgn, x, weight, prior
+        self.evaluations = 0  # exact evaluations of all rows so far
         self.noise_floor = noise_floor(dgn, x, weight, floor_share)
-        self.affine = [stage for stage in dgn.trace.stages if isinstance(stage, Affine)]
-        _check_trainable(self.affine)
-        with torch.no_grad():
-            if prior is not None:
-                prior.admit([stage.module.weight for stage in self.affine])
+        self.trained = Trained.of(dgn.net, dgn.trace)
+        if prior is not None and prior.family != "gaussian" and not self.trained.is_chain:
+            raise ParameterError(
+                f"a {prior.family} weight prior needs a chain of Linear layers and activations, and this network has "
+                "other layers or branches; use a Gaussian weight prior"
+            )
+        self.admit()
 
-    def evaluate(self) -> Evaluation:
-        """The E-step: exact NLL and statistics at the current parameters."""
+    def evaluate(self, index: Tensor | None = None) -> Evaluation:
+        """The E-step: exact NLL and statistics at the current parameters.
+
+        Args:
+            index: the rows of a batch, which then stands for all rows: their weights are scaled up.
+        """
+        x, weight = self.x, self.weight
+        if index is None:
+            self.evaluations += 1
+        else:
+            x, weight = x[index], weight[index]
+            weight = weight * (self.weight.sum() / weight.sum())
         with torch.no_grad():
             partition = self.dgn.partition
             model = self.dgn.model(partition)
-            _, s = accumulate(model, self.x, self.weight)
-            penalty = 0.0 if self.prior is None else self.prior.energy([stage.weight for stage in self.affine])
+            _, s = accumulate(model, x, weight)
+            penalty = 0.0 if self.prior is None else self.prior.energy(list(self.trained.weights))
             total = float(s.log_likelihood)
             rows = float(s.weight)
             return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
@@ -80,14 +102,40 @@ class Problem:
             for name, parameter in self.dgn.named_parameters():
                 parameter.copy_(parameters[name])
 
-    def change(self, stage: Affine, change: Tensor) -> None:
-        """Add a `(out, in + 1)` change to a stage's weight and, if it has one, bias."""
-        with torch.no_grad():
-            stage.module.weight.add_(change[:, : stage.in_features])
-            if stage.module.bias is not None:
-                stage.module.bias.add_(change[:, -1])
-            if self.prior is not None:
-                self.prior.admit([stage.module.weight])  # rounding of `weight + change` may leave the box
+    def system(self, now: Evaluation) -> NormalSystem | None:
+        """The hidden update at the current parameters, those of `now`; `None` if there is nothing to update."""
+        if now.system is None and self.trained.hidden:
+            with torch.no_grad():
+                if self.trained.is_chain:
+                    layers = hidden_layers(self.dgn.trace, now.partition)
+                    now.system = HiddenSystem(now.model, now.statistics, layers, self.prior)
+                else:
+                    now.system = JacobianSystem(
+                        self.dgn, self.trained, now.model, now.partition, now.statistics, self.prior
+                    )
+        return now.system
+
+    @torch.no_grad()
+    def change(self, changes: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+        """Add to parameters."""
+        for parameter, change in changes:
+            parameter.add_(change)
+        self.admit()
+
+    def change_head(self, change: Tensor) -> None:
+        """Add a `(D, H + 1)` change to the last map, `(D, H)` where it has no bias."""
+        if self.trained.head is not None:
+            module = self.trained.head.module
+            changes = [(cast(nn.Parameter, module.weight), change[:, : module.in_features])]
+            if isinstance(module.bias, nn.Parameter):
+                changes.append((module.bias, change[:, -1]))
+            self.change(changes)
+
+    @torch.no_grad()
+    def admit(self) -> None:
+        """Move the weights into the support of their prior, which rounding and random starts may leave."""
+        if self.prior is not None:
+            self.prior.admit(list(self.trained.weights))
 
 
 def em_step(
@@ -105,45 +153,42 @@ def exact_step(problem: Problem, now: Evaluation, updates: Iterable[str]) -> Eva
     """M-step of the last affine map, the noise and the latent prior, those named in `updates`."""
     dgn, s, chosen = problem.dgn, now.statistics, set(updates)
     before = problem.parameters()
-    head = dgn.trace.head
+    head = problem.trained.head
     change = torch.zeros_like(s.outer)
     with torch.no_grad():
         if "head" in chosen and head is not None:
             change = head_change(now.model, s, head.has_bias, problem.prior)
-            problem.change(head, change)
+            problem.change_head(change)
         if "noise" in chosen:
             dgn.noise.copy_(noise_update(s, change, dgn.noise, problem.noise_floor))
         if "prior" in chosen:
             dgn.prior.copy_(prior_update(s))
-    return _accept(problem, now, before) or now
+    return attempt(problem, now.nll, before) or now
 
 
 def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Evaluation, float]:
     """Damped update of all hidden layers, with backtracking on the exact NLL."""
-    layers = hidden_layers(problem.dgn.trace, now.partition)
-    if not layers:
+    system = problem.system(now)
+    if system is None:
         return now, damping
     before = problem.parameters()
     with torch.no_grad():
-        system = HiddenSystem(now.model, now.statistics, layers, problem.prior)
         for _ in range(_TRIES):
-            step = system.direction(damping)
-            for layer, change in zip(layers, system.split(step), strict=True):
-                problem.change(layer.stage, change)
-            better = _accept(problem, now, before)
+            problem.change(system.changes(system.direction(damping)))
+            better = attempt(problem, now.nll, before)
             if better is not None:
-                return better, max(damping / _LOWER, _LEAST)
-            damping = min(damping * _RAISE, _MOST)
+                return better, max(damping / _LOWER, LEAST_DAMPING)
+            damping = min(damping * _RAISE, MOST_DAMPING)
     return now, damping
 
 
-def _accept(problem: Problem, now: Evaluation, before: dict[str, Tensor]) -> Evaluation | None:
-    """The evaluation of the current parameters, or `None` and the old parameters when the NLL rose."""
+def attempt(problem: Problem, bound: float, before: dict[str, Tensor]) -> Evaluation | None:
+    """The evaluation of the current parameters, or `None` and the old parameters when its NLL is above the bound."""
     try:
         after: Evaluation | None = problem.evaluate()
     except (NonFiniteError, LinAlgError):
         after = None  # the step overflowed, which is as bad as a risen NLL
-    if after is not None and after.nll <= now.nll:  # false for NaN
+    if after is not None and after.nll <= bound:  # false for NaN
         return after
     problem.restore(before)
     return None
@@ -160,16 +205,3 @@ def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float) -> Tensor:
     if dgn.noise.ndim == 0:
         return share * variance.new_tensor(fallback)
     return share * torch.where(variance > 0, variance, fallback)
-
-
-def _check_trainable(stages: list[Affine]) -> None:
-    seen: set[int] = set()
-    for stage in stages:
-        if id(stage.module) in seen:
-            raise UnsupportedLayerError(f"EM cannot train layer '{stage.path}', which is used more than once")
-        seen.add(id(stage.module))
-        if not isinstance(stage.module.weight, nn.Parameter) or stage.module.weight.dtype != torch.float64:
-            raise UnsupportedLayerError(
-                f"EM trains plain float64 parameters, and the weight of layer '{stage.path}' is "
-                f"{type(stage.module.weight).__name__} {stage.module.weight.dtype}; call net.double() first"
-            )

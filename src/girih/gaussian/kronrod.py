@@ -52,6 +52,7 @@ class Accepted(NamedTuple):
     panel: Tensor  # (m,) the panel, of those given, that this one is part of
     middle: Tensor  # (m,)
     half: Tensor  # (m,) half the width
+    call: Tensor  # (m,) its place among all panels at which the integrand was called, in order
 
 
 def log_sum(values: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -77,7 +78,8 @@ def integrate(
     panel = torch.arange(len(owner), device=owner.device)
     middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
     most = torch.bincount(owner, minlength=count) + _PANELS
-    done: list[tuple[Tensor, Tensor, Tensor]] = []
+    done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    calls = 0
     log_done = lower.new_full((count,), -torch.inf)
     for turn in range(_ROUNDS):
         values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], NODES))
@@ -93,7 +95,8 @@ def integrate(
         if turn == _ROUNDS - 1:
             coarse[:] = False
         fine = ~coarse
-        done.append((panel[fine], middle[fine], half[fine]))
+        done.append((panel[fine], middle[fine], half[fine], calls + fine.nonzero()[:, 0]))
+        calls += len(panel)
         log_done = torch.logaddexp(log_done, log_sum(log_panel[fine], owner[panel[fine]], count))
         if not coarse.any():
             break

@@ -21,6 +21,7 @@ from girih.gaussian.edges import Edges
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
+from girih.gaussian.nearest import nearest_and_edge
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -46,22 +47,16 @@ class Slices(NamedTuple):
 
 def find_frame(tail: Tensor, head: Tensor, edges: Edges) -> Frame:
     """Anchors of polygons whose edges run between `tail` and `head` `(n, K, 3)`."""
-    length = torch.where(edges.real, edges.end - edges.start, 0.0)
-    trusted = edges.real & (length > 1e-9 * length.amax(-1, keepdim=True).clamp(max=1.0))
-    inside = ((edges.distance >= 0) | ~trusted).all(-1)
-    nearest = torch.zeros_like(edges.start).clamp(edges.start, edges.end)
-    square = torch.where(edges.real, edges.distance.square() + nearest.square(), torch.inf)
-    rows = torch.arange(len(square), device=square.device)
-    k = square.argmin(-1)
-    foot = edges.distance[rows, k, None] * edges.outward[rows, k]
-    at_tail, at_head = nearest[rows, k] == edges.start[rows, k], nearest[rows, k] == edges.end[rows, k]
-    anchor = torch.where(at_tail[:, None], tail[rows, k, :2], torch.where(at_head[:, None], head[rows, k, :2], foot))
+    n, K = edges.real.shape
+    owner = torch.arange(n, device=tail.device).repeat_interleave(K)
+    anchor, k = nearest_and_edge(tail.reshape(-1, 3), head.reshape(-1, 3), owner, n)
     height = torch.hypot(anchor[:, 0], anchor[:, 1])
-    outside = ~inside & (height > 0)
-    up = torch.where(outside[:, None], anchor / torch.where(outside, height, 1.0)[:, None], -edges.outward[rows, k])
+    up = anchor / torch.where(height > 0, height, 1.0)[:, None]
+    if K:
+        up = torch.where((height > 0)[:, None], up, -edges.outward.reshape(-1, 2)[k])
     up = torch.where(edges.real.any(-1)[:, None], up, up.new_tensor([1.0, 0.0]))
     side = torch.stack((-up[:, 1], up[:, 0]), -1)
-    return Frame(torch.where(outside[:, None], anchor, 0.0), torch.where(outside, height, 0.0), up, side)
+    return Frame(anchor, height, up, side)
 
 
 def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
@@ -71,7 +66,7 @@ def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
         edges.tail_finite[..., None], torch.where(edges.head_finite[..., None], b - a, b), -a
     )  # (n, K, 2): level, then side
     ray = ~(edges.tail_finite & edges.head_finite)
-    step = torch.where(ray[..., None] & (step.abs() < 1e-15 * step.abs().amax(-1, keepdim=True)), 0.0, step)
+    step = torch.where(ray[..., None] & (step.abs() < 1e-12 * step.abs().amax(-1, keepdim=True)), 0.0, step)
 
     vertex = edges.real & edges.tail_finite
     bounded = ~(edges.real & ray).any(-1) & edges.real.any(-1)
@@ -93,6 +88,8 @@ def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
     outward = step[..., 1] * (middle - base[..., 0]) + rise * base[..., 1]
     open_slice = ((outward <= 0) | ~real).all(-1)  # asked only of levels that no edge crosses
     kept = torch.where(bounded[owner], has_left & has_right, has_left | has_right | open_slice)
+    # other edges that are level only up to rounding may cross a level far out: it is outside all the same
+    kept &= bounded[owner] | ~(real & (rise == 0) & (outward > 0)).any(-1)
     return Slices(*(part[kept] for part in (owner, lower, upper, left, right)))
 
 
@@ -113,7 +110,8 @@ def _line(spans: Tensor, base: Tensor, step: Tensor, missing: float) -> tuple[Te
     return torch.where(found[:, None], line, line.new_tensor([missing, 0.0, 0.0])), found
 
 
-def _bounds(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def bounds(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends of the slices of panels `(k,)` at levels `(k, m)`."""
     left, right = slices.left[panel, :, None], slices.right[panel, :, None]
     lower = torch.addcmul(left[:, 0], left[:, 2], t - left[:, 1])
     upper = torch.addcmul(right[:, 0], right[:, 2], t - right[:, 1])
@@ -127,7 +125,7 @@ def sliced_log_mass(tail: Tensor, head: Tensor, edges: Edges) -> Tensor:
     height = frame.height[slices.owner]
 
     def log_f(panel: Tensor, t: Tensor) -> Tensor:
-        return interval_log_mass(*_bounds(slices, panel, t)) - t * (height[panel, None] + 0.5 * t)
+        return interval_log_mass(*bounds(slices, panel, t)) - t * (height[panel, None] + 0.5 * t)
 
     total, _ = integrate(slices.lower, slices.upper, slices.owner, len(frame.height), log_f)
     return total - 0.5 * frame.height.square() - _HALF_LOG_2PI
@@ -140,20 +138,25 @@ def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Te
     count = len(frame.height)
     height = frame.height[slices.owner]
 
+    lines: list[tuple[Tensor, Tensor, Tensor]] = []
+
     def log_f(panel: Tensor, t: Tensor) -> Tensor:
-        return interval_log_mass(*_bounds(slices, panel, t)) - t * (height[panel, None] + 0.5 * t)
+        line = interval_moments(*bounds(slices, panel, t))
+        value = line.log_mass - t * (height[panel, None] + 0.5 * t)
+        lines.append((value, line.anchor + line.mean, line.variance))
+        return value
 
     total, accepted = integrate(slices.lower, slices.upper, slices.owner, count, log_f)
     owner = slices.owner[accepted.panel]
     t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
-    line = interval_moments(*_bounds(slices, accepted.panel, t))
-    log_w = line.log_mass - t * (frame.height[owner, None] + 0.5 * t) - total.clamp(min=-1e300)[owner, None]
+    value, u, variance = (torch.cat(part)[accepted.call] for part in zip(*lines, strict=True))
+    log_w = value - total.clamp(min=-1e300)[owner, None]
     w = log_w.exp() * accepted.half[:, None] * WEIGHTS
-    at = torch.stack((t, line.anchor + line.mean), -1)  # (m, 31, 2)
+    at = torch.stack((t, u), -1)  # (m, 31, 2)
     mean = at.new_zeros(count, 2).index_add_(0, owner, (w[..., None] * at).sum(1))
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
-    spread[:, 1, 1] += (w * line.variance).sum(1)
+    spread[:, 1, 1] += (w * variance).sum(1)
     local = at.new_zeros(count, 2, 2).index_add_(0, owner, spread)
     turn = torch.stack((frame.up, frame.side), -1)  # columns: level, side
     log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI

@@ -1,7 +1,8 @@
 r"""Log-mass and moments of the standard normal over convex polyhedra, bounded or not.
 
-Two forms, chosen for each polyhedron: the signed one (`polyhedron_signed`), with an absolute error of about 1e-16 per
-edge, where the mass is above 1e-6 per edge; elsewhere slices (`polyhedron_slices`), where nothing cancels.
+Three forms, chosen for each polyhedron: the signed one (`polyhedron_signed`), with an absolute error of about 1e-16 per
+edge, where the mass is above 1e-6 per edge; elsewhere forms where nothing cancels, `polyhedron_compact` for small ones
+and slices (`polyhedron_slices`) for others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from girih.gaussian.compact import log_mass_of, moments_of
 from girih.gaussian.faces import Faces, make_faces, select
+from girih.gaussian.polyhedron_compact import compact_polyhedra
 from girih.gaussian.polyhedron_signed import signed_mass, signed_moments
 from girih.gaussian.polyhedron_slices import sliced_log_mass, sliced_moments
 from girih.gaussian.ragged import buckets, gather, slots
@@ -45,11 +48,14 @@ def polyhedron_log_mass(
         Design point 5 of girih (divergence theorem with the radial distribution); slices in the tails.
     """
     log_mass = tail.new_zeros(count)
-    for chosen, faces in _tables(tail, head, face, normal, offset, owner, count):
+    for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
         mass = signed_mass(faces)
         small = ~(mass > _LARGE * _terms(faces))
         part = mass.clamp(min=torch.finfo(mass.dtype).tiny).log()
-        for rows in _split(small, faces):
+        some = small.nonzero()[:, 0]
+        done, apex, integrals = compact_polyhedra(select(faces, some))
+        part[some[done]] = log_mass_of(integrals, apex)
+        for rows in _split(some, done, faces):
             part[rows] = sliced_log_mass(select(faces, rows))
         log_mass[chosen] = part
     return log_mass
@@ -64,9 +70,23 @@ def polyhedron_mass(
         `(count,)`, 0 or more.
     """
     mass = tail.new_zeros(count)
-    for chosen, faces in _tables(tail, head, face, normal, offset, owner, count):
+    for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
         mass[chosen] = signed_mass(faces).clamp(min=0.0)
     return mass
+
+
+def polyhedron_raw_moments(
+    tail: Tensor, head: Tensor, face: Tensor, normal: Tensor, offset: Tensor, owner: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`E[1]`, `E[x]` and `E[x x^T]` over each polyhedron, not divided by the mass, to an absolute error of about 1e-15.
+
+    Returns:
+        `(count,)`, `(count, 3)` and `(count, 3, 3)`.
+    """
+    mass, first, second = tail.new_zeros(count), tail.new_zeros(count, 3), tail.new_zeros(count, 3, 3)
+    for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
+        mass[chosen], first[chosen], second[chosen] = signed_moments(faces)
+    return mass, first, second
 
 
 def polyhedron_moments(
@@ -89,16 +109,20 @@ def polyhedron_moments(
     """
     log_mass, mean = tail.new_zeros(count), tail.new_zeros(count, 3)
     covariance = tail.new_zeros(count, 3, 3)
-    for chosen, faces in _tables(tail, head, face, normal, offset, owner, count):
+    for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
         mass, first, second = signed_moments(faces)
         safe = mass.clamp(min=torch.finfo(mass.dtype).tiny)
         m = first / safe[:, None]
         cov = second / safe[:, None, None] - m[:, :, None] * m[:, None, :]
         least = torch.linalg.eigvalsh(torch.where(torch.isfinite(cov), cov, 0.0))[:, 0]
-        weight = mass * least.clamp(max=1.0) / (1.0 + m.square().sum(-1))
-        small = ~(weight > _WIDE * _terms(faces))
+        weight = mass * least.clamp(0.0, 1.0) / (1.0 + m.square().sum(-1))
+        small = ~((weight > _WIDE * _terms(faces)) & (mass > 0))  # both factors may be negative by rounding
         part = safe.log()
-        for rows in _split(small, faces):
+        some = small.nonzero()[:, 0]
+        done, apex, integrals = compact_polyhedra(select(faces, some))
+        at = some[done]
+        part[at], m[at], cov[at] = moments_of(integrals, apex)
+        for rows in _split(some, done, faces):
             part[rows], m[rows], cov[rows] = sliced_moments(select(faces, rows))
         log_mass[chosen], mean[chosen], covariance[chosen] = part, m, cov
     return log_mass, mean, covariance
@@ -109,13 +133,16 @@ def _terms(faces: Faces) -> Tensor:
     return (faces.tail[..., 3] + faces.head[..., 3] != 0).sum((1, 2)) + faces.real.sum(1)
 
 
-def _split(small: Tensor, faces: Faces) -> tuple[Tensor, ...]:
+def _split(rows: Tensor, done: Tensor, faces: Faces) -> tuple[Tensor, ...]:
+    """Those of the rows that are not done, some at a time."""
     edges = max(1, faces.tail.shape[1] * max(1, faces.tail.shape[2]))
-    rows = small.nonzero()[:, 0]
+    left = torch.ones_like(rows, dtype=torch.bool)
+    left[done] = False
+    rows = rows[left]
     return rows.split(max(1, _CHUNK // edges)) if len(rows) else ()
 
 
-def _tables(
+def tables(
     tail: Tensor, head: Tensor, face: Tensor, normal: Tensor, offset: Tensor, owner: Tensor, count: int
 ) -> Iterator[tuple[Tensor, Faces]]:
     """Polyhedra in padded tables, those of similar numbers of faces together."""

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from girih.gaussian.edges import Edges
 from girih.gaussian.faces import Faces, complete, is_unbounded, plane_edges
-from girih.gaussian.kronrod import NODES, WEIGHTS, Accepted, integrate
+from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
+from girih.gaussian.nearest import polyhedron_nearest
 from girih.gaussian.polygon import padded_log_mass, padded_moments
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -42,34 +43,20 @@ class Slices(NamedTuple):
     head: Tensor  # (m, E, 6)
 
 
-def find_frame(faces: Faces, h: Tensor, edges: Edges) -> Frame:
-    """Anchors of polyhedra, from the distances of their planes and the edges in these."""
-    inside = ((h >= 0) | ~faces.real).all(-1)
-    over_face = ((edges.distance >= 0) | ~edges.real).all(-1) & faces.real
-    square_face = torch.where(over_face, h.square(), torch.inf)
-    nearest = torch.zeros_like(edges.start).clamp(edges.start, edges.end)
-    square = h[..., None].square() + edges.distance.square() + nearest.square()
-    square = torch.where(edges.real & faces.real[..., None], square, torch.inf)
-    every = torch.cat((square_face[..., None], square), -1)  # (n, F, 1 + K)
-    best = every.flatten(1).argmin(-1)
-    rows = torch.arange(len(h), device=h.device)
-    f, k = best // every.shape[-1], best % every.shape[-1] - 1
-    point = h[rows, f, None] * faces.normal[rows, f]
-    if edges.real.shape[-1]:
-        e = k.clamp(min=0)
-        flat = edges.distance[rows, f, e, None] * edges.outward[rows, f, e]
-        flat = flat + nearest[rows, f, e, None] * edges.along[rows, f, e]
-        on_edge = point + (flat[..., None] * faces.axes[rows, f]).sum(-2)
-        at = nearest[rows, f, e]
-        on_edge = torch.where((at == edges.start[rows, f, e])[:, None], faces.tail[rows, f, e, :3], on_edge)
-        on_edge = torch.where((at == edges.end[rows, f, e])[:, None], faces.head[rows, f, e, :3], on_edge)
-        point = torch.where((k >= 0)[:, None], on_edge, point)
-    height = point.norm(dim=-1)
-    outside = ~inside & (height > 0)
-    up = torch.where(outside[:, None], point / torch.where(outside, height, 1.0)[:, None], -faces.normal[rows, f])
+def find_frame(faces: Faces) -> Frame:
+    """Anchors of polyhedra; the way up goes away from the origin, or from the nearest face."""
+    n, F, K, _ = faces.tail.shape
+    f, owner = faces.real.flatten().nonzero()[:, 0], faces.real.nonzero()[:, 0]
+    tail, head = (ends.reshape(n * F, K, 4)[f].reshape(-1, 4) for ends in (faces.tail, faces.head))
+    face = torch.arange(len(f), device=f.device).repeat_interleave(K)
+    anchor = polyhedron_nearest(tail, head, face, faces.normal.reshape(-1, 3)[f], faces.offset.flatten()[f], owner, n)
+    height = anchor.norm(dim=-1)
+    up = anchor / torch.where(height > 0, height, 1.0)[:, None]
+    lowest = torch.where(faces.real, faces.offset, torch.inf).argmin(-1)
+    up = torch.where((height > 0)[:, None], up, -faces.normal[torch.arange(n, device=f.device), lowest])
     up = torch.where(faces.real.any(-1)[:, None], up, up.new_tensor([0.0, 0.0, 1.0]))
     basis = torch.cat((up[:, None], complete(up)), 1)
-    return Frame(torch.where(outside[:, None], point, 0.0), torch.where(outside, height, 0.0), basis)
+    return Frame(anchor, height, basis)
 
 
 def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
@@ -78,7 +65,7 @@ def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
     tail_finite, head_finite = edges.tail_finite, edges.head_finite
     step = torch.where(tail_finite[..., None], torch.where(head_finite[..., None], b - a, b), -a)
     ray = ~(tail_finite & head_finite)
-    step = torch.where(ray[..., None] & (step.abs() < 1e-15 * step.abs().amax(-1, keepdim=True)), 0.0, step)
+    step = torch.where(ray[..., None] & (step.abs() < 1e-12 * step.abs().amax(-1, keepdim=True)), 0.0, step)
     real = edges.real & faces.real[..., None]
     open_face = is_unbounded(faces, edges)
     bounded = ~open_face.any(-1) & faces.real.any(-1)
@@ -157,8 +144,8 @@ def _split_lines(
     )
 
 
-def _polygons(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Tails and heads `(k 31, E, 3)` of the slices of panels at levels `(k, 31)`."""
+def polygons(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Tails and heads `(k m, E, 3)` of the slices of panels `(k,)` at levels `(k, m)`."""
     out = []
     for ends in (slices.tail, slices.head):
         e = ends[panel][:, None]
@@ -168,39 +155,47 @@ def _polygons(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]
     return out[0], out[1]
 
 
-def _resolve(faces: Faces) -> tuple[Frame, Slices, Tensor, Accepted]:
-    h, edges = plane_edges(faces)
-    frame = find_frame(faces, h, edges)
-    slices = cut(faces, edges, frame)
-    height = frame.height[slices.owner]
-
-    def log_f(panel: Tensor, t: Tensor) -> Tensor:
-        return padded_log_mass(*_polygons(slices, panel, t)).view_as(t) - t * (height[panel, None] + 0.5 * t)
-
-    total, accepted = integrate(slices.lower, slices.upper, slices.owner, len(h), log_f)
-    return frame, slices, total, accepted
+def _frame_and_slices(faces: Faces) -> tuple[Frame, Slices]:
+    _, edges = plane_edges(faces)
+    frame = find_frame(faces)
+    return frame, cut(faces, edges, frame)
 
 
 def sliced_log_mass(faces: Faces) -> Tensor:
     """Log-mass `(n,)` of polyhedra; -inf for those without volume."""
-    frame, _, total, _ = _resolve(faces)
+    frame, slices = _frame_and_slices(faces)
+    height = frame.height[slices.owner]
+
+    def log_f(panel: Tensor, t: Tensor) -> Tensor:
+        return padded_log_mass(*polygons(slices, panel, t)).view_as(t) - t * (height[panel, None] + 0.5 * t)
+
+    total, _ = integrate(slices.lower, slices.upper, slices.owner, len(frame.height), log_f)
     return total - 0.5 * frame.height.square() - _HALF_LOG_2PI
 
 
 def sliced_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
     """Log-mass `(n,)`, mean `(n, 3)` and covariance `(n, 3, 3)` of the truncated normal on polyhedra."""
-    frame, slices, total, accepted = _resolve(faces)
+    frame, slices = _frame_and_slices(faces)
     count = len(frame.height)
+    height = frame.height[slices.owner]
+    planes: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def log_f(panel: Tensor, t: Tensor) -> Tensor:
+        log_mass, mean, covariance = padded_moments(*polygons(slices, panel, t))
+        value = log_mass.view_as(t) - t * (height[panel, None] + 0.5 * t)
+        planes.append((value, mean.view(*t.shape, 2), covariance.view(*t.shape, 2, 2)))
+        return value
+
+    total, accepted = integrate(slices.lower, slices.upper, slices.owner, count, log_f)
     owner = slices.owner[accepted.panel]
     t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
-    plane = padded_moments(*_polygons(slices, accepted.panel, t))
-    log_w = plane[0].view_as(t) - t * (frame.height[owner, None] + 0.5 * t) - total.clamp(min=-1e300)[owner, None]
-    w = log_w.exp() * accepted.half[:, None] * WEIGHTS
-    at = torch.cat((t[..., None], plane[1].view(*t.shape, 2)), -1)  # (m, 31, 3)
+    value, plane, covariance = (torch.cat(part)[accepted.call] for part in zip(*planes, strict=True))
+    w = (value - total.clamp(min=-1e300)[owner, None]).exp() * accepted.half[:, None] * WEIGHTS
+    at = torch.cat((t[..., None], plane), -1)  # (m, 31, 3)
     mean = at.new_zeros(count, 3).index_add_(0, owner, (w[..., None] * at).sum(1))
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
-    spread[:, 1:, 1:] += torch.einsum("mk,mkij->mij", w, plane[2].view(*t.shape, 2, 2))
+    spread[:, 1:, 1:] += torch.einsum("mk,mkij->mij", w, covariance)
     local = at.new_zeros(count, 3, 3).index_add_(0, owner, spread)
     log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
     turn = frame.basis.mT

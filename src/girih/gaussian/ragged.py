@@ -46,3 +46,10 @@ def gather(chosen: Tensor, width: int, size: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.arange(width, device=size.device)
     real = place < size[chosen][:, None]
     return torch.where(real, start[chosen][:, None] + place, 0), real
+
+
+def pad(ends: Tensor, index: Tensor, real: Tensor) -> Tensor:
+    """A padded table of edges; empty places hold one wholly at infinity, which every form ignores."""
+    if not len(ends):
+        return ends.new_zeros(*index.shape, ends.shape[-1])
+    return torch.where(real[..., None], ends[index], 0.0)

@@ -9,15 +9,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from girih._arrays import as_rows, as_tensor
-from girih.errors import NonFiniteError
+from girih._options import real
+from girih.errors import NonFiniteError, ParameterError
 from girih.inference import noise as gaussian_noise
+from girih.inference.estep import Evidence, chunks, expect
 from girih.inference.fisher import MarginalLogProb
 from girih.inference.limits import check_latent_dim
-from girih.inference.line import Cells, Model, chunks, pair_up
-from girih.inference.posterior import GaussianQ, Posterior, Shape, make_generator
-from girih.inference.statistics import expectations
-from girih.networks import Jet, trace
+from girih.inference.line_posterior import LinePosterior
+from girih.inference.model import Cells, Intervals, Model
+from girih.inference.pieces import Pieces
+from girih.inference.polytope_posterior import PolytopePosterior
+from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
+from girih.networks import trace
 from girih.partition import Partition
+from girih.partition.line_cells import LineCells
 
 
 class DGN(nn.Module):
@@ -25,14 +30,16 @@ class DGN(nn.Module):
 
         p(x) = sum_cells N(x; b, noise + A prior A^T) P(z in cell | x, map of the cell)
 
-    Calling it returns the distribution of x for the parameters of that moment. Any latent dimension can be
-    traced, S = 1 is exact today.
+    Calling it returns the distribution of x for the current parameters. Exact for S = 1, 2 and 3.
 
     Args:
         net: the generator g, any module that `girih.trace` supports; kept by reference, so training the
             module changes the model.
         noise: the noise *variance*: a scalar, `(D,)` variances, or a `(D, D)` covariance.
         prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity.
+        tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
+            that; 0 leaves out nothing. What was left out at most is `Posterior.left_out`, or
+            `dgn().evidence(x).left_out`.
 
     `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is.
 
@@ -50,8 +57,9 @@ class DGN(nn.Module):
         (torch.Size([4]), torch.Size([4, 1]))
     """
 
-    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None) -> None:
+    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None, tol: float = 1e-10) -> None:
         super().__init__()
+        self.tol = _check_tol(tol)
         self.trace = trace(net)
         check_latent_dim(self.trace.latent_dim)
         self.net = net
@@ -80,7 +88,7 @@ class DGN(nn.Module):
     @property
     def partition(self) -> Partition:
         """The latent partition for the current parameters."""
-        return Partition(self.trace, prior=self.prior.item())
+        return Partition(self.trace, prior=self.prior.detach())
 
     def forward(self) -> DGNDistribution:
         """The distribution of x for the current parameters."""
@@ -90,11 +98,11 @@ class DGN(nn.Module):
         """The current parameters as detached tensors, in the form that the exact computations take."""
         with torch.no_grad():
             partition = self.partition if partition is None else partition
-            jet = partition.hidden_jet()
-            weight, bias = self.trace.head_parameters()
-            return Model(
-                _cells(partition, jet), weight.detach(), bias.detach(), self.noise.detach(), self.prior.detach()[0, 0]
-            )
+            value, slope = partition.hidden_jet()
+            weight, bias = (part.detach() for part in self.trace.head_parameters())
+            prior = self.prior.detach().clone()
+            cells = Cells(partition.piece_origins, value, slope, _region(partition, prior))
+            return Model(cells, weight.clone(), bias.clone(), self.noise.detach().clone(), prior, self.tol)
 
     def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
@@ -104,7 +112,10 @@ class DGN(nn.Module):
 
     def posterior(self, x: Any) -> Posterior:
         """The exact posteriors `p(z | x_n)` of a batch `(N, D)`; NaN entries of x are missing."""
-        return Posterior(self.model(), self.rows(x).detach())
+        model, rows = self.model(), self.rows(x).detach()
+        if self.latent_dim == 1:
+            return LinePosterior(model, rows)
+        return PolytopePosterior(model, self.trace, rows)
 
     def elbo(self, x: Any, q: GaussianQ) -> Tensor:
         r"""The evidence lower bound `E_q[log p(x, z)] + H(q)` in nats, `(N,)`, exact for a Gaussian q.
@@ -115,9 +126,8 @@ class DGN(nn.Module):
             EM-DGN, eq. 3.
         """
         posterior = self.posterior(x)
-        mean, deviation = posterior.gaussian_parameters(q)
-        entropy = 0.5 * torch.log(2.0 * torch.pi * torch.e * deviation.square())
-        return posterior.expected_log_prob(mean, deviation) + posterior.log_evidence + entropy
+        mean, factor = posterior.gaussian_parameters(q)
+        return posterior.expected_log_prob(mean, factor) + posterior.log_evidence + gaussian_entropy(factor)
 
     def impute(self, x: Any) -> Tensor:
         """`E[x_missing | x_observed]` in place of the NaN entries of x, `(N, D)`; observed entries stay as they are.
@@ -134,9 +144,8 @@ class DGN(nn.Module):
         for index, part in chunks(model, rows):
             if part.observed is None:
                 continue
-            _, e = expectations(pair_up(model, part))
-            hidden = e.e0 @ model.cells.value + (e.e0 * e.mean) @ model.cells.slope
-            mean = hidden @ model.weight.mT + model.bias
+            _, e = expect(model, part)
+            mean = e.features(model.cells) @ model.weight.mT + model.bias
             residual = part.observed.complete((torch.nan_to_num(part.x) - mean)[:, :, None])[:, :, 0]
             filled[index] = torch.where(torch.isnan(part.x), mean + residual, part.x)
         return filled
@@ -148,7 +157,7 @@ class DGN(nn.Module):
 
 
 class DGNDistribution(Distribution):
-    """The distribution of x under a `DGN`, for the parameters it had when it was called."""
+    """The distribution of x under a `DGN`. The partition is made once, and again if the parameters change."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -156,8 +165,22 @@ class DGNDistribution(Distribution):
 
     def __init__(self, dgn: DGN) -> None:
         self._dgn = dgn
-        self.partition = dgn.partition
+        self._state: Any = None
         super().__init__(torch.Size([]), torch.Size([dgn.output_dim]), validate_args=False)
+        self._refresh()
+
+    def _refresh(self) -> tuple[Partition, Model]:
+        state = tuple((id(p), p._version, p.data_ptr()) for p in (*self._dgn.parameters(), *self._dgn.buffers()))
+        if state != self._state:
+            self._partition = self._dgn.partition
+            self._model = self._dgn.model(self._partition)
+            self._state = state
+        return self._partition, self._model
+
+    @property
+    def partition(self) -> Partition:
+        """The latent partition."""
+        return self._refresh()[0]
 
     def log_prob(self, value: Any) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, with NaN entries of x marginalised.
@@ -165,23 +188,39 @@ class DGNDistribution(Distribution):
         Differentiable once in x, the parameters of the network, the noise and the prior. Leading batch axes
         are kept: `(..., N, D)` gives `(..., N)`.
         """
+        return self.evidence(value).log_prob
+
+    def evidence(self, value: Any) -> Evidence:
+        """`log_prob(x)` together with `left_out`, a certified bound on the relative error of each p(x).
+
+        The bound covers what was left out of the sum over cells (S = 2, 3: at most the `tol` of the `DGN`); rounding
+        comes on top of it.
+
+        Example:
+            >>> import girih
+            >>> dgn = girih.DGN(girih.mlp([2, 8, 2], seed=0), noise=0.01, tol=1e-6)
+            >>> bool(dgn().evidence([[0.5, 0.2]]).left_out <= 1e-6)
+            True
+        """
         dgn = self._dgn
         value = as_tensor(value, "x", dgn.trace.device)
         if value.ndim > 2 and value.shape[-1] == dgn.output_dim:
-            return self.log_prob(value.reshape(-1, value.shape[-1])).reshape(value.shape[:-1])
+            flat = self.evidence(value.reshape(-1, value.shape[-1]))
+            return Evidence(*(part.reshape(value.shape[:-1]) for part in flat))
         single = value.ndim == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
         x = dgn.rows(value)
-        jet = self.partition.hidden_jet()
-        weight, bias = dgn.trace.head_parameters()
-        cells = _cells(self.partition, Jet(jet.value.detach(), jet.slope.detach()))
-        log_p = MarginalLogProb.apply(x, jet.value, jet.slope, weight, bias, dgn.noise, dgn.prior, cells)
+        partition, model = self._refresh()
+        differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in dgn.parameters())
+        jet = partition.hidden_jet() if differentiable else model.cells
+        head = dgn.trace.head_parameters()
+        log_p, left_out = MarginalLogProb.apply(model, x, jet.value, jet.slope, *head, dgn.noise, dgn.prior)
         if not torch.isfinite(log_p).all():
             row = int((~torch.isfinite(log_p)).nonzero()[0])
             raise NonFiniteError(
                 f"log p(x) of row {row} is {log_p[row].item()}: the row or the network's output is out of range, or "
                 "the noise is no longer positive definite; rescale x, take smaller training steps, or train log(noise)"
             )
-        return log_p[0] if single else log_p
+        return Evidence(log_p[0], left_out[0]) if single else Evidence(log_p, left_out)
 
     def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
@@ -210,7 +249,16 @@ def _own(value: Tensor) -> Tensor:
     return value if value.requires_grad else nn.Parameter(value.clone())
 
 
-def _cells(partition: Partition, jet: Jet) -> Cells:
-    origin = partition.origins[:, 0]
-    lower, upper = partition.bounds
-    return Cells(origin, lower - origin, upper - origin, jet.value, jet.slope[:, :, 0])
+def _check_tol(tol: Any) -> float:
+    value = real(tol, "tol", positive=False)
+    if value >= 1.0:
+        raise ParameterError(f"tol is the share of p(x) that may be left out, and must be below 1; got {value:g}")
+    return value
+
+
+def _region(partition: Partition, prior: Tensor) -> Intervals | Pieces:
+    if isinstance(partition.cells, LineCells):
+        lower, upper = partition.bounds
+        origin = partition.piece_origins[:, 0]
+        return Intervals(lower - origin, upper - origin)
+    return Pieces(partition.cells, torch.linalg.cholesky(prior))

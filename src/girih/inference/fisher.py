@@ -16,16 +16,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from girih.inference import noise as gaussian_noise
-from girih.inference.line import Cells, Model, chunks, log_marginal, pair_up
-from girih.inference.statistics import Statistics, accumulate, expectations
+from girih.inference.estep import Evidence, chunks, evidence, expect
+from girih.inference.model import Model
+from girih.inference.statistics import Statistics, accumulate
 
 
 class MarginalLogProb(torch.autograd.Function):
-    """`log p(x)` `(N,)` from x, the hidden features of the cells, the last affine map, the noise and the prior."""
+    """`log p(x)` `(N,)`, with gradients in x, the hidden features on the pieces, the last map, the noise and the prior.
+
+    `model` holds the detached values of all these tensors.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
+        model: Model,
         x: Tensor,
         value: Tensor,
         slope: Tensor,
@@ -33,32 +38,26 @@ class MarginalLogProb(torch.autograd.Function):
         bias: Tensor,
         noise: Tensor,
         prior: Tensor,
-        cells: Cells,
-    ) -> Tensor:
-        """Exact log-densities; `cells` carries the cell limits, which need no gradient."""
-        ctx.save_for_backward(x, value, slope, weight, bias, noise, prior)
-        ctx.cells = cells
-        return log_marginal(_model(cells, value, slope, weight, bias, noise, prior), x)
+    ) -> tuple[Tensor, Tensor]:
+        """Exact log-densities, and the bound on what was left out of them."""
+        ctx.save_for_backward(x)
+        ctx.model = model
+        found: Evidence = evidence(model, x.detach())
+        ctx.mark_non_differentiable(found.left_out)
+        return found.log_prob, found.left_out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Statistics with the upstream gradient as row weights, turned into gradients."""
-        x, *parameters = ctx.saved_tensors
-        model = _model(ctx.cells, *parameters)
+        (x,) = ctx.saved_tensors
         gradients: list[Tensor | None] = [None] * 7
-        if ctx.needs_input_grad[0]:
-            gradients[0] = grad[:, None] * score(model, x)
-        if any(ctx.needs_input_grad[1:7]):
-            _, statistics = accumulate(model, x, grad)
-            gradients[1:] = list(gradient(model, statistics))
-        return (*gradients, None)
-
-
-def _model(
-    cells: Cells, value: Tensor, slope: Tensor, weight: Tensor, bias: Tensor, noise: Tensor, prior: Tensor
-) -> Model:
-    return Model(cells._replace(value=value, slope=slope[:, :, 0]), weight, bias, noise, prior[0, 0])
+        if ctx.needs_input_grad[1]:
+            gradients[0] = grad[:, None] * score(ctx.model, x)
+        if any(ctx.needs_input_grad[2:]):
+            statistics = accumulate(ctx.model, x, grad)[1]
+            gradients[1:] = list(gradient(ctx.model, statistics))
+        return (None, *gradients)
 
 
 def gradient(model: Model, statistics: Statistics) -> tuple[Tensor, ...]:
@@ -72,18 +71,17 @@ def gradient(model: Model, statistics: Statistics) -> tuple[Tensor, ...]:
     else:
         count = s.weight * (model.output_dim if noise.ndim == 0 else 1)
         in_noise = 0.5 * (s.scatter / noise - count) / noise
-    in_prior = 0.5 * (s.latent / prior - s.weight) / prior
-    return s.pull[:, :, 1], s.pull[:, :, 0, None], head[:, :-1], head[:, -1], in_noise, in_prior
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(prior))
+    in_prior = 0.5 * (precision @ s.latent @ precision - s.weight * precision)
+    return s.pull[:, :, -1], s.pull[:, :, :-1], head[:, :-1], head[:, -1], in_noise, in_prior
 
 
 def score(model: Model, x: Tensor) -> Tensor:
     """`d log p(x) / dx` `(N, D)`, 0 at missing entries: minus the precision times the expected residual."""
-    cells = model.cells
     out = torch.zeros_like(x)
     for index, rows in chunks(model, x):
-        _, e = expectations(pair_up(model, rows))
-        mean = e.e0 @ cells.value + (e.e0 * e.mean) @ cells.slope
-        residual = torch.nan_to_num(rows.x - model.bias) - mean @ model.weight.mT
+        _, e = expect(model, rows)
+        residual = torch.nan_to_num(rows.x - model.bias) - e.features(model.cells) @ model.weight.mT
         if rows.observed is not None:
             residual = rows.observed.complete(residual[:, :, None])[:, :, 0]
         part = -gaussian_noise.solve(model.noise, residual.mT).mT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -11,16 +12,14 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from girih._arrays import as_tensor, check_finite
 from girih.errors import NonFiniteError, ParameterError, ShapeError
-from girih.gaussian import sample_truncated
-from girih.gaussian.interval import interval_moments
-from girih.inference.line import Cells, Model, Pairs, chunks, pair_up
+from girih.inference.model import Model
 
 GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 class Posterior(Distribution):
-    r"""A batch of N exact posteriors `p(z | x_n)`, S = 1.
+    r"""A batch of N exact posteriors `p(z | x_n)`, S = 1, 2 or 3.
 
     A posterior is a mixture over cells of truncated Gaussians (EM-DGN, Theorem 1 and Proposition 2),
 
@@ -28,49 +27,41 @@ class Posterior(Distribution):
 
     `batch_shape` is `(N,)` and `event_shape` `(S,)`. Made by `girih.DGN.posterior`; densities in nats.
 
+    Attributes:
+        log_evidence: `log p(x_n)`, `(N,)`.
+        left_out: certified bound on the share of each p(x_n) that was left out, `(N,)`.
+
     Example:
         >>> import girih
-        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
+        >>> dgn = girih.DGN(girih.mlp([2, 8, 2], seed=0), noise=0.01)
         >>> post = dgn.posterior([[0.5, 0.2], [1.0, 0.4]])
         >>> post.mean.shape, post.covariance.shape, post.sample((3,)).shape
-        (torch.Size([2, 1]), torch.Size([2, 1, 1]), torch.Size([3, 2, 1]))
+        (torch.Size([2, 2]), torch.Size([2, 2, 2]), torch.Size([3, 2, 2]))
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, model: Model, x: Tensor) -> None:
-        self._cells: Cells = model.cells
-        parts = [(index, pair_up(model, rows)) for index, rows in chunks(model, x)]
-        order = torch.cat([index for index, _ in parts]).argsort()
-        columns = zip(*(pairs for _, pairs in parts), strict=True)
-        self._pairs = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
-        self.log_evidence = torch.logsumexp(self._pairs.log_joint, 1)
-        if not torch.isfinite(self.log_evidence).all():
-            row = int((~torch.isfinite(self.log_evidence)).nonzero()[0])
+    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor) -> None:
+        self._model, self.log_evidence, self.left_out = model, log_evidence, left_out
+        if not torch.isfinite(log_evidence).all():
+            row = int((~torch.isfinite(log_evidence)).nonzero()[0])
             raise NonFiniteError(
-                f"row {row} has no posterior: its log p(x) is {self.log_evidence[row].item()}, so the row or the "
+                f"row {row} has no posterior: its log p(x) is {log_evidence[row].item()}, so the row or the "
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
-        # not log_joint - log_evidence, which adds up to 1 only within the rounding of |log p(x)|
-        self.log_weights = torch.log_softmax(self._pairs.log_joint, 1)
-        super().__init__(torch.Size([len(x)]), torch.Size([1]), validate_args=False)
+        super().__init__(torch.Size([len(log_evidence)]), torch.Size([model.latent_dim]), validate_args=False)
 
     @property
-    def _weights(self) -> Tensor:
-        return self.log_weights.exp()
-
-    @property
+    @abstractmethod
     def mean(self) -> Tensor:
         """E[z | x], `(N, S)`."""
-        return (self._weights * (self._cells.origin + self._pairs.mean)).sum(1, keepdim=True)
 
     @property
+    @abstractmethod
     def covariance(self) -> Tensor:
         """Cov[z | x], `(N, S, S)`: the spread of the cells' means plus the spread inside the cells."""
-        deviation = self._cells.origin + self._pairs.mean - self.mean
-        return (self._weights * (deviation.square() + self._pairs.variance)).sum(1)[:, None, None]
 
     @property
     def variance(self) -> Tensor:
@@ -78,22 +69,13 @@ class Posterior(Distribution):
         return self.covariance.diagonal(dim1=1, dim2=2)
 
     @property
+    @abstractmethod
     def mode(self) -> Tensor:
         """The z of highest posterior density, exact over all cells, `(N, S)`."""
-        best = self._pairs.log_peak.argmax(1, keepdim=True)
-        return self._cells.origin[best] + self._pairs.anchor.gather(1, best)
 
+    @abstractmethod
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
-        kept = torch.isfinite(self.log_weights)
-        return -(self._weights * self._expected_log_density(self._pairs.mean, self._pairs.variance, kept)).sum(1)
-
-    def _expected_log_density(self, mean: Tensor, variance: Tensor, keep: Tensor) -> Tensor:
-        """E[log p(z | x)] on each cell for a z with this mean (of `t`) and variance there; 0 where not kept."""
-        u = (mean - self._pairs.anchor) / self._pairs.deviation
-        spread = variance / self._pairs.deviation.square()
-        peak = self._pairs.log_peak - self.log_evidence[:, None]
-        return torch.where(keep, peak - u * self._pairs.tilt - 0.5 * (u.square() + spread), 0.0)
 
     def log_prob(self, value: Any) -> Tensor:
         """`log p(z_n | x_n)` in nats.
@@ -104,45 +86,27 @@ class Posterior(Distribution):
         Returns:
             `(..., N)`.
         """
-        z = self._latents(value)
-        cell = torch.searchsorted((self._cells.origin + self._cells.upper)[:-1], z.contiguous())
-        shape = torch.broadcast_shapes(cell.shape, self.batch_shape)
-        cell, z = cell.expand(shape), z.expand(shape)
-        n = torch.arange(len(self.log_evidence), device=z.device).expand(shape)
-        u = (z - self._cells.origin[cell] - self._pairs.anchor[n, cell]) / self._pairs.deviation[n, cell]
-        peak = self._pairs.log_peak[n, cell] - self.log_evidence
-        return peak - u * self._pairs.tilt[n, cell] - 0.5 * u.square()
+        return self._log_density(self._latents(value))
 
-    def _latents(self, value: Any) -> Tensor:
-        z = as_tensor(value, "z", self.log_evidence.device)
-        n = len(self.log_evidence)
-        if z.ndim >= 1 and z.shape[-1] == 1 and (z.ndim == 1 or z.shape[-2] in (1, n)):
-            z = z[..., 0]
-        elif not (z.ndim == 1 and z.shape[0] == n):
-            raise ShapeError(
-                f"z must have shape (..., {n}, 1): one latent for each of the {n} rows; got {tuple(z.shape)}"
-            )
-        check_finite(z, "z")
-        return z
+    @abstractmethod
+    def _log_density(self, z: Tensor) -> Tensor:
+        """`log p(z | x)` for z `(..., N or 1, S)`."""
 
+    @abstractmethod
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
-        return self._weights.to_sparse_coo()
 
     def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws from the posterior, `(*sample_shape, N, S)`: a cell, then a truncated Gaussian in it."""
         shape = torch.Size(sample_shape)
-        generator = make_generator(seed, self.log_evidence.device)
-        count = shape.numel()
-        if count == 0:
-            return self.log_evidence.new_empty((*shape, *self.batch_shape, 1))
-        cell = torch.multinomial(self._weights, count, replacement=True, generator=generator).mT  # (count, N)
-        n = torch.arange(cell.shape[1], device=cell.device).expand_as(cell)
-        lower, upper = self._pairs.lower[n, cell], self._pairs.upper[n, cell]
-        u = sample_truncated(lower, upper, generator)
-        tilt = self._pairs.tilt[n, cell]
-        z = self._cells.origin[cell] + self._pairs.anchor[n, cell] + (u - tilt) * self._pairs.deviation[n, cell]
-        return z.reshape(*shape, *self.batch_shape, 1)
+        if shape.numel() == 0:
+            return self.log_evidence.new_empty((*shape, *self.batch_shape, *self.event_shape))
+        z = self._draw(shape.numel(), make_generator(seed, self.log_evidence.device))
+        return z.reshape(*shape, *self.batch_shape, *self.event_shape)
+
+    @abstractmethod
+    def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """`(count, N, S)`."""
 
     def kl(self, q: GaussianQ) -> Tensor:
         r"""`KL(q || p(z | x))` in nats, `(N,)`, exact: no sampling.
@@ -150,53 +114,70 @@ class Posterior(Distribution):
         `log p(z | x)` is quadratic on each cell, so the expectation needs the mass and two moments of q there.
 
         Args:
-            q: a `Normal` with batch shape `(N,)` or `(N, S)`, an `Independent` of one, or a
+            q: a `Normal` with batch shape `(N, S)` (or `(N,)` for S = 1), an `Independent` of one, or a
                 `MultivariateNormal` with batch shape `(N,)` and event shape `(S,)`; a single q is used for all rows.
 
         Source:
             EM-DGN, eq. 3.
         """
-        mean, deviation = self.gaussian_parameters(q)
-        return -0.5 * torch.log(2.0 * math.pi * math.e * deviation.square()) - self.expected_log_prob(mean, deviation)
+        mean, factor = self.gaussian_parameters(q)
+        return -gaussian_entropy(factor) - self.expected_log_prob(mean, factor)
 
-    def expected_log_prob(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, deviation^2)`, mean and deviation `(N,)`."""
-        shift = (self._cells.origin - mean[:, None]) / deviation[:, None]
-        lower = self._cells.lower / deviation[:, None] + shift
-        upper = self._cells.upper / deviation[:, None] + shift
-        m = interval_moments(lower, upper)
-        # the mean of t under q, about the origin of the cell; exact at the cell's end when q lies beyond it
-        at = torch.maximum(torch.minimum(mean[:, None] - self._cells.origin, self._cells.upper), self._cells.lower)
-        local = at + deviation[:, None] * m.mean
-        keep = m.log_mass > -745.0
-        density = self._expected_log_density(local, deviation[:, None].square() * m.variance, keep)
-        return (m.log_mass.exp() * density).sum(1)
+    @abstractmethod
+    def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
+        """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and lower triangular `(N, S, S)`."""
+
+    def _latents(self, value: Any) -> Tensor:
+        z = as_tensor(value, "z", self.log_evidence.device)
+        n, S = len(self.log_evidence), self._model.latent_dim
+        if S == 1 and z.ndim == 1 and z.shape[0] == n and n != 1:
+            z = z[:, None]
+        elif z.ndim == 1 and n == 1 and z.shape[0] == S:
+            z = z[None]
+        if z.ndim < 2 or z.shape[-1] != S or z.shape[-2] not in (1, n):
+            raise ShapeError(
+                f"z must have shape (..., {n}, {S}): one latent for each of the {n} rows; got {tuple(z.shape)}"
+            )
+        check_finite(z, "z")
+        return z
 
     def gaussian_parameters(self, q: GaussianQ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, `(N,)` each, of a Gaussian q over one latent."""
+        """Mean `(N, S)` and lower triangular scale `(N, S, S)` of a Gaussian q over the latents."""
+        S = self._model.latent_dim
         if isinstance(q, Independent):
             q = q.base_dist
         if isinstance(q, MultivariateNormal):
-            if q.event_shape[-1] != 1:
-                raise ShapeError(f"q has {q.event_shape[-1]} dimensions, but the latent dimension S is 1")
-            mean, deviation = q.loc[..., 0], q.scale_tril[..., 0, 0]
+            mean, factor = q.loc, q.scale_tril
         elif isinstance(q, Normal):
             mean, deviation = torch.broadcast_tensors(q.loc, q.scale)
-            if mean.ndim == 2 and mean.shape[1] == 1:
-                mean, deviation = mean[:, 0], deviation[:, 0]
+            if S == 1 and mean.shape[-1:] != (1,):
+                mean, deviation = mean[..., None], deviation[..., None]
+            factor = torch.diag_embed(deviation)
         else:
             raise ParameterError(f"q must be a torch Normal or MultivariateNormal, got {type(q).__name__}")
+        if mean.ndim < 1 or mean.shape[-1] != S:
+            raise ShapeError(
+                f"q has shape {tuple(mean.shape)}, but the latent dimension S is {S}; its last axis must be S"
+            )
         n = len(self.log_evidence)
-        if mean.ndim > 1 or (mean.ndim == 1 and mean.shape[0] not in (1, n)):
+        if mean.ndim > 2 or (mean.ndim == 2 and mean.shape[0] not in (1, n)):
             raise ShapeError(
                 f"q must hold one Gaussian for each of the {n} rows; its batch shape is {tuple(q.batch_shape)}"
             )
-        mean, deviation = (p.detach().to(self.log_evidence).expand(n) for p in (mean, deviation))
+        mean = mean.detach().to(self.log_evidence).expand(n, S)
+        factor = factor.detach().to(self.log_evidence).expand(n, S, S)
         check_finite(mean, "the mean of q")
-        check_finite(deviation, "the scale of q")
-        if not (deviation > 0).all():
-            raise ParameterError(f"the scale of q must be positive, got {deviation.min().item():g}")
-        return mean, deviation
+        check_finite(factor, "the scale of q")
+        least = factor.diagonal(dim1=1, dim2=2).min()
+        if not least > 0:
+            raise ParameterError(f"the scale of q must be positive, got {least.item():g}")
+        return mean, factor
+
+
+def gaussian_entropy(factor: Tensor) -> Tensor:
+    """Entropy of Gaussians with these lower triangular scales `(N, S, S)`, `(N,)`."""
+    S = factor.shape[-1]
+    return 0.5 * S * math.log(2.0 * math.pi * math.e) + factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
 
 def make_generator(seed: int | None, device: torch.device) -> torch.Generator | None:

@@ -116,6 +116,20 @@ class Trace:
                 values.append(step.apply(taken[0]))
         return values
 
+    def hidden_values(self, z: Any) -> Tensor:
+        """The last hidden features, `(N, H)`: the input of the head, or g(z) where there is none."""
+        if self._chain is None:
+            values = self.values(z)
+            return values[self.output if self.head is None else self.steps[self.output].inputs[0]]
+        h = self._latents(z)
+        for stage in self.body:
+            h = (
+                torch.nn.functional.linear(h, stage.weight, stage.bias)
+                if isinstance(stage, Affine)
+                else (h * stage.slopes(h))
+            )
+        return h
+
     def pattern(self, z: Any) -> Tensor:
         """The code of every hidden unit at each z, `(N, U)` int8.
 

@@ -39,6 +39,16 @@ class LineCells:
         return cell_origins(self.knots)[:, None]
 
     @property
+    def piece_patterns(self) -> Tensor:
+        """The patterns: every cell is one piece."""
+        return self.patterns
+
+    @property
+    def piece_origins(self) -> Tensor:
+        """The origins: every cell is one piece."""
+        return self.origins
+
+    @property
     def interior(self) -> Tensor:
         """A point inside each cell."""
         low = torch.where(self.lower.isinf(), self.upper - 2.0 * self.upper.abs().clamp(min=1.0), self.lower)

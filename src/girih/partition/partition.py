@@ -113,6 +113,11 @@ class Partition:
         """The code of every hidden unit on every cell, `(R, U)` int8."""
         return self._cells.patterns
 
+    @property
+    def cells(self) -> LineCells | PolytopeCells:
+        """The geometry behind this view: intervals for S = 1, the polytopes of a complex for S = 2, 3."""
+        return self._cells
+
     def __len__(self) -> int:
         return len(self._cells)
 
@@ -226,9 +231,23 @@ class Partition:
         """A point of each cell about which maps are well conditioned, `(R, S)`."""
         return self._cells.origins
 
+    @property
+    def piece_patterns(self) -> Tensor:
+        """The patterns of the convex pieces that exact inference integrates over, `(P, U)`.
+
+        A piece is a cell, except where S = 2, 3 and the network has fewer independent hyperplanes than S or maxima
+        over more than two inputs: there a cell can be several pieces.
+        """
+        return self._cells.piece_patterns
+
+    @property
+    def piece_origins(self) -> Tensor:
+        """A point of each piece about which maps are well conditioned, `(P, S)`."""
+        return self._cells.piece_origins
+
     def hidden_jet(self) -> Jet:
-        """The map from z to the last hidden features on each cell, about `origins`."""
-        return self.trace.hidden_jet(self.patterns, self.origins)
+        """The map from z to the last hidden features on each piece, about `piece_origins`."""
+        return self.trace.hidden_jet(self.piece_patterns, self.piece_origins)
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -126,19 +126,30 @@ class PolytopeCells:
         return torch.as_tensor(self.inside[self._pieces[0][self._pieces[1][:-1]]])
 
     @cached_property
-    def origins(self) -> Tensor:
-        """The vertex of every cell that is nearest to 0, or 0 where the cell holds it, `(R, S)`."""
+    def piece_origins(self) -> Tensor:
+        """The vertex of every piece that is nearest to 0, or 0 where its cell is one piece that holds 0, `(P, S)`."""
         vertices, owner = self.corners
         points = self.complex.points[vertices]
         distance = np.where(points[:, -1] > 0, np.linalg.norm(points[:, :-1], axis=1), np.inf)
-        cell = self.cell_of_piece[owner]
-        order = np.lexsort((distance, cell))
-        first = np.searchsorted(cell[order], np.arange(len(self)))
+        order = np.lexsort((distance, owner))
+        first = np.searchsorted(owner, np.arange(self.complex.count))
         out = points[order[first], :-1].copy()
         home = int(self.locate(torch.zeros(1, out.shape[1], dtype=torch.float64))[0])
-        if home >= 0:
-            out[home] = 0.0
+        if home >= 0 and len(self.pieces(home)) == 1:
+            out[self.pieces(home)] = 0.0
         return torch.as_tensor(out)
+
+    @property
+    def piece_patterns(self) -> Tensor:
+        """The code of every hidden unit on every piece, `(P, U)` int8."""
+        return self.patterns[torch.as_tensor(self.cell_of_piece)] if self.several else self.patterns
+
+    @cached_property
+    def origins(self) -> Tensor:
+        """A vertex of every cell that is near 0, or 0 where the cell holds it, `(R, S)`."""
+        distance = self.piece_origins.norm(dim=1).numpy()
+        order = np.lexsort((distance, self.cell_of_piece))
+        return self.piece_origins[order[self._pieces[1][:-1]]]
 
     @cached_property
     def _adjacency(self) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from girih.plots.manifold import plot_manifold
 from girih.plots.partition import plot_line_partition
 from girih.plots.posterior import plot_posteriors
 from girih.plots.samples import plot_samples
+from girih.plots.selection import plot_selection
 from girih.plots.style import styled
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "plot_nll_curve",
     "plot_posteriors",
     "plot_samples",
+    "plot_selection",
     "plot_training_curves",
     "styled",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from matplotlib.axes import Axes
 
 from girih.errors import ParameterError
 from girih.inference import DGN
-from girih.inference.line import Model, log_marginal
+from girih.inference.estep import evidence
+from girih.inference.model import Model
 from girih.plots.data import (
     Array,
     complete_rows,
@@ -125,12 +127,12 @@ def _keep(model: Model, chosen: list[int]) -> Model:
         noise = noise[chosen]
     elif noise.ndim == 2:
         noise = noise[chosen][:, chosen]
-    return model._replace(weight=model.weight[chosen], bias=model.bias[chosen], noise=noise)
+    return replace(model, weight=model.weight[chosen], bias=model.bias[chosen], noise=noise)
 
 
 def _density(model: Model, x: Array) -> Array:
     with torch.no_grad():
-        return to_array(log_marginal(model, torch.as_tensor(x, dtype=torch.float64, device=model.bias.device)))
+        return to_array(evidence(model, torch.as_tensor(x, dtype=torch.float64, device=model.bias.device)).log_prob)
 
 
 def _draw_map(ax: Axes, model: Model, deviation: Array, log: bool, label: str) -> None:

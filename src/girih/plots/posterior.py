@@ -14,7 +14,9 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from girih.errors import ParameterError
 from girih.inference import DGN, Posterior
-from girih.inference.line import Model, chunks, pair_up
+from girih.inference.estep import chunks
+from girih.inference.line import pair_up
+from girih.inference.model import Intervals, Model
 from girih.plots.data import Array, require_line, to_array
 from girih.plots.style import BLACK, BLUE, COLUMN, GREEN, GREY, VERMILLION, new_figure, styled
 
@@ -72,7 +74,7 @@ def plot_posteriors(
     first: Axes | None = None
     for i, title in enumerate(titles):
         ax = figure.add_subplot(lines, columns, i + 1)
-        posterior = Posterior(model, rows[i : i + 1])
+        posterior = dgn.posterior(rows[i : i + 1])
         _draw_posterior(ax, _grid(model, rows[i : i + 1]), posterior, limits)
         spread = float(posterior.variance[0, 0]) ** 0.5
         ax.set_title(f"{title}: {_with_error(float(posterior.mean[0, 0]), spread)}", fontsize=7.5)
@@ -94,10 +96,12 @@ def _grid(model: Model, row: torch.Tensor) -> Array:
         tilt, deviation = pairs.tilt[0], pairs.deviation.expand_as(pairs.log_joint)[0]
         # from the anchor, u falls by _DEPTH nats within reach: (|tilt| + reach)^2 = tilt^2 + 2 depth
         reach = 2.0 * _DEPTH / ((tilt.square() + 2.0 * _DEPTH).sqrt() + tilt.abs())
-        anchor = model.cells.origin + pairs.anchor[0]
+        origin, region = model.cells.origin[:, 0], model.cells.region
+        assert isinstance(region, Intervals)
+        anchor = origin + pairs.anchor[0]
         # where the centre lies inside the cell both sides fall; beyond an end only one does
-        low = torch.maximum(anchor - reach * deviation, model.cells.origin + model.cells.lower)
-        high = torch.minimum(anchor + reach * deviation, model.cells.origin + model.cells.upper)
+        low = torch.maximum(anchor - reach * deviation, origin + region.lower)
+        high = torch.minimum(anchor + reach * deviation, origin + region.upper)
         order = weight.argsort(descending=True)
         before = weight[order].exp().cumsum(0) - weight[order].exp()
         keep = order[before < _SHARE]

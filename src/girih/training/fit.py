@@ -1,4 +1,4 @@
-"""`fit_gradient`: train any model by Adam."""
+"""`fit_gradient`: train any model by Adam or L-BFGS."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from girih.training import surroundings
 from girih.training.batches import Batches
 from girih.training.checkpoint import digest
 from girih.training.loop import Loop, Loss
+from girih.training.optimizers import OptimizerName, make_optimizer
 from girih.training.recorder import Measure, Recorder
 from girih.training.stopping import Patience
 
@@ -51,6 +52,7 @@ def fit_gradient(
     X: Any,
     *,
     loss: Loss | None = None,
+    optimizer: OptimizerName = "adam",
     lr: float = 1e-3,
     batch_size: int | None = None,
     max_epochs: int = 1000,
@@ -65,18 +67,20 @@ def fit_gradient(
     checkpoint_seconds: float = 30.0,
     settings: Mapping[str, Any] | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    allow_missing: bool = False,
 ) -> TrainingRun:
-    """Train a model in place by Adam, until `max_epochs` or until it stops improving.
+    """Train a model in place by Adam or L-BFGS, until `max_epochs` or until it stops improving.
 
     The same arguments on the same machine give the same numbers; torch's global random state is left alone. The
     first Ctrl-C ends the run after its current step and returns, with `ended == "interrupted"`.
 
     Args:
         model: any module with trainable parameters. It keeps its mode (training or evaluation) and its device.
-        X: `(N, D)` numbers, complete.
+        X: `(N, D)` numbers, complete unless `allow_missing`.
         loss: a function from the model and rows `(B, D)` to a scalar, or to a number for each row, to be minimised.
             By default `model.free_energy(rows)`.
-        lr: Adam's step size.
+        optimizer: "adam", or "lbfgs": with all rows at once, a step is up to ten iterations, each with a line search.
+        lr: Adam's step size; for L-BFGS the length of a first trial step, 1 in most cases.
         batch_size: rows of a gradient step; all of them by default, which makes an epoch one step.
         max_epochs: passes over the data at most.
         patience: end when this many records in a row bring no improvement; never by default.
@@ -92,6 +96,7 @@ def fit_gradient(
         settings: more names and plain values that tell this run from others, for the checkpoint's checks: whatever the
             loss depends on.
         accelerator: "auto" takes a CUDA GPU if there is one. A small network is faster on the "cpu".
+        allow_missing: let NaN entries of X through to the loss, which must know what they mean.
 
     Raises:
         ShapeError, EmptyDataError: X is not a table with rows.
@@ -113,7 +118,7 @@ def fit_gradient(
     batch_size = None if batch_size is None else whole(batch_size, "batch_size")
     checkpoint_seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
     device = _choose_device(accelerator)
-    rows = as_rows(X, "X", None, "the data dimension D").detach()
+    rows = as_rows(X, "X", None, "the data dimension D", allow_missing=allow_missing).detach()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ParameterError(f"{type(model).__name__} has no trainable parameters; set requires_grad on some")
@@ -125,11 +130,16 @@ def fit_gradient(
     home = parameters[0].device
     model.to(device)
     try:
-        # one fused kernel for all parameters: the same update, at half the cost for small networks
-        optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
-        loop = Loop(model, optimizer, rows.to(device), batches, loss or _free_energy(model), record, stopping)
+        stepper = make_optimizer(optimizer, parameters, lr, batches.full)
+        loop = Loop(model, stepper, rows.to(device), batches, loss or _free_energy(model), record, stopping)
         if checkpoint is not None:
-            known: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "seed": seed, "record_every": record.every}
+            known: dict[str, Any] = {
+                "optimizer": optimizer,
+                "lr": lr,
+                "batch_size": batch_size,
+                "seed": seed,
+                "record_every": record.every,
+            }
             known |= {"recorder": type(record).__qualname__, **(settings or {}), "data": digest(rows)}
             loop.attach(Path(checkpoint), checkpoint_seconds, known)
         _train(loop, max_epochs * batches.per_pass, progress, seed, device)

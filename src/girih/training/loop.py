@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from girih._progress import Progress
-from girih.errors import NonFiniteError, ParameterError
+from girih.errors import GirihError, NonFiniteError, ParameterError
 from girih.training import checkpoint
 from girih.training.batches import Batches
 from girih.training.clock import Clock
+from girih.training.optimizers import take_step
 from girih.training.recorder import Recorder
 from girih.training.stopping import Patience
 
@@ -59,27 +61,41 @@ class Loop:
             NonFiniteError: the loss is NaN or infinite; the model keeps the parameters that gave it.
             ParameterError: the loss has no gradient.
         """
-        model, optimizer, rows = self.model, self.optimizer, self.rows
+        optimizer, rows = self.optimizer, self.rows
         for step in range(start, stop):
             if self.interrupted:
                 return
             batch = rows if self._batches.full else rows[self._batches.index(step).to(rows.device)]
-            optimizer.zero_grad()
-            loss = self._loss(model, batch)
-            if not isinstance(loss, Tensor) or not loss.requires_grad:
-                raise ParameterError("loss must return a tensor that depends on the parameters of the model")
-            loss = loss.mean() if loss.ndim else loss
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteError(
-                    f"the loss became {value} at step {step + 1}; train with a smaller lr "
-                    f"(now {optimizer.param_groups[0]['lr']:g}), or scale the data to unit variance first"
-                )
-            loss.backward()
-            optimizer.step()
+            value = take_step(optimizer, partial(self._evaluate, batch, step))
             self.steps = step + 1
             self._sum += value
             self._count += 1
+
+    def _evaluate(self, batch: Tensor, step: int) -> Tensor:
+        """The loss of a batch, a finite scalar."""
+        try:
+            loss = self._loss(self.model, batch)
+        except GirihError as error:
+            self._check_parameters(step, error)  # the cause, where it is a parameter
+            raise
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            raise ParameterError("loss must return a tensor that depends on the parameters of the model")
+        loss = loss.mean() if loss.ndim else loss
+        value = loss.item()
+        if not math.isfinite(value):
+            self._check_parameters(step)
+            raise NonFiniteError(
+                f"the loss became {value} at step {step + 1}; train with a smaller lr "
+                f"(now {self.optimizer.param_groups[0]['lr']:g}), or scale the data to unit variance first"
+            )
+        return loss
+
+    def _check_parameters(self, steps: int, cause: Exception | None = None) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteError(
+                    f"parameter '{name}' is not finite after step {steps}; train with a smaller lr"
+                ) from cause
 
     def begin(self) -> None:
         """Called when the device is ready, before the first step."""
@@ -121,11 +137,7 @@ class Loop:
             self._record()
 
     def _record(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise NonFiniteError(
-                    f"parameter '{name}' is not finite after step {self.steps}; train with a smaller lr"
-                )
+        self._check_parameters(self.steps)
         loss = self._sum / self._count if self._count else math.nan
         self.recorder.record(self.model, self.steps, self.clock.seconds, loss)
         self._sum, self._count = 0.0, 0
@@ -141,6 +153,7 @@ class Loop:
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.recorder.entries = contents["entries"]
+        self.recorder.restore(contents.get("recorder", {}))
         for entry in contents["entries"]:
             self.patience.update(entry)
         self.steps, self._sum, self._count = contents["steps"], contents["sum"], contents["count"]
@@ -158,6 +171,7 @@ class Loop:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "entries": self.recorder.entries,
+            "recorder": self.recorder.state(),
             "steps": self.steps,
             "sum": self._sum,
             "count": self._count,

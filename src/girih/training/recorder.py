@@ -69,6 +69,13 @@ class Recorder:
             )
         self.entries.append(entry)
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps besides the entries, for a subclass that remembers more: plain values, tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+
     @property
     def history(self) -> dict[str, np.ndarray]:
         """The entries as arrays of equal length: `step` (whole numbers), `seconds`, `loss` and what was measured."""

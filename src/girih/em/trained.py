@@ -1,0 +1,112 @@
+"""What EM trains of a generator: the weights and biases of its affine layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from girih.errors import UnsupportedLayerError
+from girih.networks import Affine, Trace
+from girih.networks.operators import Convolution, LinearMap
+from girih.networks.sources import Derived, Live, Source
+from girih.networks.steps import AffineStep
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The parameters that EM changes.
+
+    Weights and biases of Linear and (transposed) convolution layers are trained. Batch normalisation, PReLU slopes
+    and bare parameters that a network adds or multiplies with are held fixed.
+
+    Attributes:
+        head: the last affine map, where it is a Linear layer of its own; else `None`.
+        hidden: all other trained parameters by their name in the network, each once.
+        weights: the trained weights, those of the head included: a prior is on them, not on the biases.
+        is_chain: whether the hidden layers are Linear layers in a chain, each used once.
+    """
+
+    head: Affine | None
+    hidden: dict[str, nn.Parameter]
+    weights: list[nn.Parameter]
+    is_chain: bool
+
+    @classmethod
+    def of(cls, net: nn.Module, trace: Trace) -> Trained:
+        """The trained parameters of a traced network.
+
+        Raises:
+            UnsupportedLayerError: a weight that is no float64 parameter, or a last layer that is used elsewhere too.
+        """
+        head = trace.head
+        own = [] if head is None else [p for p in (head.module.weight, head.module.bias) if p is not None]
+        names = {id(parameter): name for name, parameter in net.named_parameters()}
+        hidden: dict[str, nn.Parameter] = {}
+        weights: dict[int, nn.Parameter] = {}
+        shared, heads = False, 0
+        for path, source, role in _sources(trace):
+            for parameter in _parameters(source, path):
+                if any(parameter is p for p in own):
+                    heads += 1
+                    if heads > len(own):
+                        raise UnsupportedLayerError(
+                            f"EM cannot train layer '{path}', which is the last layer and used more than once; "
+                            "give the network a last layer of its own"
+                        )
+                else:
+                    name = names.get(id(parameter))
+                    if name is None:
+                        raise UnsupportedLayerError(
+                            f"EM cannot train layer '{path}', whose parameters do not belong to the network; "
+                            "register its module in the network"
+                        )
+                    shared = shared or name in hidden
+                    hidden[name] = parameter
+                if role == "weight":
+                    weights[id(parameter)] = parameter
+        return cls(head, hidden, list(weights.values()), trace.is_chain and not shared)
+
+
+def count_affine(trace: Trace) -> int:
+    """How many numbers the affine layers of a generator hold, each counted once however often it is used."""
+    sizes: dict[tuple[int, str], int] = {}
+    for _, source, _ in _sources(trace):
+        for live in _inner(source):
+            shared = isinstance(live.raw, nn.Parameter)
+            sizes[(id(live.raw), "") if shared else (id(live.module), live.name)] = live.raw.numel()
+    return sum(sizes.values())
+
+
+def _sources(trace: Trace) -> Iterator[tuple[str, Source, str]]:
+    for step in trace.steps:
+        if isinstance(step, AffineStep) and isinstance(step.operator, LinearMap | Convolution):
+            yield step.path, step.operator.weight, "weight"
+            if step.operator.shift is not None:
+                yield step.path, step.operator.shift, "bias"
+
+
+def _parameters(source: Source, path: str) -> Iterator[nn.Parameter]:
+    """The parameters that a source reads; constants have none."""
+    for live in _inner(source):
+        value: Tensor = live.raw
+        if not isinstance(value, nn.Parameter) or value.dtype != torch.float64:
+            raise UnsupportedLayerError(
+                f"EM trains plain float64 parameters, and the {live.name} of layer '{path}' is "
+                f"{type(value).__name__} {value.dtype}; call net.double() first"
+            )
+        yield value
+
+
+def _inner(value: Any) -> Iterator[Live]:
+    """The tensors of modules that a source is computed from."""
+    if isinstance(value, Live):
+        yield value
+    elif isinstance(value, Derived):
+        yield from _inner([*value.args, *value.kwargs.values()])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _inner(part)

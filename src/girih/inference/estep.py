@@ -1,0 +1,85 @@
+"""The E-step: `log p(x)` and posterior moments of chunks of rows, for every latent dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from girih.inference.dense import DenseMoments
+from girih.inference.line import NEGLIGIBLE, pair_up
+from girih.inference.model import Intervals, Model, Rows, reduce_complete, reduce_incomplete
+from girih.inference.polytopes import geometry, select_pairs
+from girih.inference.sparse import SparseMoments, needs_care, normalise
+
+# Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
+_CHUNK = 2**19
+
+Moments: TypeAlias = DenseMoments | SparseMoments
+
+
+class Evidence(NamedTuple):
+    """`log p(x)` in nats, and a bound on the relative error of p(x) by what was left out."""
+
+    log_prob: Tensor  # (N,)
+    left_out: Tensor  # (N,)
+
+
+def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
+    """Index and reduced rows of chunks: complete rows first, then rows with missing entries."""
+    incomplete = torch.isnan(x).any(1)
+    complete = (~incomplete).nonzero()[:, 0]
+    if len(complete):
+        for index in complete.split(max(1, _CHUNK // _entries(model))):
+            yield index, reduce_complete(model, x if len(index) == len(x) else x[index])
+    if len(complete) == len(x):
+        return
+    width = min(model.weight.shape)
+    whitening = width + (model.output_dim if model.noise.ndim == 2 else 1)
+    per_row = max(_entries(model), model.output_dim * whitening)
+    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
+        yield index, reduce_incomplete(model, x[index])
+
+
+def _entries(model: Model) -> int:
+    """Entries of the largest temporary for one row."""
+    width = min(model.weight.shape)
+    if isinstance(model.cells.region, Intervals):
+        return len(model.cells.origin) * width
+    pairs = len(model.cells.origin) if model.tol <= 0.0 else max(64, len(geometry(model).unbounded))
+    return pairs * 8
+
+
+def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
+    """`log p(x)` of a chunk and the moments of its posteriors on each cell."""
+    if isinstance(model.cells.region, Intervals):
+        log_p, dense = DenseMoments.of(pair_up(model, rows))
+        return Evidence(log_p, _line_bound(model, log_p)), dense
+    pairs = select_pairs(model, rows)
+    log_p, sparse = SparseMoments.of(model, pairs)
+    return Evidence(log_p, (pairs.log_left_out - log_p).exp()), sparse
+
+
+def evidence(model: Model, x: Tensor) -> Evidence:
+    """`log p(x)` of each row (EM-DGN, eq. 5), and the bound on what was left out."""
+    log_p, left_out = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
+    for index, rows in chunks(model, x):
+        if isinstance(model.cells.region, Intervals):
+            log_p[index] = torch.logsumexp(pair_up(model, rows).log_joint, 1)
+            left_out[index] = _line_bound(model, log_p[index])
+            continue
+        pairs = select_pairs(model, rows)
+        g, pieces = pairs.gaussian, geometry(model).pieces
+        mass = pieces.raw_masses(pairs.piece, g.root, g.centre)
+        log_mass, some = mass.clamp(min=0.0).log(), needs_care(pairs, mass)
+        log_mass[some] = pieces.log_masses(pairs.piece[some], g.root[some], g.centre[some])
+        log_p[index], _ = normalise(pairs.row, pairs.log_scale + log_mass, len(index))
+        left_out[index] = (pairs.log_left_out - log_p[index]).exp()
+    return Evidence(log_p, left_out)
+
+
+def _line_bound(model: Model, log_p: Tensor) -> Tensor:
+    return torch.full_like(log_p, len(model.cells.origin) * math.exp(-NEGLIGIBLE))

@@ -1,0 +1,108 @@
+"""Everything that the density of x depends on, and rows of data in the coordinates in which it is simple.
+
+The noise is whitened, and the last affine map `L^-1 W = Q T` reduced to its K = min(D, H) directions, so nothing
+grows with D after the products with Q: a row is `y = Q^T L^-1 (x - v)` and its distance from the range of W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from girih.inference.noise import Observed, constant, whiten
+from girih.inference.pieces import Pieces
+
+
+class Intervals(NamedTuple):
+    """Where the cells of a line lie, relative to their origins."""
+
+    lower: Tensor  # (P,)
+    upper: Tensor  # (P,)
+
+
+class Cells(NamedTuple):
+    """The convex pieces of the latent space with the hidden features on them, about an origin in each."""
+
+    origin: Tensor  # (P, S)
+    value: Tensor  # (P, H) hidden features at the origin
+    slope: Tensor  # (P, H, S) their derivative in z
+    region: Intervals | Pieces
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The parameters of a `DGN`, detached.
+
+    Attributes:
+        tol: the share of each p(x) that may be left out, for S = 2, 3; 0 leaves out nothing.
+    """
+
+    cells: Cells
+    weight: Tensor  # (D, H) last affine map
+    bias: Tensor  # (D,)
+    noise: Tensor  # (), (D,) or (D, D)
+    prior: Tensor  # (S, S) covariance of z
+    tol: float = 0.0
+
+    @property
+    def output_dim(self) -> int:
+        """D."""
+        return len(self.bias)
+
+    @property
+    def latent_dim(self) -> int:
+        """S."""
+        return len(self.prior)
+
+    @cached_property
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
+        basis, reduced = torch.linalg.qr(whiten(self.noise, self.weight))
+        return basis, reduced
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """`-1/2 log det(2 pi noise)`."""
+        return constant(self.noise, self.output_dim)
+
+    @cached_property
+    def memory(self) -> dict[str, Any]:
+        """What the exact computations want to find again at the next call."""
+        return {}
+
+
+class Rows(NamedTuple):
+    """A chunk of rows in whitened, reduced coordinates. Leading `n` axes are absent when nothing is missing."""
+
+    x: Tensor  # (n, D), NaN where missing
+    observed: Observed | None
+    reduced: Tensor  # T: (K, H) or (n, K, H)
+    y: Tensor  # (n, K)
+    far2: Tensor  # (n,) squared whitened distance from the range of W
+    constant: Tensor  # () or (n,): -1/2 log det(2 pi noise)
+
+
+def reduce_complete(model: Model, x: Tensor) -> Rows:
+    """Whiten and reduce rows without missing entries."""
+    basis, reduced = model.head
+    white = whiten(model.noise, (x - model.bias).mT).mT
+    y = white @ basis
+    far2 = torch.linalg.vector_norm(torch.addmm(white, y, basis.mT, alpha=-1.0), dim=1).square_()
+    return Rows(x, None, reduced, y, far2, model.constant)
+
+
+def reduce_incomplete(model: Model, x: Tensor) -> Rows:
+    """Whiten and reduce rows that each have their own missing entries."""
+    seen = ~torch.isnan(x)
+    patterns, which = torch.unique(seen, dim=0, return_inverse=True)
+    basis, reduced = torch.linalg.qr(Observed(model.noise, patterns).whiten(model.weight))
+    basis, reduced = basis[which], reduced[which]
+    observed = Observed(model.noise, seen)
+    white = observed.whiten(torch.nan_to_num(x - model.bias)[:, :, None])
+    y = basis.mT @ white
+    far2 = (white - basis @ y).square().sum((1, 2))
+    return Rows(x, observed, reduced, y[:, :, 0], far2, observed.constant)

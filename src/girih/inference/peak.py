@@ -1,0 +1,51 @@
+"""The mode of a posterior over two or three latents: the nearest point of the best piece, found exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from girih.inference.gaussians import Gaussians, pair_gaussians
+from girih.inference.model import Model, Rows
+from girih.inference.polytopes import distance_to, geometry
+from girih.inference.tree import Level
+
+_BEAM = 8
+
+
+def find_peaks(model: Model, rows: Rows) -> Tensor:
+    """The u of highest posterior density of each row, `(n, S)`.
+
+    On a piece `log p(x, u) = base - |w|^2 / 2`, so its peak is the point w nearest to 0. Whole branches of the tree
+    are left out where `-max(|y - c| - rho, 0)^2 / 2 - |u|^2 / 2` is below a peak that is known.
+    """
+    g, count = geometry(model), len(rows.x)
+    constant = (rows.constant - 0.5 * rows.far2).expand(count)
+    distance = distance_to(g, rows)
+
+    def bound(level: Level, node: Tensor, row: Tensor, gap: Tensor) -> Tensor:
+        away = torch.zeros_like(level.low[node]).clamp(level.low[node], level.high[node])
+        return constant[row] - 0.5 * (gap.square() + away.square().sum(1))
+
+    def peaks(row: Tensor, piece: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, heights and places of the peaks of pairs that may be above what is known."""
+        gaussian = pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
+        keep = gaussian.base >= least[row]
+        row, piece, gaussian = row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
+        w = g.pieces.nearest(piece, gaussian.root, gaussian.centre)
+        t = torch.linalg.solve_triangular(gaussian.root, (w + gaussian.centre)[:, :, None], upper=True)[:, :, 0]
+        return row, gaussian.base - 0.5 * w.square().sum(1), g.origin[piece] + t
+
+    least = constant.new_full((count,), -torch.inf)
+    found = [peaks(*g.tree.descend(distance, count, bound, _BEAM), least)]
+    least = least.scatter_reduce(0, found[0][0], found[0][1], "amax")
+    outer = torch.arange(count).repeat_interleave(len(g.unbounded))
+    found.append(peaks(outer, g.unbounded.repeat(count), least))
+    least = least.scatter_reduce(0, found[1][0], found[1][1], "amax")
+    row, piece, _, _ = g.tree.search(distance, count, bound, least - 1e-12 * (1.0 + least.abs()))
+    found.append(peaks(row, piece, least))
+    row, height, place = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = height.argsort(descending=True, stable=True)
+    order = order[row[order].argsort(stable=True)]
+    first = torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))
+    return place[order[first]]

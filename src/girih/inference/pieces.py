@@ -1,0 +1,186 @@
+r"""The convex pieces of a two- or three-dimensional latent space, ready to be integrated over.
+
+Latents are whitened by the prior, `u = L^-1 z` with `L L^T` the prior, so that u is standard normal, and
+vertices are kept relative to an origin in each piece.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
+from girih.gaussian.polygon import polygon_log_mass, polygon_mass, polygon_moments, polygon_raw_moments
+from girih.gaussian.polygon_sample import sample_polygons
+from girih.gaussian.polyhedron import (
+    polyhedron_log_mass,
+    polyhedron_mass,
+    polyhedron_moments,
+    polyhedron_raw_moments,
+)
+from girih.gaussian.polyhedron_sample import sample_polyhedra
+from girih.partition.growing import ragged
+from girih.partition.polygons import boundary, volumes
+from girih.partition.polytope_cells import PolytopeCells
+
+# The signed masses are right to this (absolute) error.
+_SIGNED_ERROR = 1e-13
+
+
+class Pieces:
+    """Polygons (S = 2) or polyhedra (S = 3) that cover the latent space.
+
+    Args:
+        cells: the partition.
+        factor: L `(S, S)`, the Cholesky factor of the prior.
+
+    Attributes:
+        origin: u of each piece's origin, `(P, S)`.
+        cell: the cell of each piece, `(P,)`.
+        cells: the number of cells.
+        corner, corner_owner: finite vertices relative to the origins, `(C, S)`, and their pieces.
+        bounded: `(P,)`.
+        low, high: the box around each piece in u, `(P, S)`, infinite where it is unbounded.
+        log_mass: an upper bound on the log prior mass of each piece, `(P,)`.
+        log_volume: log area or volume of each piece in u, `(P,)`, infinite where it is unbounded.
+    """
+
+    def __init__(self, cells: PolytopeCells, factor: Tensor) -> None:
+        white = torch.linalg.inv(factor)
+        self.dim, self.count, self.cells = len(factor), cells.complex.count, len(cells)
+        self.cell = torch.as_tensor(cells.cell_of_piece)
+        self.origin = cells.piece_origins @ white.mT
+        points = cells.complex.points
+        moved = np.concatenate((points[:, :-1] @ white.numpy().T, points[:, -1:]), 1)
+        complex_, inside = cells.complex.moved(moved), cells.inside @ white.numpy().T
+        sides = boundary(complex_, inside)
+        owner = sides.face if self.dim == 2 else sides.owner[sides.face]
+        self._tail, self._head = (self._relative(ends, owner) for ends in (sides.tail, sides.head))
+        self._edges = _segments(sides.face, len(sides.owner))  # of each face; for S = 2 of each piece
+        if self.dim == 3:
+            self._faces = _segments(sides.owner, self.count)
+            self._normal = torch.as_tensor(sides.normal)
+            shift = (self._normal * self.origin[sides.owner]).sum(1)
+            self._offset = torch.as_tensor(sides.offset) - shift
+
+        vertex, corner_owner = cells.corners
+        finite = moved[vertex, -1] > 0
+        self.bounded = torch.as_tensor(np.bincount(corner_owner[~finite], minlength=self.count) == 0)
+        at = torch.as_tensor(moved[vertex[finite], :-1])
+        self.corner_owner = torch.as_tensor(corner_owner[finite])
+        self.corner = at - self.origin[self.corner_owner]
+        self.low, self.high = self._boxes(at, moved[vertex[~finite], :-1], corner_owner[~finite])
+        self.log_mass = self._mass_bound()
+        self.log_volume = torch.as_tensor(volumes(complex_, inside, sides)[0]).log()
+
+    def _relative(self, ends: np.ndarray, owner: np.ndarray) -> Tensor:
+        out = torch.as_tensor(ends).clone()
+        out[:, :-1] -= self.origin[owner] * out[:, -1:]
+        return out
+
+    def _boxes(self, at: Tensor, ray: np.ndarray, ray_owner: np.ndarray) -> tuple[Tensor, Tensor]:
+        index = self.corner_owner[:, None].expand(-1, self.dim)
+        low = at.new_full((self.count, self.dim), torch.inf).scatter_reduce(0, index, at, "amin")
+        high = at.new_full((self.count, self.dim), -torch.inf).scatter_reduce(0, index, at, "amax")
+        way, owner = torch.as_tensor(ray), torch.as_tensor(ray_owner)
+        if len(way):
+            index = owner[:, None].expand(-1, self.dim)
+            down = torch.full_like(way, torch.inf).masked_fill(way < 0, -torch.inf)
+            up = torch.full_like(way, -torch.inf).masked_fill(way > 0, torch.inf)
+            low, high = low.scatter_reduce(0, index, down, "amin"), high.scatter_reduce(0, index, up, "amax")
+        return low, high
+
+    def _mass_bound(self) -> Tensor:
+        every = self.polytopes(torch.arange(self.count), None, -self.origin)
+        mass = (polygon_mass if self.dim == 2 else polyhedron_mass)(*every)
+        # a convex set at distance d from 0 lies in a half-space at that distance, of mass below exp(-d^2/2)
+        away = torch.zeros_like(self.low).clamp(self.low, self.high).square().sum(1)
+        return torch.minimum((mass + _SIGNED_ERROR).log(), -0.5 * away)
+
+    def polytopes(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Any, ...]:
+        """The pieces listed, in coordinates `root t - centre`, `t` relative to their origins.
+
+        Args:
+            piece: `(m,)`.
+            root: `(m, S, S)` with a positive determinant, or `None` for the identity.
+            centre: `(m, S)`.
+
+        Returns:
+            What the functions of `girih.gaussian` for polygons or polyhedra take.
+        """
+        index = piece.numpy()
+        if self.dim == 2:
+            position, owner = ragged(self._edges.start[index], self._edges.length[index])
+            tail, head = self._ends(position, owner, root, centre)
+            return tail, head, torch.as_tensor(owner), len(piece)
+        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
+        position, face = ragged(self._edges.start[faces], self._edges.length[faces])
+        tail, head = self._ends(position, owner[face], root, centre)
+        of = torch.as_tensor(owner)
+        normal, offset = self._normal[faces], self._offset[faces]
+        if root is not None:  # n t <= d becomes (R^-T n) w <= d - (R^-T n) c
+            normal = (_inverse_transpose(root)[of] @ normal[:, :, None])[:, :, 0]
+            size = normal.norm(dim=1)
+            normal, offset = normal / size[:, None], offset / size
+        offset = offset - (normal * centre[of]).sum(1)
+        return tail, head, torch.as_tensor(face), normal, offset, of, len(piece)
+
+    def _ends(
+        self, position: np.ndarray, owner: np.ndarray, root: Tensor | None, centre: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        place, of = torch.as_tensor(position), torch.as_tensor(owner)
+        shift = centre[of]
+        out = []
+        for ends in (self._tail[place], self._head[place]):
+            at = ends[:, :-1] if root is None else torch.einsum("eij,ej->ei", root[of], ends[:, :-1])
+            out.append(torch.cat((at - shift * ends[:, -1:], ends[:, -1:]), 1))
+        return out[0], out[1]
+
+    def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
+        """`log P(w in piece)`, `(m,)`, for a standard normal `w = root t - centre`."""
+        return (polygon_log_mass if self.dim == 2 else polyhedron_log_mass)(*self.polytopes(piece, root, centre))
+
+    def moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mass `(m,)`, mean `(m, S)` and covariance `(m, S, S)` of w on each piece."""
+        return (polygon_moments if self.dim == 2 else polyhedron_moments)(*self.polytopes(piece, root, centre))
+
+    def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
+        """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15: fast."""
+        return (polygon_mass if self.dim == 2 else polyhedron_mass)(*self.polytopes(piece, root, centre))
+
+    def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`E[1]`, `E[w]` and `E[w w^T]` over each piece, not divided by the mass, as exact as `raw_masses`."""
+        return (polygon_raw_moments if self.dim == 2 else polyhedron_raw_moments)(*self.polytopes(piece, root, centre))
+
+    def nearest(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
+        """The point w of each piece that is nearest to 0, `(m, S)`."""
+        return (polygon_nearest if self.dim == 2 else polyhedron_nearest)(*self.polytopes(piece, root, centre))
+
+    def sample(
+        self, piece: Tensor, root: Tensor, centre: Tensor, which: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Draws of w on the pieces numbered `which` in the list, `(len(which), S)`."""
+        polytopes: Any = self.polytopes(piece, root, centre)
+        if self.dim == 2:
+            return sample_polygons(*(*polytopes, which, generator))
+        return sample_polyhedra(*(*polytopes, which, generator))
+
+
+def _inverse_transpose(root: Tensor) -> Tensor:
+    """`R^-T` of `(m, 3, 3)` matrices: their cofactors over their determinants."""
+    a, b, c = root.unbind(2)
+    cofactor = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), 2)
+    return cofactor / (a * cofactor[:, :, 0]).sum(1)[:, None, None]
+
+
+class _Segments(NamedTuple):
+    start: np.ndarray
+    length: np.ndarray
+
+
+def _segments(owner: np.ndarray, count: int) -> _Segments:
+    length = np.bincount(owner, minlength=count)
+    return _Segments(np.cumsum(length) - length, length)

@@ -1,0 +1,214 @@
+r"""Which (row, piece) pairs of a two- or three-dimensional latent space matter, with a certificate.
+
+A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear:
+
+    balls       P(node) exp(-max(|y - c| - rho, 0)^2 / 2), for whole branches of a tree over the pieces
+    affine      exp(base) / det R, the mass of the Gaussian without truncation, or exp(base) volume / (2 pi)^(S/2)
+    nearest     ... exp(-|w|^2 / 2) at the point w of the piece nearest to its centre
+
+All that is dropped by a bound is added up, and divided by what was kept it bounds the relative error of p(x).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
+from girih.inference.model import Model, Rows
+from girih.inference.pieces import Pieces
+from girih.inference.tree import Level, Tree
+
+_LOG_2PI = math.log(2.0 * math.pi)
+_BEAM = 4  # pieces of each row that give the first lower bound on p(x)
+_STAGES = 4.0  # the ball, affine (twice) and nearest bounds share the tolerance
+
+
+class Pairs(NamedTuple):
+    """The pairs that matter, sorted by row."""
+
+    row: Tensor  # (m,)
+    piece: Tensor  # (m,)
+    gaussian: Gaussians
+    log_known: Tensor  # (n,) log of a lower bound on p(x)
+    log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Log of what a mass in w is multiplied by to give its part of p(x), `(m,)`."""
+        return self.gaussian.base + self.gaussian.log_volume()
+
+
+class Geometry:
+    """What does not depend on the rows."""
+
+    def __init__(self, model: Model) -> None:
+        pieces = model.cells.region
+        assert isinstance(pieces, Pieces)
+        self.pieces, self.origin = pieces, pieces.origin
+        self.slope = whitened_slope(model)
+        self.maps: Maps = make_maps(model, self.slope, self.origin)
+        self.tree = self._tree(model)
+        self.unbounded = (~pieces.bounded).nonzero()[:, 0]
+
+    def _tree(self, model: Model) -> Tree:
+        pieces = self.pieces
+        owner, index = pieces.corner_owner, pieces.bounded.nonzero()[:, 0]
+        size = torch.bincount(owner, minlength=pieces.count)
+        middle = self.origin.new_zeros(pieces.count, pieces.dim).index_add(0, owner, pieces.corner) / size[:, None]
+        feature = model.cells.value + (self.slope @ middle[:, :, None])[:, :, 0]
+        around = pieces.corner - middle[owner]
+        long = (self.maps.root[owner] @ around[:, :, None])[:, :, 0].square().sum(1)
+        # R^T R = J^T J + 1; the rounding of the difference is added back
+        square = (long * (1.0 + 1e-13) - around.square().sum(1)).clamp(min=0.0)
+        radius = self.origin.new_zeros(pieces.count).scatter_reduce(0, owner, square.sqrt(), "amax")
+        return Tree(pieces, index, feature[index], radius[index], model.head[1])
+
+
+def geometry(model: Model) -> Geometry:
+    """The model's geometry, made at the first call."""
+    found: Any = model.memory.get("geometry")
+    if found is None:
+        found = model.memory["geometry"] = Geometry(model)
+    return found
+
+
+def select_pairs(model: Model, rows: Rows) -> Pairs:
+    """The pairs of these rows with the pieces that can matter to p(x)."""
+    g, count = geometry(model), len(rows.x)
+    pieces = g.pieces
+    if model.tol <= 0.0:
+        row = torch.arange(count).repeat_interleave(pieces.count)
+        piece = torch.arange(pieces.count).repeat(count)
+        nothing = rows.far2.new_full((count,), -torch.inf)
+        return Pairs(row, piece, _gaussians(model, g, rows, row, piece), nothing, nothing)
+
+    constant = rows.constant - 0.5 * rows.far2
+    distance = distance_to(g, rows)
+
+    def bound(level: Level, node: Tensor, row: Tensor, gap: Tensor) -> Tensor:
+        return constant[row] + level.log_mass[node] - 0.5 * gap.square()
+
+    lost = _Lost(count)
+    unbounded_row = torch.arange(count).repeat_interleave(len(g.unbounded))
+    unbounded = g.unbounded.repeat(count)
+    outer = _gaussians(model, g, rows, unbounded_row, unbounded)
+    outer_bound = torch.minimum(
+        _affine_bound(g, outer, unbounded), constant[unbounded_row] + pieces.log_mass[unbounded]
+    )
+
+    # a lower bound on p(x), from a few promising pieces
+    beam_row, beam = g.tree.descend(distance, count, bound, _BEAM)
+    known = _known(model, g, rows, beam_row, beam)
+    if len(g.unbounded):
+        place = outer_bound.view(count, -1).argmax(1) + len(g.unbounded) * torch.arange(count)
+        best = Gaussians(*(part[place] for part in outer))
+        outer_known = best.base + best.log_volume() + pieces.log_masses(unbounded[place], best.root, best.centre)
+        known = torch.logaddexp(known, outer_known)
+    least = known + math.log(model.tol / _STAGES) - math.log(pieces.count)
+
+    row, piece, dropped_row, dropped = g.tree.search(distance, count, bound, least)
+    lost.add(dropped_row, dropped)
+    inner = _gaussians(model, g, rows, row, piece)
+    inner_bound = _affine_bound(g, inner, piece)
+
+    row, piece = torch.cat((row, unbounded_row)), torch.cat((piece, unbounded))
+    gaussian = Gaussians(*(torch.cat(both) for both in zip(inner, outer, strict=True)))
+    value = torch.cat((inner_bound, outer_bound))
+    row, piece, gaussian = _keep(lost, least, value, row, piece, gaussian)
+
+    height = pieces.nearest(piece, gaussian.root, gaussian.centre).square().sum(1)
+    value = _affine_bound(g, gaussian, piece) - 0.5 * height
+    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    row, piece, value = row[order], piece[order], value[order]
+    dropped = _least_of_each_row(row, value, known + math.log(model.tol / _STAGES))
+    lost.add(row[dropped], value[dropped])
+    order = order[~dropped]
+    gaussian = Gaussians(*(part[order] for part in gaussian))
+    return Pairs(row[~dropped], piece[~dropped], gaussian, known, lost.log_total())
+
+
+def _keep(
+    lost: _Lost, least: Tensor, value: Tensor, row: Tensor, piece: Tensor, gaussian: Gaussians
+) -> tuple[Tensor, Tensor, Gaussians]:
+    keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
+    lost.add(row[~keep], value[~keep])
+    return row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
+
+
+def _affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
+    flat = g.pieces.log_volume[piece] - 0.5 * g.pieces.dim * _LOG_2PI
+    return gaussian.base + torch.minimum(gaussian.log_volume(), flat)
+
+
+def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+    """Which of the pairs, sorted by row and then by value, add up to no more than allowed, in logarithms."""
+    share = (value - allowed[row]).exp()  # infinite where a pair alone is too much
+    share = share.clamp(max=2.0)
+    total = share.cumsum(0)
+    size = torch.bincount(row, minlength=len(allowed))
+    first = (size.cumsum(0) - size).clamp(max=len(row) - 1)
+    return total - (total[first] - share[first])[row] <= 1.0
+
+
+def _gaussians(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Gaussians:
+    return pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
+
+
+def _known(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
+    """`log` of what a pair of each row alone contributes to p(x), the best by its bound; -inf without pairs."""
+    out = rows.far2.new_full((len(rows.x),), -torch.inf)
+    if not len(row):
+        return out
+    gaussian = _gaussians(model, g, rows, row, piece)
+    height = g.pieces.nearest(piece, gaussian.root, gaussian.centre).square().sum(1)
+    value = gaussian.base + gaussian.log_volume() - 0.5 * height
+    order = value.argsort(descending=True)
+    order = order[row[order].argsort(stable=True)]
+    first = order[torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))]
+    some = Gaussians(*(part[first] for part in gaussian))
+    log_mass = g.pieces.log_masses(piece[first], some.root, some.centre)
+    out[row[first]] = some.base + some.log_volume() + log_mass
+    return out
+
+
+class _Lost:
+    """The sum of the bounds of what was left out, in logarithms."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, row: Tensor, value: Tensor) -> None:
+        self._parts.append((row, value))
+
+    def log_total(self) -> Tensor:
+        row, value = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        top = value.new_full((self._count,), -torch.inf).scatter_reduce(0, row, value, "amax")
+        top = torch.where(torch.isfinite(top), top, 0.0)
+        return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
+
+
+def distance_to(g: Geometry, rows: Rows) -> Any:
+    """Distances of rows from the images of the centres of nodes."""
+    if rows.observed is None:
+        y = g.tree.project(rows.y)
+
+        def complete(row: Tensor, level: Level, node: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(y[row] - level.centre[node], dim=1)
+
+        return complete
+
+    def incomplete(row: Tensor, level: Level, node: Tensor) -> Tensor:
+        per = max(1, 2**20 // rows.reduced[0].numel())
+        parts = [
+            torch.linalg.vector_norm(rows.y[r] - (rows.reduced[r] @ level.feature[k, :, None])[:, :, 0], dim=1)
+            for r, k in zip(row.split(per), node.split(per), strict=True)
+        ]
+        return torch.cat(parts) if parts else rows.y.new_empty(0)
+
+    return incomplete

@@ -1,0 +1,141 @@
+"""Posterior moments on the pieces that matter to each row, as flat lists of pairs (S = 2, 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from girih.gaussian.ragged import gather, slots
+from girih.inference.model import Cells, Model, Rows
+from girih.inference.polytopes import Pairs, geometry
+
+_RAW_ERROR = 1e-13  # absolute error of raw masses, with room
+_LARGE = 1e-3  # raw masses above this are right to 1e-10
+_FLOOR = 1e-3  # ... and their shares, where p(x) is above this part of the pair's scale
+
+
+class SparseMoments(NamedTuple):
+    """E[1], E[t] and E[t t^T] of the pairs (row, piece) as shares of their row's p(x), sorted by row."""
+
+    row: Tensor  # (m,)
+    piece: Tensor  # (m,)
+    e0: Tensor  # (m,)
+    e1: Tensor  # (m, S)
+    e2: Tensor  # (m, S, S)
+    shape: tuple[int, int]  # rows and pieces
+
+    @classmethod
+    def of(cls, model: Model, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
+        """`log p(x)` of each row, and the moments of its posterior."""
+        count, g = len(pairs.log_left_out), pairs.gaussian
+        pieces = geometry(model).pieces
+        mass, first, second = pieces.raw_moments(pairs.piece, g.root, g.centre)
+        log_joint = pairs.log_scale + mass.clamp(min=0.0).log()
+        some = needs_care(pairs, mass)
+        log_mass, mean, covariance = pieces.moments(pairs.piece[some], g.root[some], g.centre[some])
+        log_joint[some] = pairs.log_scale[some] + log_mass
+        log_p, e0 = normalise(pairs.row, log_joint, count)
+        # raw moments are in units of the mass; those taken with care are multiplied by it here
+        unit = (pairs.log_scale - log_p[pairs.row]).exp()
+        unit[some] = e0[some]
+        careful = mean[:, :, None] * mean[:, None, :] + covariance
+        none = e0[some] == 0.0  # a piece without mass has no moments
+        first[some] = torch.where(none[:, None], 0.0, mean)
+        second[some] = torch.where(none[:, None, None], 0.0, careful)
+        first, second = unit[:, None] * first, unit[:, None, None] * second
+        # w = R t - c, and z = L u: back to the latents
+        inverse = torch.linalg.cholesky(model.prior) @ torch.linalg.inv(g.root)
+        shift = g.centre[:, :, None] * first[:, None, :]
+        second = second + shift + shift.mT + e0[:, None, None] * g.centre[:, :, None] * g.centre[:, None, :]
+        first = first + e0[:, None] * g.centre
+        first = (inverse @ first[:, :, None])[:, :, 0]
+        return log_p, cls(pairs.row, pairs.piece, e0, first, inverse @ second @ inverse.mT, (count, pieces.count))
+
+    def _first(self) -> Tensor:
+        """E[(t, 1)], `(m, S + 1)`."""
+        return torch.cat((self.e1, self.e0[:, None]), 1)
+
+    def _second(self) -> Tensor:
+        """E[(t, 1)(t, 1)^T], `(m, S + 1, S + 1)`."""
+        return torch.cat((torch.cat((self.e2, self.e1[:, None, :]), 1), self._first()[:, :, None]), 2)
+
+    def _matrix(self, values: Tensor) -> csr_matrix:
+        size = np.bincount(self.row.numpy(), minlength=self.shape[0])
+        return csr_matrix(
+            (values.numpy(), self.piece.numpy(), np.concatenate(([0], np.cumsum(size)))), shape=self.shape
+        )
+
+    def features(self, cells: Cells) -> Tensor:
+        """`E[h | x]`, `(n, H)`."""
+        out = self._matrix(self.e0) @ cells.value.numpy()
+        for s in range(self.e1.shape[1]):
+            out += self._matrix(self.e1[:, s]) @ cells.slope[:, :, s].numpy()
+        return torch.as_tensor(out)
+
+    def moments(self, weight: Tensor) -> Tensor:
+        """`sum_n g_n E[1_piece (t, 1)(t, 1)^T]`, `(P, S + 1, S + 1)`."""
+        second = weight[self.row][:, None, None] * self._second()
+        return second.new_zeros(self.shape[1], *second.shape[1:]).index_add_(0, self.piece, second)
+
+    def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
+        """`sum_n g_n y_n E[1_piece (t, 1)^T]`, `(P, K, S + 1)`, for y `(n, K)`."""
+        first = weight[self.row][:, None] * self._first()
+        parts = [torch.as_tensor(self._matrix(first[:, s]).T @ y.numpy()) for s in range(first.shape[1])]
+        return torch.stack(parts, -1)
+
+    def incomplete_pull(self, weight: Tensor, rows: Rows, cells: Cells) -> Tensor:
+        """`sum_n g_n E[1_piece T_n^T (y - T_n h)(t, 1)^T]`, `(P, H, S + 1)`, for rows with their own T_n."""
+        columns = _columns(cells)
+        out = torch.zeros_like(columns)
+        g, first, second = weight[self.row], self._first(), self._second()
+        per = max(1, 2**20 // rows.reduced[0].numel())
+        for pair in torch.arange(len(self.row)).split(per):
+            row, piece = self.row[pair], self.piece[pair]
+            reduced = rows.reduced[row]
+            off = rows.y[row][:, :, None] * first[pair][:, None, :] - reduced @ (columns[piece] @ second[pair])
+            out.index_add_(0, piece, g[pair][:, None, None] * (reduced.mT @ off))
+        return out
+
+    def feature_covariance(self, cells: Cells, mean: Tensor) -> Tensor:
+        """`Cov[(h, 1) | x]` of each row, `(n, H + 1, H + 1)`, for the mean `(n, H + 1)`."""
+        about = _columns(cells)[self.piece]  # h - mean = about (t, 1)
+        about[:, :, -1] -= mean[self.row, :-1]
+        size, _ = slots(self.row, self.shape[0])
+        index, real = gather(torch.arange(self.shape[0]), int(size.max()), size)
+
+        def table(columns: Tensor) -> Tensor:  # (n, H, p (S + 1)), p pairs a row
+            padded = torch.where(real[:, :, None, None], columns[index], 0.0)
+            return padded.permute(0, 2, 1, 3).flatten(2)
+
+        return torch.nn.functional.pad(table(about @ self._second()) @ table(about).mT, (0, 1, 0, 1))
+
+
+def _columns(cells: Cells) -> Tensor:
+    """C with `h = C (t, 1)` on each piece, `(P, H, S + 1)`."""
+    return torch.cat((cells.slope, cells.value[:, :, None]), 2)
+
+
+def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:
+    """Index of the pairs whose raw mass, right to 1e-15, is not right enough.
+
+    Right enough is an error small beside the mass itself or, where p(x) is not much below the scale of the pair,
+    beside the share that the pair has in p(x).
+    """
+    safe = (mass - _RAW_ERROR).clamp(min=0.0).log()
+    log_p, _ = normalise(pairs.row, pairs.log_scale + safe, len(pairs.log_known))
+    floor = torch.maximum(log_p, pairs.log_known)[pairs.row] - pairs.log_scale
+    return ((mass < _LARGE) & ~(floor > math.log(_FLOOR))).nonzero()[:, 0]
+
+
+def normalise(row: Tensor, log_joint: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`log sum exp` of the pairs of each row `(count,)`, and the share of each pair; shares add up to 1."""
+    log_joint = log_joint.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    peak = log_joint.new_full((count,), -torch.inf).scatter_reduce(0, row, log_joint, "amax")
+    weight = (log_joint - peak[row]).nan_to_num(-torch.inf).exp()  # -inf - -inf: nothing at all in the row
+    total = weight.new_zeros(count).index_add(0, row, weight)
+    return peak + total.log(), weight / total[row]

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from scipy.stats import special_ortho_group
+
+from girih.gaussian import polygon_nearest, polyhedron_nearest
+from girih.gaussian.boundary import polygon_boundary, polyhedron_boundary
+from girih.gaussian.polytope import _flat
+from twins import f64
+
+
+def nearest(H, h):
+    S = H.shape[1]
+    flat = _flat([(polygon_boundary if S == 2 else polyhedron_boundary)(H, h)], S)
+    return (polygon_nearest if S == 2 else polyhedron_nearest)(*flat)[0].numpy()
+
+
+def least_distance(H, h):
+    """Lawson and Hanson's least distance programming."""
+    u, _ = nnls(-np.c_[H, h].T, np.append(np.zeros(H.shape[1]), 1.0))
+    r = -np.c_[H, h].T @ u - np.append(np.zeros(H.shape[1]), 1.0)
+    return -r[:-1] / r[-1]
+
+
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 30.0, 1e4])
+def test_random_polytopes_against_a_quadratic_program(S, shift):
+    rng = np.random.default_rng(S)
+    for m in (1, 2, 3, 4, 6, 9):
+        for _ in range(10):
+            H = rng.normal(size=(m, S))
+            H /= np.linalg.norm(H, axis=1, keepdims=True)
+            h = np.abs(rng.normal(size=m)) + H @ (shift * rng.normal(size=S))
+            scale = 1 + shift
+            assert np.abs(nearest(H, h) / scale - least_distance(H, h / scale)).max() < 1e-11
+
+
+@pytest.mark.parametrize("S", [2, 3])
+def test_half_spaces_and_slabs(S):
+    for turn in (np.eye(S), special_ortho_group.rvs(S, random_state=0)):
+        n = turn[:1]
+        for offset in (3.0, 1e-9, -1e-9, -40.0):
+            foot = min(offset, 0.0) * n[0]
+            assert np.abs(nearest(n, np.array([offset])) - foot).max() < 1e-13
+            assert np.abs(nearest(np.r_[n, -n], np.array([offset, 50.0])) - foot).max() < 1e-13
+            wedge = np.r_[n, n * 0.6 + turn[1:2] * 0.8]
+            bounds = np.array([offset, -7.0])
+            assert np.abs(nearest(wedge, bounds) - least_distance(wedge, bounds)).max() < 1e-10
+
+
+@pytest.mark.parametrize("angle", [1e-9, 1e-6, 0.5, 3.0, np.pi - 1e-9])
+def test_wedges_seen_from_inside_and_outside(angle):
+    a, b = np.array([1.0, 0.0]), np.array([np.cos(angle), np.sin(angle)])
+    middle = np.array([np.cos(angle / 2), np.sin(angle / 2)])
+    for apex, expected in ((-5 * middle, 0 * middle), (4 * middle, 4 * middle)):
+        tail = f64(np.array([[*b, 0], [*apex, 1]]))
+        head = f64(np.array([[*apex, 1], [*a, 0]]))
+        ours = polygon_nearest(tail, head, torch.tensor([0, 0]), 1)[0]
+        assert np.abs(ours.numpy() - expected).max() < 1e-14
+
+
+def polygon(points):
+    tail = f64(np.c_[points, np.ones(len(points))])
+    return tail, tail.roll(-1, 0), torch.zeros(len(tail), dtype=torch.long), 1
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-9, 1e-13, 0.0])
+@pytest.mark.parametrize("centre", [0.0, 1e-6, 0.7, 20.0])
+def test_slivers_and_short_edges(width, centre):
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        turn = special_ortho_group.rvs(2, random_state=rng)
+        ends = np.sort(rng.uniform(-1, 1, 2))
+        points = np.array(
+            [[ends[0], 0], [ends[1], 0], [ends[1] + width / 3, width / 2], [ends[1], width], [ends[0], width]]
+        )
+        points = (points + centre * rng.normal(size=2) * rng.integers(0, 2, 2)) @ turn
+        c = polygon_nearest(*polygon(points))[0].numpy()
+        # a point of the polygon, and no vertex lies before the plane through it
+        scale = np.abs(points).max()
+        _, miss = nnls(np.r_[points.T, np.ones((1, 5))], np.append(c, 1.0))
+        assert miss < 1e-14 * (1 + scale)
+        assert (points @ c - c @ c).min() >= -1e-14 * scale * (np.linalg.norm(c) + 1e-15)
+
+
+def test_thin_boxes():
+    rng = np.random.default_rng(2)
+    for size in ([1, 1, 1e-9], [1, 1e-9, 1e-9], [1e-3, 1e-6, 1]):
+        for _ in range(20):
+            turn = special_ortho_group.rvs(3, random_state=rng)
+            low = rng.normal(size=3) * rng.integers(0, 2, 3) - 0.5 * np.array(size)
+            high = low + size
+            H, h = np.r_[turn, -turn], np.r_[high, -low]
+            ours, exact = turn @ nearest(H, h), np.clip(0, low, high)
+            # the vertices' rounding turns the short edges: any point of these may come out
+            assert np.abs(ours - exact).max() < 1e-14 + min(size)
+            assert abs(np.linalg.norm(ours) - np.linalg.norm(exact)) < 1e-15 + 0.6 * min(size) * (exact == 0).all()
+
+
+def test_many_at_once_and_items_without_edges():
+    rng = np.random.default_rng(3)
+    n = 30_000
+    angle = np.sort(rng.uniform(0, 2 * np.pi, (n, 4)), 1)
+    points = rng.normal(size=(n, 1, 2)) * 2 + np.stack((np.cos(angle), np.sin(angle)), -1)
+    tail = f64(np.concatenate((points, np.ones((n, 4, 1))), -1))
+    head = tail.roll(-1, 1)
+    owner = 2 * torch.arange(n).repeat_interleave(4) + 1
+    ours = polygon_nearest(tail.reshape(-1, 3), head.reshape(-1, 3), owner, 2 * n + 5)
+    assert (ours[::2] == 0).all() and (ours[2 * n :] == 0).all()
+    for i in rng.integers(0, n, 50):
+        single = polygon_nearest(*polygon(points[i]))
+        assert torch.equal(single[0], ours[2 * i + 1])
+        _, miss = nnls(np.r_[points[i].T, np.ones((1, 4))], np.append(ours[2 * i + 1].numpy(), 1.0))
+        assert miss < 1e-14
+    products = (tail[..., :2] * ours[1 : 2 * n : 2, None]).sum(-1) - ours[1 : 2 * n : 2].square().sum(-1)[:, None]
+    assert products.min() > -1e-14
+    none = torch.zeros(0, dtype=torch.long)
+    assert polygon_nearest(f64(np.zeros((0, 3))), f64(np.zeros((0, 3))), none, 2).eq(0).all()
+    empty = f64(np.zeros((0, 4)))
+    assert polyhedron_nearest(empty, empty, none, empty[:, :3], empty[:, 0], none, 2).eq(0).all()
