@@ -65,8 +65,14 @@ def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
     tail_finite, head_finite = edges.tail_finite, edges.head_finite
     step = torch.where(tail_finite[..., None], torch.where(head_finite[..., None], b - a, b), -a)
     ray = ~(tail_finite & head_finite)
-    step = torch.where(ray[..., None] & (step.abs() < 1e-12 * step.abs().amax(-1, keepdim=True)), 0.0, step)
     real = edges.real & faces.real[..., None]
+    normal = (frame.basis[:, None] * faces.normal[:, :, None]).sum(-1)  # (n, F, 3): level, then the plane
+    # a ray that lies in the slices up to rounding must not cross them: how far rays leave their faces says how much
+    length = step.abs().amax(-1, keepdim=True)
+    lean = torch.where(ray & real, (step * normal[:, :, None]).sum(-1).abs() / length[..., 0], 0.0).flatten(1)
+    lean = torch.nn.functional.pad(lean, (0, 1)).amax(1)
+    nothing = (4.0 * lean).clamp(1e-12, 1e-6)[:, None, None, None] * length
+    step = torch.where(ray[..., None] & (step.abs() < nothing), 0.0, step)
     open_face = is_unbounded(faces, edges)
     bounded = ~open_face.any(-1) & faces.real.any(-1)
     # whole planes have no vertices; parallel to the slices, as they then are, they are met at one level
@@ -88,7 +94,7 @@ def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
     falling = real[owner] & (rise[owner] < 0) & (last[owner] <= level) & (level <= first[owner])
 
     # direction of a face's edge in the slice: up x normal
-    normal = (frame.basis[:, None] * faces.normal[:, :, None]).sum(-1)[owner]  # (m, F, 3): level, then the plane
+    normal = normal[owner]
     width = torch.hypot(normal[..., 1], normal[..., 2])
     across = torch.stack((-normal[..., 2], normal[..., 1]), -1) / torch.where(width > 0, width, 1.0)[..., None]
     head, has_head = _ends(rising, base[owner], step[owner], across)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from girih.inference.gaussians import Gaussians, pair_gaussians
 from girih.inference.model import Model, Rows
-from girih.inference.polytopes import distance_to, geometry
+from girih.inference.polytopes import gap_from, geometry
 from girih.inference.tree import Level
 
 _BEAM = 8
@@ -17,15 +17,15 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
     """The u of highest posterior density of each row, `(n, S)`.
 
     On a piece `log p(x, u) = base - |w|^2 / 2`, so its peak is the point w nearest to 0. Whole branches of the tree
-    are left out where `-max(|y - c| - rho, 0)^2 / 2 - |u|^2 / 2` is below a peak that is known.
+    are left out where `-gap^2 / 2 - |u|^2 / 2` is below a peak that is known.
     """
     g, count = geometry(model), len(rows.x)
     constant = (rows.constant - 0.5 * rows.far2).expand(count)
-    distance = distance_to(g, rows)
+    gap = gap_from(g, rows)
 
-    def bound(level: Level, node: Tensor, row: Tensor, gap: Tensor) -> Tensor:
+    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
         away = torch.zeros_like(level.low[node]).clamp(level.low[node], level.high[node])
-        return constant[row] - 0.5 * (gap.square() + away.square().sum(1))
+        return constant[row] - 0.5 * (gap2 + away.square().sum(1))
 
     def peaks(row: Tensor, piece: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, heights and places of the peaks of pairs that may be above what is known."""
@@ -37,12 +37,12 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
         return row, gaussian.base - 0.5 * w.square().sum(1), g.origin[piece] + t
 
     least = constant.new_full((count,), -torch.inf)
-    found = [peaks(*g.tree.descend(distance, count, bound, _BEAM), least)]
+    found = [peaks(*g.tree.descend(gap, count, bound, _BEAM), least)]
     least = least.scatter_reduce(0, found[0][0], found[0][1], "amax")
     outer = torch.arange(count).repeat_interleave(len(g.unbounded))
     found.append(peaks(outer, g.unbounded.repeat(count), least))
     least = least.scatter_reduce(0, found[1][0], found[1][1], "amax")
-    row, piece, _, _ = g.tree.search(distance, count, bound, least - 1e-12 * (1.0 + least.abs()))
+    row, piece, _, _ = g.tree.search(gap, count, bound, least - 1e-12 * (1.0 + least.abs()))
     found.append(peaks(row, piece, least))
     row, height, place = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = height.argsort(descending=True, stable=True)

@@ -2,7 +2,7 @@ r"""Which (row, piece) pairs of a two- or three-dimensional latent space matter,
 
 A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear:
 
-    balls       P(node) exp(-max(|y - c| - rho, 0)^2 / 2), for whole branches of a tree over the pieces
+    slabs       P(node) exp(-gap^2 / 2), for whole branches of a tree over the pieces
     affine      exp(base) / det R, the mass of the Gaussian without truncation, or exp(base) volume / (2 pi)^(S/2)
     nearest     ... exp(-|w|^2 / 2) at the point w of the piece nearest to its centre
 
@@ -21,11 +21,11 @@ from torch import Tensor
 from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
 from girih.inference.model import Model, Rows
 from girih.inference.pieces import Pieces
-from girih.inference.tree import Level, Tree
+from girih.inference.tree import Gap, Leaves, Level, Tree
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
-_STAGES = 4.0  # the ball, affine (twice) and nearest bounds share the tolerance
+_STAGES = 4.0  # the slab, affine (twice) and nearest bounds share the tolerance
 
 
 class Pairs(NamedTuple):
@@ -61,12 +61,12 @@ class Geometry:
         size = torch.bincount(owner, minlength=pieces.count)
         middle = self.origin.new_zeros(pieces.count, pieces.dim).index_add(0, owner, pieces.corner) / size[:, None]
         feature = model.cells.value + (self.slope @ middle[:, :, None])[:, :, 0]
-        around = pieces.corner - middle[owner]
-        long = (self.maps.root[owner] @ around[:, :, None])[:, :, 0].square().sum(1)
-        # R^T R = J^T J + 1; the rounding of the difference is added back
-        square = (long * (1.0 + 1e-13) - around.square().sum(1)).clamp(min=0.0)
-        radius = self.origin.new_zeros(pieces.count).scatter_reduce(0, owner, square.sqrt(), "amax")
-        return Tree(pieces, index, feature[index], radius[index], model.head[1])
+        place = torch.full_like(size, -1)
+        place[index] = torch.arange(len(index))
+        inner = pieces.bounded[owner]
+        around = (pieces.corner - middle[owner])[inner]
+        leaves = Leaves(index, feature[index], self.slope[index], around, place[owner[inner]])
+        return Tree(pieces, leaves, model.head[1])
 
 
 def geometry(model: Model) -> Geometry:
@@ -88,10 +88,10 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
         return Pairs(row, piece, _gaussians(model, g, rows, row, piece), nothing, nothing)
 
     constant = rows.constant - 0.5 * rows.far2
-    distance = distance_to(g, rows)
+    gap = gap_from(g, rows)
 
-    def bound(level: Level, node: Tensor, row: Tensor, gap: Tensor) -> Tensor:
-        return constant[row] + level.log_mass[node] - 0.5 * gap.square()
+    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
+        return constant[row] + level.log_mass[node] - 0.5 * gap2
 
     lost = _Lost(count)
     unbounded_row = torch.arange(count).repeat_interleave(len(g.unbounded))
@@ -102,7 +102,7 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     )
 
     # a lower bound on p(x), from a few promising pieces
-    beam_row, beam = g.tree.descend(distance, count, bound, _BEAM)
+    beam_row, beam = g.tree.descend(gap, count, bound, _BEAM)
     known = _known(model, g, rows, beam_row, beam)
     if len(g.unbounded):
         place = outer_bound.view(count, -1).argmax(1) + len(g.unbounded) * torch.arange(count)
@@ -111,7 +111,7 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
         known = torch.logaddexp(known, outer_known)
     least = known + math.log(model.tol / _STAGES) - math.log(pieces.count)
 
-    row, piece, dropped_row, dropped = g.tree.search(distance, count, bound, least)
+    row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
     lost.add(dropped_row, dropped)
     inner = _gaussians(model, g, rows, row, piece)
     inner_bound = _affine_bound(g, inner, piece)
@@ -193,22 +193,19 @@ class _Lost:
         return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
 
 
-def distance_to(g: Geometry, rows: Rows) -> Any:
-    """Distances of rows from the images of the centres of nodes."""
+def gap_from(g: Geometry, rows: Rows) -> Gap:
+    """Bounds on the distances of rows from nodes of the tree."""
     if rows.observed is None:
-        y = g.tree.project(rows.y)
+        return g.tree.gap(rows.y)
 
-        def complete(row: Tensor, level: Level, node: Tensor) -> Tensor:
-            return torch.linalg.vector_norm(y[row] - level.centre[node], dim=1)
-
-        return complete
-
-    def incomplete(row: Tensor, level: Level, node: Tensor) -> Tensor:
+    def incomplete(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
+        # distances between observed entries are at most those between all: the ball holds them too
         per = max(1, 2**20 // rows.reduced[0].numel())
         parts = [
             torch.linalg.vector_norm(rows.y[r] - (rows.reduced[r] @ level.feature[k, :, None])[:, :, 0], dim=1)
             for r, k in zip(row.split(per), node.split(per), strict=True)
         ]
-        return torch.cat(parts) if parts else rows.y.new_empty(0)
+        distance = torch.cat(parts) if parts else rows.y.new_empty(0)
+        return (distance - level.radius[node]).clamp(min=0.0).square(), distance
 
     return incomplete

@@ -1,11 +1,14 @@
 r"""A tree over the bounded pieces of a latent space, with bounds on what a row can have in common with each node.
 
-The images `T h(z)` of a node's pieces lie in a ball, centre c and radius rho, so for every row
+The images `T h(z)` of a node's pieces lie in a slab around an affine patch: with c its centre and Q an orthonormal
+basis of its S directions, at most `wide` from c along Q and at most `thick` from the patch. So for every row
 
-    p(x, z in node) <= const P(node) exp(-max(|y - c| - rho, 0)^2 / 2)
+    p(x, z in node) <= const P(node) exp(-gap^2 / 2),
+    gap^2 = max(|Q^T (y - c)| - wide, 0)^2 + max(|(1 - Q Q^T)(y - c)| - thick, 0)^2.
 
-Pieces are ordered by halving their set along its widest latent coordinate, again and again; the nodes at depth d
-are the 2^d parts, and every third depth is a level of the tree.
+A leaf is a single piece, on which the network is affine: it has no thickness. Pieces are ordered by halving their set
+along its widest latent coordinate, again and again; the nodes at depth d are the 2^d parts, and every third depth is a
+level of the tree.
 """
 
 from __future__ import annotations
@@ -30,8 +33,12 @@ class Level(NamedTuple):
     """The nodes of one level; the leaves are single pieces."""
 
     feature: Tensor  # (m, H) hidden features at the centres
-    centre: Tensor  # (m, K') their image, perhaps projected
-    radius: Tensor  # (m,) of a ball around the centre that holds all images, rounding included
+    centre: Tensor  # (m, k) their image, in principal directions if it has many dimensions
+    beyond: Tensor  # (m,) length of the rest of the image
+    basis: Tensor  # (m, k, S) Q
+    wide: Tensor  # (m,)
+    thick: Tensor  # (m,)
+    radius: Tensor  # (m,) of a ball around the centre that holds all images
     log_mass: Tensor  # (m,) upper bound on the log prior mass
     low: Tensor  # (m, S) box in whitened latents
     high: Tensor
@@ -39,57 +46,88 @@ class Level(NamedTuple):
     length: Array  # (m,) number of children
 
 
-Distance = Callable[[Tensor, Level, Tensor], Tensor]
+# Lower bounds on the squared distances of rows from nodes, and their distances from the centres.
+Gap = Callable[[Tensor, Level, Tensor], tuple[Tensor, Tensor]]
+Bound = Callable[[Level, Tensor, Tensor, Tensor], Tensor]
+
+
+class Leaves(NamedTuple):
+    """The bounded pieces, with the corners of each."""
+
+    piece: Tensor  # (B,)
+    feature: Tensor  # (B, H) hidden features at a centre of each
+    slope: Tensor  # (B, H, S)
+    corner: Tensor  # (C, S) relative to the centres
+    owner: Tensor  # (C,) in [0, B)
 
 
 class Tree:
-    """Levels from the root to the leaves.
+    """Levels from the leaves to the root.
 
     Args:
-        pieces: of which those in `index` become the leaves.
-        index: `(B,)`.
-        feature: hidden features at a centre of each of those pieces, `(B, H)`.
-        radius: how far the image of each reaches around that of its centre, `(B,)`.
+        pieces: of which some become leaves.
+        leaves: those.
         reduced: T `(K, H)`.
     """
 
-    def __init__(self, pieces: Pieces, index: Tensor, feature: Tensor, radius: Tensor, reduced: Tensor) -> None:
-        middle = 0.5 * (pieces.low + pieces.high)[index]
-        order = torch.as_tensor(halving_order(middle.numpy()))
-        self.piece = index[order]
-        feature, radius = feature[order], radius[order]
+    def __init__(self, pieces: Pieces, leaves: Leaves, reduced: Tensor) -> None:
+        index, count = leaves.piece, len(leaves.piece)
+        order = torch.as_tensor(halving_order(0.5 * (pieces.low + pieces.high)[index].numpy()))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(count)
+        self.piece, feature = index[order], leaves.feature[order]
         image = feature @ reduced.mT
         self._basis = _principal_directions(image)
-        centre = self.project(image)
-        log_mass, low, high = pieces.log_mass[self.piece], pieces.low[self.piece], pieces.high[self.piece]
-        count = len(order)
-        none = np.zeros(count, np.int64)
-        leaves = Level(feature, centre, radius * (1.0 + _ROUNDING), log_mass, low, high, none, none)
-        self.levels = [leaves]
+        slope = reduced @ leaves.slope[order]  # (B, K, S)
+        main = slope if self._basis is None else self._basis.mT @ slope
+        owner = place[leaves.owner]
+        by_leaf = owner.argsort(stable=True)
+        owner, corner = owner[by_leaf], leaves.corner[by_leaf]
+        away = (main[owner] @ corner[:, :, None])[:, :, 0]  # image of the corners about their centres
+        length = torch.linalg.vector_norm((slope[owner] @ corner[:, :, None])[:, :, 0], dim=1)
+        base = _Base(feature, image, self.project(image)[0], main, away, length, owner)
+        masses = pieces.log_mass[self.piece], pieces.low[self.piece], pieces.high[self.piece]
+        self.levels = [_join(base, masses, np.arange(count), np.zeros(count, np.int64), 0, self.project)]
         depth = _STEP * max(0, (count.bit_length() - 1) // _STEP)
         below = np.arange(count)  # where the nodes below begin
         while count and depth >= 0:
             start = -(-np.arange(2**depth) * count // 2**depth)
-            self.levels.append(_join(leaves, image, start, np.searchsorted(below, start), len(below), self.project))
+            first = np.searchsorted(below, start)
+            self.levels.append(_join(base, masses, start, first, len(below), self.project))
             below, depth = start, depth - _STEP
 
-    def project(self, y: Tensor) -> Tensor:
-        """Coordinates in which distances are at most those of y, and often equal."""
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Some coordinates of y, and the length of the rest: `|a - b|` is at least that of their differences."""
         if self._basis is None:
-            return y
+            return y, torch.zeros_like(y[:, 0])
         main = y @ self._basis
-        rest = torch.linalg.vector_norm(torch.addmm(y, main, self._basis.mT, alpha=-1.0), dim=1, keepdim=True)
-        return torch.cat((main, rest), 1)
+        return main, torch.linalg.vector_norm(torch.addmm(y, main, self._basis.mT, alpha=-1.0), dim=1)
 
-    def search(
-        self, distance: Distance, count: int, bound: Callable[[Level, Tensor, Tensor, Tensor], Tensor], least: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gap(self, y: Tensor) -> Gap:
+        """The bound for rows y `(n, K)` without missing entries."""
+        main, beyond = self.project(y)
+
+        def gap(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
+            off = main[row] - level.centre[node]
+            along = (off[:, None, :] @ level.basis[node])[:, 0].square().sum(1)
+            total = off.square().sum(1)
+            across = (total - along).clamp_(min=0.0)
+            # the difference of squares is rounded
+            across = (across.sqrt() - level.thick[node] - _ROUNDING * total.sqrt()).clamp_(min=0.0)
+            along = (along.sqrt() - level.wide[node]).clamp_(min=0.0)
+            rest = beyond[row] - level.beyond[node]
+            outside = (rest.abs() - level.radius[node]).clamp_(min=0.0)
+            return along.square_() + across.square_() + outside.square_(), (total + rest.square()).sqrt()
+
+        return gap
+
+    def search(self, gap: Gap, count: int, bound: Bound, least: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All (row, piece) pairs whose bound is at least that of their row.
 
         Args:
-            distance: of rows from the centres of nodes.
+            gap: of rows and nodes.
             count: the number of rows.
-            bound: `bound(level, node, row, gap)` with `gap` the distance from the node's ball.
+            bound: `bound(level, node, row, gap2)` with the square of the gap.
             least: `(count,)`.
 
         Returns:
@@ -102,8 +140,7 @@ class Tree:
         if not len(self.piece):
             return kept[:0], kept[:0], kept[:0], least[:0]
         for level in reversed(self.levels):
-            gap = (distance(kept_row, level, kept) - level.radius[kept]).clamp_(min=0.0)
-            value = bound(level, kept, kept_row, gap)
+            value = bound(level, kept, kept_row, gap(kept_row, level, kept)[0])
             keep = value >= least[kept_row]
             dropped_row.append(kept_row[~keep])
             dropped.append(value[~keep])
@@ -113,23 +150,16 @@ class Tree:
                 kept_row, kept = kept_row[torch.as_tensor(parent)], torch.as_tensor(child)
         return kept_row, self.piece[kept], torch.cat(dropped_row), torch.cat(dropped)
 
-    def descend(
-        self,
-        distance: Distance,
-        count: int,
-        bound: Callable[[Level, Tensor, Tensor, Tensor], Tensor],
-        width: int,
-    ) -> tuple[Tensor, Tensor]:
+    def descend(self, gap: Gap, count: int, bound: Bound, width: int) -> tuple[Tensor, Tensor]:
         """Some pieces with large bounds for each row, found greedily: pairs of rows and pieces."""
         row = torch.arange(count)
         node = torch.zeros_like(row)
         if not len(self.piece):
             return row[:0], row[:0]
         for level in reversed(self.levels):
-            distances = distance(row, level, node)
+            gap2, distance = gap(row, level, node)
             # of nodes around the row, the one with the nearest centre
-            gap = (distances - level.radius[node]).clamp(min=0.0) + 1e-3 * distances
-            keep = _best(row, bound(level, node, row, gap), width)
+            keep = _best(row, bound(level, node, row, (gap2.sqrt() + 1e-3 * distance).square()), width)
             row, node = row[keep], node[keep]
             if level is not self.levels[0]:
                 child, parent = ragged(level.start[node.numpy()], level.length[node.numpy()])
@@ -137,31 +167,62 @@ class Tree:
         return row, self.piece[node]
 
 
+class _Base(NamedTuple):
+    """Leaves and their corners, in the order of the tree."""
+
+    feature: Tensor  # (B, H)
+    image: Tensor  # (B, K)
+    centre: Tensor  # (B, k)
+    slope: Tensor  # (B, k, S)
+    away: Tensor  # (C, k) corners about the centres of their leaves
+    length: Tensor  # (C,) the same in all dimensions
+    owner: Tensor  # (C,) sorted
+
+
 def _join(
-    leaves: Level, image: Tensor, start: Array, first: Array, below: int, project: Callable[[Tensor], Tensor]
+    base: _Base,
+    masses: tuple[Tensor, Tensor, Tensor],
+    start: Array,
+    first: Array,
+    below: int,
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Level:
     """The nodes that begin at these leaves."""
-    size = np.diff(np.append(start, len(image)))
+    count = len(base.feature)
+    size = np.diff(np.append(start, count))
     of = torch.as_tensor(np.repeat(np.arange(len(start)), size))
-    share = torch.as_tensor(1.0 / size)[:, None]
+    corners = np.searchsorted(base.owner.numpy(), start)
 
     def mean(values: Tensor) -> Tensor:
-        return torch.as_tensor(np.add.reduceat(values.numpy(), start, axis=0)) * share
+        total = np.add.reduceat(values.flatten(1).numpy(), start, axis=0) if count else values.flatten(1).numpy()
+        return (torch.as_tensor(total) / torch.as_tensor(size)[:, None]).view(len(start), *values.shape[1:])
 
-    def extreme(values: Tensor, which: np.ufunc) -> Tensor:
-        return torch.as_tensor(which.reduceat(values.numpy(), start, axis=0))
+    def largest(values: Tensor) -> Tensor:  # over the corners
+        return torch.as_tensor(np.maximum.reduceat(values.numpy(), corners)) * (1.0 + _ROUNDING) if count else values
 
-    centre = mean(image)
-    reach = torch.linalg.vector_norm(image - centre[of], dim=1) + leaves.radius
-    top = extreme(leaves.log_mass, np.maximum)
-    log_mass = top + torch.as_tensor(np.add.reduceat((leaves.log_mass - top[of]).exp().numpy(), start)).log()
+    image = mean(base.image)
+    centre, beyond = project(image)
+    basis = torch.linalg.qr(mean(base.slope)).Q
+    node = of[base.owner]
+    off = base.centre[base.owner] + base.away - centre[node]
+    along = (off[:, None, :] @ basis[node])[:, 0]
+    across = torch.linalg.vector_norm(off - (basis[node] @ along[:, :, None])[:, :, 0], dim=1)
+    log_mass, low, high = masses
+    top = torch.as_tensor(np.maximum.reduceat(log_mass.numpy(), start)) if count else log_mass
+    total = torch.as_tensor(np.add.reduceat((log_mass - top[of]).exp().numpy(), start)) if count else log_mass
+    # in all dimensions: the centres from that of the node, and the corners from these
+    reach = torch.linalg.vector_norm(base.image - image[of], dim=1)[base.owner] + base.length
     return Level(
-        mean(leaves.feature),
-        project(centre),
-        extreme(reach, np.maximum) * (1.0 + _ROUNDING),
-        log_mass,
-        extreme(leaves.low, np.minimum),
-        extreme(leaves.high, np.maximum),
+        mean(base.feature),
+        centre,
+        beyond,
+        basis,
+        largest(torch.linalg.vector_norm(along, dim=1)),
+        largest(across),
+        largest(reach),
+        top + total.log(),
+        torch.as_tensor(np.minimum.reduceat(low.numpy(), start, axis=0)) if count else low,
+        torch.as_tensor(np.maximum.reduceat(high.numpy(), start, axis=0)) if count else high,
         first,
         np.diff(np.append(first, below)),
     )
