@@ -16,6 +16,7 @@ from girih.em import DGNEstimator
 from girih.em.estimator import count_parameters
 from girih.errors import ModelFileError
 from girih.inference import DGN
+from girih.inference.dgn import TOL
 from girih.networks import Abs, Affine
 from girih.networks import trace as trace_network
 from girih.partition import Partition
@@ -54,10 +55,11 @@ def save(model: DGN | DGNEstimator | Partition, path: str | os.PathLike[str]) ->
     if isinstance(model, DGNEstimator):
         if not hasattr(model, "dgn_"):
             raise ModelFileError("the estimator is not fitted; call fit before save")
-        kind, trace, extra = "dgn", model.dgn_.trace, {"estimator": _estimator_config(model)}
+        kind, trace = "dgn", model.dgn_.trace
+        extra = {"estimator": _estimator_config(model), "tol": model.dgn_.tol}
         tensors = _covariances(model.dgn_)
     elif isinstance(model, DGN):
-        kind, trace, tensors = "dgn", model.trace, _covariances(model)
+        kind, trace, tensors, extra = "dgn", model.trace, _covariances(model), {"tol": model.tol}
     elif isinstance(model, Partition):
         if not model.trace.is_chain:
             raise ModelFileError(
@@ -108,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator | Partition:
         net = nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(config["stages"])))
         if config["kind"] == "partition":
             return partition_from(tensors, config, trace_network(net))
-        dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"])
+        dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
         if config.get("estimator") is None:
             return dgn
         return _estimator(config["estimator"], dgn)

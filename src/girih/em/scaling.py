@@ -102,7 +102,7 @@ class Scaling:
                 noise = noise * scale * scale[:, None]
             else:
                 noise = noise * (scale[0] if noise.ndim == 0 and alike else scale).square()
-        return DGN(net, noise=noise, prior=dgn.prior.detach())
+        return DGN(net, noise=noise, prior=dgn.prior.detach(), tol=dgn.tol)
 
 
 def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:

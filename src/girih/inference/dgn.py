@@ -24,6 +24,9 @@ from girih.networks import trace
 from girih.partition import Partition
 from girih.partition.line_cells import LineCells
 
+# The share of each p(x) that may be left out, unless told otherwise.
+TOL = 1e-10
+
 
 class DGN(nn.Module):
     r"""The joint model `z ~ N(0, prior)`, `x = g(z) + e`, `e ~ N(0, noise)`, solved exactly.
@@ -57,7 +60,7 @@ class DGN(nn.Module):
         (torch.Size([4]), torch.Size([4, 1]))
     """
 
-    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None, tol: float = 1e-10) -> None:
+    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None, tol: float = TOL) -> None:
         super().__init__()
         self.tol = _check_tol(tol)
         self.trace = trace(net)

@@ -49,8 +49,8 @@ def _entries(model: Model) -> int:
     width = min(model.weight.shape)
     if isinstance(model.cells.region, Intervals):
         return len(model.cells.origin) * width
-    pairs = len(model.cells.origin) if model.tol <= 0.0 else max(64, len(geometry(model).unbounded))
-    return pairs * 8
+    pairs = len(model.cells.origin) if model.tol <= 0.0 else max(128, len(geometry(model).unbounded))
+    return pairs * 4
 
 
 def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:

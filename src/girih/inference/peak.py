@@ -7,7 +7,7 @@ from torch import Tensor
 
 from girih.inference.gaussians import Gaussians, pair_gaussians
 from girih.inference.model import Model, Rows
-from girih.inference.polytopes import gap_from, geometry
+from girih.inference.polytopes import centres_of, gap_from, geometry
 from girih.inference.tree import Level
 
 _BEAM = 8
@@ -37,7 +37,7 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
         return row, gaussian.base - 0.5 * w.square().sum(1), g.origin[piece] + t
 
     least = constant.new_full((count,), -torch.inf)
-    found = [peaks(*g.tree.descend(gap, count, bound, _BEAM), least)]
+    found = [peaks(*g.tree.promising(gap, centres_of(g, rows), count, _BEAM), least)]
     least = least.scatter_reduce(0, found[0][0], found[0][1], "amax")
     outer = torch.arange(count).repeat_interleave(len(g.unbounded))
     found.append(peaks(outer, g.unbounded.repeat(count), least))

@@ -21,11 +21,11 @@ from torch import Tensor
 from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
 from girih.inference.model import Model, Rows
 from girih.inference.pieces import Pieces
-from girih.inference.tree import Gap, Leaves, Level, Tree
+from girih.inference.tree import Centres, Gap, Leaves, Level, Tree
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
-_STAGES = 4.0  # the slab, affine (twice) and nearest bounds share the tolerance
+_STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
 
 
 class Pairs(NamedTuple):
@@ -94,50 +94,62 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
         return constant[row] + level.log_mass[node] - 0.5 * gap2
 
     lost = _Lost(count)
-    unbounded_row = torch.arange(count).repeat_interleave(len(g.unbounded))
-    unbounded = g.unbounded.repeat(count)
-    outer = _gaussians(model, g, rows, unbounded_row, unbounded)
-    outer_bound = torch.minimum(
-        _affine_bound(g, outer, unbounded), constant[unbounded_row] + pieces.log_mass[unbounded]
-    )
-
     # a lower bound on p(x), from a few promising pieces
-    beam_row, beam = g.tree.descend(gap, count, bound, _BEAM)
-    known = _known(model, g, rows, beam_row, beam)
+    known = _known(model, g, rows, *g.tree.promising(gap, centres_of(g, rows), count, _BEAM))
+    outer_bound = constant.expand(count)[:, None] + _unbounded_bounds(model, g, rows)
     if len(g.unbounded):
-        place = outer_bound.view(count, -1).argmax(1) + len(g.unbounded) * torch.arange(count)
-        best = Gaussians(*(part[place] for part in outer))
-        outer_known = best.base + best.log_volume() + pieces.log_masses(unbounded[place], best.root, best.centre)
-        known = torch.logaddexp(known, outer_known)
+        best = outer_bound.argmax(1)
+        known = torch.maximum(known, _known(model, g, rows, torch.arange(count), g.unbounded[best]))
     least = known + math.log(model.tol / _STAGES) - math.log(pieces.count)
 
     row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
     lost.add(dropped_row, dropped)
-    inner = _gaussians(model, g, rows, row, piece)
-    inner_bound = _affine_bound(g, inner, piece)
+    keep = ~(outer_bound < least[:, None])
+    out_row, out = (~keep).nonzero(as_tuple=True)
+    lost.add(out_row, outer_bound[out_row, out])
+    in_row, inside = keep.nonzero(as_tuple=True)
+    row, piece = torch.cat((row, in_row)), torch.cat((piece, g.unbounded[inside]))
 
-    row, piece = torch.cat((row, unbounded_row)), torch.cat((piece, unbounded))
-    gaussian = Gaussians(*(torch.cat(both) for both in zip(inner, outer, strict=True)))
-    value = torch.cat((inner_bound, outer_bound))
-    row, piece, gaussian = _keep(lost, least, value, row, piece, gaussian)
+    gaussian = _gaussians(model, g, rows, row, piece)
+    value = _affine_bound(g, gaussian, piece)
+    keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
+    lost.add(row[~keep], value[~keep])
+    row, piece, gaussian = row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
 
     height = pieces.nearest(piece, gaussian.root, gaussian.centre).square().sum(1)
     value = _affine_bound(g, gaussian, piece) - 0.5 * height
     order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
     row, piece, value = row[order], piece[order], value[order]
+    gaussian = Gaussians(*(part[order] for part in gaussian))
+    # the piece with the best of these bounds is likely to hold much of p(x)
+    best = torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
+    known[row[best]] = torch.maximum(known[row[best]], _contribution(g, gaussian, piece, best))
     dropped = _least_of_each_row(row, value, known + math.log(model.tol / _STAGES))
     lost.add(row[dropped], value[dropped])
-    order = order[~dropped]
-    gaussian = Gaussians(*(part[order] for part in gaussian))
+    gaussian = Gaussians(*(part[~dropped] for part in gaussian))
     return Pairs(row[~dropped], piece[~dropped], gaussian, known, lost.log_total())
 
 
-def _keep(
-    lost: _Lost, least: Tensor, value: Tensor, row: Tensor, piece: Tensor, gaussian: Gaussians
-) -> tuple[Tensor, Tensor, Gaussians]:
-    keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
-    lost.add(row[~keep], value[~keep])
-    return row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
+def _unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
+    """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x), less the constants of the rows.
+
+    For complete rows by matrix products, `|b|^2 - |Q^T b|^2` with room for its rounding.
+    """
+    count, outer = len(rows.x), g.unbounded
+    log_mass = g.pieces.log_mass[outer]
+    if rows.observed is not None or not len(outer):
+        row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
+        pairs = _gaussians(model, g, rows, row, piece)
+        constant = (rows.constant - 0.5 * rows.far2).expand(count)
+        return torch.minimum(pairs.base + pairs.log_volume() - constant[row], log_mass.repeat(count)).view(count, -1)
+    start, basis, root = (part[outer] for part in g.maps)
+    K = rows.y.shape[1]
+    inside = (rows.y @ basis[:, :K].permute(1, 0, 2).flatten(1)).view(count, len(outer), -1)
+    inside = inside - (basis * start[:, :, None]).sum(1)
+    size = start.square().sum(1) + rows.y.square().sum(1, keepdim=True)
+    square = size - 2.0 * rows.y @ start[:, :K].mT
+    off = (square - inside.square().sum(2) - 1e-13 * size).clamp(min=0.0)
+    return torch.minimum(-root.diagonal(dim1=1, dim2=2).log().sum(1), log_mass) - 0.5 * off
 
 
 def _affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
@@ -170,10 +182,14 @@ def _known(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) ->
     order = value.argsort(descending=True)
     order = order[row[order].argsort(stable=True)]
     first = order[torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))]
-    some = Gaussians(*(part[first] for part in gaussian))
-    log_mass = g.pieces.log_masses(piece[first], some.root, some.centre)
-    out[row[first]] = some.base + some.log_volume() + log_mass
+    out[row[first]] = _contribution(g, gaussian, piece, first)
     return out
+
+
+def _contribution(g: Geometry, gaussian: Gaussians, piece: Tensor, index: Tensor) -> Tensor:
+    """`log` of what the pairs with these indices add to p(x)."""
+    some = Gaussians(*(part[index] for part in gaussian))
+    return some.base + some.log_volume() + g.pieces.log_masses(piece[index], some.root, some.centre)
 
 
 class _Lost:
@@ -207,5 +223,17 @@ def gap_from(g: Geometry, rows: Rows) -> Gap:
         ]
         distance = torch.cat(parts) if parts else rows.y.new_empty(0)
         return (distance - level.radius[node]).clamp(min=0.0).square(), distance
+
+    return incomplete
+
+
+def centres_of(g: Geometry, rows: Rows) -> Centres:
+    """Distances of rows from the centres of nodes."""
+    if rows.observed is None:
+        return g.tree.centres(rows.y)
+
+    def incomplete(some: Tensor, level: Level) -> Tensor:
+        image = (rows.reduced[some] @ level.feature.mT).mT  # (n, m, K)
+        return torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
 
     return incomplete

@@ -27,6 +27,8 @@ _STEP = 3  # depths between levels: a node has about 8 children
 _NARROW = 24  # images of more dimensions are projected for the search
 _PRINCIPAL = 16  # ... to so many, which can only shorten distances
 _ROUNDING = 1e-12
+_ENTRIES = 2**22
+_CACHE = 2**13  # pairs of rows and nodes at a time
 
 
 class Level(NamedTuple):
@@ -48,6 +50,8 @@ class Level(NamedTuple):
 
 # Lower bounds on the squared distances of rows from nodes, and their distances from the centres.
 Gap = Callable[[Tensor, Level, Tensor], tuple[Tensor, Tensor]]
+# Distances `(n, m)` of some rows from the centres of all nodes of a level, about.
+Centres = Callable[[Tensor, Level], Tensor]
 Bound = Callable[[Level, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -103,11 +107,25 @@ class Tree:
         main = y @ self._basis
         return main, torch.linalg.vector_norm(torch.addmm(y, main, self._basis.mT, alpha=-1.0), dim=1)
 
+    def centres(self, y: Tensor) -> Centres:
+        """Distances of rows y `(n, K)` without missing entries from the centres of nodes."""
+        main, beyond = self.project(y)
+
+        def centres(rows: Tensor, level: Level) -> Tensor:
+            return torch.hypot(torch.cdist(main[rows], level.centre), beyond[rows, None] - level.beyond)
+
+        return centres
+
     def gap(self, y: Tensor) -> Gap:
         """The bound for rows y `(n, K)` without missing entries."""
         main, beyond = self.project(y)
 
         def gap(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [some(r, level, k) for r, k in zip(row.split(_CACHE), node.split(_CACHE), strict=True)]
+            squares, distances = zip(*parts, strict=True) if parts else ([main[:0, 0]], [main[:0, 0]])
+            return torch.cat(squares), torch.cat(distances)
+
+        def some(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
             off = main[row] - level.centre[node]
             along = (off[:, None, :] @ level.basis[node])[:, 0].square().sum(1)
             total = off.square().sum(1)
@@ -150,21 +168,26 @@ class Tree:
                 kept_row, kept = kept_row[torch.as_tensor(parent)], torch.as_tensor(child)
         return kept_row, self.piece[kept], torch.cat(dropped_row), torch.cat(dropped)
 
-    def descend(self, gap: Gap, count: int, bound: Bound, width: int) -> tuple[Tensor, Tensor]:
-        """Some pieces with large bounds for each row, found greedily: pairs of rows and pieces."""
-        row = torch.arange(count)
-        node = torch.zeros_like(row)
+    def promising(self, gap: Gap, centres: Centres, count: int, width: int) -> tuple[Tensor, Tensor]:
+        """Some pieces of which the centres explain each row well: pairs of rows and pieces."""
+        none = torch.arange(0)
         if not len(self.piece):
-            return row[:0], row[:0]
-        for level in reversed(self.levels):
-            gap2, distance = gap(row, level, node)
-            # of nodes around the row, the one with the nearest centre
-            keep = _best(row, bound(level, node, row, (gap2.sqrt() + 1e-3 * distance).square()), width)
-            row, node = row[keep], node[keep]
-            if level is not self.levels[0]:
-                child, parent = ragged(level.start[node.numpy()], level.length[node.numpy()])
-                row, node = row[torch.as_tensor(parent)], torch.as_tensor(child)
-        return row, self.piece[node]
+            return none, none
+        level = self.levels[min(1, len(self.levels) - 1)]
+        width = min(width, len(level.log_mass))
+        node = torch.cat(
+            [
+                (level.log_mass - 0.5 * centres(rows, level).square()).topk(width, dim=1).indices
+                for rows in torch.arange(count).split(max(1, _ENTRIES // len(level.log_mass)))
+            ]
+        ).flatten()
+        row = torch.arange(count).repeat_interleave(width)
+        if level is not self.levels[0]:
+            child, parent = ragged(level.start[node.numpy()], level.length[node.numpy()])
+            row, node = row[torch.as_tensor(parent)], torch.as_tensor(child)
+        leaves = self.levels[0]
+        keep = _best(row, leaves.log_mass[node] - 0.5 * gap(row, leaves, node)[1].square(), width)
+        return row[keep], self.piece[node[keep]]
 
 
 class _Base(NamedTuple):

@@ -70,7 +70,7 @@ class Trace:
         """
         if self._chain is None:
             raise UnsupportedLayerError(
-                "EM, saving and the fast partition of a line need a fully connected chain: Linear layers with ReLU, "
+                "saving and the fast partition of a line need a fully connected chain: Linear layers with ReLU, "
                 "LeakyReLU, PReLU or absolute values between them; this network has other layers or branches"
             )
         return self._chain
