@@ -72,10 +72,12 @@ def evidence(model: Model, x: Tensor) -> Evidence:
             left_out[index] = _line_bound(model, log_p[index])
             continue
         pairs = select_pairs(model, rows)
-        g, pieces = pairs.gaussian, geometry(model).pieces
-        mass = pieces.raw_masses(pairs.piece, g.root, g.centre)
+        g = pairs.gaussian
+        pieces, root = geometry(model).shape(g)
+        mass = pieces.raw_masses(pairs.piece, root, g.centre)
         log_mass, some = mass.clamp(min=0.0).log(), needs_care(pairs, mass)
-        log_mass[some] = pieces.log_masses(pairs.piece[some], g.root[some], g.centre[some])
+        roots = None if root is None else root[some]
+        log_mass[some] = pieces.log_masses(pairs.piece[some], roots, g.centre[some])
         log_p[index], _ = normalise(pairs.row, pairs.log_scale + log_mass, len(index))
         left_out[index] = (pairs.log_left_out - log_p[index]).exp()
     return Evidence(log_p, left_out)

@@ -36,6 +36,11 @@ class Gaussians(NamedTuple):
     base: Tensor  # (m,)
     root: Tensor  # (m, S, S)
     centre: Tensor  # (m, S)
+    shared: bool  # whether the roots are those of `Maps`
+
+    def take(self, index: Tensor) -> Gaussians:
+        """Those of some pairs."""
+        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared)
 
     def log_volume(self) -> Tensor:
         """`-log det R`: what a volume in w is more than one in u."""
@@ -84,5 +89,6 @@ def pair_gaussians(
         parts.append((constant - 0.5 * (rows.far2[r] + off.square()), root, centre))
     if not parts:
         S = origin.shape[1]
-        return Gaussians(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))
-    return Gaussians(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
+    base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Gaussians(base, root, centre, rows.observed is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.inference.gaussians import Gaussians, pair_gaussians
+from girih.inference.gaussians import pair_gaussians
 from girih.inference.model import Model, Rows
 from girih.inference.polytopes import centres_of, gap_from, geometry
 from girih.inference.tree import Level
@@ -31,8 +31,8 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
         """Rows, heights and places of the peaks of pairs that may be above what is known."""
         gaussian = pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
         keep = gaussian.base >= least[row]
-        row, piece, gaussian = row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
-        w = g.pieces.nearest(piece, gaussian.root, gaussian.centre)
+        row, piece, gaussian = row[keep], piece[keep], gaussian.take(keep)
+        w = g.nearest(piece, gaussian)
         t = torch.linalg.solve_triangular(gaussian.root, (w + gaussian.centre)[:, :, None], upper=True)[:, :, 0]
         return row, gaussian.base - 0.5 * w.square().sum(1), g.origin[piece] + t
 

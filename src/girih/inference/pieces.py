@@ -6,6 +6,7 @@ vertices are kept relative to an origin in each piece.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,10 +59,12 @@ class Pieces:
         complex_, inside = cells.complex.moved(moved), cells.inside @ white.numpy().T
         sides = boundary(complex_, inside)
         owner = sides.face if self.dim == 2 else sides.owner[sides.face]
-        self._tail, self._head = (self._relative(ends, owner) for ends in (sides.tail, sides.head))
+        self._ends = torch.cat([self._relative(ends, owner) for ends in (sides.tail, sides.head)], 1)
+        self._edge_owner = torch.as_tensor(owner)
         self._edges = _segments(sides.face, len(sides.owner))  # of each face; for S = 2 of each piece
         if self.dim == 3:
             self._faces = _segments(sides.owner, self.count)
+            self._face_owner = torch.as_tensor(sides.owner)
             self._normal = torch.as_tensor(sides.normal)
             shift = (self._normal * self.origin[sides.owner]).sum(1)
             self._offset = torch.as_tensor(sides.offset) - shift
@@ -114,11 +117,10 @@ class Pieces:
         index = piece.numpy()
         if self.dim == 2:
             position, owner = ragged(self._edges.start[index], self._edges.length[index])
-            tail, head = self._ends(position, owner, root, centre)
-            return tail, head, torch.as_tensor(owner), len(piece)
+            return *self._moved(position, owner, root, centre), torch.as_tensor(owner), len(piece)
         faces, owner = ragged(self._faces.start[index], self._faces.length[index])
         position, face = ragged(self._edges.start[faces], self._edges.length[faces])
-        tail, head = self._ends(position, owner[face], root, centre)
+        tail, head = self._moved(position, owner[face], root, centre)
         of = torch.as_tensor(owner)
         normal, offset = self._normal[faces], self._offset[faces]
         if root is not None:  # n t <= d becomes (R^-T n) w <= d - (R^-T n) c
@@ -128,16 +130,32 @@ class Pieces:
         offset = offset - (normal * centre[of]).sum(1)
         return tail, head, torch.as_tensor(face), normal, offset, of, len(piece)
 
-    def _ends(
+    def _moved(
         self, position: np.ndarray, owner: np.ndarray, root: Tensor | None, centre: Tensor
     ) -> tuple[Tensor, Tensor]:
-        place, of = torch.as_tensor(position), torch.as_tensor(owner)
+        """Tails and heads of edges in the coordinates of their owners."""
+        ends, of = self._ends[torch.as_tensor(position)], torch.as_tensor(owner)
         shift = centre[of]
         out = []
-        for ends in (self._tail[place], self._head[place]):
-            at = ends[:, :-1] if root is None else torch.einsum("eij,ej->ei", root[of], ends[:, :-1])
-            out.append(torch.cat((at - shift * ends[:, -1:], ends[:, -1:]), 1))
+        for part in ends.split(self.dim + 1, 1):
+            at, finite = part[:, :-1], part[:, -1:]
+            if root is not None:
+                at.copy_(torch.einsum("eij,ej->ei", root[of], at))
+            at.addcmul_(shift, finite, value=-1.0)
+            out.append(part)
         return out[0], out[1]
+
+    def stretched(self, root: Tensor) -> Pieces:
+        """The pieces in coordinates `root t`, `root (P, S, S)`: for `polytopes` and all below, without a root."""
+        other = copy.copy(self)
+        zero = torch.zeros_like(self.origin)
+        every = np.arange(len(self._ends))
+        other._ends = torch.cat(self._moved(every, self._edge_owner.numpy(), root, zero), 1)
+        if self.dim == 3:
+            normal = (_inverse_transpose(root)[self._face_owner] @ self._normal[:, :, None])[:, :, 0]
+            size = normal.norm(dim=1)
+            other._normal, other._offset = normal / size[:, None], self._offset / size
+        return other
 
     def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`log P(w in piece)`, `(m,)`, for a standard normal `w = root t - centre`."""

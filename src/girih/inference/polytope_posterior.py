@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +13,26 @@ from girih.inference.expected import expected_log_joint
 from girih.inference.gaussians import Gaussians
 from girih.inference.model import Model, Rows
 from girih.inference.peak import find_peaks
-from girih.inference.polytopes import Pairs, geometry, select_pairs
+from girih.inference.polytopes import geometry, select_pairs
 from girih.inference.posterior import Posterior
 from girih.inference.sparse import normalise
 from girih.networks import Trace
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _CHUNK = 2**20
+
+
+class _Part(NamedTuple):
+    """The pairs of one chunk of rows, with the moments of w on them."""
+
+    row: Tensor
+    piece: Tensor
+    base: Tensor
+    root: Tensor
+    centre: Tensor
+    log_mass: Tensor
+    mean: Tensor
+    covariance: Tensor
 
 
 class PolytopePosterior(Posterior):
@@ -36,26 +50,28 @@ class PolytopePosterior(Posterior):
         # densities in z are those in w times this
         self._log_scale = -0.5 * model.latent_dim * _LOG_2PI - self._factor.diagonal().log().sum()
         self._chunks: list[tuple[Tensor, Rows]] = []
-        parts: list[Pairs] = []
+        parts: list[_Part] = []
+        lost: list[Tensor] = []
         for index, rows in chunks(model, x):
             pairs = select_pairs(model, rows)
             self._chunks.append((index, rows))
-            parts.append(pairs._replace(row=index[pairs.row]))
-        order = torch.cat([index for index, _ in self._chunks]).argsort()
-        row, self._piece = (torch.cat([getattr(p, name) for p in parts]) for name in ("row", "piece"))
-        gaussian = Gaussians(*(torch.cat(fields) for fields in zip(*(p.gaussian for p in parts), strict=True)))
-        by_row = row.argsort(stable=True)
-        self._row, self._piece = row[by_row], self._piece[by_row]
-        self._gaussian = Gaussians(*(field[by_row] for field in gaussian))
-        g = self._gaussian
-        log_mass, self._mean_w, self._covariance_w = self._geometry.pieces.moments(self._piece, g.root, g.centre)
+            shape, root = self._geometry.shape(pairs.gaussian)
+            moments = shape.moments(pairs.piece, root, pairs.gaussian.centre)
+            parts.append(_Part(index[pairs.row], pairs.piece, *pairs.gaussian[:3], *moments))
+            lost.append(pairs.log_left_out)
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        del parts
+        if len(self._chunks) > 1 and bool((columns[0].diff() < 0).any()):
+            by_row = columns[0].argsort(stable=True)
+            columns = [column[by_row] for column in columns]
+        self._row, self._piece, base, root, centre, log_mass, self._mean_w, self._covariance_w = columns
+        self._gaussian = g = Gaussians(base, root, centre, False)
         log_evidence, self._share = normalise(self._row, g.base + g.log_volume() + log_mass, len(x))
         # pairs without mass have no moments
         none = self._share == 0.0
-        self._mean_w = torch.where(none[:, None], 0.0, self._mean_w)
-        self._covariance_w = torch.where(none[:, None, None], 0.0, self._covariance_w)
-        lost = torch.cat([p.log_left_out for p in parts])[order]
-        super().__init__(model, log_evidence, (lost - log_evidence).exp())
+        self._mean_w[none], self._covariance_w[none] = 0.0, 0.0
+        order = torch.cat([index for index, _ in self._chunks]).argsort()
+        super().__init__(model, log_evidence, (torch.cat(lost)[order] - log_evidence).exp())
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""

@@ -52,8 +52,18 @@ class Geometry:
         self.pieces, self.origin = pieces, pieces.origin
         self.slope = whitened_slope(model)
         self.maps: Maps = make_maps(model, self.slope, self.origin)
+        self._stretched = pieces.stretched(self.maps.root)
         self.tree = self._tree(model)
         self.unbounded = (~pieces.bounded).nonzero()[:, 0]
+
+    def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
+        """The pieces, and the roots that take them to w."""
+        return (self._stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
+
+    def nearest(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
+        """The w of each piece that is nearest to 0, `(m, S)`."""
+        shape, root = self.shape(gaussian)
+        return shape.nearest(piece, root, gaussian.centre)
 
     def _tree(self, model: Model) -> Tree:
         pieces = self.pieces
@@ -114,19 +124,19 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     value = _affine_bound(g, gaussian, piece)
     keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
     lost.add(row[~keep], value[~keep])
-    row, piece, gaussian = row[keep], piece[keep], Gaussians(*(part[keep] for part in gaussian))
+    row, piece, gaussian = row[keep], piece[keep], gaussian.take(keep)
 
-    height = pieces.nearest(piece, gaussian.root, gaussian.centre).square().sum(1)
+    height = g.nearest(piece, gaussian).square().sum(1)
     value = _affine_bound(g, gaussian, piece) - 0.5 * height
     order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
     row, piece, value = row[order], piece[order], value[order]
-    gaussian = Gaussians(*(part[order] for part in gaussian))
+    gaussian = gaussian.take(order)
     # the piece with the best of these bounds is likely to hold much of p(x)
     best = torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
     known[row[best]] = torch.maximum(known[row[best]], _contribution(g, gaussian, piece, best))
     dropped = _least_of_each_row(row, value, known + math.log(model.tol / _STAGES))
     lost.add(row[dropped], value[dropped])
-    gaussian = Gaussians(*(part[~dropped] for part in gaussian))
+    gaussian = gaussian.take(~dropped)
     return Pairs(row[~dropped], piece[~dropped], gaussian, known, lost.log_total())
 
 
@@ -177,7 +187,7 @@ def _known(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) ->
     if not len(row):
         return out
     gaussian = _gaussians(model, g, rows, row, piece)
-    height = g.pieces.nearest(piece, gaussian.root, gaussian.centre).square().sum(1)
+    height = g.nearest(piece, gaussian).square().sum(1)
     value = gaussian.base + gaussian.log_volume() - 0.5 * height
     order = value.argsort(descending=True)
     order = order[row[order].argsort(stable=True)]
@@ -188,8 +198,9 @@ def _known(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) ->
 
 def _contribution(g: Geometry, gaussian: Gaussians, piece: Tensor, index: Tensor) -> Tensor:
     """`log` of what the pairs with these indices add to p(x)."""
-    some = Gaussians(*(part[index] for part in gaussian))
-    return some.base + some.log_volume() + g.pieces.log_masses(piece[index], some.root, some.centre)
+    some = gaussian.take(index)
+    shape, root = g.shape(some)
+    return some.base + some.log_volume() + shape.log_masses(piece[index], root, some.centre)
 
 
 class _Lost:

@@ -33,11 +33,12 @@ class SparseMoments(NamedTuple):
     def of(cls, model: Model, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
         """`log p(x)` of each row, and the moments of its posterior."""
         count, g = len(pairs.log_left_out), pairs.gaussian
-        pieces = geometry(model).pieces
-        mass, first, second = pieces.raw_moments(pairs.piece, g.root, g.centre)
+        pieces, root = geometry(model).shape(g)
+        mass, first, second = pieces.raw_moments(pairs.piece, root, g.centre)
         log_joint = pairs.log_scale + mass.clamp(min=0.0).log()
         some = needs_care(pairs, mass)
-        log_mass, mean, covariance = pieces.moments(pairs.piece[some], g.root[some], g.centre[some])
+        roots = None if root is None else root[some]
+        log_mass, mean, covariance = pieces.moments(pairs.piece[some], roots, g.centre[some])
         log_joint[some] = pairs.log_scale[some] + log_mass
         log_p, e0 = normalise(pairs.row, log_joint, count)
         # raw moments are in units of the mass; those taken with care are multiplied by it here
