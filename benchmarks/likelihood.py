@@ -54,7 +54,7 @@ def generator(widths: list[int], seed: int = 0) -> torch.nn.Sequential:
 def importance_sampling(
     image: Callable[[Tensor], Tensor], x: Tensor, constant: Tensor, mean: Tensor, factor: Tensor, draws: int
 ) -> Tensor:
-    """`log p(x)` estimated with `draws` samples a row from `N(mean, factor factor^T)`; `image` is g, whitened as x is."""
+    """`log p(x)` from `draws` samples a row of `N(mean, factor factor^T)`; `image` is g, whitened as x is."""
     S, out = mean.shape[1], torch.empty(len(x), dtype=torch.float64)
     log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
     generator = torch.Generator().manual_seed(0)
@@ -75,9 +75,7 @@ def against_sampling(widths: list[int], rows: int, draws: int, runs: int) -> dic
         p = dgn()
         exact = p.log_prob(x)
         model = dgn.model()
-        (_, reduced), *_ = list(chunks(model, x))
-        y, far2, basis = (torch.cat([getattr(r, k) for _, r in chunks(model, x)]) for k in ("y", "far2", "y"))
-        del basis, reduced
+        y, far2 = (torch.cat([getattr(rows, name) for _, rows in chunks(model, x)]) for name in ("y", "far2"))
         sd = NOISE**0.5
         head = model.head[1]
         bias = model.bias

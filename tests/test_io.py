@@ -10,6 +10,7 @@ from torch import nn
 
 import girih
 from girih.errors import ModelFileError
+from twins import prior_of_dim
 
 
 def prelu_net():
@@ -38,6 +39,31 @@ def test_dgn_comes_back(name, noise, tmp_path):
     X = dgn().sample((20,), seed=0)
     assert torch.equal(back().log_prob(X), dgn().log_prob(X))
     assert torch.equal(back.prior, dgn.prior)
+
+
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("noise", [0.1, [0.1, 0.2], [[0.3, 0.1], [0.1, 0.2]]], ids=["scalar", "diagonal", "full"])
+def test_planes_and_spaces_come_back(S, noise, tmp_path):
+    dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0), noise=noise, prior=prior_of_dim(S, 0))
+    girih.save(dgn, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    X = dgn().sample((4,), seed=0)
+    assert torch.equal(back().log_prob(X), dgn().log_prob(X))
+    assert torch.equal(back.prior, dgn.prior)
+    assert torch.equal(back.posterior(X).sample((2,), seed=1), dgn.posterior(X).sample((2,), seed=1))
+    copy = pickle.loads(pickle.dumps(dgn))
+    assert torch.equal(copy().log_prob(X), dgn().log_prob(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimator_of_planes_comes_back(tmp_path):
+    X = girih.datasets.load("circle", n=40, seed=0).X
+    est = girih.DGNEstimator(2, (3,), max_iter=3, n_init=1, learn_prior=True, batch_size=20, random_state=0).fit(X)
+    girih.save(est, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    assert back.get_params() == est.get_params()
+    assert back.n_parameters_ == est.n_parameters_
+    np.testing.assert_array_equal(back.transform(X), est.transform(X))
 
 
 def test_custom_module_comes_back_as_a_chain(tmp_path):

@@ -204,6 +204,20 @@ def central_difference(f: Callable[[], Tensor], parameter: Tensor, step: float =
     return gradient.view_as(parameter)
 
 
+def directional_difference(f: Callable[[], Tensor], tensors: list[Tensor], steps: list[Tensor]) -> float:
+    """The derivative of a scalar f, as its tensors move along steps, by the five-point formula."""
+    values = []
+    kept = [tensor.detach().clone() for tensor in tensors]
+    with torch.no_grad():
+        for multiple in (-2, -1, 1, 2):
+            for tensor, step, start in zip(tensors, steps, kept, strict=True):
+                tensor.copy_(start + multiple * 1e-3 * step)
+            values.append(f().item())
+        for tensor, start in zip(tensors, kept, strict=True):
+            tensor.copy_(start)
+    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-3
+
+
 # Networks and models by name
 
 
@@ -223,6 +237,13 @@ def noise_of_kind(kind: str, variance: float, size: int, seed: int) -> Tensor:
         "diagonal": variance * spread[0].exp(),
         "full": variance * (spread @ spread.T / size + 0.1 * torch.eye(size, dtype=torch.float64)),
     }[kind]
+
+
+def prior_of_dim(S: int, seed: int) -> Tensor:
+    """A full `(S, S)` covariance of about unit size."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    root = torch.eye(S, dtype=torch.float64) + 0.4 * torch.randn(S, S, dtype=torch.float64, generator=generator).tril()
+    return root @ root.mT
 
 
 def rows_near_and_far(dgn: girih.DGN, distances: tuple[float, ...], seed: int) -> Tensor:

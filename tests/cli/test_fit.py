@@ -139,3 +139,22 @@ def test_a_second_fit_removes_the_pictures_of_the_first_and_nothing_else(girih, 
     assert done.code == 0
     names = {path.name for path in Path("o").iterdir()}
     assert "mine.txt" in names and "manifold_images.png" not in names and "samples.png" not in names
+
+
+def test_two_latents_from_fit_to_imputation(girih, fitted):
+    options = ("--drop", "name", "--standardize", "--latent-dim", 2, "--acceleration", "none", "--batch-size", 20)
+    done = girih("fit", fitted / "people.csv", *options, "--out", "two", "--json", *QUICK)
+    assert done.code == 0, done.err
+    assert done.json["settings"]["acceleration"] == "none" and done.json["settings"]["batch_size"] == 20
+    scored = girih("score", "two", fitted / "people.csv", "--json")
+    assert 0.0 < scored.json["left_out"] <= 1e-10
+    assert -scored.json["mean"] == pytest.approx(done.json["nll_per_row"])
+    with open("girih-out/two-score-people/scores.csv") as file:
+        assert file.readline().startswith("row,log_p,z1,z1_deviation,z2,z2_deviation")
+    assert girih("sample", "two", "-n", 3, "--json").code == 0
+    assert girih("impute", "two", fitted / "people.csv", "--json").json["filled"] > 0
+
+
+def test_four_latents_are_refused_before_anything_is_read(girih):
+    done = girih("fit", "absent.csv", "--latent-dim", 4)
+    assert done.code == 2 and "use a generator with S <= 3, or, for this one, girih.vae.GaussVAE" in done.error

@@ -36,6 +36,35 @@ def test_curve_never_rises(circle, sizes, weight_prior):
         assert max(float(w.abs().max()) for w in weights) <= 0.8
 
 
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("weight_prior", [None, ("gaussian", 1.0), ("laplace", 0.5), ("uniform", 0.8)])
+def test_curve_never_rises_in_planes_and_spaces(circle, holes, noise, S, weight_prior):
+    """With missing entries, row weights, a full prior that is learned, and each weight prior."""
+    X = (holes if weight_prior in (None, ("laplace", 0.5)) else circle)[: 40 if S == 2 else 12]
+    dgn = build((S, 4, 2), noise, prior=np.eye(S) + 0.2)
+    weight = np.random.default_rng(0).uniform(0.2, 2.0, len(X))
+    options = {"weight_prior": weight_prior, "learn_prior": True, "sample_weight": weight}
+    result = fit_em(dgn, X, max_iter=4 if S == 2 else 2, n_init=1, tol=0.0, **options)
+    assert never_rises(result.nll_curve)
+    assert result.nll_curve[-1] < result.nll_curve[0]
+    prior = dgn.prior.detach()
+    assert torch.allclose(prior, prior.mT) and torch.linalg.eigvalsh(prior).min() > 0.0
+    if weight_prior is None:
+        with torch.no_grad():
+            exact = -float(torch.as_tensor(weight) @ dgn().log_prob(X)) / weight.sum()
+        assert result.nll_curve[-1] == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize("S", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_linear_generators_reach_probabilistic_pca(S):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, S)) @ rng.normal(size=(S, 5)) + 0.3 * rng.normal(size=(120, 5)) + 2.0
+    result = fit_em(build((S, 5)), X, max_iter=400, tol=1e-12, n_init=1)
+    eigenvalues = np.linalg.eigvalsh(np.cov(X.T, bias=True))
+    log_determinant = np.log(eigenvalues[-S:]).sum() + (5 - S) * np.log(eigenvalues[:-S].mean())
+    assert result.log_likelihood == pytest.approx(-0.5 * (5 * np.log(2 * np.pi) + log_determinant + 5), abs=1e-6)
+
+
 def test_last_curve_point_is_the_exact_nll(circle):
     dgn = build()
     result = fit_em(dgn, circle, max_iter=10, n_init=1)
@@ -67,17 +96,19 @@ def test_same_seed_same_numbers(circle):
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_rows_may_come_in_chunks(circle, monkeypatch):
-    whole = fit_em(build(), circle, max_iter=5, n_init=1)
-    monkeypatch.setattr("girih.inference.estep._CHUNK", 50)
-    parts = fit_em(build(), circle, max_iter=5, n_init=1)
+@pytest.mark.parametrize("sizes", [(1, 6, 2), (2, 4, 2)])
+def test_rows_may_come_in_chunks(circle, monkeypatch, sizes):
+    whole = fit_em(build(sizes), circle, max_iter=5, n_init=1)
+    monkeypatch.setattr("girih.inference.estep._CHUNK", 50 if sizes[0] == 1 else 5000)
+    parts = fit_em(build(sizes), circle, max_iter=5, n_init=1)
     assert parts.nll_curve == pytest.approx(whole.nll_curve, abs=1e-9)
 
 
-def test_sample_weights_equal_repeated_rows(circle):
+@pytest.mark.parametrize("sizes", [(1, 6, 2), (2, 4, 2)])
+def test_sample_weights_equal_repeated_rows(circle, sizes):
     weight = np.random.default_rng(0).integers(0, 4, len(circle))
-    weighted = fit_em(build(), circle, sample_weight=weight, max_iter=5, n_init=1)
-    repeated = fit_em(build(), np.repeat(circle, weight, 0), max_iter=5, n_init=1)
+    weighted = fit_em(build(sizes), circle, sample_weight=weight, max_iter=5, n_init=1)
+    repeated = fit_em(build(sizes), np.repeat(circle, weight, 0), max_iter=5, n_init=1)
     assert weighted.nll_curve == pytest.approx(repeated.nll_curve, abs=1e-9)
 
 
@@ -156,6 +187,27 @@ def test_killed_fit_goes_on_and_ends_with_the_same_numbers(circle, tmp_path, sto
     resumed = fit_em(b, circle, checkpoint=path, **settings)
     assert resumed.nll_curve == uninterrupted.nll_curve
     assert resumed.starts == uninterrupted.starts
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("S", [2, 3])
+def test_killed_fit_of_planes_and_spaces_goes_on(holes, tmp_path, S, monkeypatch):
+    monkeypatch.setattr("girih.em.checkpoint._ITERATIONS", 1)
+    settings = {"max_iter": 7, "n_init": 2, "init_iter": 2, "tol": 0.0, "learn_prior": True}
+    X, sizes = holes[:20], (S, 3, 2)
+    whole = fit_em(a := build(sizes), X, **settings)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(iteration, nll):
+        if iteration == 5:
+            raise KilledError
+
+    b = build(sizes)
+    with pytest.raises(KilledError):
+        fit_em(b, X, checkpoint=tmp_path / "fit.ckpt", callback=kill, **settings)
+    assert fit_em(b, X, checkpoint=tmp_path / "fit.ckpt", **settings).nll_curve == whole.nll_curve
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 

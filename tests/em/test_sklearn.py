@@ -1,5 +1,7 @@
 """scikit-learn's own checks, and the places where estimators are used."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,12 @@ import girih
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([girih.DGNEstimator(max_iter=5, n_init=2)])
+@parametrize_with_checks(
+    [
+        girih.DGNEstimator(max_iter=5, n_init=2),
+        girih.DGNEstimator(latent_dim=2, hidden=(2,), max_iter=2, n_init=1),
+    ]
+)
 def test_sklearn_compatible(estimator, check):
     check(estimator)
 
@@ -25,6 +32,21 @@ def test_pipeline_and_grid_search():
     search = GridSearchCV(pipeline, {"dgnestimator__hidden": [(2,), (6,)]}, cv=3).fit(X)
     assert search.best_params_["dgnestimator__hidden"] == (6,)
     assert search.score(X) == pytest.approx(search.best_estimator_.score(X))
+
+
+def test_planes():
+    """What users call, with two latents; a pickled estimator gives the same numbers."""
+    X = girih.datasets.load("circle", n=60, seed=1).X
+    X[0, 1] = np.nan
+    est = girih.DGNEstimator(latent_dim=2, hidden=(4,), max_iter=4, tol=10.0, n_init=1, random_state=0).fit(X)
+    copy = pickle.loads(pickle.dumps(est))
+    for method in ("score_samples", "transform", "impute"):
+        np.testing.assert_array_equal(getattr(est, method)(X), getattr(copy, method)(X))
+    Z = est.transform(X)
+    assert Z.shape == (60, 2) and est.inverse_transform(Z).shape == (60, 2)
+    assert est.get_feature_names_out().tolist() == ["dgnestimator0", "dgnestimator1"]
+    assert est.sample(5, random_state=0).shape == (5, 2)
+    assert np.isfinite([est.aic(X), est.bic(X)]).all()
 
 
 def test_pandas_names():

@@ -235,7 +235,8 @@ def test_bad_data_is_refused(dgn, method, x, error, message):
 
 def test_generators_out_of_reach_are_refused():
     with pytest.raises(
-        LatentDimensionError, match="this generator has S = 4, where the number of cells .* use a generator with S <= 3"
+        LatentDimensionError,
+        match=r"this generator has S = 4, where the number of cells .* use a generator with S <= 3",
     ):
         girih.DGN(girih.mlp([4, 4, 2]))
     with pytest.raises(UnsupportedLayerError, match="layer '1' is Tanh"):

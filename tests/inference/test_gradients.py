@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import girih
-from twins import central_difference, f64, noise_of_kind
+from girih.networks import Maxout
+from networks_to_partition import make
+from twins import central_difference, directional_difference, f64, noise_of_kind, prior_of_dim
 
 WEIGHTS = f64([0.7, -1.3, 2.1, 0.4, -0.6])
 
@@ -88,6 +90,65 @@ def test_full_noise(missing):
         assert (tensor.grad - slow).abs().max() <= 1e-7 * slow.abs().max().clamp(min=1.0)
 
 
+# Two and three dimensions: along random directions, as an evaluation takes longer there
+
+
+def random_step(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    step = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+    if name == "noise":  # stays positive
+        step = 0.1 * tensor.detach() * step if tensor.ndim < 2 else 0.02 * (step + step.mT)
+    if name == "prior":
+        step = 0.1 * (step + step.mT)
+    return step
+
+
+NETS_OF_DIM = {
+    "leaky": lambda S: girih.mlp([S, 5, 3] if S == 2 else [S, 4, 3], seed=3),
+    "relu": lambda S: girih.mlp([S, 4, 3, 3], activation="relu", seed=1),
+    "abs": lambda S: girih.mlp([S, 3, 2, 3], activation="abs", seed=4),
+    "prelu": lambda S: nn.Sequential(
+        nn.Linear(S, 4, dtype=torch.float64), nn.PReLU(4, init=0.2, dtype=torch.float64), linear_of(4, 3)
+    ),
+    "no bias": lambda S: nn.Sequential(linear_of(S, 4), nn.ReLU(), nn.Linear(4, 3, bias=False).double()),
+    "linear": lambda S: girih.mlp([S, 3], seed=0),
+    "residual": lambda S: make("residual", S),
+    "max-pooled": lambda S: make("max-pooled", S),
+    "maxout": lambda S: nn.Sequential(linear_of(S, 6), Maxout(2), linear_of(3, 3)),
+}
+
+
+def linear_of(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("name", NETS_OF_DIM)
+def test_planes_and_spaces(name, S, missing):
+    """Network, x, noise and a full prior move together; the kind of noise goes with the network."""
+    if S == 3 and name in ("residual", "max-pooled", "prelu", "abs"):
+        pytest.skip("seconds for an evaluation, and nothing new")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = NETS_OF_DIM[name](S)
+    number = list(NETS_OF_DIM).index(name)
+    noise = noise_of_kind(("scalar", "diagonal", "full")[(number + S) % 3], 0.3, 3, number)
+    dgn = girih.DGN(net, noise=noise, prior=prior_of_dim(S, number))
+    dense = girih.DGN(net, noise=noise, prior=prior_of_dim(S, number), tol=0.0)  # nothing comes and goes as it moves
+    x = rows(dgn, missing)
+    (WEIGHTS @ dgn().log_prob(x)).backward()
+    moved = {"x": x, **dict(dense.named_parameters())}
+    gradients = {"x": x.grad.nan_to_num(), **{n: p.grad for n, p in dgn.named_parameters()}}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        size = 0.1 if S == 2 else 0.3
+        steps = {n: size * random_step(n, tensor, generator) for n, tensor in moved.items()}
+        slow = directional_difference(lambda: WEIGHTS @ dense().log_prob(x), list(moved.values()), list(steps.values()))
+        fast = sum(float((gradients[n] * step).sum()) for n, step in steps.items())
+        # in space, masses in the tails are right to about 1e-8, and a difference of two of them is divided by 1e-3
+        assert fast == pytest.approx(slow, rel=1e-6, abs=1e-7 if S == 2 else 1e-6)
+
+
 def test_gradients_in_missing_entries_are_zero():
     dgn = girih.DGN(NETS["leaky"](), noise=0.3)
     x = rows(dgn, missing=True)
@@ -96,12 +157,13 @@ def test_gradients_in_missing_entries_are_zero():
     assert (x.grad[~x.isnan()] != 0).all()
 
 
-def test_the_score_has_mean_zero_under_the_model():
+@pytest.mark.parametrize("S", [1, 2])
+def test_the_score_has_mean_zero_under_the_model(S):
     """E[grad log p(x)] = 0, for every parameter, within five standard errors."""
-    dgn = girih.DGN(girih.mlp([1, 4, 2], seed=0), noise=0.2)
-    x = dgn().sample((20_000,), seed=0)
+    dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0), noise=0.2)
+    x = dgn().sample((20_000 if S == 1 else 5_000,), seed=0)
     batches = []
-    for batch in x.split(400):
+    for batch in x.split(len(x) // 50):
         dgn.zero_grad()
         dgn().log_prob(batch).mean().backward()
         batches.append(torch.cat([p.grad.flatten() for p in dgn.parameters()]))
@@ -125,14 +187,16 @@ def test_gradient_ascent_raises_the_likelihood():
     assert curve[-1] < curve[0] - 0.3
 
 
-def test_reparametrised_draws_carry_gradients():
-    dgn = girih.DGN(girih.mlp([1, 4, 2], seed=0), noise=0.3, prior=2.0)
+@pytest.mark.parametrize("S", [1, 2, 3])
+def test_reparametrised_draws_carry_gradients(S):
+    dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0), noise=0.3, prior=prior_of_dim(S, 0))
     dgn().rsample((8,), seed=0).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in dgn.parameters())
 
 
-def test_second_derivatives_are_refused():
-    dgn = girih.DGN(girih.mlp([1, 4, 2], seed=0))
+@pytest.mark.parametrize("S", [1, 2])
+def test_second_derivatives_are_refused(S):
+    dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0))
     x = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(dgn().log_prob(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):

@@ -11,6 +11,7 @@ import typer
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.inputs import describe, load_data
 from girih.cli.options import (
+    Acceleration,
     Activation,
     Columns,
     DataArgument,
@@ -61,7 +62,7 @@ def fit(
         ),
     ] = Noise.isotropic,
     learn_prior: Annotated[
-        bool, typer.Option("--learn-prior", help="Also fit the variance of the latent.", rich_help_panel=_MODEL)
+        bool, typer.Option("--learn-prior", help="Also fit the covariance of the latent.", rich_help_panel=_MODEL)
     ] = False,
     weight_prior: Annotated[
         str | None,
@@ -102,6 +103,24 @@ def fit(
         int,
         typer.Option("--n-init", min=1, help="Random starts; the best is continued.", rich_help_panel=_TRAINING),
     ] = 5,
+    acceleration: Annotated[
+        Acceleration,
+        typer.Option(
+            "--acceleration",
+            help="Quasi-Newton iterations beside those of EM where they gain more, or [b]none[/b].",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = Acceleration.quasi_newton,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            help="Rows in a batch, for tens of thousands of rows and more; the exact NLL of all still never rises.",
+            show_default="all rows at once",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     noise_floor: Annotated[
         float,
         typer.Option(
@@ -161,6 +180,8 @@ def fit(
         n_init=n_init,
         noise_floor=noise_floor,
         seed=seed,
+        acceleration=acceleration.value,
+        batch_size=batch_size,
     )
     terminal.say(f"{dataset.name}: {describe(dataset)}", style="bold")
     fitting.notes_on(dataset, settings, standardize, terminal)

@@ -48,6 +48,8 @@ class Settings:
     n_init: int
     noise_floor: float
     seed: int
+    acceleration: str = "quasi-newton"
+    batch_size: int | None = None
 
 
 @dataclass
@@ -137,6 +139,8 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
         learn_prior=settings.learn_prior,
         noise_floor=settings.noise_floor,
         checkpoint=checkpoint,
+        acceleration=settings.acceleration,
+        batch_size=settings.batch_size,
     )
     scaling = _scaling(dataset, settings)
     with warnings.catch_warnings():

@@ -65,6 +65,13 @@ class Activation(StrEnum):
     abs = "abs"
 
 
+class Acceleration(StrEnum):
+    """How EM gains speed near its end."""
+
+    quasi_newton = "quasi-newton"
+    none = "none"
+
+
 class Criterion(StrEnum):
     """What chooses among models."""
 

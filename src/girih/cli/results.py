@@ -48,7 +48,7 @@ def write(
     """Write everything and return the metrics. The model and numbers come first: they outlive a Ctrl-C in the rest."""
     est, out = fitted.est, folder.path
     start = time.perf_counter()
-    scores = score_rows(est.dgn_, dataset.X)
+    scores, _ = score_rows(est.dgn_, dataset.X)
     girih.save(est, folder / MODEL)
     write_json(folder / DATA_FILE, _data(dataset, settings))
     fitted.seconds["score"] = time.perf_counter() - start
@@ -166,6 +166,8 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         "random starts": str(settings.n_init),
         "largest number of iterations": str(settings.max_iter),
         "tolerance": f"{settings.tol:g} nats per row",
+        "acceleration": settings.acceleration,
+        "rows in a batch": "all" if settings.batch_size is None else f"{settings.batch_size:,}",
         "least noise": f"{settings.noise_floor:g} of the variance of the data",
         "seed": str(settings.seed),
     }

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 _CHUNK = 8192
 
 
-def score_rows(dgn: DGN, X: NDArray[np.float64]) -> pd.DataFrame:
-    """`log p(x)` of each row, its latent (posterior mean and deviation), and how many entries are missing."""
-    import pandas as pd
-    import torch
+def score_rows(dgn: DGN, X: NDArray[np.float64]) -> tuple[pd.DataFrame, float]:
+    """`log p(x)` of each row, its latent (posterior mean and deviation), and how many entries are missing.
 
-    log_p, mean, deviation = [], [], []
-    distribution = dgn()
+    The second result is the certificate: the largest share of any p(x) that may have been left out.
+    """
+    import pandas as pd
+
+    log_p, mean, deviation, left_out = [], [], [], 0.0
     for start in range(0, len(X), _CHUNK):
-        part = X[start : start + _CHUNK]
-        with torch.no_grad():
-            log_p.append(distribution.log_prob(part).cpu().numpy())
-        posterior = dgn.posterior(part)
+        posterior = dgn.posterior(X[start : start + _CHUNK])
+        log_p.append(posterior.log_evidence.cpu().numpy())
+        left_out = max(left_out, float(posterior.left_out.max()))
         mean.append(posterior.mean.cpu().numpy())
         deviation.append(posterior.variance.sqrt().cpu().numpy())
     table: dict[str, Any] = {"row": np.arange(len(X)), "log_p": np.concatenate(log_p)}
@@ -39,7 +39,7 @@ def score_rows(dgn: DGN, X: NDArray[np.float64]) -> pd.DataFrame:
     missing = np.isnan(X).sum(1)
     if missing.any():
         table["missing"] = missing
-    return pd.DataFrame(table)
+    return pd.DataFrame(table), left_out
 
 
 def summarise(scores: pd.DataFrame, least: int = 5) -> dict[str, Any]:

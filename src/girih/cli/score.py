@@ -37,8 +37,8 @@ def score(
     dataset = load_for(saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed)
     folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_CSV, _SUMMARY))
     with compute_threads(dataset.X.size):
-        scores = score_rows(saved.dgn, dataset.X)
-    summary = summarise(scores)
+        scores, left_out = score_rows(saved.dgn, dataset.X)
+    summary = {**summarise(scores), "left_out": left_out}
     write_csv(folder / _CSV, scores)
     write_json(folder / _SUMMARY, summary)
     folder.finish((_CSV, _SUMMARY))
@@ -52,6 +52,7 @@ def score(
             "from, to": f"{quantiles['0']:.4f}, {quantiles['1']:.4f}",
             "lowest 5%": f"below {quantiles['0.05']:.4f}",
             "least likely": "\n".join(f"row {x['row']:<8} {x['log_p']:10.3f}" for x in summary["least_probable"]),
+            "left out": f"at most {left_out:.1e} of any p(x), by proof",
         }
     )
     if "missing" in scores:

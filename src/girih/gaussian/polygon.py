@@ -33,7 +33,7 @@ def polygon_log_mass(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> T
         count: the number of polygons; one without edges is the whole plane.
 
     Returns:
-        `(count,)` nats; error below 1e-10 max(1, |log P|), for masses however small. -inf for polygons without area.
+        `(count,)` nats; error below `1e-10 max(1, |log P|)`, for masses however small. -inf for polygons without area.
 
     Source:
         Owen (1956) for the signed form; the form by slices is girih's.

@@ -42,7 +42,7 @@ def polyhedron_log_mass(
         count: the number of polyhedra; one without faces is the whole space.
 
     Returns:
-        `(count,)` nats; error below 1e-9 max(1, |log P|), for masses however small. -inf for those without volume.
+        `(count,)` nats; error below `1e-9 max(1, |log P|)`, for masses however small. -inf for those without volume.
 
     Source:
         Design point 5 of girih (divergence theorem with the radial distribution); slices in the tails.

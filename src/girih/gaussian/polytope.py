@@ -30,7 +30,7 @@ def log_mass(
 ) -> Tensor:
     r"""`log P(x in polytope)` for `x ~ N(mean, covariance)`, S = 1, 2 or 3.
 
-    Deterministic, with an error below 1e-8 max(1, |log P|) nats also where P itself would underflow. The error of
+    Deterministic, with an error below `1e-8 max(1, |log P|)` nats also where P itself would underflow. The error of
     rounding in the input remains: a polytope thinner than 1e-8 standard deviations should lie near the origin.
 
     Args:

@@ -196,8 +196,9 @@ class DGNDistribution(Distribution):
     def evidence(self, value: Any) -> Evidence:
         """`log_prob(x)` together with `left_out`, a certified bound on the relative error of each p(x).
 
-        The bound covers what was left out of the sum over cells (S = 2, 3: at most the `tol` of the `DGN`); rounding
-        comes on top of it.
+        The bound covers what was left out of the sum over cells: at most the `tol` of the `DGN` (S = 2, 3), or what
+        the rounding of `log p` alone amounts to where that is more, as for rows a million units away. The error of
+        the integrals that were kept, 1e-8 max(1, |log p|) nats at most, comes on top of it.
 
         Example:
             >>> import girih
