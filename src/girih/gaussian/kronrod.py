@@ -2,8 +2,9 @@ r"""Adaptive Gauss-Kronrod integration of many log-concave functions at once, in
 
 A *panel* is an interval of integration; panels that belong to one owner add up to its integral. Each panel is
 integrated by the 31 Kronrod nodes, and by the 15 Gauss nodes among them. Where the two differ by more than 1e-11 of
-the owner's integral, the panel is cut in two. On a smooth integrand an accepted panel's own error is far below that
-difference, but an integrand that rises within the first nodes of a panel can have an error of ten times as much.
+the owner's integral the panel is cut in two; also where the integrand at its ends is not what the nodes let expect,
+since both rules miss a layer at an end that is thinner than the distance to the first node. The Kronrod rule is exact
+to degree 46 and the Gauss rule to 29, so an accepted panel's own error is far smaller than the difference.
 """
 
 from __future__ import annotations
@@ -42,8 +43,26 @@ _HALF_RULE = np.array(
     ]
 )
 _RULE = torch.as_tensor(np.concatenate((_HALF_RULE[:0:-1] * [-1.0, 1.0, 1.0], _HALF_RULE)))
-NODES, WEIGHTS, _GAUSS = _RULE[:, 0].clone(), _RULE[:, 1].clone(), _RULE[:, 2].clone()
-_BOTH = torch.stack((WEIGHTS, _GAUSS), 1)
+# The ends of a panel come first and last, with weight 0: they only show what hides beyond the outermost nodes.
+_RULE = torch.nn.functional.pad(_RULE, (0, 0, 1, 1))
+_RULE[0, 0], _RULE[-1, 0] = -1.0, 1.0
+NODES, WEIGHTS = _RULE[:, 0].clone(), _RULE[:, 1].clone()
+_BOTH = _RULE[:, 1:].clone()
+
+
+def _extrapolation() -> torch.Tensor:
+    """Weights `(33, 2)` of the values at the inner nodes in the interpolating polynomial at the two ends."""
+    x = NODES[1:-1].numpy()
+    scale = np.prod(2.0 * (x[:, None] - x + np.eye(len(x))), 1) / 2.0  # barycentric
+    out = np.zeros((len(x) + 2, 2))
+    for column, end in enumerate((-1.0, 1.0)):
+        terms = 1.0 / (scale * (end - x))
+        out[1:-1, column] = terms / terms.sum()
+    return torch.as_tensor(out)
+
+
+_ENDS = _extrapolation()
+_ROOM = 1.0 + float(NODES[1])
 
 
 class Accepted(NamedTuple):
@@ -73,7 +92,7 @@ def integrate(
         upper: upper ends, finite.
         owner: `(m,)`, values in `[0, count)`.
         count: the number of owners.
-        log_f: called with the indices `(k,)` of panels and with points `(k, 31)` inside them.
+        log_f: called with the indices `(k,)` of panels and with points `(k, 33)` in them, `NODES`.
     """
     panel = torch.arange(len(owner), device=owner.device)
     middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
@@ -83,12 +102,16 @@ def integrate(
     log_done = lower.new_full((count,), -torch.inf)
     for turn in range(_ROUNDS):
         values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], NODES))
+        values = torch.where(torch.isnan(values) & (WEIGHTS == 0.0), -torch.inf, values)  # an empty slice at an end
         peak = values.amax(1).clamp(min=torch.finfo(values.dtype).min)
-        kronrod, gauss = ((values - peak[:, None]).exp() @ _BOTH).unbind(1)
+        f = (values - peak[:, None]).exp()
+        kronrod, gauss = (f @ _BOTH).unbind(1)
+        hidden = _ROOM * ((f @ _ENDS)[:, 0] - f[:, 0]).abs() + _ROOM * ((f @ _ENDS)[:, 1] - f[:, -1]).abs()
         scale = peak + half.log()
         log_panel = scale + kronrod.log()
         total = torch.logaddexp(log_done, log_sum(log_panel, owner[panel], count))
-        coarse = scale + (kronrod - gauss).abs().log() > _LOG_TOLERANCE + total[owner[panel]]
+        error = torch.maximum((kronrod - gauss).abs(), hidden)
+        coarse = scale + error.log() > _LOG_TOLERANCE + total[owner[panel]]
         coarse &= half > 1e-15 * middle.abs()
         # an analytic integrand never needs so many panels at once: what is left is rounding noise
         coarse &= torch.bincount(owner[panel[coarse]], minlength=count)[owner[panel]] <= most[owner[panel]]

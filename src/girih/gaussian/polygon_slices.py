@@ -152,7 +152,8 @@ def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Te
     value, u, variance = (torch.cat(part)[accepted.call] for part in zip(*lines, strict=True))
     log_w = value - total.clamp(min=-1e300)[owner, None]
     w = log_w.exp() * accepted.half[:, None] * WEIGHTS
-    at = torch.stack((t, u), -1)  # (m, 31, 2)
+    at = torch.where((w > 0)[..., None], torch.stack((t, u), -1), 0.0)  # (m, 33, 2)
+    variance = torch.where(w > 0, variance, 0.0)
     mean = at.new_zeros(count, 2).index_add_(0, owner, (w[..., None] * at).sum(1))
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)

@@ -197,7 +197,8 @@ def sliced_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
     t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
     value, plane, covariance = (torch.cat(part)[accepted.call] for part in zip(*planes, strict=True))
     w = (value - total.clamp(min=-1e300)[owner, None]).exp() * accepted.half[:, None] * WEIGHTS
-    at = torch.cat((t[..., None], plane), -1)  # (m, 31, 3)
+    at = torch.where((w > 0)[..., None], torch.cat((t[..., None], plane), -1), 0.0)  # (m, 33, 3)
+    covariance = torch.where((w > 0)[..., None, None], covariance, 0.0)
     mean = at.new_zeros(count, 3).index_add_(0, owner, (w[..., None] * at).sum(1))
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
