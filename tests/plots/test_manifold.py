@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import girih
 from girih.datasets import load
-from girih.errors import LatentDimensionError, ParameterError, ShapeError
+from girih.errors import ParameterError, ShapeError
 from girih.plots import plot_manifold
 from girih.plots.plane import limits_around, plane_of
 
@@ -111,12 +111,6 @@ def test_labels_come_from_names_or_principal_axes(finished: Check) -> None:
 def test_rows_that_do_not_fit_are_refused(dgn: girih.DGN, width: int) -> None:
     with pytest.raises(ShapeError, match="the data dimension D"):
         plot_manifold(dgn, np.zeros((4, width + 1)))
-
-
-def test_two_latents_are_refused(dgn: girih.DGN, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dgn.trace, "latent_dim", 2)
-    with pytest.raises(LatentDimensionError, match="S = 2"):
-        plot_manifold(dgn)
 
 
 @pytest.mark.parametrize("shape", [(200, 6), (40, 90), (200, 90), (2, 5), (3, 90)])

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from girih._files import write_json
@@ -27,7 +25,7 @@ from girih.experiments.comparison import (
     summarise,
     workers_for,
 )
-from girih.experiments.figures import kl_figure, nll_figure, save
+from girih.experiments.figures import BEYOND, draw_images, kl_figure, nll_figure, save
 from girih.experiments.methods import Array, Outcome, Task
 from girih.plots import styled
 from girih.plots.data import generate, quantiles, to_array
@@ -42,8 +40,6 @@ _TUNED_OPTIONS = {"lr": 0.01, "hidden": (128, 64)}
 # The deviation of the prior on the weights: of 0.1, 0.3 and 1 the one with the lowest NLL.
 _WEIGHT_SCALE = 1.0
 _BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 7.0}
-# Pixels this far outside [0, 1] are drawn in colour.
-_BEYOND = 0.5
 _BUDGET = Budget(em_iterations=300, em_tol=1e-4, vae_steps=(30_000, 15_000, 15_000, 24_000), record_every=200)
 
 
@@ -95,7 +91,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
 def _share_far_out(run: Outcome, count: int = 2000) -> float:
     """The share of the prior whose image has a pixel far outside [0, 1]: latents that no digit uses."""
     images = generate(run.dgn, quantiles(run.dgn, (np.arange(count) + 0.5) / count))
-    return float(((images < -_BEYOND) | (images > 1.0 + _BEYOND)).any(1).mean())
+    return float(((images < -BEYOND) | (images > 1.0 + BEYOND)).any(1).mean())
 
 
 @styled
@@ -104,7 +100,7 @@ def _strips(runs: Sequence[Outcome], shape: tuple[int, ...], count: int = 14) ->
     figure = new_figure(7.2, 0.62 * len(runs) + 0.25)
     for ax, run in zip(figure.subplots(len(runs), 1), runs, strict=True):
         z = quantiles(run.dgn, (np.arange(count) + 0.5) / count)
-        _draw_images(ax, generate(run.dgn, z), shape)
+        draw_images(ax, generate(run.dgn, z), shape)
         ax.set_ylabel(_name(run), **_BESIDE)
     figure.supxlabel("g(z) at evenly spaced prior quantiles of z, left to right", fontsize=8.0)
     return figure
@@ -120,29 +116,15 @@ def _samples(runs: Sequence[Outcome], rows: Array, shape: tuple[int, ...], seed:
     e = torch.randn(count, rows.shape[1], dtype=torch.float64, generator=generator).numpy()
     for line, run in zip(axes, runs, strict=False):
         clean = generate(run.dgn, z)
-        _draw_images(line[0], clean, shape)
-        _draw_images(line[1], clean + float(to_array(run.dgn.noise)) ** 0.5 * e, shape)
+        draw_images(line[0], clean, shape)
+        draw_images(line[1], clean + float(to_array(run.dgn.noise)) ** 0.5 * e, shape)
         line[0].set_ylabel(_name(run), **_BESIDE)
     for ax, part in zip(axes[-1], (rows[:count], rows[count : 2 * count]), strict=True):
-        _draw_images(ax, part, shape)
+        draw_images(ax, part, shape)
     axes[-1, 0].set_ylabel("data", **_BESIDE)
     for ax, title in zip(axes[0], ("g(z)", "g(z) + e"), strict=True):
         ax.set_title(title)
     return figure
-
-
-def _draw_images(ax: Axes, images: Array, shape: tuple[int, ...]) -> None:
-    """Images side by side; white is 0 and black is 1 everywhere, so that what leaves the range of the data shows."""
-    gap = 2
-    sheet = np.full((shape[0], len(images) * (shape[1] + gap) - gap), np.nan)
-    for i, image in enumerate(images):
-        left = i * (shape[1] + gap)
-        sheet[:, left : left + shape[1]] = image.reshape(shape)
-    colours = matplotlib.colormaps["gray_r"].with_extremes(bad="#FFFFFF", over="#7A0000", under="#CFE3F1")
-    slightly = (sheet > -_BEYOND) & (sheet < 1.0 + _BEYOND)
-    ax.imshow(np.where(slightly, sheet.clip(0.0, 1.0), sheet), cmap=colours, vmin=0.0, vmax=1.0)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
 
 
 def _name(run: Outcome) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,9 @@ _PRINT_DPI = 130
 _GRID = 300
 _TICKS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
+
+# Pixels this far outside [0, 1] are drawn in colour.
+BEYOND = 0.5
 
 
 def save(figure: Figure, path: Path) -> str:
@@ -150,3 +154,17 @@ def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     labels = first + [label for label in handles if label not in first]
     columns = 4 if figure.get_figwidth() > 5 else 2
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+
+
+def draw_images(ax: Axes, images: Array, shape: tuple[int, ...]) -> None:
+    """Images side by side; white is 0 and black is 1 everywhere, so that what leaves the range of the data shows."""
+    gap = 2
+    sheet = np.full((shape[0], len(images) * (shape[1] + gap) - gap), np.nan)
+    for i, image in enumerate(images):
+        left = i * (shape[1] + gap)
+        sheet[:, left : left + shape[1]] = image.reshape(shape)
+    colours = matplotlib.colormaps["gray_r"].with_extremes(bad="#FFFFFF", over="#7A0000", under="#CFE3F1")
+    slightly = (sheet > -BEYOND) & (sheet < 1.0 + BEYOND)
+    ax.imshow(np.where(slightly, sheet.clip(0.0, 1.0), sheet), cmap=colours, vmin=0.0, vmax=1.0)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

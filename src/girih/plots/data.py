@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from scipy.stats.qmc import Sobol
 from torch import Tensor
 
-from girih.errors import LatentDimensionError, ParameterError
+from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.partition import Partition
 
@@ -28,15 +30,6 @@ _LONGEST = 30
 def to_array(tensor: Tensor) -> Array:
     """A detached float64 copy as NumPy."""
     return np.asarray(tensor.detach().cpu().to(torch.float64).numpy().copy())
-
-
-def require_line(dgn: DGN, picture: str) -> None:
-    """Refuse latent spaces of more than one dimension."""
-    if dgn.latent_dim != 1:
-        raise LatentDimensionError(
-            f"{picture} draws models with latent dimension S = 1, and this one has S = {dgn.latent_dim}; "
-            "draw samples with girih.plots.plot_samples instead"
-        )
 
 
 def label_columns(X: Any, given: list[str] | None, count: int) -> list[str]:
@@ -120,6 +113,34 @@ def curve_latents(dgn: DGN, partition: Partition, count: int = 200) -> tuple[Arr
 
 
 def generate(dgn: DGN, z: Array) -> Array:
-    """g(z) at latents `(n,)`, `(n, D)`."""
+    """g(z) at latents `(n, S)`, or `(n,)` for S = 1, `(n, D)`."""
     with torch.no_grad():
-        return to_array(dgn.trace(torch.as_tensor(z[:, None])))
+        return to_array(dgn.trace(torch.as_tensor(z if z.ndim == 2 else z[:, None])))
+
+
+def spread_latents(dgn: DGN, count: int = 1024) -> Array:
+    """Latents spread evenly over the prior, within its outer quantiles, `(count, S)`; the same at every call."""
+    shares = Sobol(dgn.latent_dim, scramble=True, rng=0).random(count)
+    return np.asarray(ndtri(np.clip(shares, TAIL, 1.0 - TAIL)) @ prior_factor(dgn).T)
+
+
+def lattice(dgn: DGN, lines: int, columns: int) -> Array:
+    """A grid of latents at even prior quantiles for S = 2, `(lines, columns, 2)`: z1 along columns, z2 up lines."""
+    across, up = (ndtri((np.arange(count) + 0.5) / count) for count in (columns, lines))
+    grid = np.stack(np.meshgrid(across, up[::-1]), -1)
+    return np.asarray(grid @ prior_factor(dgn).T)
+
+
+def prior_factor(dgn: DGN) -> Array:
+    """The lower triangular root of the covariance of the latent prior, `(S, S)`."""
+    return np.asarray(np.linalg.cholesky(to_array(dgn.prior)), np.float64)
+
+
+def check_axes(dgn: DGN, coordinates: Sequence[int]) -> list[int]:
+    """Two different coordinates of z, for models with S of 2 or more."""
+    chosen = [int(i) for i in coordinates]
+    if len(chosen) != 2 or chosen[0] == chosen[1] or not all(0 <= i < dgn.latent_dim for i in chosen):
+        raise ParameterError(
+            f"coordinates must be two different coordinates of z, 0 to {dgn.latent_dim - 1}; got {list(coordinates)}"
+        )
+    return chosen

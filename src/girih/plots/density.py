@@ -22,7 +22,8 @@ from girih.plots.data import (
     generate,
     label_columns,
     noise_covariance,
-    require_line,
+    prior_factor,
+    spread_latents,
     to_array,
 )
 from girih.plots.plane import fit_figure, limits_around, plane_axes
@@ -31,6 +32,8 @@ from girih.plots.style import BLUE, GREY, VERMILLION, colour_bar, legend_below, 
 # A logarithmic scale shows this many nats below the peak.
 _DEPTH = 16.0
 _MAX_ROWS = 5_000
+# Fewest and most pixels a side, for each latent dimension: a pixel costs more where there are more dimensions.
+PIXELS = {1: (150, 420), 2: (120, 180), 3: (44, 52)}
 
 
 @styled
@@ -47,7 +50,7 @@ def plot_marginal(
     Other coordinates are integrated out exactly, so that any pair of a wide table can be drawn.
 
     Args:
-        dgn: a model with S = 1.
+        dgn: a model with S = 1, 2 or 3.
         ax: axes to draw into; those of a new figure by default.
         X: rows to draw over the density, or `None`. Missing entries are imputed.
         coordinates: one or two columns of x; the first two by default.
@@ -67,14 +70,15 @@ def plot_marginal(
         >>> plot_marginal(dgn, coordinates=[1, 3]).get_ylabel()
         '$x_{3}$'
     """
-    require_line(dgn, "plot_marginal")
     chosen = _check_coordinates(dgn, coordinates)
     names = label_columns(X, feature_names, dgn.output_dim)
     names = [names[i] for i in chosen]
     rows = None if X is None else complete_rows(dgn, X, _MAX_ROWS)[0][:, chosen]
-    z, limits = curve_latents(dgn, dgn.partition)
+    part = dgn.partition
+    line = dgn.latent_dim == 1
+    z, limits = curve_latents(dgn, part) if line else (spread_latents(dgn), np.zeros((0, dgn.latent_dim)))
     curve = generate(dgn, z)[:, chosen]
-    model = _keep(dgn.model(), chosen)
+    model = _keep(dgn.model(part), chosen)
     deviation = np.sqrt(noise_covariance(dgn, np.eye(dgn.output_dim)[chosen]).diagonal())
     own = ax is None
     if len(chosen) == 1:
@@ -86,10 +90,12 @@ def plot_marginal(
             _draw_rug(ax, rows[:, 0])
         ax.set(xlabel=names[0], ylabel="log p(x) (nats)" if log else "density p(x)")
     else:
-        central = curve[np.abs(z) <= 0.75 * z[-1]]
+        scaled = np.abs(z / z[-1] if line else np.linalg.norm(z @ np.linalg.inv(prior_factor(dgn)).T, axis=1) / 3.1)
+        central = curve[scaled <= 0.75]
         corners = limits_around(rows, central) + np.stack((-2.0 * deviation, 2.0 * deviation))
         ax = plane_axes(ax, corners)
-        _draw_map(ax, model, deviation, log, "marginal density" if dgn.output_dim > 2 else "density p(x)")
+        label = "marginal density" if dgn.output_dim > 2 else "density p(x)"
+        draw_density(ax, model, deviation, log, label, PIXELS[dgn.latent_dim])
         if rows is not None:
             ax.scatter(
                 rows[:, 0],
@@ -135,10 +141,18 @@ def _density(model: Model, x: Array) -> Array:
         return to_array(evidence(model, torch.as_tensor(x, dtype=torch.float64, device=model.bias.device)).log_prob)
 
 
-def _draw_map(ax: Axes, model: Model, deviation: Array, log: bool, label: str) -> None:
+def draw_density(
+    ax: Axes,
+    model: Model,
+    deviation: Array,
+    log: bool = False,
+    label: str = "density p(x)",
+    pixels: tuple[int, int] = (150, 420),
+) -> None:
+    """The exact density of a model with D = 2 over the window of the axes, with its colour bar."""
     low, high = np.array([ax.get_xlim(), ax.get_ylim()]).T
     # pixels finer than the noise, where that is affordable
-    counts = np.clip(np.ceil(2.0 * (high - low) / deviation), 150, 420).astype(int)
+    counts = np.clip(np.ceil(2.0 * (high - low) / deviation), *pixels).astype(int)
     edges = [np.linspace(low[i], high[i], counts[i] + 1) for i in range(2)]
     centres = [0.5 * (edge[:-1] + edge[1:]) for edge in edges]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*centres)], 1)
@@ -163,7 +177,8 @@ def _draw_line(ax: Axes, model: Model, bends: Array, low: float, high: float, de
     """A curve on an even grid, refined where a cell limit makes a corner of the density."""
     near = (bends[:, None] + deviation * np.linspace(-4.0, 4.0, 81)).ravel()
     near = near[(near >= low) & (near <= high)]
-    x = np.unique(np.concatenate((np.linspace(low, high, 800), near)))
+    steps = 800 if model.latent_dim == 1 else int(np.clip(np.ceil(4.0 * (high - low) / deviation), 200, 800))
+    x = np.unique(np.concatenate((np.linspace(low, high, steps), near)))
     log_p = _density(model, x[:, None])
     ax.plot(x, log_p if log else np.exp(log_p), color=BLUE, label="p(x), exact")
     ax.set_xlim(low, high)

@@ -1,7 +1,8 @@
-"""The embedding of the rows: where each lies along z, and how surely."""
+"""The embedding of the rows: where each lies in the latent space, and how surely."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN
-from girih.plots.data import Array, plain_text, prior_deviation, quantiles, require_line, thin, to_array
+from girih.plots.data import Array, plain_text, prior_deviation, quantiles, thin, to_array
+from girih.plots.latents import draw_plane
 from girih.plots.style import BLACK, BLUE, GREY, LIGHT, VERMILLION, legend_below, new_axes, styled
 
 _MAX_ROWS = 4_000
@@ -21,24 +23,33 @@ _PRIOR: dict[str, Any] = {"color": BLACK, "ls": (0, (4, 2)), "lw": 1.0, "label":
 
 
 @styled
-def plot_embedding(dgn: DGN, X: Any, labels: Any = None, ax: Axes | None = None) -> Axes:
-    """Draw E[z | x] of each row with one posterior deviation to either side, sorted, against the prior.
+def plot_embedding(
+    dgn: DGN, X: Any, labels: Any = None, ax: Axes | None = None, coordinates: Sequence[int] = (0, 1)
+) -> Axes:
+    """Draw E[z | x] of each row with its posterior deviation, against the prior.
 
-    With labels, each class has a band of its own, sorted within. The strip above compares the posterior means of all
-    rows with the density of the prior. Entries that are NaN are marginalised; more than 4,000 rows are thinned evenly.
+    For S = 1 the rows are sorted; with labels, each class has a band of its own. The strip above compares the
+    posterior means of all rows with the density of the prior.
+
+    For S = 2 and 3 the axes are two coordinates of z, and rows are points coloured by their class, or else by
+    log p(x). Ellipses are one posterior deviation wide, circles are 1, 2 and 3 deviations of the prior, and for
+    S = 2 thin lines are the cell limits.
+
+    Entries that are NaN are marginalised; more than 4,000 rows are thinned evenly.
 
     Args:
-        dgn: a model with S = 1.
+        dgn: a model with S = 1, 2 or 3.
         X: rows `(N, D)`.
         labels: a class for each row, `(N,)`, at most 20 different; those of X, where it is a `Dataset`, by default.
         ax: axes to draw into; those of a new figure by default.
+        coordinates: the two coordinates of z to draw, where S is 2 or 3.
 
     Returns:
         The axes of the rows.
 
     Raises:
         ShapeError, NonFiniteError, EmptyDataError: X or labels do not fit.
-        ParameterError: more than 20 classes.
+        ParameterError: more than 20 classes, or coordinates that are not two of z.
 
     Example:
         >>> import girih
@@ -48,11 +59,12 @@ def plot_embedding(dgn: DGN, X: Any, labels: Any = None, ax: Axes | None = None)
         >>> [tick.get_text() for tick in plot_embedding(dgn, load("iris")).get_yticklabels()]
         ['setosa', 'versicolor', 'virginica']
     """
-    require_line(dgn, "plot_embedding")
     rows = dgn.rows(X).detach()
     classes = _classes(getattr(X, "labels", None) if labels is None else labels, len(rows))
     index = thin(np.arange(len(rows)), _MAX_ROWS)
     posterior = dgn.posterior(rows[index])
+    if dgn.latent_dim > 1:
+        return draw_plane(dgn, posterior, None if classes is None else classes[index], ax, coordinates)
     mean, deviation = to_array(posterior.mean)[:, 0], to_array(posterior.variance)[:, 0] ** 0.5
     own, ax = ax is None, new_axes(ax, height=3.2)
     if classes is None:

@@ -10,26 +10,37 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from girih._arrays import as_tensor
-from girih.errors import ParameterError, ShapeError
+from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.inference import DGN
-from girih.plots.data import Array, generate, quantiles, require_line, to_array
+from girih.plots.data import Array, generate, lattice, prior_factor, quantiles, to_array
 from girih.plots.style import COLUMN, new_axes, styled
 
 _GAP = 0.08
+# Images and columns for each latent dimension.
+_COUNTS = {1: (16, 8), 2: (100, 10), 3: (27, 9)}
+_REACH = 2.5
 
 
 @styled
 def plot_image_manifold(
-    dgn: DGN, image_shape: tuple[int, ...], ax: Axes | None = None, count: int = 16, columns: int = 8
+    dgn: DGN,
+    image_shape: tuple[int, ...],
+    ax: Axes | None = None,
+    count: int | None = None,
+    columns: int | None = None,
 ) -> Axes:
-    """Draw g(z) as images at evenly spaced prior quantiles of z, each with its z below.
+    """Draw g(z) as images: along the latent, over the latent plane, or along each of three axes.
+
+    For S = 1 and 2 the latents are at evenly spaced quantiles of the prior; for S = 2 they form a grid with z1 to the
+    right and z2 up. For S = 3 each line has one coordinate from -2.5 to 2.5 prior deviations, the others at 0.
 
     Args:
-        dgn: a model with S = 1.
+        dgn: a model with S = 1, 2 or 3.
         image_shape: `(h, w)`, `(h, w, 1)` or `(h, w, 3)`.
         ax: axes to draw into; those of a new figure by default.
-        count: how many images.
-        columns: how many of them in a line.
+        count: how many images; by default 16, 100 and 27 for S = 1, 2 and 3. Whole lines for S = 2; for S = 3 one
+            line for each coordinate.
+        columns: how many of them in a line; by default 8, 10 and 9.
 
     Returns:
         The axes.
@@ -45,15 +56,29 @@ def plot_image_manifold(
         >>> plot_image_manifold(dgn, (8, 8), count=4).get_xlabel()
         'g(z) at prior quantiles of z from 12% to 88%'
     """
-    require_line(dgn, "plot_image_manifold")
+    S = dgn.latent_dim
+    if S > 3:
+        raise LatentDimensionError(f"plot_image_manifold draws models with S = 1, 2 or 3, and this one has S = {S}")
+    count = _COUNTS[S][0] if count is None else count
+    columns = _COUNTS[S][1] if columns is None else columns
     _check_grid(count, columns)
-    probabilities = (np.arange(count) + 0.5) / count
-    z = quantiles(dgn, probabilities)
-    images = _as_images(generate(dgn, z), image_shape, "image_shape")
-    columns = min(columns, count)
-    ax = _draw_tiles(ax, images, columns, [_number(value) for value in z])
-    first, last = (f"{100 * probabilities[i]:.2g}%" for i in (0, -1))
-    ax.set_xlabel(f"g(z) at prior quantiles of z from {first} to {last}")
+    if S == 1:
+        probabilities = (np.arange(count) + 0.5) / count
+        z = quantiles(dgn, probabilities)[:, None]
+        columns, captions = min(columns, count), [_number(value) for value in z[:, 0]]
+        first, last = (f"{100 * probabilities[i]:.2g}%" for i in (0, -1))
+        label = f"g(z) at prior quantiles of z from {first} to {last}"
+    elif S == 2:
+        lines = math.ceil(count / columns)
+        z, captions = lattice(dgn, lines, columns).reshape(-1, 2), None
+        label = "g(z) at prior quantiles of $z_1$ (to the right) and $z_2$ (up)"
+    else:
+        steps = np.linspace(-_REACH, _REACH, columns)
+        z = np.concatenate([np.outer(steps, axis) for axis in prior_factor(dgn).T])
+        captions = [_number(value) for value in np.tile(steps, 3)]
+        label = "g(z) along $z_1$, $z_2$, $z_3$ (lines), in prior deviations"
+    ax = _draw_tiles(ax, _as_images(generate(dgn, z), image_shape, "image_shape"), columns, captions)
+    ax.set_xlabel(label)
     return ax
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
-from numpy.typing import NDArray
 
 from girih.inference import DGN
 from girih.plots.data import (
@@ -20,11 +19,12 @@ from girih.plots.data import (
     label_columns,
     noise_covariance,
     quantiles,
-    require_line,
+    spread_latents,
     to_array,
 )
+from girih.plots.manifold_surface import draw_rows, draw_surface
 from girih.plots.plane import Plane, fit_figure, limits_around, plane_axes, plane_of
-from girih.plots.style import BLACK, GREY, PALE, colour_bar, latent_colours, legend_below, new_axes, styled
+from girih.plots.style import BLACK, PALE, colour_bar, latent_colours, legend_below, new_axes, styled
 
 _BAND = "±1 noise deviation"
 _MAX_ROWS = 20_000
@@ -34,13 +34,16 @@ _MAX_ROWS = 20_000
 def plot_manifold(dgn: DGN, X: Any = None, ax: Axes | None = None, feature_names: list[str] | None = None) -> Axes:
     """Draw g(z) between the 0.1% and 99.9% prior quantiles of z, over the rows, with cell limits and the noise.
 
-    For D = 1 the curve is x against z, and a row lies at its posterior mean of z. For D = 2 the plane is that of the
-    data, for more their first two principal axes, with the explained variance in the labels. The band is one noise
-    standard deviation around the curve, and colour runs along z.
+    For S = 1 and D = 1 the curve is x against z, and a row lies at its posterior mean of z. For D = 2 the plane is
+    that of the data, for more their first two principal axes, with the explained variance in the labels. The band is
+    one noise standard deviation around the curve, and colour runs along z.
+
+    For S = 2 and 3 it draws the images of a grid of latents instead, lines of one colour for each coordinate of z
+    from its 1% to its 99% prior quantile, over the exact density where D = 2; D must be 2 or more.
 
     Args:
-        dgn: a model with S = 1.
-        X: rows `(N, D)`, or `None` for the curve alone. Missing entries are imputed, and such rows drawn as crosses.
+        dgn: a model with S = 1, 2 or 3.
+        X: rows `(N, D)`, or `None` for the manifold alone. Missing entries are imputed, and such rows drawn as crosses.
         ax: axes to draw into; those of a new figure by default.
         feature_names: D names; those of X by default.
 
@@ -49,6 +52,7 @@ def plot_manifold(dgn: DGN, X: Any = None, ax: Axes | None = None, feature_names
 
     Raises:
         ShapeError, NonFiniteError: X does not fit the model.
+        LatentDimensionError: D = 1, and S is larger; draw the density with `plot_marginal`.
 
     Example:
         >>> import girih
@@ -57,12 +61,14 @@ def plot_manifold(dgn: DGN, X: Any = None, ax: Axes | None = None, feature_names
         >>> plot_manifold(dgn, dgn().sample((50,), seed=0)).get_xlabel()
         '$x_{0}$'
     """
-    require_line(dgn, "plot_manifold")
     names = label_columns(X, feature_names, dgn.output_dim)
     own, rows, incomplete = ax is None, None, None
     if X is not None:
         rows, incomplete, _ = complete_rows(dgn, X, _MAX_ROWS)
         rows = rows if len(rows) else None
+    if dgn.latent_dim > 1:
+        plane = None if dgn.output_dim == 1 else _plane(dgn, rows, names)
+        return draw_surface(dgn, plane, rows, incomplete, ax)
     z, limits = curve_latents(dgn, dgn.partition)
     if dgn.output_dim == 1:
         ax = new_axes(ax, height=2.9)
@@ -90,23 +96,6 @@ def plot_manifold(dgn: DGN, X: Any = None, ax: Axes | None = None, feature_names
     return ax
 
 
-def draw_rows(ax: Axes, rows: Array, incomplete: NDArray[np.bool_], label: str = "rows") -> None:
-    """Grey dots, and crosses for rows with imputed entries."""
-    size = float(np.clip(2000.0 / max(len(rows), 1), 2.0, 9.0))
-    options: dict[str, Any] = {"color": GREY, "rasterized": len(rows) > 500, "zorder": 1.5}
-    ax.scatter(rows[~incomplete, 0], rows[~incomplete, 1], s=size, lw=0, alpha=0.75, label=label, **options)
-    if incomplete.any():
-        ax.scatter(
-            rows[incomplete, 0],
-            rows[incomplete, 1],
-            s=2.2 * size,
-            marker="x",
-            lw=0.7,
-            label="with imputed entries",
-            **options,
-        )
-
-
 def _columns(first: Array, second: Array) -> Array:
     return np.stack((first.reshape(-1), second.reshape(-1)), 1)
 
@@ -115,7 +104,8 @@ def _plane(dgn: DGN, rows: Array | None, names: list[str]) -> Plane:
     """The plane of the rows, or of g(z) at prior quantiles where there are too few rows."""
     if rows is not None and len(rows) > 1 and rows.std(0).any():
         return plane_of(rows, names)
-    return plane_of(generate(dgn, quantiles(dgn, (np.arange(400) + 0.5) / 400)), names, "g(z)")
+    z = quantiles(dgn, (np.arange(400) + 0.5) / 400) if dgn.latent_dim == 1 else spread_latents(dgn)
+    return plane_of(generate(dgn, z), names, "g(z)")
 
 
 def _draw_band(ax: Axes, bends: Array, covariance: Array) -> None:

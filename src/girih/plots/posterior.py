@@ -17,7 +17,8 @@ from girih.inference import DGN, Posterior
 from girih.inference.estep import chunks
 from girih.inference.line import pair_up
 from girih.inference.model import Intervals, Model
-from girih.plots.data import Array, require_line, to_array
+from girih.plots.data import Array, check_axes, to_array
+from girih.plots.posterior_plane import draw_posterior_plane, spread_text
 from girih.plots.style import BLACK, BLUE, COLUMN, GREEN, GREY, VERMILLION, new_figure, styled
 
 # A panel shows the cells that hold this much of the posterior, down to this many nats below each one's peak.
@@ -28,25 +29,32 @@ _MAX_PANELS = 24
 
 @styled
 def plot_posteriors(
-    dgn: DGN, X_rows: Any, columns: int = 2, titles: Sequence[str] | None = None, figure: Figure | None = None
+    dgn: DGN,
+    X_rows: Any,
+    columns: int = 2,
+    titles: Sequence[str] | None = None,
+    figure: Figure | None = None,
+    coordinates: Sequence[int] = (0, 1),
 ) -> Figure:
     """Draw p(z | x) of each row in a panel of its own, with cell limits, mean and mode (EM-DGN, Fig. 3 right).
 
-    Each panel has the range of z that holds 99.9% of its posterior, and a grid fine enough for every cell in it,
-    so posteriors of any width are resolved. Entries that are NaN are marginalised.
+    Each panel has the range of z that holds 99.9% of its posterior. For S = 1 the grid is fine enough for every cell
+    in it, so posteriors of any width are resolved; for S = 2 the regions of highest density are shaded, and for S = 3
+    exact draws of the posterior are shown in two of the coordinates. Entries that are NaN are marginalised.
 
     Args:
-        dgn: a model with S = 1.
+        dgn: a model with S = 1, 2 or 3.
         X_rows: up to 24 rows, `(n, D)`.
         columns: how many panels in a line.
         titles: one for each row; "row 0", "row 1", ... by default.
         figure: a figure, or subfigure, to draw into; a new one by default.
+        coordinates: the two coordinates of z to draw, where S is 2 or 3.
 
     Returns:
         The figure.
 
     Raises:
-        ParameterError: too many rows, or not one title for each.
+        ParameterError: too many rows, not one title for each, or coordinates that are not two of z.
         ShapeError, NonFiniteError, EmptyDataError: the rows do not fit the model.
 
     Example:
@@ -56,7 +64,7 @@ def plot_posteriors(
         >>> len(plot_posteriors(dgn, dgn().sample((3,), seed=0)).axes)
         3
     """
-    require_line(dgn, "plot_posteriors")
+    chosen = check_axes(dgn, coordinates) if dgn.latent_dim > 1 else [0]
     rows = dgn.rows(X_rows).detach()
     if len(rows) > _MAX_PANELS:
         raise ParameterError(f"{len(rows)} rows are too many panels; pass at most {_MAX_PANELS}, e.g. X[:6]")
@@ -68,22 +76,30 @@ def plot_posteriors(
         raise ParameterError(f"titles holds {len(titles)} texts for {len(rows)} rows; pass one for each")
     columns = min(columns, len(rows))
     lines = math.ceil(len(rows) / columns)
+    line = dgn.latent_dim == 1
     if figure is None:
-        figure = new_figure(COLUMN * max(1.0, columns / 2), 0.3 + 1.35 * lines)
-    model, limits = dgn.model(), to_array(dgn.partition.breakpoints)
+        figure = new_figure(COLUMN * max(1.0, columns / 2), 0.3 + (1.35 if line else 1.75) * lines)
+    part = dgn.partition
+    model, limits = dgn.model(part), to_array(part.breakpoints) if line else np.zeros(0)
     first: Axes | None = None
     for i, title in enumerate(titles):
         ax = figure.add_subplot(lines, columns, i + 1)
         posterior = dgn.posterior(rows[i : i + 1])
-        _draw_posterior(ax, _grid(model, rows[i : i + 1]), posterior, limits)
-        spread = float(posterior.variance[0, 0]) ** 0.5
-        ax.set_title(f"{title}: {_with_error(float(posterior.mean[0, 0]), spread)}", fontsize=7.5)
-        ax.set_xlabel("latent z" if i >= len(rows) - columns else "")
-        ax.set_ylabel("p(z | x)" if i % columns == 0 else "")
+        if line:
+            _draw_posterior(ax, _grid(model, rows[i : i + 1]), posterior, limits)
+            spread = float(posterior.variance[0, 0]) ** 0.5
+            summary, across, up = _with_error(float(posterior.mean[0, 0]), spread), "latent z", "p(z | x)"
+        else:
+            draw_posterior_plane(ax, posterior, part, chosen)
+            summary = f"sd {spread_text(posterior)}"
+            across, up = (f"latent $z_{j + 1}$" for j in chosen)
+        ax.set_title(f"{title}: {summary}", fontsize=7.5)
+        ax.set_xlabel(across if i >= len(rows) - columns else "")
+        ax.set_ylabel(up if i % columns == 0 else "")
         first = first or ax
     if first is not None:
         handles, labels = first.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, columnspacing=0.9, handlelength=1.5)
     return figure
 
 

@@ -52,7 +52,7 @@ def explain(metrics: dict[str, Any]) -> list[Number]:
         Number(
             "Cells",
             f"{metrics['cells']}",
-            "Pieces of the latent line; on each of them the generator is one affine map.",
+            "Pieces of the latent space; on each of them the generator is one affine map.",
         ),
         Number("Iterations", f"{metrics['n_iter']}", _ending(metrics)),
     ]
@@ -84,7 +84,7 @@ def _short(value: float) -> str:
 
 def _noise_meaning(noise: dict[str, Any]) -> str:
     columns = noise["deviation_of_columns"]
-    text = "Standard deviation of the rows about the generated curve, in the units of the data"
+    text = "Standard deviation of the rows about what the generator draws, in the units of the data"
     if noise["shape"] == "isotropic":
         return f"{text}."
     return (

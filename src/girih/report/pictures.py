@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from girih import plots
 from girih._files import atomic_path
 from girih.em.scaling import Scaling
+from girih.report.captions import captions
 from girih.report.page import Picture
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
     from girih.datasets import Dataset
     from girih.em import DGNEstimator
+    from girih.inference import DGN
 
 # Fits are drawn with at most this many rows; a picture of more only takes longer.
 _ROWS = 20_000
+# The same where S = 3, whose posteriors take a hundredth of a second each.
+_DEAR = 600
 
 
 def draw_fit(
@@ -62,25 +66,16 @@ def draw_fit(
         save(path, make())
         pictures.append(Picture(path, title, caption, wide))
 
-    plane = {
-        1: "Rows lie at the posterior mean of their latent.",
-        2: "Rows as grey points.",
-    }.get(X.shape[1], "Both are seen along the first two principal axes of the rows.")
-    manifold = (
-        "manifold",
-        "The generated curve over the rows",
-        "g(z) for z between the 0.1% and 99.9% quantiles of its prior, coloured along z; dots are the cell limits, "
-        f"where the curve may bend, and the band is one standard deviation of the noise. {plane}{units}",
-        lambda: plots.plot_manifold(alike_dgn, alike_data),
-    )
+    S = dgn.latent_dim
+    line = S == 1
+    words = captions(S, X.shape[1])
     shape = dataset.image_shape
     drawable = shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
     if drawable and shape is not None:
         draw(
             "manifold_images",
             "What the latent generates",
-            "g(z) along the latent, at evenly spaced quantiles of its prior: all that the noise-free generator can "
-            "draw, from one end to the other.",
+            words["manifold_images"],
             lambda: _in_range(plots.plot_image_manifold(dgn, shape), X),
             wide=True,
         )
@@ -92,7 +87,9 @@ def draw_fit(
             lambda: _rows_and_samples(est, data, shape),
             wide=True,
         )
-    draw(*manifold)
+    if line or X.shape[1] > 1:
+        title = "The generated curve over the rows" if line else "The generated manifold over the rows"
+        draw("manifold", title, words["manifold"] + units, lambda: plots.plot_manifold(alike_dgn, alike_data))
     if X.shape[1] <= 2:
         draw(
             "marginal",
@@ -113,25 +110,43 @@ def draw_fit(
     draw(
         "posterior",
         "Exact posteriors of four rows",
-        "p(z | x) of the most probable row, two in between and the least probable one. A kink or a second peak at a "
-        "cell limit is real: the posterior is a mixture of truncated Gaussians, one for each cell.",
+        words["posterior"],
         lambda: plots.plot_posteriors(dgn, X[rows], titles=[f"row {row}" for row in rows]),
     )
     draw(
         "partition",
         "The cells of the latent",
-        "Between two cell limits every coordinate of g is a straight line in z. Above: the prior mass of each cell."
-        + units,
-        lambda: plots.plot_line_partition(alike_dgn.partition),
+        words["partition"] + (units if line else ""),
+        lambda: plots.plot_line_partition(alike_dgn.partition) if line else _cells(dgn),
     )
     draw(
         "embedding",
         "Where the rows lie in the latent",
-        "The posterior mean of z of each row, with one posterior standard deviation to either side; above, all rows "
-        "against the prior, which they follow when the model fits.",
-        lambda: plots.plot_embedding(dgn, data),
+        words["embedding"],
+        lambda: plots.plot_embedding(dgn, data) if S <= 2 else _three_planes(dgn, data.subset(min(_DEAR, len(data)))),
+        wide=S > 2,
     )
     return pictures
+
+
+def _cells(dgn: DGN) -> Any:
+    """The latent plane, or for S = 3 a plane through the latent space, by prior mass."""
+    part = dgn.partition
+    return plots.plot_cells(part, values="prior_mass", log=bool((part.prior_mass > 0).all()))
+
+
+@plots.styled
+def _three_planes(dgn: DGN, data: Dataset) -> Figure:
+    """The rows in each pair of three latent coordinates."""
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained", dpi=220)
+    for ax, pair in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
+        plots.plot_embedding(dgn, data, ax=ax, coordinates=pair)
+        legend = ax.get_legend()
+        if legend is not None:  # one legend for all three
+            legend.remove()
+        handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6)
+    return figure
 
 
 def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | None, names: list[str]) -> None:
