@@ -99,6 +99,11 @@ class DGN(nn.Module):
 
     def model(self, partition: Partition | None = None) -> Model:
         """The current parameters as detached tensors, in the form that the exact computations take."""
+        if self.latent_dim > 1 and self.trace.device.type != "cpu":
+            raise ParameterError(
+                f"exact inference with S = {self.latent_dim} runs on the CPU, and the network is on "
+                f"{self.trace.device}; call net.cpu() first"
+            )
         with torch.no_grad():
             partition = self.partition if partition is None else partition
             value, slope = partition.hidden_jet()

@@ -7,6 +7,7 @@ vertices are kept relative to an origin in each piece.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from girih.partition.growing import ragged
 from girih.partition.polygons import boundary, volumes
 from girih.partition.polytope_cells import PolytopeCells
 
-# The signed masses are right to this (absolute) error.
+# Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.
 _SIGNED_ERROR = 1e-13
 
 
@@ -76,8 +77,8 @@ class Pieces:
         self.corner_owner = torch.as_tensor(corner_owner[finite])
         self.corner = at - self.origin[self.corner_owner]
         self.low, self.high = self._boxes(at, moved[vertex[~finite], :-1], corner_owner[~finite])
-        self.log_mass = self._mass_bound()
         self.log_volume = torch.as_tensor(volumes(complex_, inside, sides)[0]).log()
+        self.log_mass = self._mass_bound(at)
 
     def _relative(self, ends: np.ndarray, owner: np.ndarray) -> Tensor:
         out = torch.as_tensor(ends).clone()
@@ -96,12 +97,14 @@ class Pieces:
             low, high = low.scatter_reduce(0, index, down, "amin"), high.scatter_reduce(0, index, up, "amax")
         return low, high
 
-    def _mass_bound(self) -> Tensor:
+    def _mass_bound(self, at: Tensor) -> Tensor:
         every = self.polytopes(torch.arange(self.count), None, -self.origin)
         mass = (polygon_mass if self.dim == 2 else polyhedron_mass)(*every)
+        far = mass.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
         # a convex set at distance d from 0 lies in a half-space at that distance, of mass below exp(-d^2/2)
-        away = torch.zeros_like(self.low).clamp(self.low, self.high).square().sum(1)
-        return torch.minimum((mass + _SIGNED_ERROR).log(), -0.5 * away)
+        away = -0.5 * torch.zeros_like(self.low).clamp(self.low, self.high).square().sum(1)
+        flat = away + self.log_volume - 0.5 * self.dim * math.log(2.0 * math.pi)
+        return torch.minimum((mass + _SIGNED_ERROR * (1.0 + far)).log(), torch.minimum(away, flat))
 
     def polytopes(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Any, ...]:
         """The pieces listed, in coordinates `root t - centre`, `t` relative to their origins.

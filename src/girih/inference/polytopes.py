@@ -75,7 +75,9 @@ class Geometry:
         place[index] = torch.arange(len(index))
         inner = pieces.bounded[owner]
         around = (pieces.corner - middle[owner])[inner]
-        leaves = Leaves(index, feature[index], self.slope[index], around, place[owner[inner]])
+        # |R t| is at least |J t|, and no K-dimensional vectors are needed
+        length = torch.linalg.vector_norm((self.maps.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
+        leaves = Leaves(index, feature[index], self.slope[index], around, length, place[owner[inner]])
         return Tree(pieces, leaves, model.head[1])
 
 

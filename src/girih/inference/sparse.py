@@ -17,7 +17,7 @@ from girih.inference.polytopes import Pairs, geometry
 # Raw masses have an absolute error of 1e-15, and up to 1e-12 where vertices are thousands of deviations away.
 _RAW_ERROR = 1e-10  # below this a raw mass may be nothing
 _LARGE = 1e-3  # above this it is right enough in any case
-_FLOOR = 1e-2  # ... and so is its share, where p(x) is above this part of the pair's scale
+_FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
 class SparseMoments(NamedTuple):

@@ -62,6 +62,7 @@ class Leaves(NamedTuple):
     feature: Tensor  # (B, H) hidden features at a centre of each
     slope: Tensor  # (B, H, S)
     corner: Tensor  # (C, S) relative to the centres
+    length: Tensor  # (C,) at least how far the image of a corner is from that of its centre
     owner: Tensor  # (C,) in [0, B)
 
 
@@ -82,14 +83,12 @@ class Tree:
         self.piece, feature = index[order], leaves.feature[order]
         image = feature @ reduced.mT
         self._basis = _principal_directions(image)
-        slope = reduced @ leaves.slope[order]  # (B, K, S)
-        main = slope if self._basis is None else self._basis.mT @ slope
+        main = (reduced if self._basis is None else self._basis.mT @ reduced) @ leaves.slope[order]  # (B, k, S)
         owner = place[leaves.owner]
         by_leaf = owner.argsort(stable=True)
         owner, corner = owner[by_leaf], leaves.corner[by_leaf]
         away = (main[owner] @ corner[:, :, None])[:, :, 0]  # image of the corners about their centres
-        length = torch.linalg.vector_norm((slope[owner] @ corner[:, :, None])[:, :, 0], dim=1)
-        base = _Base(feature, image, self.project(image)[0], main, away, length, owner)
+        base = _Base(feature, image, self.project(image)[0], main, away, leaves.length[by_leaf], owner)
         masses = pieces.log_mass[self.piece], pieces.low[self.piece], pieces.high[self.piece]
         self.levels = [_join(base, masses, np.arange(count), np.zeros(count, np.int64), 0, self.project)]
         depth = _STEP * max(0, (count.bit_length() - 1) // _STEP)
@@ -198,7 +197,7 @@ class _Base(NamedTuple):
     centre: Tensor  # (B, k)
     slope: Tensor  # (B, k, S)
     away: Tensor  # (C, k) corners about the centres of their leaves
-    length: Tensor  # (C,) the same in all dimensions
+    length: Tensor  # (C,) their lengths in all dimensions, or more
     owner: Tensor  # (C,) sorted
 
 
