@@ -25,6 +25,8 @@ from girih.inference.tree import Centres, Gap, Leaves, Level, Tree
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
+_NOTHING = 1e-9  # a raw mass below this may be nothing
+_WORTH = 3.0  # nats
 _STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
 
 
@@ -107,11 +109,13 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
 
     lost = _Lost(count)
     # a lower bound on p(x), from a few promising pieces
-    known = _known(model, g, rows, *g.tree.promising(gap, centres_of(g, rows), count, _BEAM))
+    row, piece = g.tree.promising(gap, centres_of(g, rows), count, _BEAM)
     outer_bound = constant.expand(count)[:, None] + _unbounded_bounds(model, g, rows)
     if len(g.unbounded):
-        best = outer_bound.argmax(1)
-        known = torch.maximum(known, _known(model, g, rows, torch.arange(count), g.unbounded[best]))
+        row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
+    gaussian = _gaussians(model, g, rows, row, piece)
+    value = _affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
+    known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
     least = known + math.log(model.tol / _STAGES) - math.log(pieces.count)
 
     row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
@@ -134,8 +138,8 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     row, piece, value = row[order], piece[order], value[order]
     gaussian = gaussian.take(order)
     # the piece with the best of these bounds is likely to hold much of p(x)
-    best = torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
-    known[row[best]] = torch.maximum(known[row[best]], _contribution(g, gaussian, piece, best))
+    best = _last_of_each_row(row)
+    known = _raise(g, gaussian.take(best), row[best], piece[best], value[best], known)
     dropped = _least_of_each_row(row, value, known + math.log(model.tol / _STAGES))
     lost.add(row[dropped], value[dropped])
     gaussian = gaussian.take(~dropped)
@@ -183,26 +187,28 @@ def _gaussians(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor
     return pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
 
 
-def _known(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
-    """`log` of what a pair of each row alone contributes to p(x), the best by its bound; -inf without pairs."""
-    out = rows.far2.new_full((len(rows.x),), -torch.inf)
-    if not len(row):
-        return out
-    gaussian = _gaussians(model, g, rows, row, piece)
-    height = g.nearest(piece, gaussian).square().sum(1)
-    value = gaussian.base + gaussian.log_volume() - 0.5 * height
-    order = value.argsort(descending=True)
-    order = order[row[order].argsort(stable=True)]
-    first = order[torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))]
-    out[row[first]] = _contribution(g, gaussian, piece, first)
-    return out
+def _raise(g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, value: Tensor, known: Tensor) -> Tensor:
+    """Lower bounds on log p(x), from what is known and from what single pairs contribute, at most `value`.
 
-
-def _contribution(g: Geometry, gaussian: Gaussians, piece: Tensor, index: Tensor) -> Tensor:
-    """`log` of what the pairs with these indices add to p(x)."""
-    some = gaussian.take(index)
+    Raw masses are enough where they are not small; the exact ones, far in the tails, cost much more and are taken for
+    one pair of a row, where it can add much to what is known.
+    """
+    shape, root = g.shape(gaussian)
+    raw = shape.raw_masses(piece, root, gaussian.centre)
+    scale = gaussian.base + gaussian.log_volume()
+    known = known.scatter_reduce(0, row, scale + (raw - _NOTHING).clamp(min=0.0).log(), "amax")
+    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    best = order[_last_of_each_row(row[order])]
+    best = best[value[best] > known[row[best]] + _WORTH]
+    some = gaussian.take(best)
     shape, root = g.shape(some)
-    return some.base + some.log_volume() + shape.log_masses(piece[index], root, some.centre)
+    exact = scale[best] + shape.log_masses(piece[best], root, some.centre)
+    return known.scatter_reduce(0, row[best], exact, "amax")
+
+
+def _last_of_each_row(row: Tensor) -> Tensor:
+    """Index of the last pair of each row; `row` is sorted."""
+    return torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
 
 
 class _Lost:
