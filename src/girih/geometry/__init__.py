@@ -1,0 +1,50 @@
+"""What the maps of a generator's cells say: dimension, volume, angles, density and entropy on the manifold."""
+
+from girih.geometry.angles import Angles, angles
+from girih.geometry.bottlenecks import dimension_bound, layer_ranks
+from girih.geometry.cells import Cells, CellValues, enumerate_cells
+from girih.geometry.density import ManifoldDensity, density, latent_density
+from girih.geometry.disentangle import basis, disentanglement
+from girih.geometry.entropy import Entropy, Uniformity, entropy, folded_entropy, uniformity
+from girih.geometry.injective import Injectivity, is_injective
+from girih.geometry.invert import Inverse, invert
+from girih.geometry.preimages import Preimages, preimages
+from girih.geometry.priors import Uniform
+from girih.geometry.sampling import sample_cells, segment_cells, walk_cells
+from girih.geometry.spectrum import intrinsic_dimension, log_volume, singular_values
+from girih.geometry.uniform import ManifoldSample, sample_uniform_on_manifold
+
+__all__ = [
+    "Angles",
+    "CellValues",
+    "Cells",
+    "Entropy",
+    "Injectivity",
+    "Inverse",
+    "ManifoldDensity",
+    "ManifoldSample",
+    "Preimages",
+    "Uniform",
+    "Uniformity",
+    "angles",
+    "basis",
+    "density",
+    "dimension_bound",
+    "disentanglement",
+    "entropy",
+    "enumerate_cells",
+    "folded_entropy",
+    "intrinsic_dimension",
+    "invert",
+    "is_injective",
+    "latent_density",
+    "layer_ranks",
+    "log_volume",
+    "preimages",
+    "sample_cells",
+    "sample_uniform_on_manifold",
+    "segment_cells",
+    "singular_values",
+    "uniformity",
+    "walk_cells",
+]

@@ -1,0 +1,113 @@
+"""Principal angles between the images of neighbouring cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from girih.errors import ParameterError, ShapeError
+from girih.geometry.cells import Cells, as_cells, chunks
+from girih.geometry.spectrum import RANK_TOLERANCE, Source
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Angles between the images of pairs of cells, in radians, from 0 to pi/2.
+
+    Attributes:
+        cells: the cells.
+        pairs: their indices, `(E, 2)`.
+        angles: all principal angles, ascending, `(E, min(D, S))`; NaN past the smaller dimension of the two images.
+        largest: the angle of Theorem 4, `(E,)`: pi/2 where the two images differ in dimension.
+    """
+
+    cells: Cells
+    pairs: Tensor
+    angles: Tensor
+    largest: Tensor
+
+
+def angles(cells: Source, pairs: Any = None, tolerance: float = RANK_TOLERANCE) -> Angles:
+    r"""Principal angles between the tangent spaces of pairs of cells; the largest has `sin(angle) = ||P - P'||_2`.
+
+    P and P' project onto the column spaces of A and A'. Angles below pi/4 are taken from their sines and the others
+    from their cosines, so that small ones are right to rounding as well.
+
+    Args:
+        cells: cells with known neighbours: from `enumerate_cells` (all pairs that share a facet), from
+            `segment_cells` or `walk_cells` for any S; a partition or a network with S <= 3 stands for all its cells.
+        pairs: indices of other pairs of cells, `(E, 2)`.
+        tolerance: as in `intrinsic_dimension`; degenerate cells are taken with the directions that they do have.
+
+    Raises:
+        ParameterError: the neighbours of the cells are not known, or there is no cell with such an index.
+        ShapeError: pairs of the wrong shape.
+        LatentDimensionError: a network with S > 3.
+
+    Source:
+        MAS, appendix A, Definition 1 and Theorem 4 (pairs that share a facet).
+
+    Example:
+        >>> import girih
+        >>> found = girih.geometry.angles(girih.mlp([2, 8, 3], seed=0))
+        >>> found.angles.shape, bool(found.angles[:, 0].max() < 1e-7)  # the facet itself lies in both images
+        (torch.Size([64, 2]), True)
+    """
+    cells = as_cells(cells)
+    chosen = _pairs(cells, pairs)
+    width = min(cells.trace.output_dim, cells.latent_dim)
+    out = torch.full((len(chosen), width), math.nan, dtype=torch.float64, device=cells.patterns.device)
+    largest = torch.zeros(len(chosen), dtype=torch.float64, device=cells.patterns.device)
+    for rows in chunks(cells.trace, len(chosen)):
+        used, where = chosen[rows].unique(return_inverse=True)
+        bases, ranks = _tangents(cells, used, tolerance)
+        first, second = bases[where[:, 0]], bases[where[:, 1]]
+        rank = ranks[where]
+        full = (rank == width).all(1)
+        out[rows][full] = _principal(first[full], second[full])
+        for k in (~full).nonzero()[:, 0].tolist():
+            i, j = rank[k].tolist()
+            if min(i, j):
+                larger, smaller = (first[k, :, :i], second[k, :, :j])[:: 1 if i >= j else -1]
+                out[rows.start + k, : min(i, j)] = _principal(larger[None], smaller[None])[0]
+        top = out[rows].nan_to_num(nan=0.0).amax(1)
+        largest[rows] = torch.where(rank[:, 0] == rank[:, 1], top, 0.5 * math.pi)
+    return Angles(cells, chosen, out, largest)
+
+
+def _pairs(cells: Cells, pairs: Any) -> Tensor:
+    if pairs is None:
+        if cells.neighbors is None:
+            raise ParameterError(
+                "sampled cells do not know their neighbours; use segment_cells or walk_cells, or name the pairs="
+            )
+        return cells.neighbors
+    chosen = torch.as_tensor(pairs).long()
+    if chosen.ndim != 2 or chosen.shape[1] != 2:
+        raise ShapeError(f"pairs must be of shape (E, 2), got {tuple(chosen.shape)}")
+    if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(cells)):
+        raise ParameterError(f"pairs must hold indices from 0 to {len(cells) - 1}")
+    return chosen
+
+
+def _tangents(cells: Cells, index: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of the images, largest stretch first, `(r, D, min(D, S))`, and their dimensions `(r,)`."""
+    bases, ranks = [], []
+    for _, A, _ in cells.maps(cells.patterns[index]):
+        Q, R = torch.linalg.qr(A)
+        U, values, _ = torch.linalg.svd(R, full_matrices=False)
+        bases.append(Q @ U)
+        ranks.append((values > tolerance * values[:, :1]).sum(1))
+    return torch.cat(bases), torch.cat(ranks)
+
+
+def _principal(first: Tensor, second: Tensor) -> Tensor:
+    """All principal angles between spans, ascending; the second is not larger. After Bjorck and Golub."""
+    overlap = first.mT @ second
+    cosine = torch.linalg.svdvals(overlap).clamp(max=1.0)  # descending
+    sine = torch.linalg.svdvals(second - first @ overlap).clamp(max=1.0).flip(1)
+    return torch.where(cosine.square() > 0.5, sine.asin(), cosine.acos())

@@ -1,0 +1,227 @@
+"""`Cells`: the cells that a question about a generator is asked of, with their prior masses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from girih.errors import LatentDimensionError, ParameterError
+from girih.geometry.priors import GaussianPrior, Prior, UniformPrior, as_prior
+from girih.networks import Jet, Trace, trace
+from girih.partition import MAX_LATENT_DIM, Partition
+
+_BUDGET = 1 << 23  # numbers in the jets of a chunk of cells: 64 MB
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a generator: all of them, or those that were met by draws or walks.
+
+    Made by `enumerate_cells`, `sample_cells`, `segment_cells` and `walk_cells`.
+
+    Attributes:
+        trace: the generator.
+        patterns: the code of every hidden unit, `(R, U)` int8.
+        points: a latent inside each cell, `(R, S)`.
+        mass: prior mass of each cell, `(R,)`: exact for enumerated cells, estimated for sampled ones, NaN where the
+            cells were not drawn from the prior.
+        mass_error: standard error of `mass`, `(R,)`; 0 where it is exact.
+        neighbors: index pairs of cells that share a facet, `(E, 2)`; `None` where it is not known.
+        prior: the latent prior; `None` where the cells were not drawn from one.
+        partition: the partition, for enumerated cells.
+        draws: the number of prior draws behind `mass`; 0 where it is exact or not known.
+        unseen_mass: estimated mass of the cells that no draw met, by Good and Turing: the share of draws that are
+            alone in their cell; 0 for enumerated cells.
+    """
+
+    trace: Trace
+    patterns: Tensor
+    points: Tensor
+    mass: Tensor
+    mass_error: Tensor
+    neighbors: Tensor | None = None
+    prior: GaussianPrior | UniformPrior | None = None
+    partition: Partition | None = None
+    draws: int = 0
+    unseen_mass: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def __repr__(self) -> str:
+        how = "enumerated" if self.exact else f"from {self.draws} draws" if self.draws else "without masses"
+        return f"Cells({len(self)} {how}, latent_dim={self.latent_dim}, output_dim={self.trace.output_dim})"
+
+    @property
+    def latent_dim(self) -> int:
+        """The latent dimension S."""
+        return self.trace.latent_dim
+
+    @property
+    def exact(self) -> bool:
+        """Whether these are all cells, with exact masses."""
+        return self.partition is not None
+
+    def maps(self, patterns: Tensor | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The affine maps `g(z) = A z + b`, chunk by chunk and without gradients.
+
+        Args:
+            patterns: of other cells of the same generator, `(R, U)`; those of these cells by default.
+
+        Returns:
+            An iterator over the rows of a chunk, its `A (r, D, S)` and its `b (r, D)`.
+        """
+        patterns = self.patterns if patterns is None else patterns
+        for rows in chunks(self.trace, len(patterns)):
+            with torch.no_grad():
+                A, b = self.trace.maps(patterns[rows])
+            yield rows, A, b
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """The singular values of every A, descending, `(R, S)`; see `girih.geometry.singular_values`."""
+        from girih.geometry.spectrum import singular_values
+
+        return singular_values(self)
+
+
+@dataclass(frozen=True)
+class CellValues:
+    """A quantity on every cell.
+
+    Attributes:
+        cells: the cells.
+        values: one number for each, `(R,)`.
+    """
+
+    cells: Cells
+    values: Tensor
+
+    @property
+    def mean(self) -> float:
+        """The average over the prior, `sum_r mass_r value_r`, with the masses made to sum to 1.
+
+        NaN for cells without masses; use `values.mean()` for the plain average over cells.
+        """
+        share = self.cells.mass.to(self.values.device)
+        values = self.values.to(torch.float64)
+        return float(torch.where(share <= 0.0, 0.0, share * values).sum() / share.sum())
+
+    @property
+    def mean_error(self) -> float:
+        """The standard error of `mean`: 0 for enumerated cells, that of independent draws for sampled ones."""
+        if self.cells.exact:
+            return 0.0
+        if self.cells.draws < 2:
+            return math.nan
+        spread = (self.values.to(torch.float64) - self.mean).square()
+        return math.sqrt(float((self.cells.mass.to(spread.device) * spread).sum()) / (self.cells.draws - 1))
+
+    @property
+    def max(self) -> float:
+        """The largest value."""
+        return float(self.values.max())
+
+    @property
+    def argmax(self) -> int:
+        """The cell of the largest value."""
+        return int(self.values.argmax())
+
+
+def chunks(traced: Trace, count: int) -> Iterator[slice]:
+    """Slices of cells whose jets fit into the cache or nearly so."""
+    numbers = sum(step.size for step in traced.steps) * (traced.latent_dim + 1)
+    size = max(1, min(4096, _BUDGET // numbers))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def jets(traced: Trace, patterns: Tensor, origins: Tensor) -> Iterator[tuple[slice, Jet]]:
+    """Maps about points of the cells, chunk by chunk and without gradients."""
+    for rows in chunks(traced, len(patterns)):
+        with torch.no_grad():
+            yield rows, traced.output_jet(patterns[rows], origins[rows])
+
+
+def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Cells:
+    """All cells of a generator with S <= 3, with exact prior masses and all pairs of neighbours.
+
+    Args:
+        net: a partition, or any module that `girih.trace` supports.
+        prior: a variance, a covariance `(S, S)`, or `Uniform(low, high)`; by default that of the partition, or 1.
+            A uniform prior cuts the cells at its box.
+
+    Raises:
+        LatentDimensionError: S is larger than 3; `sample_cells` works for any S.
+        ParameterError: the partition does not cover the prior: its domain is too small, or, for a uniform prior,
+            is not its box.
+        ShapeError, NoiseError, NonFiniteError: a prior that is not one.
+
+    Source:
+        EM-DGN, section 3.2; MAS, section 2.
+
+    Example:
+        >>> import girih
+        >>> cells = girih.geometry.enumerate_cells(girih.mlp([2, 8, 3], activation="relu", seed=0))
+        >>> cells, round(cells.mass.sum().item(), 10)
+        (Cells(37 enumerated, latent_dim=2, output_dim=3), 1.0)
+    """
+    given = net if isinstance(net, Partition) else None
+    traced = given.trace if given is not None else trace(net)  # type: ignore[arg-type]
+    if traced.latent_dim > MAX_LATENT_DIM:
+        raise LatentDimensionError(
+            f"all cells can be enumerated for S <= {MAX_LATENT_DIM}, and this generator has S = {traced.latent_dim}; "
+            "pass the cells met by prior draws instead: girih.geometry.sample_cells(net, n)"
+        )
+    if prior is None:
+        prior = given.prior_covariance if given is not None else 1.0
+    prior = as_prior(prior, traced.latent_dim)
+    if isinstance(prior, UniformPrior):
+        part = given if given is not None else Partition(traced, domain=box(prior.low, prior.high), progress=False)
+        mass = part.volume / (prior.high - prior.low).prod()
+        inside = part.cells.locate(torch.stack((prior.low, prior.high))) >= 0
+        covered = bool(inside.all()) and abs(float(mass.sum()) - 1.0) < 1e-9
+    else:
+        part = given if given is not None else Partition(traced, progress=False)
+        mass = part.cells.prior_mass(prior.factor.numpy())
+        covered = abs(float(mass.sum()) - 1.0) < 1e-9
+    if not covered:
+        raise ParameterError(
+            f"the cells of the partition hold {float(mass.sum()):.6g} of the prior, so its domain does not fit; pass "
+            "the network itself, a partition of the whole space, or for a uniform prior one whose domain is its box"
+        )
+    return Cells(traced, part.patterns, part.interior, mass, torch.zeros_like(mass), part.neighbors, prior, part)
+
+
+def box(low: Tensor, high: Tensor) -> Any:
+    """The domain of a `Partition` for the box between two corners."""
+    return (float(low[0]), float(high[0])) if len(low) == 1 else (low, high)
+
+
+def as_cells(value: Cells | Partition | nn.Module | Trace, prior: Any = None) -> Cells:
+    """Cells as they are, or all cells of a partition or generator with S <= 3."""
+    if not isinstance(value, Cells):
+        return enumerate_cells(value, prior)
+    if prior is not None:
+        raise ParameterError("these cells have the prior they were made with; pass prior= where the cells are made")
+    return value
+
+
+def prior_of(cells: Cells) -> Prior:
+    """The prior of the cells.
+
+    Raises:
+        ParameterError: they were not drawn from one.
+    """
+    if cells.prior is None:
+        raise ParameterError(
+            "these cells come from a walk or from segments and have no prior masses; make them with enumerate_cells "
+            "or sample_cells"
+        )
+    return cells.prior

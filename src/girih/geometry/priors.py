@@ -1,0 +1,129 @@
+"""The latent priors of this subpackage: a centred Gaussian, or uniform on a box."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from girih._arrays import as_tensor, check_finite
+from girih.errors import NoiseError, ParameterError, ShapeError
+
+
+class Prior(Protocol):
+    """What the quantities ask of a latent distribution."""
+
+    dim: int
+
+    def log_prob(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
+        """Log density of latents `(N, S)`, nats, `(N,)`; its support is made larger by `room`."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latents `(n, S)`."""
+
+    def entropy(self) -> float:
+        """Differential entropy, nats."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    r"""The uniform distribution on a box of latents, `p(z) = 1 / prod_k (high_k - low_k)` inside.
+
+    Args:
+        low: the lower corner, a number or `(S,)`.
+        high: the upper corner.
+
+    Example:
+        >>> import girih
+        >>> net = girih.mlp([2, 8, 3], seed=0)
+        >>> girih.geometry.enumerate_cells(net, prior=girih.geometry.Uniform(-1.0, 1.0)).mass.sum().item()
+        1.0
+    """
+
+    low: Any
+    high: Any
+
+
+class UniformPrior:
+    """`Uniform` for a given latent dimension."""
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.low, self.high, self.dim = low, high, len(low)
+
+    def log_prob(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
+        """Log density of latents `(N, S)`: minus infinity where they are outside the box by more than `room (N,)`."""
+        low, high = self.low.to(z.device), self.high.to(z.device)
+        inside = torch.maximum(low - z, z - high).amax(1) <= room
+        return torch.where(inside, -self.entropy(), -math.inf)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latents `(n, S)`."""
+        share = torch.rand(n, self.dim, generator=generator, dtype=torch.float64)
+        return self.low + share * (self.high - self.low)
+
+    def entropy(self) -> float:
+        """The log volume of the box, nats."""
+        return float((self.high - self.low).log().sum())
+
+
+class GaussianPrior:
+    """`N(0, covariance)`."""
+
+    def __init__(self, covariance: Tensor) -> None:
+        self.covariance, self.dim = covariance, len(covariance)
+        self.factor = torch.linalg.cholesky(covariance)
+
+    def log_prob(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
+        """Log density of latents `(N, S)`, nats; it has no edge, so `room` means nothing."""
+        white = torch.linalg.solve_triangular(self.factor.to(z.device), z.mT, upper=False)
+        size = float(self.factor.diagonal().log().sum())
+        return -0.5 * white.square().sum(0) - size - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latents `(n, S)`."""
+        return torch.randn(n, self.dim, generator=generator, dtype=torch.float64) @ self.factor.mT
+
+    def entropy(self) -> float:
+        """`log det(2 pi e covariance) / 2`, nats."""
+        return float(self.factor.diagonal().log().sum()) + 0.5 * self.dim * (1.0 + math.log(2 * math.pi))
+
+
+def as_prior(prior: Any, dim: int) -> GaussianPrior | UniformPrior:
+    """A prior from what users pass: a variance, a covariance `(S, S)`, or a `Uniform`.
+
+    Raises:
+        ShapeError: the shape does not fit S = `dim`.
+        ParameterError: a variance that is not positive, or a box with `low >= high`.
+        NoiseError: a covariance that is not symmetric positive definite.
+        NonFiniteError: entries that are not finite.
+    """
+    if isinstance(prior, GaussianPrior | UniformPrior):
+        if prior.dim != dim:
+            raise ShapeError(f"prior is for S = {prior.dim} latents, but the generator has S = {dim}")
+        return prior
+    if isinstance(prior, Uniform):
+        corners = []
+        for value, name in ((prior.low, "low"), (prior.high, "high")):
+            corner = as_tensor(value, name).detach().cpu()
+            if corner.ndim > 1 or corner.numel() not in (1, dim):
+                raise ShapeError(f"{name} of Uniform must be a number or ({dim},), got shape {tuple(corner.shape)}")
+            check_finite(corner, name)
+            corners.append(corner.reshape(-1).expand(dim).clone())
+        if not (corners[0] < corners[1]).all():
+            raise ParameterError(f"Uniform needs low < high, got {corners[0].tolist()} and {corners[1].tolist()}")
+        return UniformPrior(*corners)
+    covariance = as_tensor(prior, "prior").detach().cpu()
+    if covariance.numel() == 1:
+        variance = float(covariance)
+        if not 0.0 < variance < math.inf:
+            raise ParameterError(f"prior must be a positive variance, a covariance or a Uniform, got {variance}")
+        return GaussianPrior(variance * torch.eye(dim, dtype=torch.float64))
+    if covariance.shape != (dim, dim):
+        raise ShapeError(f"prior must be a variance or of shape ({dim}, {dim}), got {tuple(covariance.shape)}")
+    check_finite(covariance, "prior")
+    if not torch.allclose(covariance, covariance.mT) or int(torch.linalg.cholesky_ex(covariance).info):
+        raise NoiseError("prior must be symmetric positive definite; check its eigenvalues")
+    return GaussianPrior(covariance)
