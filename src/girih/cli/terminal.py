@@ -78,7 +78,8 @@ class Terminal:
         for i, row in enumerate(rows):
             table.add_row(*row, style="bold" if i == bold else None)
         # a narrow terminal wraps the lines; cutting them would lose numbers
-        self._out.print(table, soft_wrap=False, crop=False, width=max(self._out.width, 130))
+        wide = Console(highlight=False, markup=False, quiet=self.as_json, width=max(self._out.width, 130))
+        wide.print(table, crop=False)
 
     def result(self, value: Mapping[str, Any]) -> None:
         """The one JSON object of `--json`; nothing without it."""
