@@ -66,6 +66,15 @@ def test_a_run_that_ran_out_of_patience_is_not_repeated(tmp_path):
     check_same_history(first.history, again.history)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell starts background jobs with the signal ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_run_cleanly_and_it_goes_on_later(tmp_path):
     path, whole = tmp_path / "run.ckpt", line()
     expected = fit(whole, max_epochs=60, record_every=10)

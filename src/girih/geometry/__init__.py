@@ -5,25 +5,31 @@ from girih.geometry.bottlenecks import dimension_bound, layer_ranks
 from girih.geometry.cells import Cells, CellValues, enumerate_cells
 from girih.geometry.density import ManifoldDensity, density, latent_density
 from girih.geometry.disentangle import basis, disentanglement
+from girih.geometry.dropout import DropoutDimensions, dropout_dimensions, noisy_generator
+from girih.geometry.elbow import ApproximationElbow, elbow
 from girih.geometry.entropy import Entropy, Uniformity, entropy, folded_entropy, uniformity
 from girih.geometry.injective import Injectivity, is_injective
 from girih.geometry.invert import Inverse, invert
 from girih.geometry.preimages import Preimages, preimages
 from girih.geometry.priors import Uniform
 from girih.geometry.sampling import sample_cells, segment_cells, walk_cells
+from girih.geometry.smoothing import SmoothGenerator, smooth
 from girih.geometry.spectrum import intrinsic_dimension, log_volume, singular_values
 from girih.geometry.uniform import ManifoldSample, sample_uniform_on_manifold
 
 __all__ = [
     "Angles",
+    "ApproximationElbow",
     "CellValues",
     "Cells",
+    "DropoutDimensions",
     "Entropy",
     "Injectivity",
     "Inverse",
     "ManifoldDensity",
     "ManifoldSample",
     "Preimages",
+    "SmoothGenerator",
     "Uniform",
     "Uniformity",
     "angles",
@@ -31,6 +37,8 @@ __all__ = [
     "density",
     "dimension_bound",
     "disentanglement",
+    "dropout_dimensions",
+    "elbow",
     "entropy",
     "enumerate_cells",
     "folded_entropy",
@@ -40,11 +48,13 @@ __all__ = [
     "latent_density",
     "layer_ranks",
     "log_volume",
+    "noisy_generator",
     "preimages",
     "sample_cells",
     "sample_uniform_on_manifold",
     "segment_cells",
     "singular_values",
+    "smooth",
     "uniformity",
     "walk_cells",
 ]
