@@ -203,7 +203,7 @@ class DGNDistribution(Distribution):
 
         The bound covers what was left out of the sum over cells: at most the `tol` of the `DGN` (S = 2, 3), or what
         the rounding of `log p` alone amounts to where that is more, as for rows a million units away. The error of
-        the integrals that were kept, 1e-8 max(1, |log p|) nats at most, comes on top of it.
+        the integrals that were kept, `1e-8 max(1, |log p|)` nats at most, comes on top of it.
 
         Example:
             >>> import girih
