@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,6 +21,7 @@ from girih.inference.estep import chunks
 from girih.inference.line import pair_up
 from girih.inference.model import Model
 from girih.inference.statistics import accumulate
+from timing import seconds
 
 CASES = {"toy": (256, 9, 2, [8]), "image": (200, 22, 784, [8, 16])}
 
@@ -78,17 +76,6 @@ def raw_moments(model: Model, parts: list[tuple[torch.Tensor, DenseMoments]]) ->
         z = model.cells.origin[:, 0] + e.mean
         moments.append(torch.stack((e.e0, e.e0 * z, e.e0 * (z.square() + e.variance))))
     return torch.cat([log_p for log_p, _ in parts]), torch.cat(moments, 1)
-
-
-def seconds(function: Callable[[], object], runs: int) -> float:
-    """Median wall time, after one warm-up."""
-    function()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def model_of(net: torch.nn.Module, noise: float) -> Model:

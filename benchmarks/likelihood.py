@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,19 +24,9 @@ import girih
 from girih.em.step import Problem, exact_step, hidden_step
 from girih.inference.estep import chunks, evidence
 from girih.inference.statistics import accumulate
+from timing import seconds
 
 NOISE = 0.01
-
-
-def seconds(function: Callable[[], object], runs: int) -> float:
-    """Median wall time, after one warm-up."""
-    function()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def generator(widths: list[int], seed: int = 0) -> torch.nn.Sequential:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from girih._arrays import as_tensor, check_finite
-from girih.errors import NoiseError, ParameterError, ShapeError
+from girih.errors import ParameterError, ShapeError
+from girih.partition.partition import prior_covariance
 
 
 class Prior(Protocol):
@@ -120,10 +121,4 @@ def as_prior(prior: Any, dim: int) -> GaussianPrior | UniformPrior:
         variance = float(covariance)
         if not 0.0 < variance < math.inf:
             raise ParameterError(f"prior must be a positive variance, a covariance or a Uniform, got {variance}")
-        return GaussianPrior(variance * torch.eye(dim, dtype=torch.float64))
-    if covariance.shape != (dim, dim):
-        raise ShapeError(f"prior must be a variance or of shape ({dim}, {dim}), got {tuple(covariance.shape)}")
-    check_finite(covariance, "prior")
-    if not torch.allclose(covariance, covariance.mT) or int(torch.linalg.cholesky_ex(covariance).info):
-        raise NoiseError("prior must be symmetric positive definite; check its eigenvalues")
-    return GaussianPrior(covariance)
+    return GaussianPrior(prior_covariance(covariance, dim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from girih.inference.dense import DenseMoments
-from girih.inference.line import NEGLIGIBLE, pair_up
+from girih.inference.line import left_out_bound, pair_up
 from girih.inference.model import Intervals, Model, Rows, reduce_complete, reduce_incomplete
 from girih.inference.polytopes import geometry, select_pairs
-from girih.inference.sparse import SparseMoments, needs_care, normalise
+from girih.inference.sparse import SparseMoments, log_marginal
 
 # Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
 _CHUNK = 2**19
@@ -57,7 +56,7 @@ def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
     """`log p(x)` of a chunk and the moments of its posteriors on each cell."""
     if isinstance(model.cells.region, Intervals):
         log_p, dense = DenseMoments.of(pair_up(model, rows))
-        return Evidence(log_p, _line_bound(model, log_p)), dense
+        return Evidence(log_p, left_out_bound(log_p, len(model.cells.origin))), dense
     pairs = select_pairs(model, rows)
     log_p, sparse = SparseMoments.of(model, pairs)
     return Evidence(log_p, (pairs.log_left_out - log_p).exp()), sparse
@@ -69,19 +68,9 @@ def evidence(model: Model, x: Tensor) -> Evidence:
     for index, rows in chunks(model, x):
         if isinstance(model.cells.region, Intervals):
             log_p[index] = torch.logsumexp(pair_up(model, rows).log_joint, 1)
-            left_out[index] = _line_bound(model, log_p[index])
+            left_out[index] = left_out_bound(log_p[index], len(model.cells.origin))
             continue
         pairs = select_pairs(model, rows)
-        g = pairs.gaussian
-        pieces, root = geometry(model).shape(g)
-        mass = pieces.raw_masses(pairs.piece, root, g.centre)
-        log_mass, some = mass.clamp(min=0.0).log(), needs_care(pairs, mass)
-        roots = None if root is None else root[some]
-        log_mass[some] = pieces.log_masses(pairs.piece[some], roots, g.centre[some])
-        log_p[index], _ = normalise(pairs.row, pairs.log_scale + log_mass, len(index))
+        log_p[index] = log_marginal(model, pairs)
         left_out[index] = (pairs.log_left_out - log_p[index]).exp()
     return Evidence(log_p, left_out)
-
-
-def _line_bound(model: Model, log_p: Tensor) -> Tensor:
-    return torch.full_like(log_p, len(model.cells.origin) * math.exp(-NEGLIGIBLE))

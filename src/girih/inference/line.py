@@ -102,3 +102,8 @@ def _integrate(
     integrals[1, kept] = torch.addcmul(pick(anchor), scale, local_mean)
     integrals[2, kept] = scale.square() * local_variance
     return Pairs(log_peak, anchor, tilt, deviation, lower, upper, *integrals.view(3, *anchor.shape))
+
+
+def left_out_bound(log_p: Tensor, cells: int) -> Tensor:
+    """A bound on the share of each p(x) that the negligible pairs of a row hold."""
+    return torch.full_like(log_p, cells * math.exp(-NEGLIGIBLE))

@@ -8,7 +8,7 @@ from torch import Tensor
 from girih.gaussian import sample_truncated
 from girih.gaussian.interval import interval_moments
 from girih.inference.estep import chunks
-from girih.inference.line import NEGLIGIBLE, Pairs, pair_up
+from girih.inference.line import Pairs, left_out_bound, pair_up
 from girih.inference.model import Intervals, Model
 from girih.inference.posterior import Posterior
 
@@ -25,8 +25,7 @@ class LinePosterior(Posterior):
         columns = zip(*(pairs for _, pairs in parts), strict=True)
         self._pairs = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
         log_evidence = torch.logsumexp(self._pairs.log_joint, 1)
-        left_out = torch.full_like(log_evidence, len(self._origin)) * torch.tensor(-NEGLIGIBLE).exp()
-        super().__init__(model, log_evidence, left_out)
+        super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)))
         # not log_joint - log_evidence, which adds up to 1 only within the rounding of |log p(x)|
         self.log_weights = torch.log_softmax(self._pairs.log_joint, 1)
 

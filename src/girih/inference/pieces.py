@@ -127,9 +127,7 @@ class Pieces:
         of = torch.as_tensor(owner)
         normal, offset = self._normal[faces], self._offset[faces]
         if root is not None:  # n t <= d becomes (R^-T n) w <= d - (R^-T n) c
-            normal = (_inverse_transpose(root)[of] @ normal[:, :, None])[:, :, 0]
-            size = normal.norm(dim=1)
-            normal, offset = normal / size[:, None], offset / size
+            normal, offset = _moved_planes(root, of, normal, offset)
         offset = offset - (normal * centre[of]).sum(1)
         return tail, head, torch.as_tensor(face), normal, offset, of, len(piece)
 
@@ -155,9 +153,7 @@ class Pieces:
         every = np.arange(len(self._ends))
         other._ends = torch.cat(self._moved(every, self._edge_owner.numpy(), root, zero), 1)
         if self.dim == 3:
-            normal = (_inverse_transpose(root)[self._face_owner] @ self._normal[:, :, None])[:, :, 0]
-            size = normal.norm(dim=1)
-            other._normal, other._offset = normal / size[:, None], self._offset / size
+            other._normal, other._offset = _moved_planes(root, self._face_owner, self._normal, self._offset)
         return other
 
     def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
@@ -188,6 +184,13 @@ class Pieces:
         if self.dim == 2:
             return sample_polygons(*(*polytopes, which, generator))
         return sample_polyhedra(*(*polytopes, which, generator))
+
+
+def _moved_planes(root: Tensor, owner: Tensor, normal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """The planes `n t = d` of owners as unit normals and offsets of `root t`."""
+    normal = (_inverse_transpose(root)[owner] @ normal[:, :, None])[:, :, 0]
+    size = normal.norm(dim=1)
+    return normal / size[:, None], offset / size
 
 
 def _inverse_transpose(root: Tensor) -> Tensor:

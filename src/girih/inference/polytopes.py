@@ -130,10 +130,9 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     value = _affine_bound(g, gaussian, piece)
     keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
     lost.add(row[~keep], value[~keep])
-    row, piece, gaussian = row[keep], piece[keep], gaussian.take(keep)
+    row, piece, gaussian, value = row[keep], piece[keep], gaussian.take(keep), value[keep]
 
-    height = g.nearest(piece, gaussian).square().sum(1)
-    value = _affine_bound(g, gaussian, piece) - 0.5 * height
+    value = value - 0.5 * g.nearest(piece, gaussian).square().sum(1)
     order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
     row, piece, value = row[order], piece[order], value[order]
     gaussian = gaussian.take(order)

@@ -38,17 +38,18 @@ class SparseMoments(NamedTuple):
         mass, first, second = pieces.raw_moments(pairs.piece, root, g.centre)
         log_joint = pairs.log_scale + mass.clamp(min=0.0).log()
         some = needs_care(pairs, mass)
-        roots = None if root is None else root[some]
-        log_mass, mean, covariance = pieces.moments(pairs.piece[some], roots, g.centre[some])
+        careful = g.take(some)
+        pieces, root = geometry(model).shape(careful)
+        log_mass, mean, covariance = pieces.moments(pairs.piece[some], root, careful.centre)
         log_joint[some] = pairs.log_scale[some] + log_mass
         log_p, e0 = normalise(pairs.row, log_joint, count)
         # raw moments are in units of the mass; those taken with care are multiplied by it here
         unit = (pairs.log_scale - log_p[pairs.row]).exp()
         unit[some] = e0[some]
-        careful = mean[:, :, None] * mean[:, None, :] + covariance
+        square = mean[:, :, None] * mean[:, None, :] + covariance
         none = e0[some] == 0.0  # a piece without mass has no moments
         first[some] = torch.where(none[:, None], 0.0, mean)
-        second[some] = torch.where(none[:, None, None], 0.0, careful)
+        second[some] = torch.where(none[:, None, None], 0.0, square)
         first, second = unit[:, None] * first, unit[:, None, None] * second
         # w = R t - c, and z = L u: back to the latents
         inverse = torch.linalg.cholesky(model.prior) @ torch.linalg.inv(g.root)
@@ -120,6 +121,18 @@ class SparseMoments(NamedTuple):
 def _columns(cells: Cells) -> Tensor:
     """C with `h = C (t, 1)` on each piece, `(P, H, S + 1)`."""
     return torch.cat((cells.slope, cells.value[:, :, None]), 2)
+
+
+def log_marginal(model: Model, pairs: Pairs) -> Tensor:
+    """`log p(x)` of each row, `(n,)`: what `SparseMoments.of` gives, without the moments."""
+    g = pairs.gaussian
+    pieces, root = geometry(model).shape(g)
+    mass = pieces.raw_masses(pairs.piece, root, g.centre)
+    log_mass, some = mass.clamp(min=0.0).log(), needs_care(pairs, mass)
+    careful = g.take(some)
+    pieces, root = geometry(model).shape(careful)
+    log_mass[some] = pieces.log_masses(pairs.piece[some], root, careful.centre)
+    return normalise(pairs.row, pairs.log_scale + log_mass, len(pairs.log_left_out))[0]
 
 
 def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:

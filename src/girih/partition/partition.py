@@ -91,7 +91,7 @@ class Partition:
         self.trace = trace(net)
         check_latent_dim(self.trace.latent_dim)
         dim = self.trace.latent_dim
-        self.prior_covariance = _check_prior(prior, dim)
+        self.prior_covariance = prior_covariance(prior, dim)
         max_cells = whole(max_cells, "max_cells")
         self._cells: LineCells | PolytopeCells
         if dim == 1:
@@ -374,7 +374,8 @@ class Partition:
         write_mesh(self, path, **options)
 
 
-def _check_prior(prior: Any, dim: int) -> Tensor:
+def prior_covariance(prior: Any, dim: int) -> Tensor:
+    """The `(S, S)` covariance of a Gaussian latent prior, from a variance or a covariance."""
     covariance = as_tensor(prior, "prior").detach().cpu()
     if covariance.ndim == 0 or (covariance.numel() == 1 and dim != 1):
         variance = float(covariance)
@@ -382,7 +383,7 @@ def _check_prior(prior: Any, dim: int) -> Tensor:
             raise ParameterError(f"prior must be a positive variance, got {variance}")
         return variance * torch.eye(dim, dtype=torch.float64)
     if covariance.numel() == 1:
-        return _check_prior(float(covariance), dim)
+        return prior_covariance(float(covariance), dim)
     if covariance.shape != (dim, dim):
         raise ShapeError(f"prior must be a variance or of shape ({dim}, {dim}), got {tuple(covariance.shape)}")
     check_finite(covariance, "prior")
