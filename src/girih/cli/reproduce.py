@@ -23,11 +23,24 @@ def reproduce(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List what can be reproduced.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A small version that takes seconds.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another value for one of its settings (see result.json), as in [b]--set epochs=30[/b]; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Rerun a figure or table of the papers."""
+    """Rerun a figure or table of the papers.
+
+    Runs of training that a reproduction is made of are kept in the output folder: if it is stopped, the same command
+    goes on with what is missing.
+    """
     from girih.experiments import registry
 
     terminal = Terminal(as_json)
@@ -42,11 +55,12 @@ def reproduce(
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         raise CommandError(f"there is no reproduction {name!r}; {hint}known are {', '.join(known)}")
+    changes = _changes(set_ or [])
     folder = default_out(out, name)
     results = OutputFolder(folder, "reproduce", (_RESULT,))
     before = _pictures(folder)
     terminal.say(f"{name}: {known[name]}", style="bold")
-    result = registry.run(name, folder, quick=quick, seed=seed, progress=terminal.shows_progress)
+    result = registry.run(name, folder, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes)
     _show(terminal, result)
     pictures = sorted(name for name, age in _pictures(folder).items() if before.get(name) != age)
     results.finish([_RESULT, *pictures])
@@ -54,6 +68,17 @@ def reproduce(
     if pictures:
         terminal.say(f"Pictures: {folder} ({', '.join(pictures)})")
     terminal.result({"name": name, "out": str(folder), "pictures": pictures, "result": result})
+
+
+def _changes(texts: list[str]) -> dict[str, str]:
+    """`NAME=VALUE` texts by name."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise CommandError(f"--set takes NAME=VALUE, as in --set epochs=30; got {text!r}")
+        changes[name.strip()] = value.strip()
+    return changes
 
 
 def _pictures(folder: Path) -> dict[str, int]:

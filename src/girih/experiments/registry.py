@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import girih
 from girih._files import write_json
 from girih._options import whole
 from girih.errors import ParameterError
+from girih.experiments.settings import changed
 
 # Name to module and description; a module has `run(out, quick, seed, progress) -> dict`.
 # A module followed by a colon and a function has that function instead, which takes the options too.
+# A module with the dataclasses `SETTINGS` (those of the paper) and `QUICK` gets one of them, or what the user made of
+# it, as `settings`.
 _KNOWN: dict[str, tuple[str, str]] = {
     "em-distributions": (
         "em_distributions",
@@ -74,7 +78,12 @@ def names() -> dict[str, str]:
 
 
 def run(
-    name: str, out: str | os.PathLike[str], quick: bool = False, seed: int = 0, progress: bool = True
+    name: str,
+    out: str | os.PathLike[str],
+    quick: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    changes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run a reproduction; write `result.json` and its pictures into a folder.
 
@@ -84,27 +93,35 @@ def run(
         quick: a small version of the same that takes seconds; its numbers mean nothing.
         seed: of the data, the networks and the training. The same seed gives the same numbers, times apart.
         progress: show a progress bar.
+        changes: other values for some of its settings, as texts, for those reproductions that have settings.
 
     Returns:
         What `result.json` holds.
 
     Raises:
-        ParameterError: the name is unknown, or the seed is not a whole number of 0 or more.
+        ParameterError: the name is unknown, the seed is not a whole number of 0 or more, or a change does not fit.
     """
     if name not in _KNOWN:
         raise ParameterError(f"there is no reproduction {name!r}; known are {', '.join(_KNOWN)}")
     seed = whole(seed, "seed", 0)
+    target, description = _KNOWN[name]
+    file, _, function = target.partition(":")
+    module = importlib.import_module(f"girih.experiments.{file}")
+    experiment = getattr(module, function or "run")
+    options = dict(_OPTIONS.get(name, {}))
+    if hasattr(module, "SETTINGS"):
+        options["settings"] = changed(module.QUICK if quick else module.SETTINGS, changes or {})
+    elif changes:
+        raise ParameterError(f"{name} has no settings to change, only --quick and a seed; got {', '.join(changes)}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    module, description = _KNOWN[name]
-    file, _, function = module.partition(":")
-    experiment = getattr(importlib.import_module(f"girih.experiments.{file}"), function or "run")
-    options = _OPTIONS.get(name, {})
     start = time.perf_counter()
     body = experiment(folder, quick=bool(quick), seed=seed, progress=progress, **options)
     seconds = time.perf_counter() - start
     result = {"name": name, "description": description, "quick": bool(quick), "seed": seed, "wall_seconds": seconds}
     result |= body
+    if changes:
+        result["changed_settings"] = dict(changes)
     result["versions"] = {
         "girih": girih.__version__,
         "torch": torch.__version__,
