@@ -75,8 +75,8 @@ def stand_in(monkeypatch):
 
     calls = []
 
-    def run(name, out, quick, seed, progress):
-        calls.append((name, quick, seed))
+    def run(name, out, quick, seed, progress, changes):
+        calls.append((name, quick, seed, changes))
         warnings.warn("slow today", stacklevel=1)
         result = {"nll": 0.5, "curve": [1.0, float("nan")]}
         (out / "result.json").write_text("{}")
@@ -90,7 +90,7 @@ def stand_in(monkeypatch):
 
 def test_reproduce(girih, stand_in):
     done = girih("reproduce", "em-circle", "--quick", "--seed", 3, "--out", "o", "--json")
-    assert done.code == 0 and stand_in == [("em-circle", True, 3)]
+    assert done.code == 0 and stand_in == [("em-circle", True, 3, {})]
     assert done.json == {
         "name": "em-circle",
         "out": "o",
@@ -100,6 +100,18 @@ def test_reproduce(girih, stand_in):
     assert done.err == "note: slow today\n"
     shown = girih("reproduce", "em-circle").out
     assert "Numbers:  girih-out/em-circle/result.json" in shown and re.search(r"nll +0.5", shown)
+
+
+def test_reproduce_with_other_settings(girih, stand_in):
+    assert girih("reproduce", "em-circle", "--set", "epochs=30", "--set", "widths=8,16").code == 0
+    assert stand_in[0][3] == {"epochs": "30", "widths": "8,16"}
+    done = girih("reproduce", "em-circle", "--set", "epochs")
+    assert done.code == 2 and "--set takes NAME=VALUE" in done.error
+
+
+def test_settings_of_a_reproduction_without_any(girih):
+    done = girih("reproduce", "em-circle", "--set", "epochs=30")
+    assert done.code == 2 and "em-circle has no settings to change" in done.error
 
 
 @pytest.mark.parametrize("arguments", [["em-circel"], []])

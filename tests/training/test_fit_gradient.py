@@ -185,7 +185,7 @@ def test_it_leaves_no_folder_and_says_nothing(tmp_path, monkeypatch, capfd):
 def test_lightning_is_imported_by_training_only():
     code = """
 import sys
-import girih, girih.training, girih.vae
+import girih, girih.gan, girih.training, girih.vae
 assert not [name for name in sys.modules if name.split(".")[0] in ("lightning", "pytorch_lightning")]
 vae = girih.vae.GaussVAE(girih.mlp([1, 4, 2], seed=0), seed=0)
 vae.exact([[0.0, 1.0]])

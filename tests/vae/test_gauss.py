@@ -182,11 +182,15 @@ def test_bad_construction_is_refused(arguments, error, says):
         GaussVAE(girih.mlp([1, 4, 2]), **arguments)
 
 
-def test_decoder_must_be_piecewise_affine_and_in_float64():
-    with pytest.raises(ParameterError, match=r"decoder\.double\(\)"):
-        GaussVAE(nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2)))
-    with pytest.raises(UnsupportedLayerError, match="Tanh"):
+def test_decoder_must_be_traceable_or_say_its_latent_dimension():
+    with pytest.raises(UnsupportedLayerError, match=r"Tanh.*pass latent_dim="):
         GaussVAE(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 2)).double())
+    with pytest.raises(ShapeError, match=r"decoder does not accept z of shape \(N, 3\)"):
+        GaussVAE(girih.mlp([1, 4, 2]), latent_dim=3)
+    with pytest.raises(ParameterError, match=r"float32 \(first '2.weight'\)"):
+        GaussVAE(nn.Sequential(nn.Linear(1, 4).double(), nn.ReLU(), nn.Linear(4, 2)))
+    with pytest.raises(ParameterError, match=r"encoder\.float\(\)"):
+        GaussVAE(girih.mlp([1, 4, 2]).float(), nn.Linear(2, 2).double())
 
 
 @pytest.mark.parametrize("samples", [0, -1, 1.5, True, None])

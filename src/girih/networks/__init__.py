@@ -1,6 +1,7 @@
 """What a generator is: builders, and tracing torch modules to affine and piecewise-linear steps."""
 
 from girih.networks.activations import Abs, Maxout
+from girih.networks.architectures import conv_generator, fc_discriminator, fc_encoder, fc_generator
 from girih.networks.builders import activation_layer, mlp
 from girih.networks.stages import Affine, PiecewiseLinear
 from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
@@ -20,6 +21,10 @@ __all__ = [
     "Step",
     "Trace",
     "activation_layer",
+    "conv_generator",
+    "fc_discriminator",
+    "fc_encoder",
+    "fc_generator",
     "mlp",
     "trace",
 ]

@@ -5,7 +5,8 @@ training starts, not before.
 """
 
 from girih.training.exact import LikelihoodRun, train
-from girih.training.fit import TrainingRun, fit_gradient
+from girih.training.fit import fit_gradient
 from girih.training.recorder import ExactRecorder, Recorder
+from girih.training.run import TrainingRun
 
 __all__ = ["ExactRecorder", "LikelihoodRun", "Recorder", "TrainingRun", "fit_gradient", "train"]

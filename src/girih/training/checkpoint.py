@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from girih._files import atomic_path
 from girih.errors import ModelFileError, ParameterError
 
-_FORMAT = "girih-training-1"
+_FORMAT = "girih-training-2"
 
 
 def digest(*tensors: Tensor) -> str:
@@ -32,8 +32,9 @@ def model_digest(model: nn.Module) -> str:
 
 def save(path: Path, contents: dict[str, Any]) -> None:
     """Write a checkpoint in one piece: a reader finds the old one or the new one, never half of one."""
-    with atomic_path(path) as temporary:
-        torch.save({"format": _FORMAT, **contents}, temporary)
+    # an open file: torch refuses the temporary name of a path without a suffix
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"format": _FORMAT, **contents}, file)
 
 
 def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, An
     Args:
         path: an existing file.
         settings: what must agree between the run that wrote it and the run that goes on.
-        model: as the user passed it: with the parameters the run began with, or those it was left with.
+        model: as the user passed it: with the parameters the run began with, those of its last step, or its best.
 
     Raises:
         ModelFileError: the file is damaged, or not a checkpoint of this version of girih.
@@ -64,6 +65,6 @@ def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, An
             was = contents["settings"].get(name)
             raise ParameterError(f"{path} belongs to a run with {name}={was!r}, but now {name}={value!r}; {advice}")
     now = model_digest(model)
-    if now not in (contents["initial"], contents["current"]):
+    if now not in (contents["initial"], contents["current"], contents["best"]):
         raise ParameterError(f"{path} belongs to a run of another model, or of other initial parameters; {advice}")
     return contents

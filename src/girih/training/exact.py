@@ -18,9 +18,12 @@ from girih.errors import EmptyDataError, ParameterError
 from girih.inference import DGN
 from girih.training.batches import Batches
 from girih.training.checkpoint import digest
-from girih.training.fit import TrainingRun, fit_gradient
+from girih.training.fit import fit_gradient
+from girih.training.held_out import split
 from girih.training.likelihood import Likelihood, LikelihoodRecorder
+from girih.training.logs import LogFormat
 from girih.training.optimizers import OptimizerName
+from girih.training.run import TrainingRun
 
 _LEARNING_RATES = {"adam": 1e-2, "lbfgs": 1.0}
 
@@ -65,6 +68,8 @@ def train(
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 30.0,
+    log: str | os.PathLike[str] | None = None,
+    log_format: LogFormat = "csv",
     accelerator: Literal["auto", "cpu", "gpu"] = "cpu",
 ) -> LikelihoodRun:
     r"""Train a `DGN` in place by gradients of its exact NLL.
@@ -97,6 +102,8 @@ def train(
         checkpoint: a file. A run that was killed goes on from it when called again with the same arguments and
             the same initial parameters, to the same numbers.
         checkpoint_seconds: time between writes of that file.
+        log: a folder that each record is written to, as `fit_gradient` does.
+        log_format: "csv" or "tensorboard".
         accelerator: "cpu", "gpu" (CUDA) or "auto".
 
     Raises:
@@ -124,7 +131,7 @@ def train(
     if lr is None:
         lr = _LEARNING_RATES[optimizer]
     share, seed = real(noise_floor, "noise_floor"), whole(seed, "seed", None)
-    rows, held_out = _split(dgn, dgn.rows(X).detach(), validation, seed)
+    rows, held_out = split(dgn.rows(X).detach(), validation, seed, lambda held_out: dgn.rows(held_out).detach())
     unseen = torch.isnan(rows).all(0).nonzero()[:, 0].tolist()
     if unseen:
         raise EmptyDataError(f"columns {unseen[:10]} of X have no observed entries; drop them")
@@ -157,18 +164,20 @@ def train(
             patience=patience,
             min_improvement=min_improvement,
             monitor=recorder.monitor,
+            keep_best=True,
             seed=seed,
             record=recorder,
             progress=progress,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             checkpoint_seconds=checkpoint_seconds,
             settings=settings,
+            log=log,
+            log_format=log_format,
             accelerator=accelerator,
             allow_missing=True,
         )
     finally:
-        if recorder.best:
-            model.load_state_dict(recorder.best["model"])
+        if recorder.best:  # `fit_gradient` has put the best parameters in place
             model.write_back()
     return _result(run, recorder)
 
@@ -186,20 +195,3 @@ def _result(run: TrainingRun, recorder: LikelihoodRecorder) -> LikelihoodRun:
         best_step=best,
         held_out=entry.get("held_out"),
     )
-
-
-def _split(dgn: DGN, rows: Tensor, validation: Any, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Training rows and held-out rows."""
-    if validation is None:
-        return rows, None
-    if np.ndim(validation) > 0:
-        return rows, dgn.rows(validation).detach()
-    share = real(validation, "validation")
-    count = round(share * len(rows))
-    if not 0 < count < len(rows):
-        raise ParameterError(
-            f"validation={share:g} of {len(rows)} rows holds out {count}; it must be a fraction that leaves rows on "
-            "both sides, or an array of rows"
-        )
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % 2**63)).to(rows.device)
-    return rows[order[count:].sort().values], rows[order[:count].sort().values]

@@ -4,47 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_rows
-from girih._options import real, whole
-from girih._progress import Progress
+from girih._options import real
 from girih.errors import ParameterError
-from girih.training import surroundings
 from girih.training.batches import Batches
-from girih.training.checkpoint import digest
-from girih.training.loop import Loop, Loss
+from girih.training.logs import LogFormat
 from girih.training.optimizers import OptimizerName, make_optimizer
 from girih.training.recorder import Measure, Recorder
-from girih.training.stopping import Patience
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What a training run did.
-
-    Attributes:
-        history: the recorded arrays: `step`, `seconds` of training, mean `loss`, and what was measured.
-        steps: gradient steps taken in all.
-        seconds: training time, without recording, saving and starting up.
-        ended: "patience" when it stopped improving, "max_epochs", or "interrupted" by Ctrl-C.
-    """
-
-    history: dict[str, np.ndarray]
-    steps: int
-    seconds: float
-    ended: Literal["patience", "max_epochs", "interrupted"]
-
-    @property
-    def converged(self) -> bool:
-        """Whether the run ended because it no longer improved."""
-        return self.ended == "patience"
+from girih.training.run import TrainingRun, run_steps
+from girih.training.stepper import Loss, LossStepper
 
 
 def fit_gradient(
@@ -59,6 +32,7 @@ def fit_gradient(
     patience: int | None = None,
     min_improvement: float = 1e-4,
     monitor: str | None = None,
+    keep_best: bool = False,
     seed: int = 0,
     record: Recorder | Measure | None = None,
     record_every: int = 100,
@@ -66,8 +40,11 @@ def fit_gradient(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 30.0,
     settings: Mapping[str, Any] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    log_format: LogFormat = "csv",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     allow_missing: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> TrainingRun:
     """Train a model in place by Adam or L-BFGS, until `max_epochs` or until it stops improving.
 
@@ -86,6 +63,7 @@ def fit_gradient(
         patience: end when this many records in a row bring no improvement; never by default.
         min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
         monitor: the recorded number to watch; by default "nll" where it is recorded, else the mean training "loss".
+        keep_best: leave the model at the recorded step where the watched number was lowest, instead of at the last.
         seed: of the order of the rows and of the noise that the loss draws from torch's generator.
         record: what to measure on the way, a `Recorder` (cleared first) or a function from the model to named numbers.
         record_every: gradient steps between records, unless `record` is a `Recorder`, which knows.
@@ -95,8 +73,12 @@ def fit_gradient(
         checkpoint_seconds: time between writes of that file.
         settings: more names and plain values that tell this run from others, for the checkpoint's checks: whatever the
             loss depends on.
+        log: a folder that each record is written to, by Lightning's loggers, when it is taken. What an earlier run
+            logged there is replaced; a run that goes on from its checkpoint goes on with its log.
+        log_format: "csv" for a table, `metrics.csv`, or "tensorboard" (`pip install tensorboard`).
         accelerator: "auto" takes a CUDA GPU if there is one. A small network is faster on the "cpu".
         allow_missing: let NaN entries of X through to the loss, which must know what they mean.
+        dtype: that the rows are cast to before the loss sees them.
 
     Raises:
         ShapeError, EmptyDataError: X is not a table with rows.
@@ -114,66 +96,35 @@ def fit_gradient(
         >>> run.steps, bool((line.weight - 2).abs() < 0.05)
         (200, True)
     """
-    lr, seed, max_epochs = real(lr, "lr"), whole(seed, "seed", None), whole(max_epochs, "max_epochs")
-    batch_size = None if batch_size is None else whole(batch_size, "batch_size")
-    checkpoint_seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
-    device = _choose_device(accelerator)
+    lr = real(lr, "lr")
     rows = as_rows(X, "X", None, "the data dimension D", allow_missing=allow_missing).detach()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ParameterError(f"{type(model).__name__} has no trainable parameters; set requires_grad on some")
-    if not isinstance(record, Recorder):
-        record = Recorder(record, every=record_every)
-    record.entries = []
-    stopping = Patience(patience, min_improvement, monitor)
-    batches = Batches(len(rows), batch_size, seed)
-    home = parameters[0].device
-    model.to(device)
-    try:
-        stepper = make_optimizer(optimizer, parameters, lr, batches.full)
-        loop = Loop(model, stepper, rows.to(device), batches, loss or _free_energy(model), record, stopping)
-        if checkpoint is not None:
-            known: dict[str, Any] = {
-                "optimizer": optimizer,
-                "lr": lr,
-                "batch_size": batch_size,
-                "seed": seed,
-                "record_every": record.every,
-            }
-            known |= {"recorder": type(record).__qualname__, **(settings or {}), "data": digest(rows)}
-            loop.attach(Path(checkpoint), checkpoint_seconds, known)
-        _train(loop, max_epochs * batches.per_pass, progress, seed, device)
-    finally:
-        model.to(home)  # Lightning leaves every model on the CPU
-        for parameter in parameters:
-            parameter.grad = None
-    ended: Literal["patience", "max_epochs", "interrupted"] = "max_epochs"
-    if loop.interrupted:
-        ended = "interrupted"
-    elif stopping.exhausted:
-        ended = "patience"
-    return TrainingRun(record.history, loop.steps, loop.clock.seconds, ended)
 
+    def build(batches: Batches) -> LossStepper:
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return LossStepper(model, loss or _free_energy(model), make_optimizer(optimizer, parameters, lr, batches.full))
 
-def _train(loop: Loop, end: int, progress: bool, seed: int, device: torch.device) -> None:
-    if loop.steps >= end or loop.patience.exhausted:  # the checkpoint is of a finished run
-        loop.record_last()
-        return
-    from girih.training import lightning_loop
-
-    def interrupt() -> None:
-        loop.interrupted = True
-
-    bar = Progress("training", end, loop.steps, progress)
-    try:
-        with (
-            surroundings.own_random_state(seed, device),
-            surroundings.interruptible(interrupt),
-            surroundings.quiet_lightning(),
-        ):
-            lightning_loop.run(loop, end, bar, device)
-    finally:
-        bar.close()
+    return run_steps(
+        model,
+        rows,
+        build,
+        settings={"optimizer": optimizer, "lr": lr, **(settings or {})},
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        patience=patience,
+        min_improvement=min_improvement,
+        monitor=monitor,
+        keep_best=keep_best,
+        seed=seed,
+        record=record,
+        record_every=record_every,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        log=log,
+        log_format=log_format,
+        accelerator=accelerator,
+        dtype=dtype,
+    )
 
 
 def _free_energy(model: nn.Module) -> Loss:
@@ -186,15 +137,3 @@ def _free_energy(model: nn.Module) -> Loss:
         return model.free_energy(rows)
 
     return loss
-
-
-def _choose_device(accelerator: str) -> torch.device:
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ParameterError(f"accelerator must be 'auto', 'cpu' or 'gpu'; got {accelerator!r}")
-    available = torch.cuda.is_available()
-    if accelerator == "gpu" and not available:
-        raise ParameterError("accelerator='gpu' asks for a CUDA GPU, but torch finds none; use 'cpu' or 'auto'")
-    # not Lightning's own "auto": it would take Apple's GPU, which has no float64
-    if available and accelerator != "cpu":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

@@ -27,8 +27,8 @@ class _Module(LightningModule):
         self.model: nn.Module = loop.model
         self._loop = loop
 
-    def configure_optimizers(self) -> Optimizer:
-        return self._loop.optimizer
+    def configure_optimizers(self) -> list[Optimizer]:
+        return list(self._loop.stepper.optimizers)
 
     def training_step(self, block: tuple[int, int], batch_idx: int) -> None:
         self._loop.take(*block)

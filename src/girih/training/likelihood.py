@@ -101,7 +101,7 @@ class Likelihood(nn.Module):
 
 
 class LikelihoodRecorder(Recorder):
-    """Records the exact mean NLL of the training rows and of held-out rows, and remembers the best parameters.
+    """Records the exact mean NLL of the training rows and of held-out rows.
 
     Args:
         x: the training rows.
@@ -113,7 +113,6 @@ class LikelihoodRecorder(Recorder):
         super().__init__(every=every)
         self.x, self.held_out, self.penalised = x, held_out, penalised
         self.monitor = "held_out" if held_out is not None else "penalised" if penalised else "nll"
-        self.best: dict[str, Any] = {}
 
     def measure(self, model: Any) -> dict[str, float]:
         """Means over the rows, nats per row."""
@@ -124,19 +123,3 @@ class LikelihoodRecorder(Recorder):
         if self.held_out is not None:
             numbers["held_out"] = float(model.nll(self.held_out.to(device)).mean())
         return numbers
-
-    def record(self, model: nn.Module, step: int, seconds: float, loss: float) -> None:
-        """Add an entry, and keep the parameters if they are the best so far."""
-        super().record(model, step, seconds, loss)
-        value = self.entries[-1][self.monitor]
-        if not self.best or value < self.best["value"]:
-            state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            self.best = {"value": value, "step": step, "model": state}
-
-    def state(self) -> dict[str, Any]:
-        """The best parameters, for the checkpoint."""
-        return self.best
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Those of the run that goes on."""
-        self.best = state

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from girih._progress import Progress
-from girih.errors import GirihError, NonFiniteError, ParameterError
+from girih.errors import GirihError
 from girih.training import checkpoint
 from girih.training.batches import Batches
 from girih.training.clock import Clock
-from girih.training.optimizers import take_step
 from girih.training.recorder import Recorder
+from girih.training.stepper import Stepper, check_parameters
 from girih.training.stopping import Patience
 
-Loss = Callable[[Any, Tensor], Tensor]
+
+class Log(Protocol):
+    """Where the entries go besides the recorder, see `girih.training.logs`."""
+
+    def write(self, entry: dict[str, float]) -> None:
+        """Take one entry."""
 
 
 class Loop:
@@ -31,25 +34,26 @@ class Loop:
     Attributes:
         steps: gradient steps taken.
         interrupted: set from outside to end the run after the current step.
+        log: takes every new entry, where one is set.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        stepper: Stepper,
         rows: Tensor,
         batches: Batches,
-        loss: Loss,
         recorder: Recorder,
         patience: Patience,
     ) -> None:
-        self.model, self.optimizer, self.rows = model, optimizer, rows
-        self._batches, self._loss = batches, loss
+        self.model, self.stepper, self.rows = model, stepper, rows
+        self._batches = batches
         self.recorder, self.patience = recorder, patience
         self.clock = Clock()
         self.steps = 0
         self.interrupted = False
-        self._sum, self._count = 0.0, 0  # of the losses since the last record
+        self.log: Log | None = None
+        self._sums = _Sums(stepper.names)  # of the losses since the last record
         self._path: Path | None = None
         self._saved = time.monotonic()
         self._random: tuple[Tensor, Tensor | None] | None = None
@@ -58,44 +62,20 @@ class Loop:
         """Gradient steps `start` to `stop`.
 
         Raises:
-            NonFiniteError: the loss is NaN or infinite; the model keeps the parameters that gave it.
-            ParameterError: the loss has no gradient.
+            NonFiniteError: a loss is NaN or infinite, or a parameter that gave it; the model keeps the parameters.
         """
-        optimizer, rows = self.optimizer, self.rows
+        rows = self.rows
         for step in range(start, stop):
             if self.interrupted:
                 return
             batch = rows if self._batches.full else rows[self._batches.index(step).to(rows.device)]
-            value = take_step(optimizer, partial(self._evaluate, batch, step))
+            try:
+                values = self.stepper.take(batch, step)
+            except GirihError as error:
+                check_parameters(self.model, step, error)  # the cause, where it is a parameter
+                raise
             self.steps = step + 1
-            self._sum += value
-            self._count += 1
-
-    def _evaluate(self, batch: Tensor, step: int) -> Tensor:
-        """The loss of a batch, a finite scalar."""
-        try:
-            loss = self._loss(self.model, batch)
-        except GirihError as error:
-            self._check_parameters(step, error)  # the cause, where it is a parameter
-            raise
-        if not isinstance(loss, Tensor) or not loss.requires_grad:
-            raise ParameterError("loss must return a tensor that depends on the parameters of the model")
-        loss = loss.mean() if loss.ndim else loss
-        value = loss.item()
-        if not math.isfinite(value):
-            self._check_parameters(step)
-            raise NonFiniteError(
-                f"the loss became {value} at step {step + 1}; train with a smaller lr "
-                f"(now {self.optimizer.param_groups[0]['lr']:g}), or scale the data to unit variance first"
-            )
-        return loss
-
-    def _check_parameters(self, steps: int, cause: Exception | None = None) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise NonFiniteError(
-                    f"parameter '{name}' is not finite after step {steps}; train with a smaller lr"
-                ) from cause
+            self._sums.add(values)
 
     def begin(self) -> None:
         """Called when the device is ready, before the first step."""
@@ -121,7 +101,7 @@ class Loop:
     def _numbers(self) -> str:
         """The mean loss since the last record and the numbers of that record, as the progress bar shows them."""
         entry = self.recorder.entries[-1]
-        numbers = {"loss": self._sum / self._count if self._count else entry["loss"]}
+        numbers = {name: entry[name] if math.isnan(mean) else mean for name, mean in self._sums.means().items()}
         numbers |= {name: entry[name] for name in ("nll", "kl") if name in entry}
         return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
@@ -137,10 +117,14 @@ class Loop:
             self._record()
 
     def _record(self) -> None:
-        self._check_parameters(self.steps)
-        loss = self._sum / self._count if self._count else math.nan
+        check_parameters(self.model, self.steps)
+        means = self._sums.means()
+        loss = means.pop("loss")
+        self.recorder.losses = means
         self.recorder.record(self.model, self.steps, self.clock.seconds, loss)
-        self._sum, self._count = 0.0, 0
+        self._sums.clear()
+        if self.log is not None:
+            self.log.write(self.recorder.entries[-1])
 
     def attach(self, path: Path, interval: float, settings: dict[str, Any]) -> None:
         """Go on from the checkpoint at `path` if there is one, and save to it every `interval` seconds."""
@@ -151,12 +135,13 @@ class Loop:
         contents = checkpoint.load(path, settings, self.model)
         self._initial = contents["initial"]
         self.model.load_state_dict(contents["model"])
-        self.optimizer.load_state_dict(contents["optimizer"])
+        for optimizer, state in zip(self.stepper.optimizers, contents["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.recorder.entries = contents["entries"]
-        self.recorder.restore(contents.get("recorder", {}))
+        self.recorder.best = contents["kept"]
         for entry in contents["entries"]:
             self.patience.update(entry)
-        self.steps, self._sum, self._count = contents["steps"], contents["sum"], contents["count"]
+        self.steps, self._sums.values = contents["steps"], contents["sums"]
         self.clock.seconds = contents["seconds"]
         self._random = contents["random"]
 
@@ -164,22 +149,45 @@ class Loop:
         """Write the checkpoint, where one was asked for."""
         if self._path is None:
             return
+        best = self.recorder.best
         contents = {
             "settings": self._settings,
             "initial": self._initial,
             "current": checkpoint.model_digest(self.model),
+            "best": checkpoint.digest(*best["model"].values()) if best else self._initial,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.stepper.optimizers],
             "entries": self.recorder.entries,
-            "recorder": self.recorder.state(),
+            "kept": best,
             "steps": self.steps,
-            "sum": self._sum,
-            "count": self._count,
+            "sums": self._sums.values,
             "seconds": self.clock.seconds,
             "random": _random_state(self.rows.device),
         }
         checkpoint.save(self._path, contents)
         self._saved = time.monotonic()
+
+
+class _Sums:
+    """Sums and counts of named numbers, for their means."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.values = {name: [0.0, 0] for name in names}
+
+    def add(self, numbers: Iterable[float | None]) -> None:
+        """One number for each name, or `None`."""
+        for pair, number in zip(self.values.values(), numbers, strict=True):
+            if number is not None:
+                pair[0] += number
+                pair[1] += 1
+
+    def means(self) -> dict[str, float]:
+        """NaN where there is nothing to average."""
+        return {name: total / count if count else math.nan for name, (total, count) in self.values.items()}
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.values = {name: [0.0, 0] for name in self.values}
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ from torch import nn
 from girih._arrays import as_tensor
 from girih._options import whole
 from girih.errors import NonFiniteError, ParameterError
+from girih.training.stopping import Patience
 
 Measure = Callable[[Any], Mapping[str, float]]
 
@@ -22,6 +23,10 @@ class Recorder:
 
     Each entry has the step, the seconds of training up to it (without the time that measuring took), the mean
     training loss since the entry before (NaN in the first), and what `measure` returns.
+
+    Attributes:
+        losses: the means of further losses since the entry before, set by a run that has several.
+        best: where a run keeps its best parameters, the `step`, the `value` of the watched number and the `model`.
 
     Args:
         measure: a function from the model to named numbers; it must not change the model. Random numbers it draws
@@ -44,6 +49,13 @@ class Recorder:
         self._measure = measure
         self.every = whole(every, "the gradient steps between records")
         self.entries: list[dict[str, float]] = []
+        self.losses: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+        self._watched: Patience | None = None
+
+    def begin(self, watched: Patience | None = None) -> None:
+        """Start anew; with `watched`, remember in `best` the parameters where its number was lowest."""
+        self.entries, self.best, self._watched = [], {}, watched
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """The numbers of one entry; a subclass may override it."""
@@ -61,20 +73,19 @@ class Recorder:
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise NonFiniteError(f"the recorded {name} is {value} at step {step}; train with a smaller lr")
-        entry = {"step": step, "seconds": seconds, "loss": loss, **measured}
+        entry = {"step": step, "seconds": seconds, "loss": loss, **self.losses, **measured}
         if self.entries and self.entries[0].keys() != entry.keys():
             raise ParameterError(
                 f"measure must give the same names each time: before {', '.join(self.entries[0])}; "
                 f"now {', '.join(entry)}"
             )
         self.entries.append(entry)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the entries, for a subclass that remembers more: plain values, tensors."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        if self._watched is None:
+            return
+        value = self._watched.watched(entry)
+        if not math.isnan(value) and (not self.best or value < self.best["value"]):
+            state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            self.best = {"value": value, "step": step, "model": state}
 
     @property
     def history(self) -> dict[str, np.ndarray]:

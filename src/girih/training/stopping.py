@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from girih._options import real, whole
 from girih.errors import ParameterError
@@ -41,12 +42,20 @@ class Patience:
         """Whether the run should end."""
         return self.patience is not None and self.waited >= self.patience
 
-    def update(self, entry: dict[str, float]) -> bool:
-        """Take one record into account; returns `exhausted`."""
+    def watched(self, entry: Mapping[str, float]) -> float:
+        """The number of an entry that should fall.
+
+        Raises:
+            ParameterError: it is not recorded.
+        """
         monitor = self.monitor or ("nll" if "nll" in entry else "loss")
         if monitor not in entry:
             raise ParameterError(f"monitor {monitor!r} is not recorded; choose one of {', '.join(sorted(entry))}")
-        value = entry[monitor]
+        return entry[monitor]
+
+    def update(self, entry: Mapping[str, float]) -> bool:
+        """Take one record into account; returns `exhausted`."""
+        value = self.watched(entry)
         if math.isnan(value):  # the training loss before the first step
             return self.exhausted
         if math.isinf(self.best) or value < self.best - self.min_improvement * max(1.0, abs(self.best)):

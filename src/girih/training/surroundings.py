@@ -15,7 +15,7 @@ import torch
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notices out of the user's terminal, and three of its warnings; errors come through."""
+    """Keep Lightning's notices out of the user's terminal, and four of its warnings; errors come through."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -27,6 +27,8 @@ def quiet_lightning() -> Iterator[None]:
             # the user asked for the CPU, and may keep parts of a model in evaluation mode on purpose
             warnings.filterwarnings("ignore", message="GPU available but not used")
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            # a log of its own in the folder is replaced, as documented
+            warnings.filterwarnings("ignore", message=r"Experiment logs directory .* exists and is not empty")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

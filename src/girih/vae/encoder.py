@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from girih.errors import ParameterError, ShapeError
-from girih.networks import Affine, Trace, mlp
+from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
+from girih.networks import Affine, mlp, trace
+from girih.training.generators import Dimensions, evaluating, number_type
 
 NARROWEST = 32
 
 
-def mirrored_widths(decoder: Trace) -> list[int]:
+def mirrored_widths(decoder: nn.Module) -> list[int]:
     """The hidden widths of a decoder from its output back to its input, each at least 32.
 
     An encoder has a harder task than the small generators that exact inference is used with: the posterior
@@ -22,11 +23,15 @@ def mirrored_widths(decoder: Trace) -> list[int]:
     Example:
         >>> import girih
         >>> from girih.vae.encoder import mirrored_widths
-        >>> mirrored_widths(girih.trace(girih.mlp([1, 8, 64, 2])))
+        >>> mirrored_widths(girih.mlp([1, 8, 64, 2]))
         [64, 32]
     """
-    widths = [stage.out_features for stage in decoder.stages if isinstance(stage, Affine)][:-1]
-    return [max(NARROWEST, width) for width in reversed(widths)] or [NARROWEST]
+    try:
+        with evaluating(decoder):
+            widths = [stage.out_features for stage in trace(decoder).stages if isinstance(stage, Affine)]
+    except UnsupportedLayerError:  # a decoder that is not piecewise affine: its dense layers tell the widths
+        widths = [layer.out_features for layer in decoder.modules() if isinstance(layer, nn.Linear)]
+    return [max(NARROWEST, width) for width in reversed(widths[:-1])] or [NARROWEST]
 
 
 def mlp_encoder(output_dim: int, hidden: Sequence[int], outputs: int, seed: int | None = None) -> nn.Sequential:
@@ -56,23 +61,24 @@ def mlp_encoder(output_dim: int, hidden: Sequence[int], outputs: int, seed: int 
     return network
 
 
-def check_encoder(encoder: nn.Module, output_dim: int, outputs: int) -> None:
-    """Refuse an encoder that is not in float64 or does not give `(N, outputs)`, by trying it on two rows of 0."""
-    check_float64(encoder, "encoder")
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    training = {module: module.training for module in encoder.modules()}
-    encoder.eval()  # a trial must not move the running statistics of a normalisation layer
+def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int) -> None:
+    """Refuse an encoder in another type than the decoder, or that does not give `(N, outputs)`, by trying it."""
+    if not isinstance(encoder, nn.Module):
+        raise ParameterError(f"the encoder must be a torch.nn.Module; got {type(encoder).__name__}")
+    dtype, device = number_type(encoder, "encoder")
+    if dtype != decoder.dtype and any(True for _ in encoder.parameters()):
+        own, other = (str(kind).removeprefix("torch.") for kind in (dtype, decoder.dtype))
+        call = "double" if decoder.dtype == torch.float64 else "float"
+        raise ParameterError(f"the encoder has {own} parameters, the decoder {other}; call encoder.{call}() first")
+    columns = decoder.output_dim
     try:
-        with torch.no_grad():
-            encoded = encoder(torch.zeros(2, output_dim, dtype=torch.float64, device=device))
+        with evaluating(encoder), torch.no_grad():  # a trial must not move the statistics of a normalisation layer
+            encoded = encoder(torch.zeros(2, columns, dtype=decoder.dtype, device=device))
     except RuntimeError as error:
         raise ShapeError(
-            f"the encoder does not accept x of shape (N, {output_dim}) ({error}); "
-            f"its input must be the data dimension D = {output_dim}"
+            f"the encoder does not accept x of shape (N, {columns}) ({error}); "
+            f"its input must be the data dimension D = {columns}"
         ) from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     check_encoded(encoded, 2, outputs)
 
 
@@ -84,13 +90,3 @@ def check_encoded(encoded: Tensor, rows: int, outputs: int) -> None:
             f"the encoder gives {shape} for {rows} rows, but q(z | x) needs ({rows}, {outputs}): the mean and the log "
             f"standard deviation of each of the S = {outputs // 2} latents; change its last layer to {outputs} outputs"
         )
-
-
-def check_float64(network: nn.Module, name: str) -> None:
-    """Refuse a network with parameters in another precision: exact and sampled numbers must be of one model."""
-    for path, parameter in network.named_parameters():
-        if parameter.dtype != torch.float64:
-            raise ParameterError(
-                f"the {name} has {str(parameter.dtype).removeprefix('torch.')} parameters (first '{path}'); "
-                f"girih computes in float64: call {name}.double() first"
-            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,31 +12,23 @@ from torch.distributions import Independent, Normal
 
 from girih._arrays import as_rows, check_finite
 from girih._options import whole
-from girih.errors import LatentDimensionError, NoiseError, ParameterError
+from girih.errors import LatentDimensionError, ParameterError, UnsupportedLayerError
 from girih.inference import DGN, DGNDistribution
-from girih.inference.limits import check_latent_dim
-from girih.networks import trace
-from girih.training import ExactRecorder, TrainingRun, fit_gradient
-from girih.vae.encoder import check_encoded, check_encoder, check_float64, mirrored_widths, mlp_encoder
-from girih.vae.gaussians import divergence_from_prior, draw, gaussian_nll
+from girih.training import ExactRecorder, Recorder, TrainingRun, fit_gradient
+from girih.training.checkpoint import digest
+from girih.training.generators import dimensions, evaluating, type_of
+from girih.training.held_out import split
+from girih.vae.encoder import check_encoded, check_encoder, mirrored_widths, mlp_encoder
+from girih.vae.gaussians import divergence_from_prior, draw, gaussian_nll, log_variance
+from girih.vae.recorder import HeldOutRecorder
+from girih.vae.terms import ExactBound, FreeEnergy
 
 # Rows per exact evaluation: bounds the (row, cell) pairs in memory.
 _CHUNK = 20_000
 
-
-class FreeEnergy(NamedTuple):
-    """The two terms of a free energy, nats per row; their sum bounds `-log p(x)` from above on average."""
-
-    divergence: Tensor  # (N,) KL(q(z | x) || p(z))
-    reconstruction: Tensor  # (N,) estimate of -E_q[log p(x | z)]
-
-
-class ExactBound(NamedTuple):
-    """How far a VAE is from its own likelihood, nats per row, without sampling: `-nll = elbo + kl`."""
-
-    nll: Tensor  # (N,) -log p(x)
-    elbo: Tensor  # (N,)
-    kl: Tensor  # (N,) KL(q(z | x) || p(z | x))
+# Rows times cells times hidden units up to which the exact likelihood is recorded unasked: a few seconds of work,
+# beyond which a record takes longer than the steps between.
+_RECORDED = 3e8
 
 
 class GaussVAE(nn.Module):
@@ -44,30 +36,33 @@ class GaussVAE(nn.Module):
 
         free energy = KL(q(z | x) || N(0, I)) - E_q[log N(x; g(z), noise I)]  >=  -log p(x)
 
-    The decoder g is piecewise affine, so the right-hand side, which a VAE never sees, is computed exactly by
-    `girih.DGN`: calling the module gives the exact distribution of x, and `exact` the gap of the bound.
+    Where the decoder g is piecewise affine, the right-hand side, which a VAE never sees, is computed exactly by
+    `girih.DGN`: calling the module gives the exact distribution of x, and `exact` the gap of the bound. These are
+    of the networks in evaluation mode, in float64 whatever the type of the parameters.
 
     Args:
-        decoder: the generator g, `(N, S) -> (N, D)`, any module that `girih.trace` supports, in float64; kept by
-            reference and trained in place.
-        encoder: a float64 module from x `(N, D)` to `(N, 2 S)`, means and then log standard deviations. By
-            default a ReLU network with the decoder's widths in reverse, each at least 32.
+        decoder: the generator g, `(N, S) -> (N, D)` or images, in float64 or float32; kept by reference and trained
+            in place. Any module that `girih.trace` supports; others, with `latent_dim`, can be trained all the same.
+        encoder: a module from x `(N, D)` to `(N, 2 S)`, means and then log standard deviations, in the decoder's
+            type; `girih.networks.fc_encoder(D, 2 * S)` is one. By default a ReLU network with the decoder's
+            widths in reverse, each at least 32.
         hidden: widths of the default encoder's hidden layers, instead of the mirrored ones.
         noise: the initial noise *variance*. Start well below the variance of the data: from a noise as large as
             that, training tends to end where every q(z | x) is the prior and z is not used.
         learn_noise: train the noise along with the networks.
         seed: makes the default encoder's weights reproducible.
+        latent_dim: S, for a decoder that is not piecewise affine. What is exact then raises `UnsupportedLayerError`.
 
     Attributes:
         log_noise: log of the noise variance, `()`; a parameter if `learn_noise`, else a buffer.
-        latent_dim: S.
-        output_dim: D.
+        latent_dim: the dimension S of z.
+        output_dim: the dimension D of x.
 
     Raises:
-        UnsupportedLayerError: the decoder is not piecewise affine.
-        ShapeError: the encoder does not take D numbers or give 2 S.
+        UnsupportedLayerError: the decoder is not piecewise affine, and `latent_dim` is not given.
+        ShapeError: the decoder does not take S numbers, or the encoder does not take D or give 2 S.
         NoiseError: the noise is not a positive number.
-        ParameterError: a network is not in float64, a bad width, or both `encoder` and `hidden` are given.
+        ParameterError: networks of different types, a bad width, or both `encoder` and `hidden` are given.
 
     Source:
         EM-DGN, eq. 3 and section 4.3; Kingma & Welling, Auto-encoding variational Bayes (2014).
@@ -90,27 +85,31 @@ class GaussVAE(nn.Module):
         noise: float = 1.0,
         learn_noise: bool = True,
         seed: int | None = None,
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__()
-        traced = trace(decoder)
-        check_float64(decoder, "decoder")
-        self.latent_dim: int = traced.latent_dim
-        self.output_dim: int = traced.output_dim
+        found = dimensions(decoder, latent_dim, "decoder")
+        self.latent_dim, self.output_dim, dtype, device = found
         outputs = 2 * self.latent_dim
         if encoder is None:
-            widths = mirrored_widths(traced) if hidden is None else hidden
-            encoder = mlp_encoder(self.output_dim, widths, outputs, seed).to(traced.device)
+            widths = mirrored_widths(decoder) if hidden is None else hidden
+            encoder = mlp_encoder(self.output_dim, widths, outputs, seed).to(device, dtype)
         elif hidden is not None:
             raise ParameterError("hidden sets the widths of the default encoder; leave it out when you pass an encoder")
-        check_encoder(encoder, self.output_dim, outputs)
+        check_encoder(encoder, found, outputs)
         self.decoder = decoder
         self.encoder = encoder
-        log_noise = torch.tensor(_log_variance(noise), dtype=torch.float64, device=traced.device)
+        log_noise = torch.tensor(log_variance(noise), dtype=torch.float64, device=device)
         self.log_noise: Tensor
         if learn_noise:
             self.log_noise = nn.Parameter(log_noise)
         else:
             self.register_buffer("log_noise", log_noise)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters of the networks."""
+        return type_of(self.decoder, self.encoder)
 
     @property
     def noise(self) -> Tensor:
@@ -122,6 +121,7 @@ class GaussVAE(nn.Module):
 
         Raises:
             LatentDimensionError: S is too large for exact inference.
+            UnsupportedLayerError: the decoder is not piecewise affine.
         """
         return self.dgn()()
 
@@ -132,11 +132,13 @@ class GaussVAE(nn.Module):
 
         Raises:
             LatentDimensionError: S is too large for exact inference.
+            UnsupportedLayerError: the decoder is not piecewise affine.
         """
-        return DGN(self.decoder, noise=self.noise)
+        with evaluating(self.decoder):
+            return DGN(self.decoder, noise=self.noise)
 
     def encode(self, x: Any) -> Independent[Normal]:
-        """The approximate posteriors `q(z | x_n)`: batch shape `(N,)`, event shape `(S,)`.
+        """The approximate posteriors `q(z | x_n)`, in float64: batch shape `(N,)`, event shape `(S,)`.
 
         Args:
             x: `(N, D)`, complete: an encoder cannot read missing entries.
@@ -144,15 +146,16 @@ class GaussVAE(nn.Module):
         Raises:
             ShapeError, EmptyDataError, NonFiniteError.
         """
-        mean, log_deviation = self._encoded(self._rows(x))
-        deviation = log_deviation.exp()
+        mean, log_deviation = self._encoded(self._rows(x).to(self.dtype))
+        mean, deviation = mean.double(), log_deviation.double().exp()
         check_finite(mean.detach(), "the encoder's mean")
         check_finite(deviation.detach(), "the encoder's standard deviation")
         return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
 
     def decode(self, z: Any) -> Tensor:
-        """The generator, `g(z)`: `(N, S)` to `(N, D)`."""
-        return self.decoder(as_rows(z, "z", self.latent_dim, "the latent dimension S", device=self.log_noise.device))
+        """The generator, `g(z)`: `(N, S)` to `(N, D)`, in the type of its parameters."""
+        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", device=self.log_noise.device)
+        return self.decoder(rows.to(self.dtype)).flatten(1)
 
     def free_energy(self, x: Any, samples: int = 1, seed: int | None = None) -> Tensor:
         r"""An unbiased estimate of the negative ELBO of each row, `(N,)` nats, to be minimised.
@@ -178,7 +181,7 @@ class GaussVAE(nn.Module):
 
     def free_energy_terms(self, x: Any, samples: int = 1, seed: int | None = None) -> FreeEnergy:
         """The divergence and the reconstruction term of `free_energy`, `(N,)` each."""
-        samples, rows = whole(samples, "samples"), self._rows(x)
+        samples, rows = whole(samples, "samples"), self._rows(x).to(self.dtype)
         generator = None if seed is None else torch.Generator(rows.device).manual_seed(seed)
         return self._terms(rows, samples, generator)
 
@@ -201,6 +204,7 @@ class GaussVAE(nn.Module):
 
         Raises:
             LatentDimensionError: S is too large for exact inference.
+            UnsupportedLayerError: the decoder is not piecewise affine.
             ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
 
         Source:
@@ -208,7 +212,7 @@ class GaussVAE(nn.Module):
         """
         rows = self._rows(x)
         parts = []
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):
             dgn = self.dgn()
             for part in rows.split(_CHUNK):
                 posterior, q = dgn.posterior(part), self.encode(part)
@@ -216,15 +220,21 @@ class GaussVAE(nn.Module):
                 parts.append((-posterior.log_evidence, posterior.log_evidence - kl, kl))
         return ExactBound(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def fit(self, X: Any, *, samples: int = 1, **options: Any) -> TrainingRun:
+    def fit(self, X: Any, *, samples: int = 1, validation: Any = None, **options: Any) -> TrainingRun:
         """Train by Adam on the free energy, and record the exact likelihood on the way.
 
         Args:
             X: `(N, D)`, complete.
             samples: L, draws of z for each row and step.
-            **options: those of `girih.training.fit_gradient`: `lr`, `batch_size`, `max_epochs`, `patience`, `seed`,
-                `record`, `record_every`, `progress`, `checkpoint`, `accelerator`. Unless `record` is given and where
-                S allows it, the exact NLL, ELBO, KL and the noise are recorded every `record_every` steps.
+            validation: held-out rows `(M, D)`, or a fraction of X, drawn with `seed`, that is held out of training.
+                Their mean free energy, in evaluation mode and with the same draws every time, is recorded as
+                `held_out`; `patience` watches it, and the module is left at the record where it was lowest.
+            **options: those of `girih.training.fit_gradient`: `lr`, `batch_size`, `max_epochs`, `patience`, `monitor`,
+                `keep_best`, `seed`, `record`, `record_every`, `progress`, `checkpoint`, `checkpoint_seconds`, `log`,
+                `log_format`, `accelerator`. Unless `record` is given, the exact NLL, ELBO, KL and the noise are
+                recorded every `record_every` steps where the decoder is piecewise affine, S is at most 3 and rows,
+                cells and hidden units are few enough for a record to take seconds; for more, ask for it by
+                `record=girih.training.ExactRecorder(rows)`.
 
         Returns:
             The `TrainingRun`: its curves, and why it ended. The module itself is trained in place.
@@ -245,25 +255,33 @@ class GaussVAE(nn.Module):
             >>> run.history["step"].tolist(), sorted(run.history)
             ([0, 20, 40], ['elbo', 'kl', 'loss', 'nll', 'noise', 'seconds', 'step'])
         """
-        samples, rows = whole(samples, "samples"), self._rows(X)
-        if options.get("record") is None and self._is_exact:
-            options["record"] = ExactRecorder(rows, every=options.get("record_every", 100))
+        samples, seed = whole(samples, "samples"), whole(options.get("seed", 0), "seed", None)
+        rows, held_out = split(self._rows(X), validation, seed, self._rows)
         options["settings"] = {"samples": samples, **(options.get("settings") or {})}
+        recorder, every = options.get("record"), options.get("record_every", 100)
+        if recorder is None and self._is_recorded(len(rows)):
+            recorder = ExactRecorder(rows, every=every)
+        if held_out is not None:
+            inner = recorder if isinstance(recorder, Recorder) else Recorder(recorder, every=every)
+            recorder = HeldOutRecorder(inner, held_out.to(self.dtype), samples)
+            options = {"monitor": "held_out", "keep_best": True, **options}
+            options["settings"]["held-out rows"] = digest(held_out)
+        options["record"] = recorder
 
         def loss(model: GaussVAE, batch: Tensor) -> Tensor:
             terms = model._terms(batch, samples)
             return (terms.divergence + terms.reconstruction).mean()
 
-        return fit_gradient(self, rows, loss=loss, **options)
+        return fit_gradient(self, rows, loss=loss, dtype=self.dtype, **options)
 
-    @property
-    def _is_exact(self) -> bool:
-        """Whether exact inference covers this latent dimension."""
+    def _is_recorded(self, count: int) -> bool:
+        """Whether exact inference covers this decoder, at a cost for so many rows that `fit` may take unasked."""
         try:
-            check_latent_dim(self.latent_dim)
-        except LatentDimensionError:
+            units = self.dgn().trace.hidden_units
+        except (LatentDimensionError, UnsupportedLayerError):
             return False
-        return True
+        cells = sum(math.comb(units, k) for k in range(self.latent_dim + 1))  # of hyperplanes in general position
+        return count * cells * units <= _RECORDED
 
     def _rows(self, x: Any) -> Tensor:
         return as_rows(x, "x", self.output_dim, "the data dimension D", device=self.log_noise.device)
@@ -277,13 +295,3 @@ class GaussVAE(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print(vae)`."""
         return f"S={self.latent_dim}, D={self.output_dim}, noise={self.noise.item():.3g}"
-
-
-def _log_variance(noise: Any) -> float:
-    try:
-        value = float(noise)
-    except (TypeError, ValueError, RuntimeError):
-        raise NoiseError(f"noise must be one number, the variance of the isotropic noise; got {noise!r}") from None
-    if not (math.isfinite(value) and value > 0.0):
-        raise NoiseError(f"noise must be a positive, finite variance; got {value:g}")
-    return math.log(value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from girih.errors import NoiseError
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -61,3 +64,18 @@ def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """
     distance = (x - mean).square().sum(-1)
     return 0.5 * (distance * torch.exp(-log_variance) + x.shape[-1] * (log_variance + _LOG_2PI))
+
+
+def log_variance(noise: Any) -> float:
+    """The logarithm of what a user gave as the variance of the noise.
+
+    Raises:
+        NoiseError: it is not a positive number.
+    """
+    try:
+        value = float(noise)
+    except (TypeError, ValueError, RuntimeError):
+        raise NoiseError(f"noise must be one number, the variance of the isotropic noise; got {noise!r}") from None
+    if not (math.isfinite(value) and value > 0.0):
+        raise NoiseError(f"noise must be a positive, finite variance; got {value:g}")
+    return math.log(value)

@@ -1,0 +1,249 @@
+"""`GAN`: a generator trained against a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from girih._arrays import as_rows
+from girih._options import real, whole
+from girih.errors import ParameterError, ShapeError
+from girih.gan.losses import LossName, check_loss_name
+from girih.gan.stepper import AdversarialStepper
+from girih.networks import fc_discriminator
+from girih.training import TrainingRun
+from girih.training.batches import Batches
+from girih.training.generators import dimensions, evaluating, number_type, type_of
+from girih.training.run import run_steps
+
+_HIDDEN = (1024, 512, 256)
+
+# What the two games are usually played with: Adam's betas, and steps of the discriminator for one of the generator.
+_BETAS = {"non_saturating": (0.5, 0.999), "wasserstein": (0.0, 0.9)}
+_STEPS = {"non_saturating": 1, "wasserstein": 5}
+
+
+class GAN(nn.Module):
+    r"""A generator g of latents `z ~ N(0, I)` and the discriminator d that it is trained against.
+
+        non_saturating: d minimises E[softplus(-d(x))] + E[softplus(d(g(z)))], g minimises E[softplus(-d(g(z)))]
+        wasserstein:    d minimises E[d(g(z))] - E[d(x)] + gradient_penalty * E[(|grad d(y)| - 1)^2],
+                        g minimises -E[d(g(z))], with y between a row of data and a generated one
+
+    A GAN has no noise, so its rows lie on the manifold `g(R^S)` and `p(x)` is 0 almost everywhere else. On the
+    manifold its density is exact: `girih.geometry.density(gan.generator, x)`, with a `tolerance` of 1e-5 for rows that
+    a float32 generator rounds.
+
+    Args:
+        generator: g, `(N, S) -> (N, D)` or images, float32 or float64; kept by reference and trained in place. It may
+            hold dropout: in training mode each row is a draw of it.
+        discriminator: d, `(N, D)` to one number for each row, in the generator's type. By default the one of MAS,
+            appendix E, without its dropout for the Wasserstein loss.
+        latent_dim: S, for a generator that `girih.trace` does not read.
+        loss: the game, "non_saturating" or "wasserstein".
+        gradient_penalty: weight of the penalty; of the Wasserstein loss only.
+        hidden: widths of the default discriminator's hidden layers, instead of 1024, 512, 256.
+        seed: makes the default discriminator's weights reproducible.
+
+    Attributes:
+        generator: the module g.
+        discriminator: the module d.
+        latent_dim: the dimension S of z.
+        output_dim: the dimension D of x.
+
+    Raises:
+        UnsupportedLayerError: the generator cannot be traced, and `latent_dim` is not given.
+        ShapeError: the generator or the discriminator does not give the shape that it should.
+        ParameterError: an option is out of its domain, or the networks have different types of numbers.
+
+    Source:
+        Goodfellow et al., Generative adversarial nets (2014); Gulrajani et al., Improved training of Wasserstein
+        GANs (2017); MAS, appendix E.
+
+    Example:
+        >>> import girih
+        >>> from girih.gan import GAN
+        >>> gan = GAN(girih.mlp([1, 8, 2], seed=0), hidden=(16,), seed=0)
+        >>> gan.sample(3, seed=0).shape, gan.discriminate(gan.sample(3, seed=0)).shape
+        (torch.Size([3, 2]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module | None = None,
+        *,
+        latent_dim: int | None = None,
+        loss: LossName = "non_saturating",
+        gradient_penalty: float = 10.0,
+        hidden: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_loss_name(loss)
+        self.loss: LossName = loss
+        self.gradient_penalty = real(gradient_penalty, "gradient_penalty", positive=False)
+        self.latent_dim, self.output_dim, dtype, device = dimensions(generator, latent_dim)
+        if discriminator is None:
+            discriminator = fc_discriminator(
+                self.output_dim,
+                _HIDDEN if hidden is None else hidden,
+                dropout=0.3 if loss == "non_saturating" else 0.0,
+                dtype=dtype,
+                seed=seed,
+            ).to(device)
+        elif hidden is not None:
+            raise ParameterError("hidden sets the widths of the default discriminator; leave it out when you pass one")
+        _check_discriminator(discriminator, self.output_dim, dtype)
+        self.generator = generator
+        self.discriminator = discriminator
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and of the rows that are generated."""
+        return type_of(self.generator, self.discriminator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    def generate(self, z: Any) -> Tensor:
+        """The generator at latents `(N, S)`, `(N, D)`.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError: z is not a table of S finite columns.
+        """
+        if not (isinstance(z, Tensor) and z.dtype == self.dtype and z.ndim == 2 and z.shape[1] == self.latent_dim):
+            name = "the latent dimension S"
+            z = as_rows(z, "z", self.latent_dim, name, device=self.device).to(self.dtype)
+        return self.generator(z).flatten(1)
+
+    def discriminate(self, x: Any) -> Tensor:
+        """Logits of "x is data", or the values of the critic, at rows `(N, D)`: `(N,)`.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError: x is not a table of D finite columns.
+        """
+        if not (isinstance(x, Tensor) and x.dtype == self.dtype and x.ndim == 2 and x.shape[1] == self.output_dim):
+            name = "the data dimension D"
+            x = as_rows(x, "x", self.output_dim, name, device=self.device).to(self.dtype)
+        return self.discriminator(x).reshape(len(x))
+
+    def sample(self, n: int, seed: int | None = None) -> Tensor:
+        """Rows `g(z)` of `z ~ N(0, I)`, `(n, D)`, without gradients; dropout acts in training mode only.
+
+        Args:
+            n: number of rows.
+            seed: makes the latents reproducible; torch's global generator otherwise.
+        """
+        random = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        shape = (whole(n, "n"), self.latent_dim)
+        with torch.no_grad():
+            return self.generate(torch.randn(shape, dtype=self.dtype, device=self.device, generator=random))
+
+    def fit(
+        self,
+        X: Any,
+        *,
+        lr: float = 1e-4,
+        betas: tuple[float, float] | None = None,
+        batch_size: int | None = 100,
+        max_epochs: int = 300,
+        discriminator_steps: int | None = None,
+        **options: Any,
+    ) -> TrainingRun:
+        """Train both networks in place, by Adam.
+
+        A step is one batch for the discriminator; the generator moves after every `discriminator_steps`-th of them.
+        An epoch is one pass over the data. Nothing in the losses says that a GAN has converged: record a number
+        that does, and watch it with `monitor`, if it shall stop by itself.
+
+        Args:
+            X: `(N, D)`, complete; cast to the generator's type.
+            lr: Adam's step size for both networks.
+            betas: Adam's; (0.5, 0.999) by default, (0, 0.9) for the Wasserstein loss.
+            batch_size: rows of a step; `None` for all.
+            max_epochs: passes over the data.
+            discriminator_steps: 1 by default, 5 for the Wasserstein loss.
+            **options: those of `girih.training.fit_gradient`: `seed`, `record`, `record_every`, `progress`,
+                `checkpoint`, `checkpoint_seconds`, `log`, `log_format`, `patience`, `min_improvement`, `monitor`,
+                `keep_best`, `settings`, `accelerator`.
+
+        Returns:
+            The `TrainingRun`; its history has `loss`, the mean loss of the discriminator since the record before, and
+            `generator_loss`, beside what `record` measures.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError: X is not a complete table with D columns, or a loss became NaN
+                or infinite: the message names the step.
+            ParameterError: an option is out of its domain, or the checkpoint is of another run.
+
+        Source:
+            MAS, appendix E: Adam with lr 1e-4, 300 epochs.
+
+        Example:
+            >>> import girih, torch
+            >>> from girih.gan import GAN
+            >>> gan = GAN(girih.mlp([1, 8, 2], seed=0), hidden=(16,), seed=0)
+            >>> run = gan.fit(torch.randn(64, 2), batch_size=32, max_epochs=4, record_every=4, progress=False)
+            >>> run.steps, sorted(run.history)
+            (8, ['generator_loss', 'loss', 'seconds', 'step'])
+        """
+        lr, pair = real(lr, "lr"), _check_betas(_BETAS[self.loss] if betas is None else betas)
+        if discriminator_steps is None:
+            discriminator_steps = _STEPS[self.loss]
+        every = whole(discriminator_steps, "discriminator_steps")
+        rows = as_rows(X, "X", self.output_dim, "the data dimension D", device=self.device).detach()
+        known = {"gan": self.loss, "lr": lr, "betas": list(pair), "discriminator_steps": every}
+        if self.loss == "wasserstein":
+            known["gradient_penalty"] = self.gradient_penalty
+
+        def build(batches: Batches) -> AdversarialStepper:
+            return AdversarialStepper(self, lr, pair, every)
+
+        options["settings"] = {**known, **(options.get("settings") or {})}
+        options = {"batch_size": batch_size, "max_epochs": max_epochs, **options}
+        return run_steps(self, rows, build, dtype=self.dtype, **options)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(gan)`."""
+        return f"S={self.latent_dim}, D={self.output_dim}, loss={self.loss}"
+
+
+def _check_discriminator(discriminator: nn.Module, output_dim: int, dtype: torch.dtype) -> None:
+    """Refuse a discriminator of another type of numbers, or that does not give a number for each row of D columns."""
+    if not isinstance(discriminator, nn.Module):
+        raise ParameterError(f"the discriminator must be a torch.nn.Module; got {type(discriminator).__name__}")
+    own, device = number_type(discriminator, "discriminator")
+    if own != dtype:
+        names = [str(kind).removeprefix("torch.") for kind in (own, dtype)]
+        raise ParameterError(
+            f"the discriminator has {names[0]} parameters, the generator {names[1]}; call discriminator.to({dtype})"
+        )
+    try:
+        with evaluating(discriminator), torch.no_grad():
+            values = discriminator(torch.zeros(2, output_dim, dtype=dtype, device=device))
+    except (RuntimeError, ValueError) as error:
+        raise ShapeError(
+            f"the discriminator does not accept x of shape (N, {output_dim}) ({error}); its input must be the data "
+            f"dimension D = {output_dim}"
+        ) from error
+    shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if shape not in ((2,), (2, 1)):
+        raise ShapeError(
+            f"the discriminator gives {shape} for 2 rows; it must give one number for each, a logit: the difference "
+            "of the two outputs, if it has two classes"
+        )
+
+
+def _check_betas(betas: Any) -> tuple[float, float]:
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise ParameterError(f"betas must be two numbers in [0, 1); got {betas!r}")
+    first, second = (real(beta, "each of betas", positive=False) for beta in betas)
+    if max(first, second) >= 1.0:
+        raise ParameterError(f"betas must be two numbers in [0, 1); got {betas!r}")
+    return first, second
