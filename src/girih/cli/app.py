@@ -9,6 +9,7 @@ import typer
 from girih.cli.fit import fit
 from girih.cli.impute import impute
 from girih.cli.info import datasets, info
+from girih.cli.inspect import inspect
 from girih.cli.reproduce import reproduce
 from girih.cli.sample import sample
 from girih.cli.score import score
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (fit, select, score, sample, impute, info, datasets, reproduce):
+for function in (fit, select, score, sample, impute, inspect, info, datasets, reproduce):
     # one line a paragraph: the terminal breaks them where it is wide
     paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     app.command(function.__name__, help="\n\n".join(paragraphs))(function)

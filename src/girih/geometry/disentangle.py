@@ -59,6 +59,33 @@ def overlaps(A: Tensor) -> Tensor:
     return Q - torch.diag_embed(Q.diagonal(dim1=1, dim2=2))
 
 
+def mean_overlap(cells: Source) -> Tensor:
+    r"""The average of `Q - I` over the prior, `(S, S)`: how alike any two columns of A are, 0 on the diagonal.
+
+    Args:
+        cells: as in `disentanglement`. Cells without prior masses count once each.
+
+    Raises:
+        LatentDimensionError: a network with S > 3.
+
+    Source:
+        MAS, section 4.2, Proposition 5.
+
+    Example:
+        >>> import girih
+        >>> girih.geometry.mean_overlap(girih.mlp([2, 8, 3], seed=0)).shape
+        torch.Size([2, 2])
+    """
+    cells = as_cells(cells)
+    weight = cells.mass.clamp(min=0.0)
+    weight = torch.ones_like(weight) if bool(weight.isnan().any()) else weight
+    weight = (weight / weight.sum()).to(cells.patterns.device)
+    total = torch.zeros(cells.latent_dim, cells.latent_dim, dtype=torch.float64, device=weight.device)
+    for rows, A, _ in cells.maps():
+        total += (weight[rows, None, None] * overlaps(A)).sum(0)
+    return total
+
+
 def _norm(Q: Tensor, norm: str) -> Tensor:
     if norm == "spectral":
         return torch.linalg.matrix_norm(Q, ord=2)

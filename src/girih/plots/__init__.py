@@ -1,33 +1,53 @@
 """One function per picture. Each draws into the axes it is given, or into a figure of its own without pyplot."""
 
+from girih.plots.angles import plot_angles
+from girih.plots.basis import plot_basis, plot_basis_vectors
 from girih.plots.cells import plot_cells
 from girih.plots.curves import plot_nll_curve, plot_training_curves
 from girih.plots.density import plot_marginal
+from girih.plots.dimensions import plot_dimensions, plot_layer_ranks
 from girih.plots.discovery import plot_discovery
+from girih.plots.disentanglement import plot_disentanglement
 from girih.plots.embedding import plot_embedding
+from girih.plots.histograms import plot_histograms
 from girih.plots.image import plot_image
 from girih.plots.images import plot_image_manifold, plot_image_samples
+from girih.plots.line_values import plot_line_values
+from girih.plots.log_volumes import plot_log_volumes
 from girih.plots.manifold import plot_manifold
 from girih.plots.partition import plot_line_partition
 from girih.plots.posterior import plot_posteriors
 from girih.plots.samples import plot_samples
 from girih.plots.selection import plot_selection
+from girih.plots.singular_values import plot_singular_values
+from girih.plots.slices import plot_slices
 from girih.plots.style import styled
 
 __all__ = [
+    "plot_angles",
+    "plot_basis",
+    "plot_basis_vectors",
     "plot_cells",
+    "plot_dimensions",
     "plot_discovery",
+    "plot_disentanglement",
     "plot_embedding",
+    "plot_histograms",
     "plot_image",
     "plot_image_manifold",
     "plot_image_samples",
+    "plot_layer_ranks",
     "plot_line_partition",
+    "plot_line_values",
+    "plot_log_volumes",
     "plot_manifold",
     "plot_marginal",
     "plot_nll_curve",
     "plot_posteriors",
     "plot_samples",
     "plot_selection",
+    "plot_singular_values",
+    "plot_slices",
     "plot_training_curves",
     "styled",
 ]

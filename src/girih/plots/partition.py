@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
+from girih._arrays import as_tensor
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
 from girih.plots.data import Array, to_array
@@ -26,6 +28,7 @@ def plot_line_partition(
     ax: Axes | None = None,
     span: tuple[float, float] | None = None,
     coordinates: Sequence[int] | None = None,
+    mass: Any = None,
 ) -> Axes:
     """Draw the coordinates of g(z) against z, with cell limits and, in a strip above, the prior mass of each cell.
 
@@ -34,6 +37,7 @@ def plot_line_partition(
         ax: axes to draw into; those of a new figure by default.
         span: the z to draw between; 3 prior deviations to either side by default, inside the domain.
         coordinates: which of the D coordinates to draw; by default all, or the five that vary most under the prior.
+        mass: of each cell under another prior than that of the partition, `(R,)`.
 
     Returns:
         The axes of the curves.
@@ -72,7 +76,7 @@ def plot_line_partition(
     total = values.shape[1]
     ax.set_ylabel("coordinates of g(z)" if len(lines) == total else f"{len(lines)} of {total} coordinates")
     legend_below(ax, own)
-    _draw_masses(ax, part, z)
+    _draw_masses(ax, part, z, to_array(part.prior_mass if mass is None else as_tensor(mass, "mass")))
     return ax
 
 
@@ -99,11 +103,11 @@ def _lines(part: Partition, total: int, coordinates: Sequence[int] | None) -> li
     return lines
 
 
-def _draw_masses(ax: Axes, part: Partition, z: Array) -> None:
+def _draw_masses(ax: Axes, part: Partition, z: Array, masses: Array) -> None:
     """A strip above the axes: each cell as a bar as high as its prior mass."""
     strip = ax.inset_axes((0.0, 1.04, 1.0, 0.18), sharex=ax)
     first = int(np.searchsorted(to_array(part.breakpoints), z[0], side="right"))
-    mass = to_array(part.prior_mass)[first : first + len(z) - 1]
+    mass = masses[first : first + len(z) - 1]
     strip.bar(z[:-1], mass, width=np.diff(z), align="edge", color=LIGHT, edgecolor=BLACK, lw=0.5)
     top = 1.15 * float(mass.max())
     strip.set(ylim=(0.0, top if top > 0 else 1.0))

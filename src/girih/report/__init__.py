@@ -1,6 +1,8 @@
-"""The report of a fit: its numbers in plain words, its pictures, and one page that holds both."""
+"""The report of a fit or of an inspection: numbers in plain words, pictures, and one page that holds both."""
 
+from girih.report.injectivity import Verdict
+from girih.report.inspection import Inspection, inspect_decoder
 from girih.report.numbers import Number, explain, noise_text
 from girih.report.page import Picture, render
 
-__all__ = ["Number", "Picture", "explain", "noise_text", "render"]
+__all__ = ["Inspection", "Number", "Picture", "Verdict", "explain", "inspect_decoder", "noise_text", "render"]

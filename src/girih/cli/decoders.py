@@ -1,0 +1,289 @@
+"""DECODER as `girih inspect` takes it: an exported file, a function of the user's, or the folder of a fitted model."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from girih.cli.inputs import MODEL, read_model
+from girih.cli.terminal import CommandError
+from girih.errors import GirihError, UnsupportedLayerError
+
+if TYPE_CHECKING:
+    from girih.networks import Trace
+
+_LEAST_SIDE = 8  # of outputs that are taken for square images without being told
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder and what is known about it.
+
+    Attributes:
+        source: DECODER as it was given.
+        name: for the title and the output folder.
+        trace: the decoder itself.
+        code: Python lines that make it again, as `trace`.
+        prior: the covariance of the latent prior of a fitted model; `None` for others.
+        output_shape: of one output, where the module told it.
+        columns: names of the outputs, for a model that was fitted to a table.
+        notes: what the user should know.
+    """
+
+    source: str
+    name: str
+    trace: Trace
+    code: str
+    prior: Any = None
+    output_shape: tuple[int, ...] | None = None
+    columns: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_decoder(source: str, latent_dim: int | None = None) -> Decoder:
+    """Read DECODER.
+
+    Raises:
+        CommandError: there is no such file, module or function, or it is of no use.
+        UnsupportedLayerError: the network has a layer that is not piecewise affine.
+        ModelFileError: a folder without a model.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _from_model(source, path)
+    module, colon, name = source.rpartition(":")
+    if path.suffix in (".pt2", ".onnx"):
+        return _from_file(source, path, latent_dim)
+    if colon and module and name.isidentifier():
+        return _from_code(source, module, name, latent_dim)
+    what = "is neither" if path.exists() else "is not there, and is not"
+    raise CommandError(
+        f"{source} {what} a .pt2 file (torch.export.save), module:function, or a folder that girih fit wrote"
+        + ("; a state dict or a pickled module is not enough: name a function that builds it" if path.is_file() else "")
+    )
+
+
+def image_shape_of(decoder: Decoder, text: str | None) -> tuple[tuple[int, ...] | None, bool]:
+    """The image shape that was asked for, that the decoder told, or that a square number of outputs suggests.
+
+    Returns:
+        The shape, if any, and whether it is a guess.
+    """
+    D = decoder.trace.output_dim
+    if text is not None:
+        if text.strip().lower() == "none":
+            return None, False
+        shape = _parse_shape(text)
+        if math.prod(shape) != D:
+            raise CommandError(
+                f"--image-shape {text} has {math.prod(shape)} pixels, and the decoder has D = {D} outputs"
+            )
+        return shape, False
+    shape = decoder.output_shape or ()
+    if len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3))):
+        return shape, False
+    side = math.isqrt(D)
+    return ((side, side), True) if side * side == D and side >= _LEAST_SIDE and not decoder.columns else (None, False)
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    coloured = len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3))
+    if not (len(shape) == 2 or coloured) or min(shape) < 1:
+        raise CommandError(f"--image-shape takes HxW, HxWx3 or 3xHxW, as in 28x28, or none; got {text!r}")
+    return shape
+
+
+def _from_model(source: str, path: Path) -> Decoder:
+    saved = read_model(path)
+    folder = path / MODEL if (path / MODEL).is_dir() else path
+    attribute = "" if saved.estimator is None else ".dgn_"
+    lines = f"model = girih.load({str(folder)!r}){attribute}\ntrace = model.trace"
+    prior = saved.dgn.prior.detach().cpu()
+    columns = None if saved.image_shape is not None else saved.columns
+    return Decoder(source, saved.name, saved.dgn.trace, lines, prior, saved.image_shape, columns)
+
+
+def _from_file(source: str, path: Path, latent_dim: int | None) -> Decoder:
+    from girih.networks.exported import load_exported
+
+    if not path.is_file():
+        raise CommandError(f"there is no file {source}")
+    try:
+        program = load_exported(path)
+    except GirihError:
+        raise
+    except Exception as error:  # torch has no one error for a file that it cannot read
+        raise CommandError(
+            f"{source} cannot be read as a torch.export file ({_line(error)}); write it with torch.export.save"
+        ) from None
+    return _traced(source, path.stem, program, f"trace = girih.trace({source!r})", latent_dim)
+
+
+def _from_code(source: str, module: str, name: str, latent_dim: int | None) -> Decoder:
+    with _user_code():
+        maker = _find(_import(module), module, name)
+        net = _make(maker, f"{module}:{name}")
+    notes = []
+    if _in_training(net):
+        notes.append("the module was in training mode; it is inspected in eval mode, without dropout")
+    if hasattr(net, "eval") and hasattr(net, "cpu"):
+        net = net.cpu().eval()
+    short = Path(module).stem if module.endswith(".py") else module.rpartition(".")[2]
+    made = name if not callable(maker) or _is_module(maker) else f"{name}()"
+    home = str(Path(module).parent) if module.endswith(".py") else "."
+    path = "" if home == "." else f"import sys\n\nsys.path.insert(0, {home!r})\n"
+    code = f"{path}from {short} import {name}\n\ntrace = girih.trace({made}.eval())"
+    return _traced(source, f"{short}-{name}", net, code, latent_dim, notes)
+
+
+@contextlib.contextmanager
+def _user_code() -> Iterator[None]:
+    """The current folder comes first in Python's path, and what the code prints goes to standard error."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with contextlib.suppress(ValueError):  # the code may have changed the path itself
+            sys.path.remove(here)
+
+
+def _import(module: str) -> ModuleType:
+    if module.endswith(".py"):
+        return _import_file(Path(module))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise CommandError(
+                f"there is no module {module!r} in the current folder or among the installed packages"
+            ) from None
+        raise CommandError(f"importing {module} fails: {_line(error)}") from None
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"importing {module} fails: {_line(error)}") from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise CommandError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"importing {path} fails: {_line(error)}") from None
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+    return module
+
+
+def _find(module: ModuleType, where: str, name: str) -> Any:
+    if hasattr(module, name):
+        return getattr(module, name)
+    own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    near = difflib.get_close_matches(name, own, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(own[:8])}" if own else ""
+    raise CommandError(f"{where} has no {name!r}{hint}")
+
+
+def _make(maker: Any, name: str) -> Any:
+    """The network that a function returns; a module or an exported program is taken as it is."""
+    if _is_module(maker):
+        return maker
+    if not callable(maker):
+        raise CommandError(f"{name} is a {type(maker).__name__}; name a function that returns the torch.nn.Module")
+    needed = _needed(maker)
+    if needed:
+        raise CommandError(
+            f"{name} needs arguments ({', '.join(needed)}); name a function that takes none, e.g. one that calls it "
+            "and loads the weights"
+        )
+    try:
+        net = maker()
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"{name}() fails: {_line(error)}") from None
+    if not _is_module(net):
+        raise CommandError(f"{name}() returned a {type(net).__name__}; it must return the torch.nn.Module")
+    return net
+
+
+def _needed(maker: Callable[..., Any]) -> list[str]:
+    """The arguments without a default."""
+    try:
+        parameters = signature(maker).parameters.values()
+    except (TypeError, ValueError):  # some callables in C have no signature; calling them will tell
+        return []
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is Parameter.empty and p.kind not in several]
+
+
+def _is_module(value: Any) -> bool:
+    import torch
+
+    from girih.networks import Trace
+
+    return isinstance(value, torch.nn.Module | torch.export.ExportedProgram | Trace)
+
+
+def _in_training(net: Any) -> bool:
+    """Whether a layer of a module behaves differently in training, and is in training mode."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.dropout import _DropoutNd
+
+    return isinstance(net, torch.nn.Module) and any(
+        layer.training for layer in net.modules() if isinstance(layer, _BatchNorm | _DropoutNd)
+    )
+
+
+def _traced(
+    source: str, name: str, net: Any, code: str, latent_dim: int | None, notes: list[str] | None = None
+) -> Decoder:
+    from girih.networks import trace
+
+    try:
+        traced = trace(net, latent_dim)
+    except UnsupportedLayerError as error:
+        text = str(error).replace("pass latent_dim= to girih.trace", "pass --latent-dim S")
+        raise UnsupportedLayerError(text) from None
+    return Decoder(source, name, traced, code, output_shape=_output_shape(net, traced), notes=notes or [])
+
+
+def _output_shape(net: Any, traced: Trace) -> tuple[int, ...] | None:
+    """The shape of one output, where the network takes one latent."""
+    import torch
+
+    if not isinstance(net, torch.nn.Module):
+        values = [spec.arg.name for spec in getattr(getattr(net, "graph_signature", None), "output_specs", [])]
+        nodes = {node.name: node for node in net.graph.nodes} if values else {}
+        shape = nodes[values[0]].meta["val"].shape[1:] if values and values[0] in nodes else ()
+        return tuple(int(side) for side in shape) or None
+    kind = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float64)
+    with torch.no_grad():
+        out = net(torch.zeros(2, traced.latent_dim, dtype=kind))  # two rows, as girih.trace did
+    return tuple(out.shape[1:])
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

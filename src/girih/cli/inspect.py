@@ -1,0 +1,151 @@
+"""`girih inspect`: what a decoder does. The work is in `girih.report`, the page in `inspected`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from girih.cli.folder import OutputFolder, default_out
+from girih.cli.inputs import MODEL
+from girih.cli.options import Json, Out, Seed
+from girih.cli.terminal import CommandError, Terminal, command
+
+_CELLS, _PRIOR = "Cells", "Decoder"
+
+
+@command
+def inspect(
+    decoder: Annotated[
+        str,
+        typer.Argument(
+            metavar="DECODER",
+            help="A torch.export file (.pt2); [b]module:function[/b] or [b]file.py:function[/b], where the function "
+            "returns the torch.nn.Module (this runs your code); or the folder that [b]girih fit[/b] wrote.",
+            show_default=False,
+        ),
+    ],
+    prior: Annotated[
+        float | None,
+        typer.Option(
+            "--prior",
+            metavar="VARIANCE",
+            help="Variance of the Gaussian latent prior.",
+            show_default="1, or that of a fitted model",
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
+    uniform: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--uniform",
+            metavar="LOW HIGH",
+            help="A latent prior that is uniform on a box.",
+            show_default=False,
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int | None,
+        typer.Option(
+            "--latent-dim",
+            min=1,
+            help="S, where the first layer does not tell it.",
+            show_default=False,
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--image-shape",
+            metavar="HxW",
+            help="Shape of outputs that are images, as in 28x28 or 3x32x32, or [b]none[/b].",
+            show_default="that of the output; square for square D",
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
+    cells: Annotated[
+        int,
+        typer.Option(
+            "--cells",
+            min=2,
+            help="Prior draws by which cells are sampled, where they are not enumerated.",
+            rich_help_panel=_CELLS,
+        ),
+    ] = 2000,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Sample cells for S = 1, 2, 3 too.", rich_help_panel=_CELLS)
+    ] = False,
+    max_cells: Annotated[
+        int,
+        typer.Option(
+            "--max-cells",
+            min=1,
+            help="Sample instead of enumerating more cells than this (S = 1, 2, 3).",
+            rich_help_panel=_CELLS,
+        ),
+    ] = 50_000,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a decoder does: cells, dimension, volumes, entropy, disentanglement, angles, injectivity.
+
+    For a decoder that was trained anywhere. For latent dimension S up to 3 all cells are enumerated and the numbers
+    are exact; for larger S they are estimated from cells that prior draws meet, with standard errors.
+
+    Writes [b]report.html[/b], [b]inspection.json[/b], [b]cells.csv[/b] and pictures. A module is imported from the
+    current folder or from the installed packages, and its code runs; a .pt2 file is only read by torch.export.
+    """
+    terminal = Terminal(as_json)
+    started = time.perf_counter()
+    if prior is not None and uniform is not None:
+        raise CommandError("--prior and --uniform exclude each other; give one of them")
+    with terminal.busy("loading"):
+        from girih.cli import decoders, inspected
+        from girih.report import inspect_decoder
+
+        loaded = decoders.load_decoder(decoder, latent_dim)
+        latent = _prior(prior, uniform, loaded.prior)
+        shape, guessed = decoders.image_shape_of(loaded, image_shape)
+        path = default_out(out, loaded.name, "inspect")
+        if (path / MODEL).is_dir():
+            raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
+        folder = OutputFolder(path, "inspect", inspected.FILES)
+    traced = loaded.trace
+    terminal.say(f"{loaded.name}: S = {traced.latent_dim}, D = {traced.output_dim}", style="bold")
+    for note in loaded.notes:
+        terminal.note(note)
+    if guessed and shape is not None:
+        terminal.note(f"outputs are drawn as {shape[0]}x{shape[1]} images; change that with --image-shape")
+    begun = time.perf_counter()
+    found = inspect_decoder(
+        traced,
+        latent,
+        draws=cells,
+        sample=sample,
+        max_cells=max_cells,
+        seed=seed,
+        progress=terminal.shows_progress,
+    )
+    if found.note:
+        terminal.note(found.note)
+    settings = {"cells": cells, "sample": sample, "max_cells": max_cells, "seed": seed}
+    seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
+    metrics = inspected.write(folder, loaded, found, shape, settings, seconds, terminal)
+    inspected.tell(terminal, folder.path, metrics)
+
+
+def _prior(variance: float | None, uniform: tuple[float, float] | None, fitted: Any) -> Any:
+    if variance is not None and not 0.0 < variance < float("inf"):
+        raise CommandError(f"--prior takes a positive variance, got {variance:g}")
+    if uniform is None:
+        return variance if variance is not None else 1.0 if fitted is None else fitted
+    from girih.geometry import Uniform
+
+    low, high = uniform
+    if not -float("inf") < low < high < float("inf"):
+        raise CommandError(f"--uniform takes two finite numbers, LOW below HIGH; got {low:g} and {high:g}")
+    return Uniform(low, high)

@@ -1,0 +1,193 @@
+"""The numbers of an inspection, each with a sentence on what it says and whether it is exact."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from girih.plots.histograms import percent
+from girih.report.numbers import Number
+
+_STRAIGHT = 1e-6  # angles in degrees up to that are rounding
+
+
+def explain_inspection(numbers: dict[str, Any]) -> list[Number]:
+    """What `facts` gives as rows of a table."""
+    decoder, cells = numbers["decoder"], numbers["cells"]
+    rows = [
+        Number(
+            "Dimensions",
+            f"S = {decoder['latent_dim']}, D = {decoder['output_dim']}",
+            f"Latent and output dimension; {decoder['hidden_units']:,} hidden units with kinks cut the latent space.",
+        ),
+        _cells(cells),
+        *_dimension(numbers),
+        *_volume(numbers),
+        *_entropy(numbers),
+    ]
+    if decoder["latent_dim"] > 1:
+        rows.append(_disentanglement(numbers))
+    rows += [_angles(numbers), _injective(numbers["injectivity"])]
+    return rows
+
+
+def _how(exact: bool, error: float | None, unit: str = "") -> str:
+    """What follows a number: its standard error, its unit, and whether it is exact."""
+    if exact:
+        return f"{unit} (exact)"
+    return f"{unit} (sampled)" if error is None or math.isnan(error) else f" ± {error:.2g}{unit} (sampled)"
+
+
+def _cells(cells: dict[str, Any]) -> Number:
+    if cells["exact"]:
+        return Number(
+            "Cells",
+            f"{cells['count']:,} (exact)",
+            "Pieces of the latent space; on each of them the decoder is one affine map A z + b. "
+            f"{cells['hold_90_percent']:,} of them hold 90% of the prior.",
+        )
+    met = f"{cells['count']:,} (met by {cells['draws']:,} draws)"
+    text = (
+        "Pieces of the latent space; on each of them the decoder is one affine map A z + b. Cells that no draw met "
+        f"hold about {percent(cells['unseen_mass'])} of the prior (Good and Turing); averages over the prior do not "
+        "suffer from that, since draws are independent."
+    )
+    return Number("Cells", met, text)
+
+
+def _dimension(numbers: dict[str, Any]) -> list[Number]:
+    part, S, exact = numbers["dimension"], numbers["decoder"]["latent_dim"], numbers["cells"]["exact"]
+    shares = {k: s for k, s in part["shares"].items() if s > 0.0}
+    listed = ", ".join(f"{percent(s)} of the prior has {k}" for k, s in shares.items()) + "."
+    bottleneck = (
+        "No layer lets through fewer."
+        if part["bottleneck"] is None
+        else f"The layers alone allow {part['bound_mean']:.3g} on average; the bottleneck is layer "
+        f"{part['bottleneck']}."
+    )
+    spectrum = numbers["singular_values"]
+    rows = [
+        Number(
+            "Intrinsic dimension",
+            f"{part['mean']:.4g}{_how(exact, part['standard_error'])}",
+            f"The rank of A, of at most {S}, averaged over the prior: {listed} {bottleneck}",
+        )
+    ]
+    if S > 1:
+        condition = spectrum["condition_median"]
+        rows.append(
+            Number(
+                "Effective dimension",
+                f"{spectrum['effective_dimension']:.3g} of {S}{_how(exact, spectrum['effective_dimension_error'])}",
+                "How evenly A stretches its directions: (Σσ²)²/Σσ⁴ of its singular values, averaged over the prior. "
+                + (
+                    f"In the median cell the strongest direction is stretched {condition:,.3g} times as much as the "
+                    "weakest."
+                    if math.isfinite(condition)
+                    else "In the median cell some directions are lost altogether."
+                ),
+            )
+        )
+    return rows
+
+
+def _volume(numbers: dict[str, Any]) -> list[Number]:
+    part, exact = numbers["log_volume"], numbers["cells"]["exact"]
+    lost = part["degenerate_mass"]
+    if math.isnan(part["mean"]):
+        return [
+            Number(
+                "Log-volume",
+                "\N{MINUS SIGN}∞",
+                "All cells have a rank below S: no piece of the image has an S-dimensional volume.",
+            )
+        ]
+    spread = (
+        "It is the same everywhere, so a uniform latent gives evenly spread points."
+        if part["uniform"]
+        else f"From {part['least']:.3g} to {part['most']:.3g}: generated points are denser where it is small, and a "
+        "uniform latent would not be spread evenly."
+    )
+    rest = f" Cells of rank below S, {percent(lost)} of the prior, are left out of the mean." if lost > 0.0 else ""
+    return [
+        Number(
+            "Log-volume",
+            f"{part['mean']:.4g}{_how(exact, part['standard_error'], ' nats')}",
+            f"Mean over the prior of log √det(AᵀA), how much a cell is stretched; standard deviation "
+            f"{part['deviation']:.3g}. {spread}{rest}",
+        )
+    ]
+
+
+def _entropy(numbers: dict[str, Any]) -> list[Number]:
+    part, exact = numbers["entropy"], numbers["cells"]["exact"]
+    if part["degenerate_mass"] > 0.0:
+        return [
+            Number(
+                "Entropy on the manifold",
+                f"\N{MINUS SIGN}∞{' (exact)' if exact else ' (sampled)'}",
+                f"{percent(part['degenerate_mass'])} of the prior is in cells of rank below S, whose images have no "
+                "S-dimensional volume: that part of the generated distribution is singular and has no density on the "
+                "manifold.",
+            )
+        ]
+    meaning = (
+        "Of generated points, with respect to the S-dimensional volume of the manifold: that of the prior "
+        f"({part['of_prior']:.4g}) plus the mean log-volume."
+    )
+    if part["upper_bound"]:
+        meaning += " It is an upper bound, which is reached if no latents share an image."
+    most = "at most " if part["upper_bound"] else ""
+    value = f"{most}{part['value']:.4f}{_how(exact, part['standard_error'], ' nats')}"
+    rows = [Number("Entropy on the manifold", value, meaning)]
+    folded = part["folded"]
+    if folded is not None and math.isfinite(folded["value"]):
+        rows.append(
+            Number(
+                "Entropy with folds",
+                f"{folded['value']:.3f} ± {folded['standard_error']:.2g} nats (sampled)",
+                "The same with p(x) summed over all latents that have the image x: below the line above by more than "
+                "a few standard errors only if the decoder folds.",
+            )
+        )
+    return rows
+
+
+def _disentanglement(numbers: dict[str, Any]) -> Number:
+    part, exact = numbers["disentanglement"], numbers["cells"]["exact"]
+    S = numbers["decoder"]["latent_dim"]
+    return Number(
+        "Entanglement ‖Q − I‖",
+        f"{part['mean']:.4f}{_how(exact, part['standard_error'])}",
+        f"Mean over the prior, spectral norm, of the absolute cosines between columns of A: 0 if every latent changes "
+        f"x in a direction of its own, {S - 1} if all do the same. Largest in any {'cell' if exact else 'cell met'}: "
+        f"{part['largest']:.4f}.",
+    )
+
+
+def _angles(numbers: dict[str, Any]) -> Number:
+    part, exact = numbers["angles"], numbers["cells"]["exact"]
+    if part["mean"] is None:
+        return Number("Angles", "none", "There are no neighbouring cells.")
+    text = (
+        f"Mean of the largest principal angle between the images of neighbouring cells, over {part['source']}"
+        f", weighted by their prior mass: how sharply the manifold is bent. Half of them are "
+        f"below {part['quantiles']['0.5']:.3g}°, the largest is {part['largest']:.3g}°."
+        if part["largest"] > _STRAIGHT
+        else f"Over {part['source']}: the manifold is not bent anywhere."
+    )
+    if numbers["decoder"]["output_dim"] <= numbers["decoder"]["latent_dim"]:
+        text += " With D ≤ S, images of full rank fill the space and have no angle between them."
+    mean = part["mean"] if part["largest"] > _STRAIGHT else 0.0
+    return Number("Angles", f"{mean:.3g}{_how(exact, part['standard_error'], '°')}", text)
+
+
+def _injective(part: dict[str, Any]) -> Number:
+    answer = {True: "yes (exact)", False: "no (proven)", None: "not decided"}[part["injective"]]
+    reason = part["reason"].removeprefix("not decided: ")
+    witness = " Two latents with the same image are in inspection.json." if part["witness"] is not None else ""
+    return Number(
+        "Injective",
+        answer,
+        f"Whether different latents always have different images: {reason}.{witness}",
+    )
