@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from scipy.special import ive, logsumexp
+from sklearn.datasets import make_moons
 
 from girih.datasets import Dataset, load, names
 from girih.datasets.entropy import circle_entropy, curve_entropy, line_entropy
 from girih.errors import ParameterError
 
-TOYS = ["circle", "wave", "line", "spiral", "moons"]
+TOYS = ["circle", "wave", "line", "spiral", "moons", "many-moons", "circles", "grid-mixture", "ring-mixture"]
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -43,8 +46,68 @@ def test_wave_is_a_cosine_under_a_normal_window() -> None:
     assert np.std(X[:, 0]) == pytest.approx(1.0, abs=0.03)
 
 
-def test_moons_are_labelled() -> None:
-    assert sorted(set(load("moons").labels.tolist())) == [0, 1]
+@pytest.mark.parametrize(
+    ("name", "classes"), [("moons", 2), ("many-moons", 8), ("circles", 2), ("grid-mixture", 25), ("ring-mixture", 8)]
+)
+def test_clusters_are_labelled_and_equal(name: str, classes: int) -> None:
+    counts = np.bincount(load(name, n=20_000).labels)
+    assert len(counts) == classes
+    assert np.abs(counts - 20_000 / classes).max() < 5 * math.sqrt(20_000 / classes)
+
+
+def test_moons_are_those_of_scikit_learn() -> None:
+    ours, (theirs, labels) = load("moons", n=4000, noise=0.0), make_moons(4000, noise=None)
+    for label in (0, 1):
+        distance = cKDTree(theirs[labels == label]).query(ours.X[ours.labels == label])[0]
+        assert distance.max() < 1e-3  # half the gap between theirs
+
+
+def arcs(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres, radii and begin of the arcs of a toy, written out; all arcs run over half a turn, or a whole one."""
+    moons = np.array([[0.0, 0.0], [1.0, 0.5]])
+    if name == "moons":
+        return moons, np.ones(2), np.array([0.0, np.pi])
+    if name == "circles":
+        return np.zeros((2, 2)), np.array([1.0, 0.5]), np.zeros(2)
+    pairs = [0.5 * (moons - [0.5, 0.25] + [3.5 * x, 2.5 * y]) for y in (-0.5, 0.5) for x in (-0.5, 0.5)]
+    return np.concatenate(pairs), np.full(8, 0.5), np.tile([0.0, np.pi], 4)
+
+
+@pytest.mark.parametrize(("name", "noise"), [("moons", 0.1), ("circles", 0.05), ("many-moons", 0.05), ("circles", 0.4)])
+def test_entropy_of_arcs_against_monte_carlo(name: str, noise: float) -> None:
+    dataset = load(name, n=4000, seed=2, noise=noise)
+    centres, radii, begin = arcs(name)
+    turn = 2 * np.pi if name == "circles" else np.pi
+    angle = begin[:, None] + turn * (np.arange(300) + 0.5) / 300
+    curve = centres[:, None] + radii[:, None, None] * np.stack((np.cos(angle), np.sin(angle)), -1)
+    curve = curve.reshape(-1, 2)
+    distance = cdist(dataset.X, curve, "sqeuclidean")
+    log_p = logsumexp(-0.5 * distance / noise**2, 1) - math.log(len(curve) * 2 * math.pi * noise**2)
+    assert dataset.entropy == pytest.approx(-log_p.mean(), abs=5 * log_p.std() / math.sqrt(4000))
+
+
+@pytest.mark.parametrize(("name", "noise"), [("grid-mixture", 0.085), ("grid-mixture", 0.5), ("ring-mixture", 0.014)])
+def test_entropy_of_mixtures_against_monte_carlo(name: str, noise: float) -> None:
+    dataset = load(name, n=20_000, seed=2, noise=noise)
+    if name == "grid-mixture":
+        centres = np.array([[x, y] for x in range(-2, 3) for y in range(-2, 3)], dtype=float)
+    else:
+        centres = np.array([[math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)] for k in range(8)])
+    distance = cdist(dataset.X, centres, "sqeuclidean")
+    log_p = logsumexp(-0.5 * distance / noise**2, 1) - math.log(len(centres) * 2 * math.pi * noise**2)
+    assert dataset.entropy == pytest.approx(-log_p.mean(), abs=5 * log_p.std() / math.sqrt(20_000))
+
+
+def test_far_gaussians_have_the_entropy_of_one_plus_the_label() -> None:
+    one = math.log(2 * math.pi * math.e * 0.014**2)
+    assert load("ring-mixture").entropy == pytest.approx(one + math.log(8), abs=1e-9)
+    assert load("grid-mixture", side=1, noise=0.3).entropy == pytest.approx(
+        math.log(2 * math.pi * math.e * 0.09), abs=1e-9
+    )
+
+
+def test_circles_that_coincide_are_a_circle() -> None:
+    assert load("circles", inner=1.0).entropy == pytest.approx(circle_entropy(0.05), abs=1e-9)
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.3, 2.0])
@@ -88,7 +151,7 @@ def test_wave_and_spiral_entropy_against_monte_carlo() -> None:
 
 
 def test_entropy_is_left_open_where_it_is_not_known() -> None:
-    assert load("moons").entropy is None
+    assert load("moons", noise=0.0).entropy is None
     assert load("wave", noise=0.0).entropy is None
     assert load("wave", noise=1e-4).entropy is None  # too fine a grid
 
@@ -127,4 +190,19 @@ def test_names_lists_every_toy_with_a_sentence() -> None:
 def test_a_bad_option_is_named(options: dict, message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         load("circle", **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("grid-mixture", {"side": 0}, "side must be a whole number, 1 or more; got 0"),
+        ("ring-mixture", {"modes": 2.5}, "modes must be a whole number, 1 or more; got 2.5"),
+        ("circles", {"inner": -1}, "inner must be a positive number"),
+        ("many-moons", {"noise": "much"}, "noise must be a number; got 'much'"),
+    ],
+)
+def test_a_bad_option_of_a_cluster_is_named(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        load(name, **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from torch import nn
 import girih
 from girih import geometry
 from girih.errors import ParameterError, UnsupportedLayerError
+from girih.geometry.noisy_ranks import _ranks
 
 
 def within(found: torch.Tensor, errors: torch.Tensor, expected, sigmas: float = 4.5) -> bool:
@@ -152,3 +153,121 @@ def test_refuses_what_it_cannot_take():
             geometry.dropout_dimensions(net, **({"probability": 0.5} | options))
     with pytest.raises(UnsupportedLayerError, match="chain"):
         geometry.dropout_dimensions(nn.Sequential(nn.Linear(1, 3), nn.Hardtanh(), nn.Linear(3, 2)), 0.5)
+
+
+def by_hand(net, p, kind, draws, cells, seed, output_noise):
+    """Masks, latents and Jacobians one at a time, drawn in the same order: masses and counts of each dimension."""
+    noise = torch.Generator().manual_seed(seed)
+    linear = [layer for layer in net if isinstance(layer, nn.Linear)]
+    S = linear[0].in_features
+    mass, count = torch.zeros(draws, S + 1, dtype=torch.float64), torch.zeros(draws, S + 1, dtype=torch.int64)
+    for draw in range(draws):
+        masks = []
+        for layer in linear[: len(linear) - (not output_noise)]:
+            shape = layer.weight.shape if kind == "dropconnect" else layer.weight.shape[:1]
+            masks.append(torch.rand(shape, generator=noise, dtype=torch.float64) >= p)
+        start = int(torch.randint(1 << 62, (), generator=noise))
+        z = torch.randn(cells, S, generator=torch.Generator().manual_seed(start), dtype=torch.float64)
+
+        def forward(h, masks=masks):
+            codes, kept = [], iter(masks)
+            for layer in net:
+                if isinstance(layer, nn.Linear):
+                    mask = next(kept, None)
+                    if kind == "dropconnect" and mask is not None:
+                        h = layer.weight * mask @ h + layer.bias
+                    else:
+                        h = layer(h) if mask is None else mask * layer(h)
+                else:
+                    codes.append(h > 0)
+                    h = layer(h[None])[0]
+            return h, torch.cat(codes)
+
+        cell_rank = {}
+        for one in z:
+            code = forward(one)[1].numpy().tobytes()
+            if code not in cell_rank:
+                jacobian = torch.func.jacrev(lambda h, f=forward: f(h)[0])(one).detach().numpy()
+                cell_rank[code] = np.linalg.matrix_rank(jacobian, rtol=1e-10)
+                count[draw, cell_rank[code]] += 1
+            mass[draw, cell_rank[code]] += 1 / cells
+    return mass, count
+
+
+@pytest.mark.parametrize("kind", ["dropout", "dropconnect"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("output_noise", [False, True])
+def test_realisations_at_once_are_those_one_by_one(kind, activation, output_noise):
+    net = girih.mlp([3, 5, 4, 6], activation=activation, seed=3)
+    found = geometry.dropout_dimensions(
+        net, 0.4, draws=6, cells=40, kind=kind, seed=2, output_noise=output_noise, progress=False
+    )
+    mass, count = by_hand(net, 0.4, kind, 6, 40, 2, output_noise)
+    assert torch.equal(found.count, count)
+    torch.testing.assert_close(found.mass, mass)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "dropconnect"])
+def test_the_first_realisation_is_that_of_the_noisy_generator(kind):
+    net = girih.mlp([5, 50, 40, 8], activation="relu", seed=0)  # more units than fit into one word
+    for output_noise in (False, True):
+        noisy = geometry.noisy_generator(net, 0.6, kind, seed=4, output_noise=output_noise)
+        noise = torch.Generator().manual_seed(4)
+        for layer in [layer for layer in net if isinstance(layer, nn.Linear)][: 3 if output_noise else 2]:
+            shape = layer.weight.shape if kind == "dropconnect" else layer.weight.shape[:1]
+            torch.rand(shape, generator=noise, dtype=torch.float64)
+        cells = geometry.sample_cells(noisy, 300, seed=int(torch.randint(1 << 62, (), generator=noise)))
+        found = geometry.dropout_dimensions(net, 0.6, 1, 300, kind, seed=4, output_noise=output_noise)
+        expected = torch.bincount(geometry.intrinsic_dimension(cells).values, minlength=6)
+        assert found.count[0].tolist() == expected.tolist()
+
+
+def test_batches_change_nothing(monkeypatch):
+    net = girih.mlp([4, 6, 5, 7], activation="relu", seed=0)
+    whole = geometry.dropout_dimensions(net, 0.3, draws=9, cells=50, seed=1)
+    monkeypatch.setattr("girih.geometry.dropout._BUDGET", 4 * 7 * 50 * 2)
+    parts = geometry.dropout_dimensions(net, 0.3, draws=9, cells=50, seed=1)
+    assert torch.equal(whole.count, parts.count) and torch.equal(whole.mass, parts.mass)
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1e-13, 1e-9, 3e-7, 3e-6, 1e-4, 1.0])
+def test_ranks_are_those_of_singular_values_however_small(smallest):
+    rng = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(50, n, 4, dtype=torch.float64, generator=rng)).Q for n in (7, 4))
+    A = left * torch.tensor([1.0, 0.3, 0.1, smallest], dtype=torch.float64) @ right.mT
+    assert (_ranks(torch.cat((A, 1e6 * A, 1e-9 * A)), 1e-10) == 3 + (smallest > 1e-10)).all()
+
+
+@pytest.mark.parametrize("kind", ["dropout", "dropconnect"])
+def test_noise_on_the_last_layer_leaves_a_binomial_number_of_outputs(kind):
+    """With many hidden units the rank is that of the masked last layer: kept outputs, or what structure allows."""
+    net = girih.mlp([3, 60, 4], seed=0)
+    found = geometry.dropout_dimensions(net, 0.3, draws=400, cells=5, kind=kind, seed=3, output_noise=True)
+    if kind == "dropconnect":  # an output loses all of 60 weights with probability 1e-31
+        assert found.frequencies[3] == 1.0
+        return
+    kept = binom.pmf(np.arange(5), 4, 0.7)
+    law = torch.tensor([*kept[:3], kept[3] + kept[4]])
+    assert within(found.frequencies, (law * (1 - law) / 400).sqrt(), law)
+    exact = geometry.dropout_dimensions(girih.mlp([1, 3, 2], seed=0), 1.0, draws=2, output_noise=True)
+    assert exact.exact and exact.mean == 0.0
+
+
+def test_a_chain_without_kinks_has_one_cell():
+    found = geometry.dropout_dimensions(girih.mlp([5, 7], seed=0), 0.5, draws=3)
+    assert found.count.tolist() == [[0, 0, 0, 0, 0, 1]] * 3 and found.mean == 5.0
+    drawn = geometry.dropout_dimensions(girih.mlp([5, 7], seed=0), 0.9, draws=200, cells=4, output_noise=True)
+    law = binom.pmf(np.arange(5), 7, 0.1)
+    law = torch.tensor([*law, 1.0 - law.sum()])
+    assert within(drawn.frequencies, (law * (1 - law) / 200).sqrt() + 0.005, law)
+
+
+def test_units_with_slopes_of_their_own():
+    net = girih.mlp([4, 6, 5], seed=0)
+    net[1] = nn.PReLU(6, dtype=torch.float64)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([0.0, 0.0, 0.0, 0.5, 1.0, -1.0]))
+    found = geometry.dropout_dimensions(net, 0.3, draws=5, cells=30, seed=7)
+    mass, count = by_hand(net, 0.3, "dropout", 5, 30, 7, False)
+    assert torch.equal(found.count, count)
+    torch.testing.assert_close(found.mass, mass)

@@ -51,13 +51,13 @@ def line_entropy(deviation: float) -> float | None:
 
 
 def curve_entropy(points: NDArray[np.float64], weights: NDArray[np.float64], deviation: float) -> float | None:
-    """Entropy of a noisy plane curve, given by points and their probabilities.
+    """Entropy of a noisy plane curve, given by points and their probabilities, or of a mixture of round Gaussians.
 
     The density is a sum of products over the points, so the grid over the plane is one matrix product. Grid and
     points must be finer than the noise; `None` where that takes too many of them, or without noise.
 
     Args:
-        points: quadrature points of the curve, `(T, 2)`, spaced by less than a deviation.
+        points: quadrature points of the curve, `(T, 2)`, spaced by less than a deviation; or centres of the mixture.
         weights: their probabilities, `(T,)`.
         deviation: standard deviation of the noise.
     """

@@ -1,7 +1,8 @@
-"""Real handwritten digits: offline ones, and the full MNIST where there is a network."""
+"""Real handwritten digits: offline ones, and the full MNIST from the network or from local files."""
 
 from __future__ import annotations
 
+import os
 import socket
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.datasets.dataset import Dataset
-from girih.errors import DataSourceError
+from girih.datasets.local_images import mnist_files
+from girih.errors import DataSourceError, ParameterError
 
 # Seconds without an answer after which a server counts as out of reach.
 _TIMEOUT = 30.0
@@ -46,12 +48,25 @@ def one_digit(dataset: Dataset, digit: int) -> Dataset:
     return replace(dataset, X=dataset.X[keep], labels=dataset.labels[keep], name=name, description=text)
 
 
-def mnist_full(*, data_home: str | None = None) -> Dataset:
-    """All 70,000 MNIST digits from openml.org, scaled to [0, 1] and cached by scikit-learn in `data_home`.
+def mnist_full(
+    *, data_home: str | None = None, path: str | os.PathLike[str] | None = None, part: str = "all"
+) -> Dataset:
+    """All 70,000 MNIST digits, scaled to [0, 1], from openml.org (cached in `data_home`) or from local files: `path=`.
+
+    Args:
+        data_home: where scikit-learn keeps what it fetched.
+        path: the folder of `train-images-idx3-ubyte.gz` and so on, instead of the network.
+        part: "train", the first 60,000, "test", the others, or "all".
 
     Raises:
-        DataSourceError: the server cannot be reached, or its answer is damaged.
+        DataSourceError: the server cannot be reached, or its answer or a file is damaged.
+        ParameterError: an unknown part.
     """
+    if path is not None:
+        return mnist_files(path=path, part=part)
+    rows = {"train": slice(60_000), "test": slice(60_000, None), "all": slice(None)}.get(part)
+    if rows is None:
+        raise ParameterError(f"part must be train, test or all; got {part!r}")
     from sklearn.datasets import fetch_openml
 
     try:
@@ -65,9 +80,10 @@ def mnist_full(*, data_home: str | None = None) -> Dataset:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataSourceError(
             f"'mnist-full' could not be fetched from openml.org ({reason}); connect to a network and try again, "
-            "or use the 5,000 digits of 'mnist', which need none"
+            "pass path=, the folder of its idx files, or use the 5,000 digits of 'mnist', which need neither"
         ) from None
-    text = "70,000 handwritten digits of 28 x 28 pixels in [0, 1]"
+    pixels, labels = pixels[rows], labels[rows]
+    text = f"{len(pixels):,} handwritten digits of 28 x 28 pixels in [0, 1]"
     return _images(pixels / 255.0, labels, (28, 28), "mnist-full", text)
 
 

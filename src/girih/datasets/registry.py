@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from girih.datasets import images, tables, toys
+from girih.datasets import images, local_images, tables, toys
 from girih.datasets.dataset import Dataset, check_count
 from girih.datasets.files import SUFFIXES, load_file
 from girih.errors import DataSourceError, ParameterError
@@ -22,6 +22,10 @@ _TOYS: dict[str, Callable[..., Dataset]] = {
     "line": toys.line,
     "spiral": toys.spiral,
     "moons": toys.moons,
+    "many-moons": toys.many_moons,
+    "circles": toys.circles,
+    "grid-mixture": toys.grid_mixture,
+    "ring-mixture": toys.ring_mixture,
 }
 
 # Fixed tables: called with (**options), then subsampled.
@@ -33,6 +37,8 @@ _TABLES: dict[str, Callable[..., Dataset]] = {
     "breast_cancer": tables.breast_cancer,
     "diabetes": tables.diabetes,
     "mnist-full": images.mnist_full,
+    "cifar10": local_images.cifar10,
+    "svhn": local_images.svhn,
 }
 
 _ONE_DIGIT = re.compile(r"(mnist|digits)-(\d)")
@@ -55,16 +61,19 @@ def names() -> dict[str, str]:
 
 
 def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int = 0, **options: Any) -> Dataset:
-    """A data set by its built-in name, or the numeric columns of a csv, npy, npz or parquet file.
+    """A data set by its built-in name, the numeric columns of a csv, npy, npz or parquet file, or files of images.
 
     Args:
-        name_or_path: a name that `names()` lists, or the path of a file.
+        name_or_path: a name that `names()` lists, or the path of a file, or of a file or folder of CIFAR-10 (binary or
+            Python version), SVHN (cropped) or MNIST (idx), as their authors give them out.
         n: how many rows. Toys are drawn afresh (256 rows by default); of a table or a file, n rows are drawn
             without replacement (all rows by default).
         seed: makes the draw reproducible.
-        **options: for toys, `noise` (a standard deviation), and `radius` (circle), `frequency` (wave) or `turns`
-            (spiral); for files, `columns` or `drop` (lists of names) and, for csv, `header` (true or false when
-            the detection of a first line of names is not wanted); for "mnist-full", `data_home`.
+        **options: for toys, `noise` (a standard deviation), and `radius` (circle), `frequency` (wave), `turns`
+            (spiral), `inner` (circles), `side` (grid-mixture) or `modes` (ring-mixture); for files, `columns` or
+            `drop` (lists of names) and, for csv, `header` (true or false when the detection of a first line of names
+            is not wanted); for "mnist-full", `data_home`; for "mnist-full", "cifar10" and "svhn", `path` of their
+            local files and `part` ("train", "test" or "all"); for the latter two `grey` (one channel).
 
     Raises:
         DataSourceError: the name is unknown, or the file is missing, damaged, of another format, or not numeric.
@@ -99,8 +108,7 @@ def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int =
     else:
         dataset = None
     if dataset is None:
-        _check_options(f"a file ({Path(name_or_path).name})", load_file, options)
-        dataset = load_file(os.path.expanduser(name_or_path), **options)
+        dataset = _from_path(os.path.expanduser(name_or_path), options)
     return dataset if n is None else dataset.subset(n, seed)
 
 
@@ -112,6 +120,16 @@ def _table(name: str, options: dict[str, Any]) -> Dataset | None:
     _check_options(name, function, options)
     dataset = function(**options)
     return images.one_digit(dataset, int(digit[2])) if digit else dataset
+
+
+def _from_path(path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
+    reader = local_images.reader_for(path)
+    if reader is None:
+        _check_options(f"a file ({Path(path).name})", load_file, options)
+        return load_file(path, **options)
+    known = {"path": path, **options}
+    _check_options(f"{Path(path).name} (images)", reader, known)
+    return reader(**known)
 
 
 def _check_options(name: str, function: Callable[..., Dataset], options: dict[str, Any]) -> None:

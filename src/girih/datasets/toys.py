@@ -1,13 +1,15 @@
-"""Plane toys: noisy curves with known entropy, and two moons."""
+"""Plane toys with known entropy: noisy curves and Gaussian mixtures."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._options import whole
 from girih.datasets.dataset import Dataset, check_count, make_rng
 from girih.datasets.entropy import circle_entropy, curve_entropy, line_entropy
 from girih.errors import ParameterError
@@ -70,21 +72,90 @@ def spiral(n: int | None, seed: int, *, noise: float = 0.05, turns: float = 1.5)
 
 
 def moons(n: int | None, seed: int, *, noise: float = 0.1) -> Dataset:
-    """Two interleaved half circles of scikit-learn, labelled, plus Gaussian noise."""
-    from sklearn.datasets import make_moons
+    """Two interleaved half circles of radius 1, labelled, plus Gaussian noise (RAD, section 3.1).
 
-    noise = _check_noise(noise)
-    make_rng(seed)
-    X, labels = make_moons(_count(n), noise=noise, random_state=seed)
-    description = f"two half circles with noise of standard deviation {noise:g}"
-    return Dataset(X.astype(np.float64), ["x0", "x1"], "moons", description, labels=labels)
+    The half circles of scikit-learn's `make_moons`, here with angles and halves drawn at random for each row.
+    """
+    return _arcs(n, seed, noise, "moons", _MOONS, "two half circles")
+
+
+def many_moons(n: int | None, seed: int, *, noise: float = 0.05) -> Dataset:
+    """Four pairs of moons of radius 1/2, two by two, labelled, plus Gaussian noise (RAD, section 3.1)."""
+    shifts = [np.array([column * 3.5, row * 2.5]) for row in (-0.5, 0.5) for column in (-0.5, 0.5)]
+    # the middle of a pair is at (1/2, 1/4)
+    arcs = [(0.5 * (c - (0.5, 0.25) + shift), 0.5 * r, *ends) for shift in shifts for c, r, *ends in _MOONS]
+    return _arcs(n, seed, noise, "many-moons", arcs, "eight half circles")
+
+
+def circles(n: int | None, seed: int, *, noise: float = 0.05, inner: float = 0.5) -> Dataset:
+    """Two circles around one centre, labelled, plus Gaussian noise (RAD, section 3.1).
+
+    Their radii are 1 and `inner`, and each has half of the mass.
+    """
+    inner = _check_positive(inner, "inner")
+    arcs = [(np.zeros(2), radius, 0.0, 2.0 * np.pi) for radius in (1.0, inner)]
+    return _arcs(n, seed, noise, "circles", arcs, f"circles of radius 1 and {inner:g}")
+
+
+def grid_mixture(n: int | None, seed: int, *, noise: float = 0.085, side: int = 5) -> Dataset:
+    """Gaussians on a square grid, `side` by `side` at distance 1, labelled (RAD, section 3.1)."""
+    axis = np.arange(whole(side, "side")) - 0.5 * (side - 1)
+    centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    return _mixture(n, seed, noise, "grid-mixture", centres, f"{side} x {side} Gaussians on a grid")
+
+
+def ring_mixture(n: int | None, seed: int, *, noise: float = 0.014, modes: int = 8) -> Dataset:
+    """Gaussians evenly spaced on a circle of radius 1, labelled (RAD, section 3.1)."""
+    angle = 2.0 * np.pi * np.arange(whole(modes, "modes")) / modes
+    centres = np.stack((np.cos(angle), np.sin(angle)), 1)
+    return _mixture(n, seed, noise, "ring-mixture", centres, f"{modes} Gaussians on a circle")
+
+
+# Centre, radius, and the angles at which an arc begins and ends.
+Arc = tuple[NDArray[np.float64], float, float, float]
+_MOONS: list[Arc] = [(np.array([0.0, 0.0]), 1.0, 0.0, np.pi), (np.array([1.0, 0.5]), 1.0, np.pi, 2.0 * np.pi)]
+
+
+def _arcs(n: int | None, seed: int, noise: float, name: str, arcs: Sequence[Any], text: str) -> Dataset:
+    """Arcs of equal mass, each uniform along itself."""
+    noise, rng, n = _check_noise(noise), make_rng(seed), _count(n)
+    labels = rng.integers(len(arcs), size=n)
+    centre, radius, begin, end = (np.array(column) for column in zip(*arcs, strict=True))
+
+    def at(which: NDArray[np.int64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+        angle = begin[which] + share * (end - begin)[which]
+        return centre[which] + radius[which, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
+
+    count = _grid_size(float((radius * (end - begin)).max()), noise)
+    nodes, weights = np.polynomial.legendre.leggauss(8)  # on panels: an arc has ends, where a grid would be coarse
+    panels = max(count // 8, 1)
+    share = ((np.arange(panels)[:, None] + 0.5 * (nodes + 1.0)) / panels).ravel()
+    mass = np.tile(np.tile(0.5 * weights / panels, panels), len(arcs)) / len(arcs)
+    points = at(np.repeat(np.arange(len(arcs)), len(share)), np.tile(share, len(arcs)))
+    entropy = curve_entropy(points, mass, noise)
+    text += f" with noise of standard deviation {noise:g}"
+    return _toy(name, at(labels, rng.uniform(0.0, 1.0, n)), noise, rng, text, entropy, labels)
+
+
+def _mixture(n: int | None, seed: int, noise: float, name: str, centres: NDArray[np.float64], text: str) -> Dataset:
+    """Equal shares of Gaussians with one standard deviation."""
+    noise, rng, n = _check_noise(noise), make_rng(seed), _count(n)
+    labels = rng.integers(len(centres), size=n)
+    entropy = curve_entropy(centres, np.full(len(centres), 1.0 / len(centres)), noise)
+    return _toy(name, centres[labels], noise, rng, f"{text}, of standard deviation {noise:g}", entropy, labels)
 
 
 def _toy(
-    name: str, points: NDArray[np.float64], noise: float, rng: np.random.Generator, text: str, entropy: float | None
+    name: str,
+    points: NDArray[np.float64],
+    noise: float,
+    rng: np.random.Generator,
+    text: str,
+    entropy: float | None,
+    labels: NDArray[np.int64] | None = None,
 ) -> Dataset:
     X = points + noise * rng.standard_normal(points.shape)
-    return Dataset(X, ["x0", "x1"], name, text, entropy=entropy)
+    return Dataset(X, ["x0", "x1"], name, text, labels=labels, entropy=entropy)
 
 
 def _count(n: int | None) -> int:

@@ -42,6 +42,34 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "The partition found cell by cell, and a cell cut into triangles (EM-DGN, Figs. 1 and 2).",
     ),
     "mas-surface": ("mas_surface", "The cells of a latent plane and the surface they are mapped to (MAS, Fig. 1)."),
+    "mas-dropout-dimension": (
+        "mas_dropout_dimension",
+        "The intrinsic dimension under dropout and dropconnect (MAS, Fig. 2).",
+    ),
+    "mas-elbow": ("mas_elbow", "The least error on a plane against latent dimension and sample size (MAS, Fig. 4)."),
+    "mas-angles": ("mas_angles", "Angles between the images of adjacent cells (MAS, Figs. 8 and 11)."),
+    "mas-determinants": ("mas_determinants", "Volumes of cells against the variance of weights (MAS, Fig. 10)."),
+    "mas-dropout-circle": (
+        "mas_dropout_circle",
+        "A GAN with dropout on a circle, realisation by realisation (MAS, Fig. 3).",
+    ),
+    "mas-bimodal": ("mas_bimodal", "Volumes of the cells of GANs on two Gaussians (MAS, Figs. 7 and 15)."),
+    "mas-angles-circle": ("mas_angles_circle", "Curves of GANs on a circle and their kinks (MAS, Fig. 12)."),
+    "mas-dropout-elbo": (
+        "mas_dropout_elbo",
+        "The negative ELBO of VAEs against width and dropout of the decoder (MAS, Figs. 4 and 9).",
+    ),
+    "mas-basis": (
+        "mas_basis",
+        "A basis vector of four generators of digits, and their digits (MAS, Figs. 5, 13 and 14).",
+    ),
+    "mas-disentanglement": (
+        "mas_disentanglement",
+        "How far from orthogonal the basis vectors of the generators of Fig. 5 are (MAS, Table 1).",
+    ),
+    "mas-smoothing": ("mas_smoothing", "Surfaces and VAEs with smoothed activations (MAS, Fig. 6)."),
+    "rad-continuity": ("rad_continuity", "Folds, gates, and what keeps log p continuous (RAD, Figs. 2, 4 and 13)."),
+    "rad-samples": ("rad_samples", "What RAD and Real NVP draw after training on six problems (RAD, Figs. 5 and 7)."),
     "em-circle-2d": (
         "density_race:circle",
         "The circle with S = 2: exact EM against VAE, Gaussian mixtures and flows (beyond the papers).",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import zuko  # type: ignore[import-untyped]
+import zuko
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 

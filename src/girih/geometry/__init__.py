@@ -4,7 +4,7 @@ from girih.geometry.angles import Angles, angles
 from girih.geometry.bottlenecks import dimension_bound, layer_ranks
 from girih.geometry.cells import Cells, CellValues, enumerate_cells
 from girih.geometry.density import ManifoldDensity, density, latent_density
-from girih.geometry.disentangle import basis, disentanglement
+from girih.geometry.disentangle import basis, disentanglement, mean_overlap
 from girih.geometry.dropout import DropoutDimensions, dropout_dimensions, noisy_generator
 from girih.geometry.elbow import ApproximationElbow, elbow
 from girih.geometry.entropy import Entropy, Uniformity, entropy, folded_entropy, uniformity
@@ -48,6 +48,7 @@ __all__ = [
     "latent_density",
     "layer_ranks",
     "log_volume",
+    "mean_overlap",
     "noisy_generator",
     "preimages",
     "sample_cells",

@@ -51,7 +51,6 @@ def density(
         Log densities in nats with the preimages, those in the domain of the partition: for a network and a uniform
         prior, its box. (Of a partition that is larger than the box, a degenerate cell counts by the one latent that
         is found in it.) On the common face of two cells it is the density of one of them.
-        Rows times cells are compared, so time grows with both.
 
     Raises:
         LatentDimensionError: S is larger than 3; `latent_density` works for any S.

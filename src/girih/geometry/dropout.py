@@ -13,13 +13,15 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.geometry.cells import enumerate_cells
-from girih.geometry.sampling import sample_cells
+from girih.geometry.noisy_ranks import ranks_met
+from girih.geometry.priors import Prior, as_prior
 from girih.geometry.spectrum import RANK_TOLERANCE, intrinsic_dimension
 from girih.networks import Abs, Affine, PiecewiseLinear, Trace, trace
 from girih.partition import MAX_LATENT_DIM
 
 KINDS = ("dropout", "dropconnect")
 _SAMPLED = 2000  # latents for each realisation, as in Figure 2 of the paper
+_BUDGET = 1 << 20  # numbers in the largest array of a batch of realisations: 8 MB
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def dropout_dimensions(
     prior: Any = 1.0,
     tolerance: float = RANK_TOLERANCE,
     progress: bool = True,
+    output_noise: bool = False,
 ) -> DropoutDimensions:
     r"""The distribution of the intrinsic dimension over noise realisations and the cells of each.
 
@@ -87,6 +90,7 @@ def dropout_dimensions(
         prior: of the latents, as in `sample_cells`.
         tolerance: as in `intrinsic_dimension`.
         progress: show a bar.
+        output_noise: drop outputs (weights) of the last layer, too.
 
     Raises:
         UnsupportedLayerError: the network is not a fully connected chain.
@@ -107,37 +111,46 @@ def dropout_dimensions(
     number = None if cells is None else whole(cells, "cells")
     if number is None and traced.latent_dim > MAX_LATENT_DIM:
         number = _SAMPLED
-    noise = torch.Generator().manual_seed(seed)
-    mass, count = [], []
+    tolerance = real(tolerance, "tolerance", positive=False)
+    if tolerance >= 1.0:
+        raise ParameterError(f"tolerance must be below 1, got {tolerance}")
+    noise = _Noise(traced, probability, kind, output_noise, torch.Generator().manual_seed(seed))
+    latent = as_prior(prior, traced.latent_dim)
+    size = 1 if number is None else _batch(traced, number)
+    found = []
     bar = Progress(kind, draws, show=progress)
     try:
-        for draw in range(draws):
-            noisy = _realisation(traced, probability, kind, noise)
-            start = int(torch.randint(1 << 62, (), generator=noise))
-            found = enumerate_cells(noisy, prior) if number is None else sample_cells(noisy, number, prior, start)
-            rank = intrinsic_dimension(found, tolerance).values.cpu()
-            share = (found.mass / found.mass.sum()).cpu()
-            mass.append(torch.bincount(rank, share, traced.latent_dim + 1))
-            count.append(torch.bincount(rank, minlength=traced.latent_dim + 1))
-            bar.show(draw + 1, "")
+        for start in range(0, draws, size):
+            some = min(size, draws - start)
+            found.append(
+                _enumerated(noise, prior, tolerance)
+                if number is None
+                else _sampled(noise, some, number, latent, tolerance)
+            )
+            bar.show(start + some, "")
     finally:
         bar.close()
-    return DropoutDimensions(torch.arange(traced.latent_dim + 1), torch.stack(mass), torch.stack(count), number is None)
+    mass, count = (torch.cat(part) for part in zip(*found, strict=True))
+    return DropoutDimensions(torch.arange(traced.latent_dim + 1), mass, count, number is None)
 
 
-def noisy_generator(net: nn.Module | Trace, probability: float, kind: str = "dropout", seed: int = 0) -> nn.Sequential:
+def noisy_generator(
+    net: nn.Module | Trace, probability: float, kind: str = "dropout", seed: int = 0, output_noise: bool = False
+) -> nn.Sequential:
     r"""One realisation of a generator with dropout or dropconnect: a chain of copied layers, in float64.
 
     With 0/1 masks r and R, a hidden layer with the activation a becomes `r * a(W h + v)` under dropout and
     `a((R * W) h + v)` under dropconnect. Outputs are not scaled by `1 / (1 - probability)`, as they are not in the
     paper. Dropped units are removed from the chain, since they have no kinks in it; a layer that loses all of them
-    keeps one that nothing is made of. The last layer has no noise.
+    keeps one that nothing is made of. The last layer has no noise by default: it is not a hidden layer, and dropping
+    outputs puts the image on coordinate planes. Equation 7 of the paper multiplies it by a mask, too.
 
     Args:
         net: a fully connected chain.
         probability: of dropping an entry, from 0 to 1.
         kind: "dropout" or "dropconnect".
         seed: of the masks; the first realisation of `dropout_dimensions` with the same seed.
+        output_noise: drop outputs (weights) of the last layer, too.
 
     Raises:
         UnsupportedLayerError: the network is not a fully connected chain.
@@ -155,36 +168,102 @@ def noisy_generator(net: nn.Module | Trace, probability: float, kind: str = "dro
           (2): Linear(in_features=3, out_features=5, bias=True)
         )
     """
-    return _realisation(trace(net), probability, kind, torch.Generator().manual_seed(whole(seed, "seed", 0)))
+    generator = torch.Generator().manual_seed(whole(seed, "seed", 0))
+    return _realisation(_Noise(trace(net), probability, kind, output_noise, generator))
 
 
-def _realisation(traced: Trace, probability: float, kind: str, noise: torch.Generator) -> nn.Sequential:
-    probability = real(probability, "probability", positive=False)
-    if probability > 1.0:
-        raise ParameterError(f"probability must be from 0 to 1; got {probability}")
-    if kind not in KINDS:
-        raise ParameterError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    stages = traced.stages
+class _Noise:
+    """A chain and the masks that are drawn for it, one list after the other."""
+
+    def __init__(
+        self, traced: Trace, probability: float, kind: str, output_noise: bool, generator: torch.Generator
+    ) -> None:
+        self.probability = real(probability, "probability", positive=False)
+        if self.probability > 1.0:
+            raise ParameterError(f"probability must be from 0 to 1; got {probability}")
+        if kind not in KINDS:
+            raise ParameterError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        self.traced, self.kind, self.generator = traced, kind, generator
+        layers = [stage for stage in traced.stages if isinstance(stage, Affine)]
+        self.weights = [layer.weight.detach().cpu() for layer in layers]
+        self.biases = [layer.bias.detach().cpu() for layer in layers]
+        self.noisy = len(layers) - (not output_noise)
+
+    def masks(self) -> list[Tensor]:
+        """What is kept of each affine layer: of its outputs `(out,)`, or of its weights `(out, in)`."""
+        kept = []
+        for index, weight in enumerate(self.weights):
+            shape = weight.shape[: 1 if self.kind == "dropout" else 2]
+            if index < self.noisy:
+                kept.append(torch.rand(shape, generator=self.generator, dtype=torch.float64) >= self.probability)
+            else:
+                kept.append(torch.ones(shape, dtype=torch.bool))
+        return kept
+
+    def next_seed(self) -> int:
+        """Of the latents of a realisation."""
+        return int(torch.randint(1 << 62, (), generator=self.generator))
+
+
+def _enumerated(noise: _Noise, prior: Any, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Masses and counts of one realisation, from all of its cells, `(1, S + 1)`."""
+    noisy = _realisation(noise)
+    noise.next_seed()  # one for each realisation, so that these do not depend on how cells are found
+    found = enumerate_cells(noisy, prior)
+    rank = intrinsic_dimension(found, tolerance).values.cpu()
+    share, width = (found.mass / found.mass.sum()).cpu(), found.latent_dim + 1
+    return torch.bincount(rank, share, width)[None], torch.bincount(rank, minlength=width)[None]
+
+
+def _sampled(noise: _Noise, size: int, n: int, prior: Prior, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The same of several realisations, from the cells that n draws meet in each."""
+    masks, latents = [], []
+    for _ in range(size):
+        masks.append(noise.masks())
+        latents.append(prior.sample(n, torch.Generator().manual_seed(noise.next_seed())))
+    weights, biases = [], []
+    for weight, bias, *kept in zip(noise.weights, noise.biases, *masks, strict=True):
+        mask = torch.stack(kept)
+        rows = noise.kind == "dropout"  # units without weights and bias are 0, as dropped ones
+        weights.append(weight * (mask[..., None] if rows else mask))
+        biases.append(bias * mask if rows else bias.expand(size, -1))
+    met, count = ranks_met(noise.traced, weights, biases, torch.stack(latents), tolerance)
+    return met / n, count
+
+
+def _batch(traced: Trace, n: int) -> int:
+    """The number of realisations that are computed at once."""
+    widest = max((stage.out_features for stage in traced.stages if isinstance(stage, Affine)), default=1)
+    return max(1, _BUDGET // (max(widest, traced.latent_dim) * traced.latent_dim * n))
+
+
+def _realisation(noise: _Noise) -> nn.Sequential:
+    """The next one, as a chain without the dropped units."""
+    stages = noise.traced.stages
+    affine = iter(zip(noise.weights, noise.biases, noise.masks(), strict=True))
     last = max((i for i, stage in enumerate(stages) if isinstance(stage, Affine)), default=-1)
-    kept = torch.ones(traced.latent_dim, dtype=torch.bool)
+    kept = torch.ones(noise.traced.latent_dim, dtype=torch.bool)
     silent = False  # whether the one unit that is left of the layer before was dropped, too
     layers: list[nn.Module] = []
     for index, stage in enumerate(stages):
         if isinstance(stage, PiecewiseLinear):
             layers.append(_activation(stage.slope.detach().cpu().expand(stage.units)[kept]))
             continue
-        weight, bias = stage.weight.detach().cpu()[:, kept].clone(), stage.bias.detach().cpu()
+        weight, bias, mask = next(affine)
+        weight = weight[:, kept].clone()
         if silent:
             weight = torch.zeros_like(weight)
         kept, silent = torch.ones(len(weight), dtype=torch.bool), False
-        if index < last:
-            if kind == "dropout":
-                kept = torch.rand(len(weight), generator=noise, dtype=torch.float64) >= probability
-                silent = not bool(kept.any())
-                if silent:
-                    kept[0], weight[0] = True, 0.0  # a constant, without kinks
-            else:
-                weight = weight * (torch.rand(weight.shape, generator=noise, dtype=torch.float64) >= probability)
+        if noise.kind == "dropconnect":
+            weight = weight * mask
+        elif index == last:  # an output that is dropped is 0, and no unit to remove
+            weight, bias = weight * mask[:, None], bias * mask
+        else:
+            kept = mask
+            silent = not bool(kept.any())
+            if silent:
+                kept = torch.zeros_like(mask).index_fill(0, torch.tensor(0), True)
+                weight[0] = 0.0  # a constant, without kinks
         layers.append(_linear(weight[kept], bias[kept]))
     return nn.Sequential(*layers)
 

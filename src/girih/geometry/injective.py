@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,8 @@ from girih._options import whole
 from girih.errors import CellLimitError, GirihError
 from girih.geometry.cells import jets
 from girih.geometry.invert import images
-from girih.geometry.preimages import as_partition, preimages
+from girih.geometry.preimages import as_partition, preimages_by
+from girih.geometry.search import Search
 from girih.geometry.spectrum import RANK_TOLERANCE
 from girih.networks import Trace
 from girih.partition import Partition
@@ -50,8 +50,9 @@ class Injectivity:
 def is_injective(net: nn.Module | Trace | Partition, max_pairs: int = 100_000) -> Injectivity:
     r"""Whether `g(z) = g(z')` holds for `z = z'` only; S <= 3. With a pair of latents where not.
 
-    Full rank on every cell is needed but not enough: the images of different cells may meet. Pairs of cells whose
-    planes meet in more than a point are decided by linear programs: over z in one and z' in the other with
+    Full rank on every cell is needed but not enough: the images of different cells may meet. A tree over the images
+    finds the pairs of cells that are close enough. Those whose planes meet in more than a point are decided by linear
+    programs: over z in one and z' in the other with
     `A z + b = A' z' + b'`, both ends of `d . (z - z')` are 0 for a random direction d only if no other solution than
     `z = z'` exists (with probability 1).
 
@@ -96,11 +97,12 @@ def is_injective(net: nn.Module | Trace | Partition, max_pairs: int = 100_000) -
             return Injectivity(False, _along(part, rows.start + k, V[k, -1].cpu()), "degenerate cell", 0)
         slopes.append((mix @ jet.slope).cpu())
         values.append((jet.value @ mix.mT).cpu())
-    found = _by_samples(part)
+    search = Search(part)
+    found = _by_samples(search)
     if found is not None:
         return Injectivity(False, found, "cells meet", 0)
     A, b = torch.cat(slopes), torch.cat(values)
-    pairs, found = _open_pairs(part, A, b)
+    pairs, found = _open_pairs(part, A, b, search.meeting(_SAME))
     if found is not None:
         return Injectivity(False, found, "cells meet", 0)
     if len(pairs) > max_pairs:
@@ -128,11 +130,12 @@ def _along(part: Partition, i: int, null: Tensor) -> Tensor:
     return torch.stack((start, start + min(0.5 * step, 1.0) * null))
 
 
-def _by_samples(part: Partition) -> Tensor | None:
+def _by_samples(search: Search) -> Tensor | None:
     """Two latents with the same image, if a point inside some cell has another preimage."""
+    part = search.images.part
     index = torch.linspace(0, len(part) - 1, min(len(part), _SAMPLES)).long()
     z = part.interior[index].to(part.trace.device)
-    found = preimages(part, images(part.trace, z))
+    found = preimages_by(search, images(part.trace, z))
     apart = (found.latent - z[found.row]).norm(dim=1) > _APART * (1.0 + z[found.row].norm(dim=1))
     if not apart.any():
         return None
@@ -140,38 +143,30 @@ def _by_samples(part: Partition) -> Tensor | None:
     return torch.stack((z[found.row[k]], found.latent[k])).cpu()
 
 
-def _pairs(count: int) -> Iterator[Tensor]:
-    """All pairs `i < j`, `(P, 2)`, in chunks."""
-    i = 0
-    while i < count - 1:
-        stop = i + 1
-        while stop < count - 1 and (stop + 1 - i) * (count - 1 - i) <= _PAIRS:
-            stop += 1
-        block = torch.triu_indices(stop - i, count - i, 1) + i
-        yield block.mT
-        i = stop
-
-
-def _open_pairs(part: Partition, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Pairs of cells that linear programs have to decide, `(P, 2)`, or a witness that was found on the way.
+def _open_pairs(part: Partition, A: Tensor, b: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Those of some pairs of cells that linear programs have to decide, `(P, 2)`, or a witness that was found.
 
     The planes of two cells have no point in common; or one, which is in both cells or not; or points with `z = z'`
     only; or they are left to the programs. The maps `A`, `b` are about the origins of the cells.
     """
     S, kept = part.latent_dim, []
     origins = part.origins.cpu()
-    for pairs in _pairs(len(A)):
+    for pairs in candidates.split(_PAIRS):
         i, j = pairs.mT
         M = torch.cat((A[i], -A[j]), 2)
         gap = b[j] - b[i]
         if M.shape[1] < 2 * S:
             M = torch.cat((M, M.new_zeros(len(M), 2 * S - M.shape[1], 2 * S)), 1)
             gap = torch.cat((gap, gap.new_zeros(len(gap), M.shape[1] - gap.shape[1])), 1)
+        reach = _SAME * (1.0 + b[i].norm(dim=1) + b[j].norm(dim=1))
+        near = _distance(M, gap) <= reach
+        pairs, M, gap, reach = pairs[near], M[near], gap[near], reach[near]
+        i, j = pairs.mT
         U, values, Vt = torch.linalg.svd(M, full_matrices=False)
         counts = values > _DEPENDENT * values[:, :1]
         along = (U.mT @ gap[:, :, None])[:, :, 0] * counts
         rest = gap - (U @ along[:, :, None])[:, :, 0]
-        meet = rest.norm(dim=1) <= _SAME * (1.0 + b[i].norm(dim=1) + b[j].norm(dim=1))
+        meet = rest.norm(dim=1) <= reach
         at = (Vt.mT @ (along / torch.where(counts, values, 1.0))[:, :, None])[:, :, 0]
         z, other = origins[i] + at[:, :S], origins[j] + at[:, S:]
         room = _APART * (1.0 + z.norm(dim=1))
@@ -183,6 +178,16 @@ def _open_pairs(part: Partition, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor |
         if witness is not None:
             return kept[0][:0], witness
     return (torch.cat(kept) if kept else torch.empty(0, 2, dtype=torch.int64)), None
+
+
+def _distance(M: Tensor, gap: Tensor) -> Tensor:
+    """A lower bound on the distance of `gap` from the columns of M, `(P,)`: cheaper than by singular values."""
+    rows, columns = M.shape[1:]
+    if rows <= columns:
+        return torch.zeros_like(gap[:, 0])
+    # the last column of Q R is gap: what R has below the columns of M is not in their span
+    R = torch.linalg.qr(torch.cat((M, gap[:, :, None]), 2), mode="r").R
+    return R[:, columns, columns].abs()
 
 
 def _verified(part: Partition, z: Tensor, other: Tensor) -> Tensor | None:

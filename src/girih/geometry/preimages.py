@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from girih._arrays import as_rows
 from girih._options import real
-from girih.geometry.cells import jets
-from girih.geometry.nearest import nearest_in_cell
-from girih.geometry.spectrum import RANK_TOLERANCE
-from girih.networks import Jet, Trace
+from girih.geometry.pieces import Rows
+from girih.geometry.search import Search
+from girih.networks import Trace
 from girih.partition import Partition
 
 TOLERANCE = 1e-8
-_ROWS = 256
 _FORWARD = 1 << 15
-_SCREEN = 1e-6  # of the distance to the cell: squares lose half of the digits
+_SLACK = 2.0  # images that are so many times farther than the tolerance are looked at
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,9 @@ class Preimages:
 def preimages(net: nn.Module | Trace | Partition, x: Any, tolerance: float = TOLERANCE) -> Preimages:
     r"""All z with `g(z) = x`, one for each cell at most.
 
-    Each cell's least-squares latent `A^+ (x - b)` is a candidate; it counts where the network maps it to x and the
-    partition's domain holds it. Latents that agree to `tolerance (1 + |z|)` on neighbouring cells are one.
+    A tree over the images of the cells finds those that may hold x. The least-squares latent `A^+ (x - b)` of each is
+    a candidate; it counts where the network maps it to x and the partition's domain holds it. Latents that agree to
+    `tolerance (1 + |z|)` on neighbouring cells are one.
 
     Args:
         net: a partition, or any module with S <= 3 that `girih.trace` supports.
@@ -71,7 +70,12 @@ def preimages(net: nn.Module | Trace | Partition, x: Any, tolerance: float = TOL
     part = as_partition(net)
     x = as_rows(x, "x", part.trace.output_dim, "the output dimension D", device=part.trace.device).detach()
     tolerance = real(tolerance, "tolerance")
-    parts = [_of_rows(part, x[start : start + _ROWS], start, tolerance) for start in range(0, len(x), _ROWS)]
+    return preimages_by(Search(part), x, tolerance)
+
+
+def preimages_by(search: Search, x: Tensor, tolerance: float = TOLERANCE) -> Preimages:
+    """`preimages` of checked rows by a search that is there."""
+    parts = [_of_rows(search, x[some], some.start, tolerance) for some in search.batches(len(x))]
     return Preimages(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -80,48 +84,25 @@ def as_partition(net: nn.Module | Trace | Partition) -> Partition:
     return net if isinstance(net, Partition) else Partition(net, progress=False)
 
 
-def _of_rows(part: Partition, x: Tensor, first: int, tolerance: float) -> tuple[Tensor, ...]:
+def _of_rows(search: Search, x: Tensor, first: int, tolerance: float) -> tuple[Tensor, ...]:
+    shapes, part = search.images, search.images.part
     room = tolerance * (1.0 + x.norm(dim=1))
-    found: list[tuple[Tensor, ...]] = []
-    for rows, jet in jets(part.trace, part.patterns, part.origins):
-        found += _of_cells(part, x, room, rows.start, jet)
-    row, cell, latent, degenerate = (torch.cat(columns) for columns in zip(*found, strict=True))
+    rows, reach = shapes.rows(x), (_SLACK * room).cpu()
+    close = (rows.far <= reach).nonzero()[:, 0]
+    rows, reach = Rows(rows.y[close], rows.far[close]), reach[close]
+    row, piece = search.within(rows, (reach.square() - rows.far.square()).clamp(min=0.0).sqrt())
+    whole = shapes.rank[piece] == part.latent_dim
+    t = torch.empty(len(row), part.latent_dim, dtype=torch.float64)
+    t[whole] = shapes.free(rows, row[whole], piece[whole])
+    t[~whole] = shapes.nearest(rows, row[~whole], piece[~whole])[0]
+    latent = (shapes.origin[piece] + t).to(x.device)
+    row, cell, degenerate = (column.to(x.device) for column in (close[row], shapes.cell[piece], ~whole))
+    hit = _misses(part.trace, latent, x, row) <= room[row]
+    check = hit & ~degenerate
+    hit[check] = part.locate(latent[check]).to(x.device) >= 0
+    row, cell, latent, degenerate = row[hit], cell[hit], latent[hit], degenerate[hit]
     keep = _distinct(part, row, cell, latent, degenerate, tolerance)
     return row[keep] + first, cell[keep], latent[keep], degenerate[keep]
-
-
-def _of_cells(part: Partition, x: Tensor, room: Tensor, first: int, jet: Jet) -> list[tuple[Tensor, ...]]:
-    """Candidates of a chunk of cells whose g(z) is x."""
-    origins = part.origins.to(x.device)[first : first + len(jet.value)]
-    Q, R = torch.linalg.qr(jet.slope)
-    U, values, Vt = torch.linalg.svd(R)
-    rank = (values > RANK_TOLERANCE * values[:, :1]).sum(1)
-    counts = torch.arange(values.shape[1], device=x.device) < rank[:, None]
-    tangent = (Q @ U[:, :, : values.shape[1]]) * counts[:, None]  # zero where there is no direction
-    gap2 = torch.cdist(x, jet.value, compute_mode="donot_use_mm_for_euclid_dist").square()
-    along = (x @ tangent.permute(1, 0, 2).reshape(x.shape[1], -1)).reshape(len(x), *tangent.shape[::2])
-    along = along - (jet.value[:, None] @ tangent)[:, 0]
-    apart2 = gap2 - along.square().sum(2)
-    row, cell = (apart2 <= (2.0 * room[:, None] + _SCREEN * gap2.sqrt()).square()).nonzero(as_tuple=True)
-    inverse = torch.where(counts, 1.0 / torch.where(counts, values, 1.0), 0.0)
-    step = (Vt[:, : values.shape[1]].mT[cell] @ (inverse[cell] * along[row, cell])[:, :, None])[:, :, 0]
-    whole = rank[cell] == part.latent_dim
-    latent = origins[cell] + step
-    out: list[tuple[Tensor, ...]] = []
-    hit = whole & (_misses(part.trace, latent, x, row) <= room[row])
-    hit[hit.clone()] = part.locate(latent[hit]).to(x.device) >= 0
-    out.append((row[hit], cell[hit] + first, latent[hit], torch.zeros(int(hit.sum()), dtype=torch.bool)))
-    for j in cell[~whole].unique().tolist():
-        rows = row[(cell == j) & ~whole]
-        target = ((x[rows] - jet.value[j]) @ Q[j]).cpu().numpy()
-        H, h = (side.cpu().numpy() for side in part.halfspaces(first + j))
-        t = nearest_in_cell(R[j].cpu().numpy(), target, H, h - H @ origins[j].cpu().numpy())
-        place = torch.as_tensor(t, device=x.device)
-        gap = (jet.value[j] + place @ jet.slope[j].mT - x[rows]).norm(dim=1)
-        inside = gap <= room[rows]  # NaN where no point was found
-        rows = rows[inside]
-        out.append((rows, torch.full_like(rows, first + j), origins[j] + place[inside], torch.ones_like(rows) > 0))
-    return out
 
 
 def _misses(traced: Trace, latent: Tensor, x: Tensor, row: Tensor) -> Tensor:
@@ -140,14 +121,18 @@ def _distinct(
     """One of each group of equal latents, that of the cell which holds it if there is one; sorted by row."""
     astray = (part.locate(latent).to(cell.device) != cell) & ~degenerate
     order = np.lexsort((cell.cpu().numpy(), astray.cpu().numpy(), row.cpu().numpy()))
-    points, rows, lines = latent.cpu().numpy(), row.cpu().numpy(), degenerate.cpu().numpy()
-    keep: list[int] = []
-    first = 0
-    for k in order:
-        if keep and rows[keep[-1]] != rows[k]:
-            first = len(keep)
-        others = [j for j in keep[first:] if not lines[j]]
-        room = tolerance * (1.0 + np.abs(points[k]).max())
-        if lines[k] or not any(np.abs(points[j] - points[k]).max() <= room for j in others):
-            keep.append(int(k))
-    return torch.as_tensor(keep, dtype=torch.int64, device=row.device)
+    points, rows = latent.cpu().numpy()[order], row.cpu().numpy()[order]
+    lines, cells = degenerate.cpu().numpy()[order], cell.cpu().numpy()[order]
+    size = np.bincount(rows)
+    start = np.cumsum(size) - size
+    place = np.arange(len(order)) - start[rows]
+    room = tolerance * (1.0 + np.abs(points).max(1, initial=0.0))
+    keep = np.ones(len(order), bool)
+    # later candidates of all rows at once against each earlier one that was kept
+    for earlier in range(int(size.max(initial=0)) - 1):
+        later = np.flatnonzero(place > earlier)
+        first = start[rows[later]] + earlier
+        near = np.abs(points[later] - points[first]).max(1) <= room[later]
+        same = np.where(lines[later], lines[first] & (cells[later] == cells[first]), near & ~lines[first])
+        keep[later[same & keep[first]]] = False
+    return torch.as_tensor(order[keep], device=row.device)

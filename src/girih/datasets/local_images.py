@@ -1,0 +1,218 @@
+"""CIFAR-10, SVHN and MNIST from the files that their authors give out; nothing is fetched."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from girih.datasets.dataset import Dataset
+from girih.datasets.pickled import read_pickled_bytes
+from girih.errors import DataSourceError, ParameterError
+
+Bytes = NDArray[np.uint8]
+Pathlike = str | os.PathLike[str]
+
+_PARTS = ("train", "test", "all")
+_INSTEAD = "the 5,000 digits of 'mnist' need no file"
+# Weights of red, green and blue in the luminance (ITU-R BT.601).
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+_CIFAR = re.compile(r"(data_batch_[1-5]|test_batch)(\.bin)?")
+_SVHN = re.compile(r"(train|test|extra)_32x32\.mat")
+_IDX = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
+
+
+def cifar10(*, path: Pathlike | None = None, part: str = "train", grey: bool = False) -> Dataset:
+    """CIFAR-10, 60,000 colour images of 32 x 32 pixels, from its local files: `path=`.
+
+    Args:
+        path: the folder of the binary version (`data_batch_1.bin`, ...) or of the Python version (`data_batch_1`, ...),
+            or one of these files. The pickles of the Python version are read without running what they ask for.
+        part: "train" (50,000 rows in the whole set), "test" or "all", for a folder.
+        grey: the luminance only, one channel.
+
+    Raises:
+        DataSourceError: there are no such files, or one of them is damaged.
+        ParameterError: an unknown part.
+    """
+    files = _files("cifar10", path, part, _CIFAR, {"train": "data", "test": "test"}, "data_batch_1.bin to _5.bin")
+    read = [_cifar_file(file) for file in files]
+    planes = np.concatenate([images for images, _ in read]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([labels for _, labels in read])
+    return _colour(planes.transpose(0, 2, 3, 1), labels, "cifar10", "CIFAR-10", part, grey)
+
+
+def svhn(*, path: Pathlike | None = None, part: str = "train", grey: bool = False) -> Dataset:
+    """SVHN, colour images of 32 x 32 pixels around house numbers' digits, from its local files: `path=`.
+
+    Args:
+        path: a cropped .mat file (`train_32x32.mat`, ...) or the folder of them.
+        part: "train" (73,257 rows), "test" or "all" (both), for a folder; the extra images are read by their file.
+        grey: the luminance only, one channel.
+
+    Raises:
+        DataSourceError: there are no such files, or one of them is damaged.
+        ParameterError: an unknown part.
+    """
+    files = _files("svhn", path, part, _SVHN, {"train": "train", "test": "test"}, "train_32x32.mat")
+    read = [_svhn_file(file) for file in files]
+    images = np.concatenate([images for images, _ in read])
+    labels = np.concatenate([labels for _, labels in read])
+    return _colour(images, labels, "svhn", "SVHN", part, grey)
+
+
+def mnist_files(*, path: Pathlike | None = None, part: str = "all") -> Dataset:
+    """MNIST from the files `train-images-idx3-ubyte`, ..., packed (.gz) or not.
+
+    Args:
+        path: the folder, or a file of images, whose labels are found beside it.
+        part: "train" (60,000 rows), "test" or "all", for a folder.
+
+    Raises:
+        DataSourceError: there are no such files, or one of them is damaged.
+        ParameterError: an unknown part.
+    """
+    wanted = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
+    files = _files("mnist-full", path, part, _IDX, {"train": "train", "test": "t10k"}, wanted)
+    pictures = [file for file in files if "images" in file.name]
+    if not pictures:
+        raise DataSourceError(f"{path} has labels and no images; expected {wanted}")
+    read = [(_idx(file, 3), _idx(_labels_beside(file), 1)) for file in pictures]
+    for (images, labels), file in zip(read, pictures, strict=True):
+        if len(images) != len(labels):
+            raise DataSourceError(f"{file.name} has {len(images)} images and {len(labels)} labels; fetch both again")
+    images = np.concatenate([images for images, _ in read])
+    labels = np.concatenate([labels for _, labels in read]).astype(np.int64)
+    return as_images(images, labels, "mnist-full", f"{len(images):,} handwritten digits")
+
+
+def reader_for(path: Pathlike) -> Callable[..., Dataset] | None:
+    """The reader of a file or folder that looks like one of these sets; `None` for anything else."""
+    path = Path(path)
+    try:
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name]
+    except OSError:
+        return None
+    for pattern, reader in ((_CIFAR, cifar10), (_SVHN, svhn), (_IDX, mnist_files)):
+        if any(pattern.fullmatch(name) for name in names):
+            return reader
+    return None
+
+
+def as_images(images: NDArray[Any], labels: NDArray[Any], name: str, what: str) -> Dataset:
+    """Images `(N, h, w)` or `(N, h, w, c)` of bytes as a data set of rows in [0, 1]."""
+    shape = tuple(int(side) for side in images.shape[1:])
+    names = ["pixel_" + "_".join(map(str, index)) for index in np.ndindex(*shape)]
+    X = images.reshape(len(images), math.prod(shape)) / 255.0
+    text = f"{what} of {shape[0]} x {shape[1]} pixels in [0, 1]"
+    return Dataset(X, names, name, text, image_shape=shape, labels=labels)
+
+
+def _colour(images: Bytes, labels: NDArray[Any], name: str, title: str, part: str, grey: bool) -> Dataset:
+    what = f"{len(images):,} {'grey' if grey else 'colour'} images of {title} ({part})"
+    if not grey:
+        return as_images(images, labels, name, what)
+    return as_images(np.tensordot(images, _LUMINANCE, 1), labels, name, what)
+
+
+def _files(
+    name: str, path: Pathlike | None, part: str, pattern: re.Pattern[str], begin: dict[str, str], wanted: str
+) -> list[Path]:
+    """The file that was named, or those of a folder that belong to the part."""
+    if part not in _PARTS:
+        raise ParameterError(f"part must be one of {', '.join(_PARTS)}; got {part!r}")
+    if path is None:
+        raise DataSourceError(f"{name!r} is read from its local files: pass path=, the folder of {wanted}; {_INSTEAD}")
+    place = Path(os.path.expanduser(path))
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataSourceError(f"there is no file or folder {place} with {name!r} ({wanted}); {_INSTEAD}")
+    starts = tuple(begin.values()) if part == "all" else (begin[part],)
+    found = {file.name.removesuffix(".gz").removesuffix(".bin"): file for file in sorted(place.iterdir())}
+    chosen = [found[key] for key in sorted(found) if pattern.fullmatch(found[key].name) and key.startswith(starts)]
+    if not chosen:
+        raise DataSourceError(f"{place} has no files of {name!r}, part {part!r} ({wanted}); {_INSTEAD}")
+    return sorted(chosen, key=lambda file: (file.name.startswith(begin["test"]), file.name))
+
+
+def _cifar_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
+    if file.suffix == ".bin":
+        data = np.frombuffer(_content(file), np.uint8)
+        if len(data) == 0 or len(data) % 3073 or data[::3073].max() > 9:
+            raise DataSourceError(f"{file.name} is not rows of a label and 3,072 pixels; fetch CIFAR-10 again")
+        rows = data.reshape(-1, 3073)
+        return rows[:, 1:], rows[:, 0].astype(np.int64)
+    held = read_pickled_bytes(file)
+    images, labels = held.get("data"), held.get("labels")
+    if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3072:
+        raise DataSourceError(f"{file.name} has no 'data' of 3,072 pixels a row; fetch CIFAR-10 again")
+    if not _are_classes(labels, len(images)):
+        raise DataSourceError(f"{file.name} has no 'labels', one of 0 to 9 for each image; fetch CIFAR-10 again")
+    return images, np.asarray(labels, dtype=np.int64)
+
+
+def _are_classes(labels: Any, count: int) -> bool:
+    if not isinstance(labels, Sequence) or len(labels) != count:
+        return False
+    return all(isinstance(label, int) and 0 <= label <= 9 for label in labels)
+
+
+def _svhn_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
+    from scipy.io import loadmat
+
+    try:
+        held = loadmat(file, variable_names=["X", "y"])
+        images, labels = held["X"], held["y"]
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataSourceError(f"{file.name} is not a cropped SVHN .mat file ({reason}); fetch it again") from None
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[:3] != (32, 32, 3)
+        or labels.size != images.shape[3]
+    ):
+        raise DataSourceError(
+            f"{file.name} holds X {images.shape} and y {labels.shape}; (32, 32, 3, N) and (N, 1) of the cropped "
+            "version are expected"
+        )
+    return images.transpose(3, 0, 1, 2), labels.reshape(-1).astype(np.int64) % 10  # the digit 0 has the label 10
+
+
+def _idx(file: Path, axes: int) -> Bytes:
+    """An array of bytes: two zero bytes, 8 (for uint8), the number of axes, their sizes, the entries."""
+    data = _content(file)
+    start = 4 + 4 * axes
+    if len(data) < start or data[:4] != bytes((0, 0, 8, axes)):
+        raise DataSourceError(f"{file.name} is not an idx file of bytes with {axes} axes; fetch it again; {_INSTEAD}")
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
+    if len(data) != start + math.prod(shape):
+        raise DataSourceError(f"{file.name} is cut off: {len(data):,} bytes for the shape {shape}; fetch it again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _labels_beside(file: Path) -> Path:
+    name = file.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    for candidate in (file.with_name(name), file.with_name(f"{name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataSourceError(f"there is no {name} or {name}.gz beside {file.name}; fetch it as well; {_INSTEAD}")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    except (OSError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataSourceError(f"{file.name} could not be read ({reason}); fetch it again") from None

@@ -1,0 +1,115 @@
+"""What the reproductions of RAD share: its six problems, and RAD and Real NVP trained on them, once for all figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from girih.datasets import load
+from girih.experiments.jobs import Result, run_jobs
+from girih.flows import RAD, Flow, RealNVP
+
+# The problems of section 3.1 by the names of our data sets, in the order of the paper's table.
+PROBLEMS = {
+    "grid-mixture": "grid Gaussian mixture",
+    "ring-mixture": "ring Gaussian mixture",
+    "moons": "two moons",
+    "circles": "two circles",
+    "spiral": "spiral",
+    "many-moons": "many moons",
+}
+# Hidden units of each network: seven times more for Real NVP, as in the paper.
+HIDDEN = {"RAD": 8, "Real NVP": 56}
+COUPLINGS = 6
+BATCH = 500
+_VALIDATION, _TEST = 1_000_000, 2_000_000  # added to a seed: rows that training does not see
+
+
+def make_flow(model: str, seed: int) -> Flow:
+    """RAD or Real NVP with six couplings, as in section 3.2."""
+    kind: type[Any] = {"RAD": RAD, "Real NVP": RealNVP}[model]
+    flow: Flow = kind(2, transforms=COUPLINGS, hidden_features=(HIDDEN[model],), seed=seed)
+    return flow
+
+
+def rows_of(problem: str, rows: int, seed: int, use: str = "training") -> np.ndarray:
+    """Rows of a problem: for "training", "validation" or "test"."""
+    return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use]).X
+
+
+def trained(
+    problems: Sequence[str],
+    runs: int,
+    rows: int,
+    steps: int,
+    lr: float,
+    seed: int,
+    folder: Path,
+    name: str,
+    quick: bool,
+    progress: bool,
+) -> dict[tuple[str, str, int], Result]:
+    """Every model on every problem, `runs` times: results by problem, model and number of the run.
+
+    They are kept under `folder`, where another figure finds them.
+    """
+    keys = [(problem, model, i) for problem in problems for model in HIDDEN for i in range(runs)]
+    jobs = [
+        {"problem": problem, "model": model, "seed": seed + i, "rows": rows, "steps": steps, "lr": lr}
+        for problem, model, i in keys
+    ]
+    return dict(zip(keys, run_jobs(trained_flow, jobs, folder, name, quick, progress), strict=True))
+
+
+def trained_flow(
+    problem: str,
+    model: str,
+    seed: int,
+    rows: int,
+    steps: int,
+    lr: float,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """One job: the weights of a flow, and its mean log-likelihood on rows that it has not seen, nats per row.
+
+    The parameters are those that were best on a second set of unseen rows, looked at every 500 steps.
+    """
+    flow = make_flow(model, seed)
+    run = flow.fit(
+        rows_of(problem, rows, seed),
+        lr=lr,
+        steps=steps,
+        batch_size=BATCH,
+        validation=rows_of(problem, rows, seed, "validation"),
+        patience=None,
+        record_every=max(1, min(500, steps // 2)),
+        seed=seed,
+        progress=False,
+        checkpoint=checkpoint,
+    )
+    with torch.no_grad():
+        log_p = flow().log_prob(rows_of(problem, rows, seed, "test"))
+    return {
+        **{f"weights.{name}": value.numpy().copy() for name, value in flow.state_dict().items()},
+        "log_likelihood": log_p.mean().item(),
+        "standard_error": log_p.std().item() / len(log_p) ** 0.5,
+        "parameters": sum(parameter.numel() for parameter in flow.parameters()),
+        "best_step": run.best_step,
+        "seconds": run.seconds,
+        "curve_step": run.history["step"],
+        "curve": -run.history["held_out"],
+    }
+
+
+def restored(model: str, result: Mapping[str, Any]) -> Flow:
+    """The flow that `trained_flow` gave."""
+    flow = make_flow(model, 0)
+    start = "weights."
+    weights = {name.removeprefix(start): torch.as_tensor(x) for name, x in result.items() if name.startswith(start)}
+    flow.load_state_dict(weights)
+    return flow

@@ -1,0 +1,40 @@
+"""Flows: density models that are stacks of invertible maps, and of maps that fold (RAD).
+
+`RAD` has real and discrete latents, `RealNVP` is its rival; both are `Flow`s, which mix folds with zuko's transforms.
+Called, optionally with a context, each gives a `FlowDistribution`.
+
+`DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
+"""
+
+from girih.flows.coupling import RADCoupling
+from girih.flows.dgn import DGNFlow
+from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
+from girih.flows.fitting import FlowRun, fit_flow
+from girih.flows.flow import Flow
+from girih.flows.fold_transform import Folded, FoldTransform
+from girih.flows.push_forward import Latents, PushForward
+from girih.flows.rad import RAD
+from girih.flows.realnvp import RealNVP
+from girih.flows.scaling import Standardise
+from girih.flows.square_net import square_net
+
+__all__ = [
+    "RAD",
+    "Components",
+    "DGNFlow",
+    "Encoded",
+    "Flow",
+    "FlowDistribution",
+    "FlowRun",
+    "FoldTransform",
+    "Folded",
+    "Latents",
+    "Preimages",
+    "PushForward",
+    "RADCoupling",
+    "RealNVP",
+    "Standardise",
+    "Step",
+    "fit_flow",
+    "square_net",
+]

@@ -1,0 +1,147 @@
+r"""The zigzag that folds a line: K affine pieces, K odd, that all map onto the interval `[-height, height]`.
+
+    v = sign_k (x - centre_k) / half_k,   sign_k = +1, -1, +1, ..., +1,   half_k = height / slope_k    on piece k
+
+The middle piece is `|x| <= half_width` and `height = slope_middle half_width`. With K = 3 this is the paper's function
+with `alpha_k = slope_k` and `beta = half_width`. The two tails continue the outer pieces. There, and only there,
+`|v| > 1`, and the slope is multiplied by the probability that the gate has at the end of the interval, which makes
+`log p` continuous:
+
+    z = height (u + tail (v - u)),   u = clamp(v, -1, 1)
+
+Source: RAD, appendix A. In print the outer knots lack a factor 2: they are at `-(1 + 2 alpha_2 / alpha_1) beta` and
+`(1 + 2 alpha_2 / alpha_3) beta`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from girih.errors import ParameterError
+
+
+class Fold(NamedTuple):
+    """A zigzag, or a batch of them, with K pieces; see `make_fold`."""
+
+    log_slopes: Tensor  # (..., K) logs of the absolute slopes
+    half_width: Tensor  # (..., 1) of the middle piece
+    height: Tensor  # (..., 1)
+    halves: Tensor  # (..., K) half the width of each piece
+
+
+class Layout(NamedTuple):
+    """What depends on K alone."""
+
+    centres: Tensor  # (K, K + 1) row k gives the centre of piece k from half the widths of the pieces; then sign_k
+    knots: Tensor  # (K, K - 1) from half the widths to where a piece meets the next
+
+
+@lru_cache(maxsize=64)
+def layout(pieces: int, dtype: torch.dtype, device: torch.device) -> Layout:
+    """The constants of a zigzag of `pieces` pieces.
+
+    Example:
+        >>> import torch
+        >>> from girih.flows.fold import layout
+        >>> layout(3, torch.float64, torch.device("cpu")).centres.tolist()
+        [[-1.0, -1.0, 0.0, 1.0], [0.0, 0.0, 0.0, -1.0], [0.0, 1.0, 1.0, 1.0]]
+    """
+    middle = pieces // 2
+    centres = torch.zeros(pieces, pieces, dtype=dtype)
+    knots = torch.zeros(pieces, pieces - 1, dtype=dtype)
+    for side in (1, -1):
+        travelled = torch.zeros(pieces, dtype=dtype)
+        travelled[middle] = side
+        for step in range(1, middle + 1):
+            piece = middle + side * step
+            knots[:, min(piece, piece - side)] = travelled
+            travelled[piece] = side
+            centres[piece] = travelled
+            travelled[piece] = 2 * side
+    signs = torch.ones(pieces, 1, dtype=dtype)
+    signs[1::2] = -1.0
+    return Layout(torch.cat((centres, signs), 1).to(device), knots.to(device))
+
+
+def make_fold(log_slopes: Tensor, half_width: Tensor) -> Fold:
+    r"""The zigzag with given slopes and middle piece.
+
+    Args:
+        log_slopes: logs of the absolute slopes, `(..., K)`, K odd and at least 3.
+        half_width: half the width of the middle piece, `(..., 1)`, positive.
+
+    Source:
+        RAD, appendix A, for K = 3.
+
+    Example:
+        >>> import torch
+        >>> from girih.flows.fold import knots, make_fold
+        >>> fold = make_fold(torch.tensor([1.0, 2.0, 4.0]).log(), torch.tensor([1.0]))
+        >>> fold.height.item(), fold.halves.tolist(), knots(fold).tolist()
+        (2.0, [2.0, 1.0, 0.5], [-1.0, 1.0])
+    """
+    pieces = log_slopes.shape[-1]
+    slopes = log_slopes.exp()
+    height = slopes.narrow(-1, pieces // 2, 1) * half_width
+    return Fold(log_slopes, half_width, height, height / slopes)
+
+
+def check_pieces(pieces: int) -> None:
+    """Refuse a number of pieces that does not make a zigzag from one side to the other.
+
+    Raises:
+        ParameterError: it is even or below 3: with an even number both tails would lie on the same side.
+    """
+    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 3 or pieces % 2 == 0:
+        raise ParameterError(
+            f"pieces must be an odd number, 3 or more, so that the fold covers the line; got {pieces!r} "
+            "(one piece is an affine coupling: use girih.flows.RealNVP)"
+        )
+
+
+def knots(fold: Fold) -> Tensor:
+    """Where a piece meets the next, `(..., K - 1)`."""
+    halves = fold.halves
+    return halves @ layout(halves.shape[-1], halves.dtype, halves.device).knots
+
+
+def piece_of(x: Tensor, fold: Fold) -> Tensor:
+    """`f_K(x)`: the piece that x lies on, from 0, `(..., 1)` as x; a tail belongs to its outer piece.
+
+    Example:
+        >>> import torch
+        >>> from girih.flows.fold import make_fold, piece_of
+        >>> fold = make_fold(torch.zeros(3), torch.tensor([1.0]))
+        >>> piece_of(torch.tensor([[-5.0], [0.0], [1.5]]), fold).tolist()
+        [[0], [1], [2]]
+    """
+    with torch.no_grad():
+        return (x > knots(fold)).sum(-1, keepdim=True)
+
+
+def lines(fold: Fold, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and signed half width, `sign_k half_k`, of the pieces k, `(..., 1)` each."""
+    halves = fold.halves
+    pieces = halves.shape[-1]
+    rows = F.embedding(k.squeeze(-1), layout(pieces, halves.dtype, halves.device).centres)
+    row, sign = rows.split((pieces, 1), -1)
+    return (halves * row).sum(-1, keepdim=True), halves.gather(-1, k) * sign
+
+
+def unbend(z: Tensor, height: Tensor, tail: Tensor) -> Tensor:
+    """v for z: the inverse of `z = height (u + tail (v - u))` with `u = clamp(v, -1, 1)`.
+
+    Example:
+        >>> import torch
+        >>> from girih.flows.fold import unbend
+        >>> unbend(torch.tensor([1.0, 3.0]), torch.tensor(2.0), torch.tensor(0.5)).tolist()
+        [0.5, 2.0]
+    """
+    v = z / height
+    u = F.hardtanh(v)
+    return torch.where(v == u, v, u + (v - u) / tail)

@@ -1,0 +1,282 @@
+r"""The images of the convex pieces of a latent space, and the point of each that is nearest to a row.
+
+The last layer is `x = W h + v`. With `W = Q T` (where that is shorter than x; else T = W) every distance splits into
+`|x - g|^2 = far^2 + |y - T h|^2`, `y = Q^T (x - v)`, and `far` the same for all latents. On a piece with origin o,
+`T h = f + J t`, `t = z - o`, `J = B R` with orthonormal B: `|y - T h|^2 = off^2 + |R t - c|^2`, `c = B^T (y - f)`. The
+nearest t is the point of the piece, in coordinates `w = R t - c`, that is nearest to 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.geometry.nearest import nearest_in_cell
+from girih.geometry.spectrum import RANK_TOLERANCE
+from girih.inference.pieces import Pieces
+from girih.inference.tree import Leaves
+from girih.partition import Partition
+from girih.partition.growing import Array, ragged
+from girih.partition.line_cells import LineCells
+from girih.partition.polytope_cells import PolytopeCells
+
+_ROUNDING = 1e-13  # of squared distances, which are differences
+_CHUNK = 1024  # pieces: all layers of so many stay in cache
+
+
+class Rows(NamedTuple):
+    """Rows of x, reduced."""
+
+    y: Tensor  # (N, K)
+    far: Tensor  # (N,)
+
+
+class Corners(NamedTuple):
+    """The finite vertices and the unit rays of all pieces, about the origins of the pieces, sorted by piece."""
+
+    point: Tensor  # (C, S)
+    owner: Tensor  # (C,)
+    ray: Tensor  # (E, S)
+    ray_owner: Tensor  # (E,)
+
+
+class Images:
+    """The images of all pieces of a partition, reduced, on the CPU and without gradients.
+
+    Attributes:
+        count: P, the number of pieces.
+        cell: the cell of each piece, `(P,)`.
+        origin: `(P, S)`.
+        value: f, `(P, K)`.
+        slope: J, `(P, K, S)`.
+        basis: B, `(P, K, s)`, s the smaller of K and S.
+        root: R, `(P, s, S)`, with a positive determinant where it is square.
+        rank: of J, `(P,)`.
+        corners: vertices and rays.
+        bounded: `(P,)`.
+        low, high: the box around each piece, `(P, S)`.
+        log_mass: zeros; there is no prior here.
+    """
+
+    def __init__(self, part: Partition) -> None:
+        self.part, self.dim = part, part.latent_dim
+        with torch.no_grad():
+            W, v = part.trace.head_parameters()
+            self._frame: Tensor | None = None
+            T = W
+            if W.shape[0] > W.shape[1]:
+                self._frame, T = torch.linalg.qr(W)
+            self._bias = v.clone()
+            values, slopes = [], []
+            for pattern, origin in zip(
+                part.piece_patterns.split(_CHUNK), part.piece_origins.split(_CHUNK), strict=True
+            ):
+                jet = part.trace.hidden_jet(pattern, origin)
+                values.append((jet.value @ T.mT).cpu())
+                slopes.append((jet.slope.mT @ T.mT).mT.cpu())
+        self.value, self.slope = torch.cat(values), torch.cat(slopes).contiguous()
+        self.origin = part.piece_origins.cpu()
+        self.count = len(self.origin)
+        basis, root = torch.linalg.qr(self.slope)
+        if root.shape[1] == self.dim:  # a mirrored piece would turn inside out
+            flip = torch.where(torch.linalg.det(root) < 0.0, -1.0, 1.0)
+            basis[:, :, 0] *= flip[:, None]
+            root[:, 0] *= flip[:, None]
+        self.basis, self.root = basis, root
+        values = torch.linalg.svdvals(root)
+        self.rank = (values > RANK_TOLERANCE * values[:, :1]).sum(1)
+        full = (self.rank == self.dim)[:, None, None]
+        shape = root if root.shape[1] == self.dim else root.new_zeros(self.count, self.dim, self.dim)
+        self._full_root = torch.where(full, shape, torch.eye(self.dim, dtype=torch.float64))
+        cells = part.cells
+        if isinstance(cells, LineCells):
+            self.cell = torch.arange(self.count)
+            self.low, self.high = cells.lower.cpu()[:, None], cells.upper.cpu()[:, None]
+            self.corners = _line_corners(self.low - self.origin, self.high - self.origin)
+        else:
+            shapes = _Shapes(cells, torch.eye(self.dim, dtype=torch.float64))
+            self.cell, self.low, self.high = shapes.cell, shapes.low, shapes.high
+            self.corners = _corners(cells, self.origin)
+            self._stretched = shapes.stretched(self._full_root)
+        self.bounded = torch.bincount(self.corners.ray_owner, minlength=self.count) == 0
+        self.log_mass = torch.zeros(self.count, dtype=torch.float64)
+        self._lines = _Lines(self)
+
+    def rows(self, x: Tensor) -> Rows:
+        """Reduced rows `(N, D)`."""
+        off = x - self._bias
+        if self._frame is None:
+            return Rows(off.cpu(), torch.zeros(len(off), dtype=torch.float64))
+        y = off @ self._frame
+        return Rows(y.cpu(), torch.linalg.vector_norm(off - y @ self._frame.mT, dim=1).cpu())
+
+    def leaves(self) -> Leaves:
+        """The bounded pieces and their corners, for a `Tree` over reduced images."""
+        index = self.bounded.nonzero()[:, 0]
+        point, owner = self.corners.point, self.corners.owner
+        middle = self.middles()
+        value = self.value + (self.slope @ middle[:, :, None])[:, :, 0]
+        place = torch.full_like(self.cell, -1)
+        place[index] = torch.arange(len(index))
+        inner = self.bounded[owner]
+        around = (point - middle[owner])[inner]
+        length = torch.linalg.vector_norm((self.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
+        return Leaves(index, value[index], self.slope[index], around, length, place[owner[inner]])
+
+    def middles(self) -> Tensor:
+        """The mean of the finite vertices of each piece, about its origin, `(P, S)`."""
+        point, owner = self.corners.point, self.corners.owner
+        size = torch.bincount(owner, minlength=self.count).clamp(min=1)
+        return self.origin.new_zeros(self.count, self.dim).index_add(0, owner, point) / size[:, None]
+
+    def free(self, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
+        """The least-squares t of pieces of full rank, `(m, S)`, wherever it lies."""
+        if not len(row):
+            return self.origin[:0]
+        centre = self._centre(rows, row, piece)[1]
+        return torch.linalg.solve_triangular(self._full_root[piece], centre[:, :, None], upper=True)[:, :, 0]
+
+    def least(self, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
+        """A lower bound on the distance that `nearest` finds, where that costs more than this (S = 3); else 0."""
+        if min(self.root.shape[1:]) < 3:
+            return rows.y.new_zeros(len(row))
+        off, centre = self._centre(rows, row, piece)
+        size = off.square().sum(1)
+        across = (size - centre.square().sum(1) - _ROUNDING * size).clamp(min=0.0)
+        beyond = self._stretched.beyond(piece, centre) - _ROUNDING**0.5 * size.sqrt()
+        beyond = torch.where(self.rank[piece] == self.dim, beyond, 0.0).clamp(min=0.0)
+        return (across + beyond.square()).sqrt()
+
+    def nearest(self, rows: Rows, row: Tensor, piece: Tensor) -> tuple[Tensor, Tensor]:
+        """The t of each piece whose image is nearest to a row, `(m, S)`, and that distance, without `far`, `(m,)`.
+
+        Where a piece has rank below S, one of the nearest.
+        """
+        off, centre = self._centre(rows, row, piece)
+        out = centre.new_zeros(len(row), self.dim)
+        rank = self.rank[piece]
+        some = (rank == self.dim).nonzero()[:, 0]
+        if len(some):
+            out[some] = self._in_full(piece[some], centre[some])
+        some = ((rank == 1) & (rank < self.dim)).nonzero()[:, 0]
+        if len(some):
+            out[some] = self._lines.nearest(piece[some], centre[some])
+        some = ((rank > 1) & (rank < self.dim)).nonzero()[:, 0]
+        if len(some):
+            out[some] = self._in_flat(piece[some], centre[some])
+        gap = off - (self.slope[piece] @ out[:, :, None])[:, :, 0]
+        return out, torch.linalg.vector_norm(gap, dim=1)
+
+    def _centre(self, rows: Rows, row: Tensor, piece: Tensor) -> tuple[Tensor, Tensor]:
+        off = rows.y[row] - self.value[piece]
+        return off, (off[:, None, :] @ self.basis[piece])[:, 0]
+
+    def _in_full(self, piece: Tensor, centre: Tensor) -> Tensor:
+        root = self._full_root[piece]
+        if self.dim == 1:
+            t = centre / root[:, 0]
+            return t.clamp(self.low[piece] - self.origin[piece], self.high[piece] - self.origin[piece])
+        w = self._stretched.nearest(piece, None, centre)
+        return torch.linalg.solve_triangular(root, (w + centre)[:, :, None], upper=True)[:, :, 0]
+
+    def _in_flat(self, piece: Tensor, centre: Tensor) -> Tensor:
+        """Pieces of rank 2 in three dimensions, one after another."""
+        out = centre.new_zeros(len(piece), self.dim)
+        for i in piece.unique().tolist():
+            rows = (piece == i).nonzero()[:, 0]
+            H, h = (side.cpu() for side in self.part.halfspaces(int(self.cell[i])))
+            room = (h - H @ self.origin[i]).numpy()
+            found = nearest_in_cell(self.root[i].numpy(), centre[rows].numpy(), H.numpy(), room)
+            out[rows] = torch.as_tensor(found).nan_to_num(nan=0.0)  # the origin, where rounding leaves nothing
+        return out
+
+
+class _Shapes(Pieces):
+    """Pieces without a prior."""
+
+    def _mass_bound(self, at: Tensor) -> Tensor:
+        return torch.zeros(self.count, dtype=torch.float64)
+
+    def stretched(self, root: Tensor) -> _Shapes:
+        """The pieces in coordinates `root t`."""
+        other = super().stretched(root)
+        assert isinstance(other, _Shapes)
+        return other
+
+    def beyond(self, piece: Tensor, centre: Tensor) -> Tensor:
+        """How far points are beyond the farthest face of a polyhedron, `(m,)`; negative inside."""
+        index = piece.numpy()
+        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
+        of = torch.as_tensor(owner)
+        out = centre.new_full((len(piece),), -torch.inf)
+        return out.scatter_reduce(0, of, (self._normal[faces] * centre[of]).sum(1) - self._offset[faces], "amax")
+
+
+class _Lines:
+    """Pieces of rank 1, whose image is a segment, a half-line or a line: `J t = B u s (v . t)`."""
+
+    def __init__(self, images: Images) -> None:
+        index = ((images.rank == 1) & (images.rank < images.dim)).nonzero()[:, 0]
+        self.place = torch.full_like(images.cell, -1)
+        self.place[index] = torch.arange(len(index))
+        U, s, Vt = torch.linalg.svd(images.root[index], full_matrices=False)
+        self.left, self.size, self.right = U[:, :, 0], s[:, 0], Vt[:, 0]
+        corner, way = images.corners.point, images.corners.ray
+        owner, of = self.place[images.corners.owner], self.place[images.corners.ray_owner]
+        corner, owner = corner[owner >= 0], owner[owner >= 0]
+        way, of = way[of >= 0], of[of >= 0]
+        self.ends = [_extreme(corner, owner, self.right, sign) for sign in (-1.0, 1.0)]
+        self.ways = [_extreme(way, of, self.right, sign) for sign in (-1.0, 1.0)]
+
+    def nearest(self, piece: Tensor, centre: Tensor) -> Tensor:
+        """As `Images.nearest`."""
+        k = self.place[piece]
+        along = self.right[k]
+        wanted = (self.left[k] * centre).sum(1) / self.size[k]
+        low, high = (end[k] for end in self.ends)
+        least, most = (low * along).sum(1), (high * along).sum(1)
+        share = ((wanted - least) / torch.where(most > least, most - least, 1.0)).clamp(0.0, 1.0)
+        out = low + share[:, None] * (high - low)
+        for sign, ways, beyond in ((-1.0, self.ways[0], least - wanted), (1.0, self.ways[1], wanted - most)):
+            speed = sign * (ways[k] * along).sum(1)
+            goes = (speed > _STILL) & (beyond > 0.0)
+            out = out + torch.where(goes, beyond / torch.where(goes, speed, 1.0), 0.0)[:, None] * ways[k]
+        return out
+
+
+_STILL = 1e-9  # a ray whose image moves less than that for each unit stands still
+
+
+def _extreme(vectors: Tensor, owner: Tensor, along: Tensor, sign: float) -> Tensor:
+    """The vector of each owner that goes farthest in the direction `sign along`, `(n, S)`; 0 where there is none."""
+    out = torch.zeros_like(along)
+    value = sign * (vectors * along[owner]).sum(1)
+    order = torch.as_tensor(np.lexsort((value.numpy(), owner.numpy())))
+    last = torch.cat((owner[order].diff() > 0, owner.new_ones(min(1, len(order)), dtype=torch.bool)))
+    chosen = order[last]
+    out[owner[chosen]] = vectors[chosen]
+    return out
+
+
+def _line_corners(low: Tensor, high: Tensor) -> Corners:
+    index = torch.arange(len(low)).repeat_interleave(2)
+    ends = torch.stack((low[:, 0], high[:, 0]), 1).flatten()
+    finite = torch.isfinite(ends)
+    nowhere = (~finite).view(-1, 2).all(1).nonzero()[:, 0]  # the whole line has no vertex
+    point = torch.cat((ends[finite], ends.new_zeros(len(nowhere))))
+    owner = torch.cat((index[finite], nowhere))
+    order = owner.argsort(stable=True)
+    return Corners(point[order, None], owner[order], ends[~finite].sign()[:, None], index[~finite])
+
+
+def _corners(cells: PolytopeCells, origin: Tensor) -> Corners:
+    vertex, owner = cells.corners
+    at: Array = cells.complex.points[vertex]
+    finite = at[:, -1] > 0
+    of = torch.as_tensor(owner[finite])
+    ray = torch.as_tensor(at[~finite, :-1])
+    ray = ray / torch.linalg.vector_norm(ray, dim=1, keepdim=True)
+    return Corners(torch.as_tensor(at[finite, :-1]) - origin[of], of, ray, torch.as_tensor(owner[~finite]))

@@ -1,0 +1,150 @@
+"""Training flows: the likelihood rises, the best parameters stay, runs resume, bad data are refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import girih
+from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
+from girih.flows import RAD, RealNVP, fit_flow
+
+from .rad_cases import f64
+
+QUICK = {"steps": 30, "record_every": 10, "batch_size": 50, "progress": False}
+
+
+def small(model=RAD, seed=0, **options):
+    return model(2, transforms=2, hidden_features=(4,), seed=seed, **options)
+
+
+def data(n=200):
+    return girih.datasets.load("moons", n=n, seed=0).X
+
+
+def test_rad_finds_two_modes_that_share_no_mass():
+    """A line with two far Gaussians: hardly any draw lies between them, and log p is near its best."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.where(torch.rand(2000, 1, generator=generator) < 0.3, -1.0, 1.0)
+    x = (side + 0.05 * torch.randn(2000, 1, generator=generator)).double()
+    flow = RAD(1, transforms=2, hidden_features=(8,), seed=0)
+    run = flow.fit(x, steps=300, lr=0.02, batch_size=500, record_every=50, progress=False)
+    entropy = -0.3 * math.log(0.3) - 0.7 * math.log(0.7) + 0.5 * math.log(2 * math.pi * math.e * 0.05**2)
+    assert run.held_out - entropy < 0.12
+    draws = flow().sample((4000,), seed=0)
+    assert (draws.abs() < 0.6).double().mean() < 0.01
+    assert (draws < 0).double().mean().item() == pytest.approx(0.3, abs=0.05)
+    # one component for each mode, or more; none has rows of both
+    found = flow().components(x)
+    for index in range(len(found.k)):
+        if found.mass[index] > 0.02:
+            share = (x[found.labels == index] < 0).double().mean()
+            assert min(share, 1 - share) < 0.02
+
+
+@pytest.mark.parametrize("model", [RAD, RealNVP])
+def test_training_lowers_the_held_out_nll_and_keeps_the_best(model):
+    flow, x = small(model), data(400)
+    run = flow.fit(x, validation=x[300:], lr=0.01, **QUICK)
+    held_out = run.history["held_out"]
+    assert run.held_out == held_out.min() < held_out[0]
+    assert run.history["step"][held_out.argmin()] == run.best_step
+    assert -flow().log_prob(x[300:]).mean().item() == pytest.approx(run.held_out, abs=1e-12)
+    assert run.steps >= 30 and run.ended == "max_epochs"
+
+
+def test_no_rows_held_out_leaves_the_last_parameters():
+    run = small().fit(data(), validation=None, **QUICK)
+    assert run.held_out is None and run.best_step == run.steps and "held_out" not in run.history
+
+
+def test_patience_ends_a_run_that_no_longer_improves():
+    run = small().fit(data(), lr=1e-12, patience=2, **(QUICK | {"steps": 1000}))
+    assert run.converged and run.steps < 100
+
+
+def test_raw_units_do_not_matter():
+    x = data()
+    scale = np.array([1e4, 1e-3])
+    first, second = small(), small()
+    first.fit(x, **QUICK)
+    second.fit(5.0 + scale * x, **QUICK)
+    expected = first().log_prob(x) - math.log(scale.prod())
+    torch.testing.assert_close(second().log_prob(5.0 + scale * x), expected, atol=1e-4, rtol=0)
+
+
+def test_a_conditional_flow_learns_from_its_context():
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(500, 1, dtype=f64, generator=generator)
+    x = 3.0 * c + 0.1 * torch.randn(500, 1, dtype=f64, generator=generator)
+    flow = RAD(1, context=1, transforms=2, hidden_features=(8,), seed=0)
+    flow.fit(x, c, lr=0.03, steps=150, batch_size=None, record_every=50, progress=False)
+    draws = flow(torch.tensor([1.0], dtype=f64)).sample((500,), seed=0)
+    assert draws.median().item() == pytest.approx(3.0, abs=0.5)
+
+
+def test_the_same_arguments_give_the_same_numbers():
+    first, second = (small().fit(data(), **QUICK).history["held_out"] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, small().fit(data(), seed=1, **QUICK).history["held_out"])
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path):
+    options = QUICK | {"checkpoint_seconds": 0.0, "seed": 3}
+    whole = small()
+    expected = whole.fit(data(), **options)
+    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"steps": 12}))
+    resumed = small()
+    run = resumed.fit(data(), checkpoint=tmp_path / "run", **options)
+    assert run.steps == expected.steps and run.held_out == expected.held_out
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_nan_stops_with_the_name_of_the_parameter():
+    flow = small()
+    with torch.no_grad():
+        flow.transforms[1].gate_network[0].weight[0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"transforms\.1\.gate_network\.0\.weight"):
+        flow.fit(data(), **QUICK)
+
+
+X = np.arange(12.0).reshape(6, 2)
+REFUSED = [
+    (lambda f: f.fit(X[:, :1], **QUICK), ShapeError, "X has 1 columns"),
+    (
+        lambda f: f.fit(X * [1.0, 0.0], **QUICK),
+        ParameterError,
+        "column 1 of X does not vary",
+    ),
+    (lambda f: f.fit(X[:1], **QUICK), EmptyDataError, "too few to hold any out; pass validation=None"),
+    (lambda f: f.fit(X[:1], validation=None, **QUICK), ParameterError, "there is only one row"),
+    (lambda f: f.fit(np.where(X == 3, np.nan, X), **QUICK), NonFiniteError, "X holds NaN (first in row 1)"),
+    (lambda f: f.fit(X[:0], **QUICK), EmptyDataError, "X has no rows"),
+    (lambda f: f.fit(X, X[:, :1], **QUICK), ShapeError, "built without one"),
+    (lambda f: f.fit(X, validation=1.0, **QUICK), ParameterError, "below 1"),
+    (lambda f: f.fit(X, validation=X[:, :1], **QUICK), ShapeError, "validation has 1 columns"),
+    (lambda f: fit_flow(f, X, steps=0), ParameterError, "steps must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_data_that_cannot_be_fitted_are_refused(call, error, message):
+    with pytest.raises(error) as caught:
+        call(small())
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_context_must_fit():
+    flow = small(context=2)
+    with pytest.raises(ShapeError, match="pass context, one row for each row of X"):
+        flow.fit(data(), **QUICK)
+    with pytest.raises(ShapeError, match="context has 5 rows and X has 200"):
+        flow.fit(data(), np.zeros((5, 2)), **QUICK)
+
+
+def test_a_step_of_one_row_is_a_step():
+    flow = small()
+    run = flow.fit(data(5), batch_size=1, steps=10, validation=None, progress=False)
+    assert run.steps == 10 and all(torch.isfinite(parameter).all() for parameter in flow.parameters())
