@@ -8,12 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
+from girih.datasets import load
 from girih.errors import ParameterError
 from girih.experiments import rad_continuity, registry
 from girih.experiments.rad_samples import astray
 from girih.experiments.rad_toys import HIDDEN, PROBLEMS, restored, rows_of, trained_flow
 
-FIGURES = {"rad-continuity": {"modes.png", "conditions.png"}, "rad-samples": {"samples.png"}}
+FIGURES = {
+    "rad-continuity": {"modes.png", "conditions.png"},
+    "rad-samples": {"samples.png"},
+    "rad-table": {"gaps.png"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,28 @@ def test_numbers_of_samples(results):
         assert set(models) == set(HIDDEN)
         assert all(0.0 <= one["astray"] <= 1.0 for one in models.values())
         assert models["RAD"]["parameters"] < models["Real NVP"]["parameters"]
+
+
+def test_the_table_holds_what_its_runs_say(results):
+    folder, result = results("rad-table")
+    assert len(list((folder / "runs").glob("*.npz"))) == 2 * 2 * 2
+    for problem, entry in result["problems"].items():
+        rad, nvp = entry["ours"]["RAD"], entry["ours"]["Real NVP"]
+        assert rad["log_likelihood"]["mean"] == pytest.approx(np.mean(rad["runs"]))
+        assert rad["log_likelihood"]["deviation"] == pytest.approx(np.std(rad["runs"], ddof=1))
+        assert rad["gap"]["mean"] == pytest.approx(-load(problem).entropy - np.mean(rad["runs"]))
+        assert entry["rad_is_better_in"] == sum(a > b for a, b in zip(rad["runs"], nvp["runs"], strict=True))
+        assert rad["gap"]["mean"] > 0 and nvp["gap"]["mean"] > 0
+        again = trained_flow(problem, "RAD", seed=1, rows=300, steps=20, lr=1e-2)
+        assert again["log_likelihood"] == rad["runs"][1]
+
+
+def test_a_figure_uses_the_flows_of_another(results, tmp_path):
+    changes = {"models": str(results("rad-table")[0])}
+    result = registry.run("rad-samples", tmp_path, quick=True, progress=False, changes=changes)
+    assert not (tmp_path / "runs").exists()
+    table = results("rad-table")[1]["problems"]["moons"]["ours"]["RAD"]["runs"]
+    assert result["problems"]["moons"]["RAD"]["log_likelihood"] == table[0]
 
 
 def test_astray_counts_points_away_from_the_rows():

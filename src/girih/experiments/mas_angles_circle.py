@@ -19,6 +19,7 @@ from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
 from girih.experiments.mas_toys import covered, curve, sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.settings import arguments
 from girih.geometry import angles, enumerate_cells
 from girih.networks import mlp
 from girih.partition import Partition
@@ -55,14 +56,7 @@ QUICK = Settings(widths=(6, 8), runs=1, rows=64, epochs=3)
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
     jobs = [
-        {
-            "width": width,
-            "seed": seed + i,
-            "rows": settings.rows,
-            "noise": settings.noise,
-            "epochs": settings.epochs,
-            "lr": settings.lr,
-        }
+        arguments(trained_curve, settings, width=width, seed=seed + i)
         for width in settings.widths
         for i in range(settings.runs)
     ]

@@ -19,6 +19,7 @@ from torch import nn
 from girih.experiments.figures import save
 from girih.experiments.jobs import Result, run_jobs
 from girih.experiments.mas_toys import sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.settings import arguments
 from girih.geometry import entropy, enumerate_cells, folded_entropy, log_volume
 from girih.networks import mlp, trace
 from girih.plots import styled
@@ -59,15 +60,7 @@ QUICK = Settings(deviations=(0.05, 1.0), runs=1, width=6, rows=64, draws=20, epo
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
     jobs = [
-        {
-            "deviation": deviation,
-            "seed": seed + i,
-            "width": settings.width,
-            "rows": settings.rows,
-            "draws": settings.draws,
-            "epochs": settings.epochs,
-            "lr": settings.lr,
-        }
+        arguments(trained_on_two_modes, settings, deviation=deviation, seed=seed + i)
         for deviation in settings.deviations
         for i in range(settings.runs)
     ]

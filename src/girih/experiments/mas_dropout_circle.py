@@ -18,6 +18,7 @@ from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
 from girih.experiments.mas_toys import curve, sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.settings import arguments
 from girih.geometry import dropout_dimensions, noisy_generator
 from girih.networks import mlp
 from girih.partition import Partition
@@ -60,18 +61,7 @@ QUICK = Settings(rates=(0.0, 0.2), width=8, realisations=2, measured=3, rows=64,
 
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
-    jobs = [
-        {
-            "rate": rate,
-            "width": settings.width,
-            "seed": seed,
-            "rows": settings.rows,
-            "noise": settings.noise,
-            "epochs": settings.epochs,
-            "lr": settings.lr,
-        }
-        for rate in settings.rates
-    ]
+    jobs = [arguments(trained_with_dropout, settings, rate=rate, seed=seed) for rate in settings.rates]
     results = run_jobs(trained_with_dropout, jobs, out, "mas-dropout-circle", quick, progress)
     rows = load("circle", n=settings.rows, seed=seed, noise=settings.noise).X
     panels, table = [], {}

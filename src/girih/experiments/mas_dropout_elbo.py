@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from matplotlib.figure import Figure
 
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
-from girih.experiments.mas_images import NOISE, image_rows
+from girih.experiments.mas_images import NOISE, image_rows, train_on_images
 from girih.experiments.mas_toys import spread
+from girih.experiments.settings import arguments
 from girih.networks import fc_encoder, fc_generator
 from girih.plots import styled
 from girih.plots.data import Array
@@ -59,17 +59,7 @@ QUICK = Settings(rows=64, latent_dim=8, widths=(4, 16), rates=(0.0, 0.5), epochs
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
     jobs = [
-        {
-            "width": width,
-            "rate": rate,
-            "data": settings.data,
-            "rows": settings.rows,
-            "latent_dim": settings.latent_dim,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "lr": settings.lr,
-            "seed": seed + i,
-        }
+        arguments(trained_elbo, settings, width=width, rate=rate, seed=seed + i)
         for width in settings.widths
         for rate in settings.rates
         for i in range(settings.runs)
@@ -130,19 +120,7 @@ def trained_elbo(
     decoder = fc_generator(latent_dim, X.shape[1], hidden=(width, width), dropout=rate, dtype=_TYPE, seed=seed)
     encoder = fc_encoder(X.shape[1], 2 * latent_dim, dtype=_TYPE, seed=seed + 1000)
     vae = GaussVAE(decoder, encoder, noise=NOISE)
-    start = time.perf_counter()
-    size = min(batch_size, len(X))
-    history = vae.fit(
-        X,
-        lr=lr,
-        batch_size=size,
-        max_epochs=epochs,
-        seed=seed,
-        record_every=-(-len(X) // size),
-        progress=False,
-        checkpoint=checkpoint,
-    ).history
-    seconds = time.perf_counter() - start
+    history, seconds = train_on_images(vae, X, epochs, batch_size, lr, seed, checkpoint)
     return {
         "with_dropout": history["loss"][-1],
         "without_dropout": mean_free_energy(vae.eval(), X, seed),

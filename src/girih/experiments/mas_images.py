@@ -22,9 +22,11 @@ from girih.datasets.local_images import reader_for
 from girih.errors import ParameterError
 from girih.experiments.jobs import Result, run_jobs
 from girih.experiments.mas_toys import weights_of, with_weights
+from girih.experiments.settings import arguments
 from girih.gan import GAN
 from girih.geometry import disentanglement, sample_cells
 from girih.networks import conv_generator, fc_discriminator, fc_encoder, fc_generator
+from girih.plots.data import Array
 from girih.vae import GaussVAE
 
 MODELS = ("FC GAN", "CONV GAN", "FC VAE", "CONV VAE")
@@ -68,19 +70,7 @@ SMALL = Settings(rows=64, epochs=2, batch_size=32, runs=1, regions=40)
 def trained_models(settings: Settings, out: Path, quick: bool, seed: int, progress: bool) -> dict[str, list[Result]]:
     """The four models, `runs` of each, trained or found in the folder of models."""
     jobs = [
-        {
-            "model": model,
-            "data": settings.data,
-            "rows": settings.rows,
-            "latent_dim": settings.latent_dim,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "lr": settings.lr,
-            "regions": settings.regions,
-            "seed": seed + i,
-        }
-        for i in range(settings.runs)
-        for model in MODELS
+        arguments(train_model, settings, model=model, seed=seed + i) for i in range(settings.runs) for model in MODELS
     ]
     folder = Path(settings.models).expanduser() if settings.models else out
     if not folder.is_dir():
@@ -106,23 +96,12 @@ def train_model(
     generator = image_generator(model, latent_dim, dataset, seed)
     before = entanglement(generator, regions, seed)
     D = dataset.shape[1]
-    options: dict[str, Any] = {
-        "lr": lr,
-        "batch_size": min(batch_size, len(dataset)),
-        "max_epochs": epochs,
-        "seed": seed,
-        "record_every": -(-len(dataset) // batch_size),  # once an epoch
-        "progress": False,
-        "checkpoint": checkpoint,
-    }
-    start = time.perf_counter()
+    whole: GAN | GaussVAE
     if model.endswith("GAN"):
-        gan = GAN(generator, fc_discriminator(D, dtype=_TYPE, seed=seed + 1000))
-        history = gan.fit(dataset.X, **options).history
+        whole = GAN(generator, fc_discriminator(D, dtype=_TYPE, seed=seed + 1000))
     else:
-        vae = GaussVAE(generator, fc_encoder(D, 2 * latent_dim, dtype=_TYPE, seed=seed + 1000), noise=NOISE)
-        history = vae.fit(dataset.X, **options).history
-    seconds = time.perf_counter() - start
+        whole = GaussVAE(generator, fc_encoder(D, 2 * latent_dim, dtype=_TYPE, seed=seed + 1000), noise=NOISE)
+    history, seconds = train_on_images(whole, dataset.X, epochs, batch_size, lr, seed, checkpoint)
     generator.eval()
     return {
         **weights_of(generator),
@@ -131,6 +110,31 @@ def train_model(
         "loss": history["loss"],
         "seconds": seconds,
     }
+
+
+def train_on_images(
+    model: GAN | GaussVAE,
+    X: Array,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    checkpoint: str | os.PathLike[str] | None,
+) -> tuple[dict[str, Array], float]:
+    """Train in place; the losses, once an epoch, and the seconds that it took."""
+    size = min(batch_size, len(X))
+    start = time.perf_counter()
+    run = model.fit(
+        X,
+        lr=lr,
+        batch_size=size,
+        max_epochs=epochs,
+        seed=seed,
+        record_every=-(-len(X) // size),
+        progress=False,
+        checkpoint=checkpoint,
+    )
+    return run.history, time.perf_counter() - start
 
 
 def image_rows(data: str, rows: int) -> Dataset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
 from girih.experiments.mas_dropout_elbo import mean_free_energy
-from girih.experiments.mas_images import NOISE, conv_for, image_rows
+from girih.experiments.mas_images import NOISE, conv_for, image_rows, train_on_images
 from girih.experiments.mas_toys import spread
+from girih.experiments.settings import arguments
 from girih.geometry import smooth
 from girih.networks import fc_encoder, mlp
 from girih.plots import styled
@@ -95,16 +95,7 @@ def softened(net: nn.Sequential, beta: float) -> nn.Sequential:
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
     jobs = [
-        {
-            "beta": beta,
-            "data": settings.data,
-            "rows": settings.rows,
-            "latent_dim": settings.latent_dim,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "lr": settings.lr,
-            "seed": seed + i,
-        }
+        arguments(trained_smooth_vae, settings, beta=beta, seed=seed + i)
         for beta in settings.betas
         for i in range(settings.runs)
     ]
@@ -157,19 +148,7 @@ def trained_smooth_vae(
     decoder = softened(conv_for(dataset.image_shape or (), latent_dim, seed), beta)
     encoder = fc_encoder(dataset.shape[1], 2 * latent_dim, dtype=torch.float32, seed=seed + 1000)
     vae = GaussVAE(decoder, encoder, noise=NOISE, latent_dim=latent_dim)
-    size = min(batch_size, len(dataset))
-    start = time.perf_counter()
-    history = vae.fit(
-        dataset.X,
-        lr=lr,
-        batch_size=size,
-        max_epochs=epochs,
-        seed=seed,
-        record_every=-(-len(dataset) // size),
-        progress=False,
-        checkpoint=checkpoint,
-    ).history
-    seconds = time.perf_counter() - start
+    history, seconds = train_on_images(vae, dataset.X, epochs, batch_size, lr, seed, checkpoint)
     return {
         "negative_elbo": mean_free_energy(vae.eval(), dataset.X, seed),
         "last_training_loss": history["loss"][-1],

@@ -69,6 +69,7 @@ _KNOWN: dict[str, tuple[str, str]] = {
     ),
     "mas-smoothing": ("mas_smoothing", "Surfaces and VAEs with smoothed activations (MAS, Fig. 6)."),
     "rad-continuity": ("rad_continuity", "Folds, gates, and what keeps log p continuous (RAD, Figs. 2, 4 and 13)."),
+    "rad-table": ("rad_table", "The log-likelihood of RAD and Real NVP on six problems (RAD, section 3.3; Fig. 5)."),
     "rad-samples": ("rad_samples", "What RAD and Real NVP draw after training on six problems (RAD, Figs. 5 and 7)."),
     "em-circle-2d": (
         "density_race:circle",

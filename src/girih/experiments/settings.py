@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from girih.errors import ParameterError
@@ -43,6 +44,23 @@ def changed(settings: T, changes: Mapping[str, str]) -> T:
             raise ParameterError(f"there is no setting {name!r}; known are {', '.join(known)}")
         new[name] = _read(name, text, known[name])
     return replace(settings, **new)
+
+
+def arguments(function: Callable[..., Any], settings: DataclassInstance, **more: Any) -> dict[str, Any]:
+    """The keyword arguments of a job of `run_jobs`: those fields of the settings that the function takes, and more.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from girih.experiments.settings import arguments
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     epochs: int = 300
+        ...     runs: int = 8
+        >>> arguments(lambda epochs, seed: None, Settings(), seed=3)
+        {'epochs': 300, 'seed': 3}
+    """
+    taken = inspect.signature(function).parameters
+    return {name: value for name, value in asdict(settings).items() if name in taken} | more
 
 
 def _read(name: str, text: str, example: Any) -> Any:

@@ -25,10 +25,19 @@ class Constant(nn.Module):
         return self.bias.expand(*x.shape[:-1], -1)
 
 
-def network(inputs: int, start: Sequence[float], hidden: Sequence[int]) -> nn.Module:
-    """A ReLU network with random weights whose outputs lie around `start`; constants where there are no inputs."""
+def network(inputs: int, start: Sequence[float], hidden: Sequence[int], spread: float = 1.0) -> nn.Module:
+    """A ReLU network with random weights whose outputs lie around `start`; constants where there are no inputs.
+
+    Args:
+        inputs: how many numbers it sees.
+        start: what its outputs begin near.
+        hidden: widths of its hidden layers.
+        spread: a factor on the weights of the last layer.
+    """
     made: Any = MLP(inputs, len(start), hidden) if inputs else Constant(len(start))
     with torch.no_grad():
+        for parameter in (made[-1] if inputs else made).parameters():
+            parameter.mul_(spread)
         (made[-1] if inputs else made).bias.add_(torch.tensor(start))
     return made
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from girih.errors import ParameterError, ShapeError
 from girih.geometry.cells import Cells, as_cells, chunks
+from girih.geometry.shown import Shown
 from girih.geometry.spectrum import RANK_TOLERANCE, Source
 
 
-@dataclass(frozen=True)
-class Angles:
+@dataclass(frozen=True, repr=False)
+class Angles(Shown):
     """Angles between the images of pairs of cells, in radians, from 0 to pi/2.
 
     Attributes:

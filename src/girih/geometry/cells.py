@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from girih.errors import LatentDimensionError, ParameterError
 from girih.geometry.priors import GaussianPrior, Prior, UniformPrior, as_prior
+from girih.geometry.shown import Shown
 from girih.networks import Jet, Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
 
@@ -91,8 +92,8 @@ class Cells:
         return singular_values(self)
 
 
-@dataclass(frozen=True)
-class CellValues:
+@dataclass(frozen=True, repr=False)
+class CellValues(Shown):
     """A quantity on every cell.
 
     Attributes:

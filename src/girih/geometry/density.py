@@ -13,13 +13,14 @@ from girih.geometry.cells import Cells, box
 from girih.geometry.preimages import TOLERANCE, Preimages, preimages
 from girih.geometry.priors import UniformPrior, as_prior
 from girih.geometry.sampling import distinct_cells
+from girih.geometry.shown import Shown
 from girih.geometry.spectrum import log_volume
 from girih.networks import Trace, trace
 from girih.partition import Partition
 
 
-@dataclass(frozen=True)
-class ManifoldDensity:
+@dataclass(frozen=True, repr=False)
+class ManifoldDensity(Shown):
     """Densities of points with respect to the S-dimensional volume of the manifold.
 
     Attributes:

@@ -15,6 +15,7 @@ from girih.errors import ParameterError
 from girih.geometry.cells import enumerate_cells
 from girih.geometry.noisy_ranks import ranks_met
 from girih.geometry.priors import Prior, as_prior
+from girih.geometry.shown import Shown
 from girih.geometry.spectrum import RANK_TOLERANCE, intrinsic_dimension
 from girih.networks import Abs, Affine, PiecewiseLinear, Trace, trace
 from girih.partition import MAX_LATENT_DIM
@@ -24,8 +25,8 @@ _SAMPLED = 2000  # latents for each realisation, as in Figure 2 of the paper
 _BUDGET = 1 << 20  # numbers in the largest array of a batch of realisations: 8 MB
 
 
-@dataclass(frozen=True)
-class DropoutDimensions:
+@dataclass(frozen=True, repr=False)
+class DropoutDimensions(Shown):
     """How often the cells of noisy generators have each intrinsic dimension.
 
     Attributes:

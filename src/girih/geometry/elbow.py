@@ -14,6 +14,7 @@ from girih._arrays import as_rows
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError
+from girih.geometry.shown import Shown
 from girih.networks import mlp
 
 _RATE = 1e-2  # of Adam
@@ -22,8 +23,8 @@ _ROWS = 2048  # rows among which they are moved
 _NOTHING = 1e-12  # an error per row, of data with variance 1, that is rounding
 
 
-@dataclass(frozen=True)
-class ApproximationElbow:
+@dataclass(frozen=True, repr=False)
+class ApproximationElbow(Shown):
     """The least approximation error that was found, against latent dimension and sample size.
 
     Attributes:

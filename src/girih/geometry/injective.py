@@ -15,6 +15,7 @@ from girih.geometry.cells import jets
 from girih.geometry.invert import images
 from girih.geometry.preimages import as_partition, preimages_by
 from girih.geometry.search import Search
+from girih.geometry.shown import Shown
 from girih.geometry.spectrum import RANK_TOLERANCE
 from girih.networks import Trace
 from girih.partition import Partition
@@ -27,8 +28,8 @@ _PAIRS = 1 << 14
 _DEPENDENT = 1e-9  # singular values and directions up to this multiple of the largest count as 0
 
 
-@dataclass(frozen=True)
-class Injectivity:
+@dataclass(frozen=True, repr=False)
+class Injectivity(Shown):
     """The answer of `is_injective`; true where the generator is injective.
 
     Attributes:

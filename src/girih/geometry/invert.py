@@ -14,6 +14,7 @@ from girih.errors import ParameterError
 from girih.geometry.descent import descend, good_starts
 from girih.geometry.preimages import as_partition
 from girih.geometry.search import Search
+from girih.geometry.shown import Shown
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
 
@@ -21,8 +22,8 @@ _FORWARD = 1 << 15
 _STARTS = 1024
 
 
-@dataclass(frozen=True)
-class Inverse:
+@dataclass(frozen=True, repr=False)
+class Inverse(Shown):
     """The nearest points of the manifold.
 
     Attributes:

@@ -13,6 +13,7 @@ from girih._arrays import as_rows
 from girih._options import real
 from girih.geometry.pieces import Rows
 from girih.geometry.search import Search
+from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 
@@ -21,8 +22,8 @@ _FORWARD = 1 << 15
 _SLACK = 2.0  # images that are so many times farther than the tolerance are looked at
 
 
-@dataclass(frozen=True)
-class Preimages:
+@dataclass(frozen=True, repr=False)
+class Preimages(Shown):
     """Pairs of a row of x and a latent that is mapped to it, sorted by row.
 
     Attributes:

@@ -14,12 +14,13 @@ from girih._options import whole
 from girih.errors import ParameterError
 from girih.geometry.cells import jets
 from girih.geometry.density import log_volume_of
+from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 
 
-@dataclass(frozen=True)
-class ManifoldSample:
+@dataclass(frozen=True, repr=False)
+class ManifoldSample(Shown):
     """Points that are uniform with respect to the S-dimensional volume of the image of a domain.
 
     Attributes:
