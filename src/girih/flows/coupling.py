@@ -16,8 +16,8 @@ from girih.flows.fold import check_pieces
 from girih.flows.fold_transform import FoldTransform
 from girih.flows.networks import check_widths, network
 
-# Folds that hardly depend on the other features at the start: their NLL after 600 steps is half a nat lower on a ring of
-# Gaussians than with the weights of a plain linear layer.
+# On the last layer of what shapes the folds: at the start they hardly depend on the other features. After 600 steps the
+# NLL is 0.2 nats lower on a ring of Gaussians than without; Real NVP gains nothing from it there.
 _SPREAD = 0.1
 
 
