@@ -75,7 +75,7 @@ def test_a_damaged_result_is_named(tmp_path):
     run_jobs(fails_at_two, [{"number": 1}], tmp_path, "x", quick=True, progress=False)
     (path,) = (tmp_path / "runs").iterdir()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ModelFileError, match="is damaged .* delete it"):
+    with pytest.raises(ModelFileError, match=r"is damaged .* delete it"):
         run_jobs(fails_at_two, [{"number": 1}], tmp_path, "x", quick=True, progress=False)
 
 

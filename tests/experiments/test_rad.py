@@ -11,13 +11,19 @@ from PIL import Image
 from girih.datasets import load
 from girih.errors import ParameterError
 from girih.experiments import rad_continuity, registry
+from girih.experiments.rad_folding import folds
+from girih.experiments.rad_gaussianization import empty
+from girih.experiments.rad_inference import met_from_afar, states
 from girih.experiments.rad_samples import astray
-from girih.experiments.rad_toys import HIDDEN, PROBLEMS, restored, rows_of, trained_flow
+from girih.experiments.rad_toys import HIDDEN, PROBLEMS, make_flow, restored, rows_of, trained_flow
 
 FIGURES = {
     "rad-continuity": {"modes.png", "conditions.png"},
     "rad-samples": {"samples.png"},
     "rad-table": {"gaps.png"},
+    "rad-gaussianization": {"latents.png"},
+    "rad-inference": {"moons.png"},
+    "rad-folding": {"ring-mixture.png", "moons.png"},
 }
 
 
@@ -28,7 +34,9 @@ def results(tmp_path_factory):
     def get(name):
         if name not in known:
             folder = tmp_path_factory.mktemp(name)
-            known[name] = folder, registry.run(name, folder, quick=True, progress=False)
+            # the flows are trained once, for the table
+            changes = {} if name in ("rad-continuity", "rad-table") else {"models": str(get("rad-table")[0])}
+            known[name] = folder, registry.run(name, folder, quick=True, progress=False, changes=changes)
         return known[name]
 
     return get
@@ -114,12 +122,43 @@ def test_the_table_holds_what_its_runs_say(results):
         assert again["log_likelihood"] == rad["runs"][1]
 
 
-def test_a_figure_uses_the_flows_of_another(results, tmp_path):
-    changes = {"models": str(results("rad-table")[0])}
-    result = registry.run("rad-samples", tmp_path, quick=True, progress=False, changes=changes)
-    assert not (tmp_path / "runs").exists()
+def test_a_figure_uses_the_flows_of_the_table(results):
+    folder, result = results("rad-samples")
+    assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
     table = results("rad-table")[1]["problems"]["moons"]["ours"]["RAD"]["runs"]
     assert result["problems"]["moons"]["RAD"]["log_likelihood"] == table[0]
+
+
+def test_empty_finds_the_part_of_a_gaussian_that_has_no_points():
+    z = np.random.default_rng(0).standard_normal((20_000, 2))
+    assert empty(z) == 0.0
+    # the ring between the 30th and 60th hundredth of the mass
+    level = 1 - np.exp(-0.5 * (z**2).sum(1))
+    assert empty(z[(level < 0.3) | (level > 0.6)]) == pytest.approx(0.3)
+
+
+def test_points_that_meet_from_afar_are_those_a_fold_brings_together():
+    x = np.random.default_rng(0).uniform(-1, 1, (4000, 2))
+    assert met_from_afar(x, 3 * x + 1) == 0.0
+    folded = x.copy()
+    folded[:, 0] = np.abs(folded[:, 0])
+    # half of the neighbours come from the other side, but near the crease that is not far
+    assert met_from_afar(x, folded) == pytest.approx(0.5 * (1 - 0.25 * x[:, 0].std()), abs=0.05)
+
+
+def test_layers_of_a_flow_are_shown_in_order():
+    flow, x = make_flow("RAD", 0), rows_of("moons", 40, 0)
+    path, layers = states(flow, x), folds(flow, x)
+    assert len(path) == 7 and len(layers) == 6
+    for before, after, layer in zip(path[:-1], path[1:], layers, strict=True):
+        np.testing.assert_array_equal(layer["x"], before)
+        np.testing.assert_array_equal(layer["z"], after)
+    k = flow().encode(x).k.numpy()
+    np.testing.assert_array_equal(np.stack([layer["k"] for layer in layers], 1), k)
+    # inside of a fold the gate leaves a choice, in a tail it does not
+    inside = np.stack([layer["inside"] for layer in layers], 1)
+    log_p = flow().log_prob_index(*flow().encode(x)).detach().numpy()
+    assert ((log_p < 0) == inside.any(1)).all()
 
 
 def test_astray_counts_points_away_from_the_rows():

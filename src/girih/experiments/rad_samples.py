@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +9,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
-from girih.errors import ParameterError
 from girih.experiments.figures import save
-from girih.experiments.rad_toys import HIDDEN, PROBLEMS, restored, rows_of, trained
+from girih.experiments.rad_toys import HIDDEN, QUICK, SETTINGS, Settings, described, rows_of, short, trained_pairs
 from girih.plots import styled
 from girih.plots.data import Array, to_array
 from girih.plots.style import BLUE, GREY, VERMILLION, new_figure
 
+__all__ = ["QUICK", "SETTINGS", "run"]
+
 _COLOURS = {"data": GREY, "Real NVP": VERMILLION, "RAD": BLUE}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is run.
-
-    Attributes:
-        problems: of section 3.1.
-        rows: of training data, and as many of each kind that is not trained on.
-        steps: of Adam, batches of 500.
-        lr: its step size.
-        draws: of each flow, for figure and numbers.
-        models: a folder with trained flows of another figure; by default the output folder.
-    """
-
-    problems: tuple[str, ...] = tuple(PROBLEMS)
-    rows: int = 10_000
-    steps: int = 50_000
-    lr: float = 1e-3
-    draws: int = 5000
-    models: str = ""
-
-
-SETTINGS = Settings()
-QUICK = Settings(problems=("ring-mixture", "moons"), rows=300, steps=20, lr=1e-2, draws=100)
 
 
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = SETTINGS) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
-    check_problems(settings.problems)
-    folder = Path(settings.models) if settings.models else out
-    results = trained(
-        settings.problems, 1, settings.rows, settings.steps, settings.lr, seed, folder, "rad-samples", quick, progress
-    )
+    flows, results = trained_pairs(settings, out, seed, "rad-samples", quick, progress)
     drawn: dict[str, dict[str, Array]] = {}
     table: dict[str, Any] = {}
     for problem in settings.problems:
@@ -59,8 +30,8 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         drawn[problem] = {"data": rows[: settings.draws]}
         table[problem] = {}
         for model in reversed(HIDDEN):
-            result = results[problem, model, 0]
-            points = to_array(restored(model, result)().sample((settings.draws,), seed=seed))
+            result = results[problem, model]
+            points = to_array(flows[problem, model]().sample((settings.draws,), seed=seed))
             drawn[problem][model] = points
             table[problem][model] = {
                 "astray": astray(points, rows, rows_of(problem, settings.rows, seed, "test")),
@@ -70,25 +41,9 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
             }
     return {
         "problems": table,
-        "settings": {
-            "rows": settings.rows,
-            "steps": settings.steps,
-            "lr": settings.lr,
-            "batch": 500,
-            "couplings": 6,
-            "hidden": HIDDEN,
-            "draws": settings.draws,
-            "seeds": [seed],
-        },
+        "settings": described(settings, seed),
         "figures": [save(_draw(drawn), out / "samples.png")],
     }
-
-
-def check_problems(problems: tuple[str, ...]) -> None:
-    """Refuse a problem that is not among the six."""
-    for problem in problems:
-        if problem not in PROBLEMS:
-            raise ParameterError(f"there is no problem {problem!r}; known are {', '.join(PROBLEMS)}")
 
 
 def astray(points: Array, rows: Array, others: Array, share: float = 0.001) -> float:
@@ -118,7 +73,7 @@ def _draw(drawn: dict[str, dict[str, Array]]) -> Figure:
             ax.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
             ax.set(aspect="equal", xticks=[], yticks=[])
             ax.spines[:].set_visible(True)
-        column[0].set_title(PROBLEMS[problem].replace(" Gaussian", "\nGaussian"), fontsize=7.5)
+        column[0].set_title(short(problem), fontsize=7.5)
     for ax, kind in zip(axes[:, 0], next(iter(drawn.values())), strict=True):
         ax.set_ylabel(kind)
     return figure

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.mas_toys import spread
-from girih.experiments.rad_samples import check_problems
-from girih.experiments.rad_toys import HIDDEN, PROBLEMS, trained
+from girih.experiments.rad_toys import HIDDEN, PROBLEMS, check_problems, trained
 from girih.plots import styled
 from girih.plots.style import CYCLE, new_figure
 

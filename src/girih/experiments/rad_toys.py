@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from girih.datasets import load
+from girih.datasets import Dataset, load
+from girih.errors import ParameterError
 from girih.experiments.jobs import Result, run_jobs
 from girih.flows import RAD, Flow, RealNVP
 
@@ -30,6 +32,70 @@ BATCH = 500
 _VALIDATION, _TEST = 1_000_000, 2_000_000  # added to a seed: rows that training does not see
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is run, for the figures of one trained flow of each kind.
+
+    Attributes:
+        problems: of section 3.1.
+        rows: of training data, and as many of each kind that is not trained on.
+        steps: of Adam, batches of 500.
+        lr: its step size.
+        draws: points that are drawn, and behind the numbers.
+        models: a folder with trained flows of another figure; by default the output folder.
+    """
+
+    problems: tuple[str, ...] = tuple(PROBLEMS)
+    rows: int = 10_000
+    steps: int = 50_000
+    lr: float = 1e-3
+    draws: int = 5000
+    models: str = ""
+
+
+SETTINGS = Settings()
+QUICK = Settings(problems=("ring-mixture", "moons"), rows=300, steps=20, lr=1e-2, draws=100)
+
+
+def trained_pairs(
+    settings: Settings, out: Path, seed: int, name: str, quick: bool, progress: bool
+) -> tuple[dict[tuple[str, str], Flow], dict[tuple[str, str], Result]]:
+    """One flow of each kind for each problem, and what is known of its training.
+
+    Raises:
+        ParameterError: there is no such problem.
+    """
+    check_problems(settings.problems)
+    folder = Path(settings.models) if settings.models else out
+    results = trained(
+        settings.problems, 1, settings.rows, settings.steps, settings.lr, seed, folder, name, quick, progress
+    )
+    pairs = {(problem, model): result for (problem, model, _), result in results.items()}
+    return {(problem, model): restored(model, result) for (problem, model), result in pairs.items()}, pairs
+
+
+def described(settings: Settings, seed: int) -> dict[str, Any]:
+    """The settings as `result.json` has them."""
+    numbers = {name: value for name, value in asdict(settings).items() if name not in ("problems", "models")}
+    return numbers | {"batch": BATCH, "couplings": COUPLINGS, "hidden": HIDDEN, "seeds": [seed]}
+
+
+def check_problems(problems: Sequence[str]) -> None:
+    """Refuse a problem that is not among the six.
+
+    Raises:
+        ParameterError: one is not.
+    """
+    for problem in problems:
+        if problem not in PROBLEMS:
+            raise ParameterError(f"there is no problem {problem!r}; known are {', '.join(PROBLEMS)}")
+
+
+def short(problem: str) -> str:
+    """The name of a problem as the title of a narrow panel."""
+    return PROBLEMS[problem].replace(" Gaussian", "\nGaussian")
+
+
 def make_flow(model: str, seed: int) -> Flow:
     """RAD or Real NVP with six couplings, as in section 3.2."""
     kind: type[Any] = {"RAD": RAD, "Real NVP": RealNVP}[model]
@@ -37,9 +103,14 @@ def make_flow(model: str, seed: int) -> Flow:
     return flow
 
 
+def data_of(problem: str, rows: int, seed: int, use: str = "training") -> Dataset:
+    """A problem: rows for "training", "validation" or "test"."""
+    return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use])
+
+
 def rows_of(problem: str, rows: int, seed: int, use: str = "training") -> np.ndarray:
-    """Rows of a problem: for "training", "validation" or "test"."""
-    return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use]).X
+    """The rows of `data_of`."""
+    return data_of(problem, rows, seed, use).X
 
 
 def trained(

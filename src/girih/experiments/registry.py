@@ -71,6 +71,12 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "rad-continuity": ("rad_continuity", "Folds, gates, and what keeps log p continuous (RAD, Figs. 2, 4 and 13)."),
     "rad-table": ("rad_table", "The log-likelihood of RAD and Real NVP on six problems (RAD, section 3.3; Fig. 5)."),
     "rad-samples": ("rad_samples", "What RAD and Real NVP draw after training on six problems (RAD, Figs. 5 and 7)."),
+    "rad-gaussianization": (
+        "rad_gaussianization",
+        "What trained flows make of the data, beside a standard Gaussian (RAD, Figs. 8 and 18).",
+    ),
+    "rad-inference": ("rad_inference", "Data on their way through the layers of trained flows (RAD, Figs. 9 and 10)."),
+    "rad-folding": ("rad_folding", "How each layer folds the plane (RAD, Figs. 11, 12 and 14-17)."),
     "em-circle-2d": (
         "density_race:circle",
         "The circle with S = 2: exact EM against VAE, Gaussian mixtures and flows (beyond the papers).",

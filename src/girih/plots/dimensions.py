@@ -98,7 +98,12 @@ def plot_layer_ranks(
     ax.axhline(latent_dim, color=GREY, lw=0.8, ls=(0, (4, 2)), label=f"latent dimension {latent_dim}")
     ax.vlines(at, table.min(0), table.max(0), color=BLUE, lw=4, alpha=0.3, label="least to most")
     ax.plot(at, mean, color=BLUE, marker="o", ms=4, label="mean over the prior" if weights is not None else "mean")
-    ax.set(xlabel="layer, by its name in the module", ylabel="dimensions let through", ylim=(0.0, latent_dim * 1.12), xlim=(-0.5, len(at) - 0.5))
+    ax.set(
+        xlabel="layer, by its name in the module",
+        ylabel="dimensions let through",
+        ylim=(0.0, latent_dim * 1.12),
+        xlim=(-0.5, len(at) - 0.5),
+    )
     step = -(-len(at) // 12)
     ax.set_xticks(at[::step], [names[i] for i in at[::step]], rotation=45 if max(map(len, names)) > 4 else 0)
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
