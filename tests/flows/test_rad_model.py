@@ -1,6 +1,8 @@
 """RAD and Real NVP as models: shapes, contexts, seeds, latents, mixing with zuko, refusals."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -223,3 +225,13 @@ def test_a_bad_flow_is_refused(build, error, message):
     with pytest.raises(error) as caught:
         build()
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_torch_keeps_its_checks():
+    script = (
+        "import torch, girih.flows; from girih.experiments import rivals\n"
+        "try: torch.distributions.Normal(0.0, -1.0)\n"
+        "except ValueError: print('checked')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "checked\n"

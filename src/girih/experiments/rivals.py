@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import zuko
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from girih.experiments.methods import Array
+from girih.flows.checks import zuko
 from girih.inference import DGN
 from girih.networks import mlp
 from girih.training import fit_gradient

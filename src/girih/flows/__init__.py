@@ -6,6 +6,10 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
+# first, before the others import zuko
+from girih.flows import checks as _checks  # noqa: F401
+
+# isort: split
 from girih.flows.coupling import RADCoupling
 from girih.flows.dgn import DGNFlow
 from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
