@@ -7,16 +7,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from girih._arrays import as_rows
-from girih._options import real, whole
-from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih._options import whole
+from girih.errors import ShapeError
 from girih.flows.scaling import Standardise, check_varying
 from girih.training import Recorder, TrainingRun, fit_gradient
 from girih.training.checkpoint import digest
+from girih.training.held_out import split
 from girih.training.recorder import Measure
 
 if TYPE_CHECKING:
@@ -105,7 +105,12 @@ def fit_flow(
         (True, 'max_epochs')
     """
     rows = _rows(flow, X, context)
-    rows, held_out = _split(flow, rows, validation, whole(seed, "seed", None))
+    columns = flow.features + flow.context
+
+    def checked(given: Any) -> Tensor:
+        return as_rows(given, "validation", columns, "the number of features and context features").detach()
+
+    rows, held_out = split(rows, validation, whole(seed, "seed", None), checked)
     check_varying(rows[:, : flow.features])
     size = len(rows) if batch_size is None else min(whole(batch_size, "batch_size"), len(rows))
     epochs = math.ceil(whole(steps, "steps") / math.ceil(len(rows) / size))
@@ -165,20 +170,3 @@ def _rows(flow: Flow, X: Any, context: Any) -> Tensor:
     if len(given) != len(rows):
         raise ShapeError(f"context has {len(given)} rows and X has {len(rows)}; pass one row of context for each of X")
     return torch.cat((rows, given), 1)
-
-
-def _split(flow: Flow, rows: Tensor, validation: Any, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Training rows and held-out rows."""
-    if validation is None:
-        return rows, None
-    if isinstance(validation, (int, float)):
-        share = real(validation, "validation")
-        if not share < 1.0:
-            raise ParameterError(f"validation must be a share of the rows below 1, rows, or None; got {validation!r}")
-        count = max(1, round(share * len(rows)))
-        if count >= len(rows):
-            raise EmptyDataError(f"X has {len(rows)} row(s), too few to hold any out; pass validation=None")
-        order = torch.as_tensor(np.random.default_rng(seed % 2**64).permutation(len(rows)), device=rows.device)
-        return rows[order[count:].sort().values], rows[order[:count].sort().values]
-    columns = flow.features + flow.context
-    return rows, as_rows(validation, "validation", columns, "the number of features and context features").detach()

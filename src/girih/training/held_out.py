@@ -40,7 +40,7 @@ def split(rows: Tensor, validation: Any, seed: int, check: Callable[[Any], Tenso
     if not 0 < count < len(rows):
         raise ParameterError(
             f"validation={share:g} of {len(rows)} rows holds out {count}; it must be a fraction that leaves rows on "
-            "both sides, or an array of rows"
+            "both sides, an array of rows, or None"
         )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % 2**63)).to(rows.device)
     return rows[order[count:].sort().values], rows[order[:count].sort().values]
