@@ -28,7 +28,7 @@ def plot_line_values(
 
     Args:
         part: a partition with S = 1.
-        values: one number for each cell `(R,)`; the log-volume by default, for S = 1 the log of the speed |g'(z)|.
+        values: one number for each cell `(R,)`; the log-volume by default, for S = 1 the log of the speed `|g'(z)|`.
         label: what the numbers are.
         ax: axes to draw into; those of a new figure by default.
         span: the z to draw between; 3 prior deviations to either side by default, inside the domain.
