@@ -6,10 +6,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import zuko
 from torch import nn
 
 import girih
-from girih.errors import ModelFileError
+from flows.rad_cases import livened, mixed
+from girih.cli.inputs import read_model
+from girih.errors import ModelFileError, UnsupportedLayerError
+from girih.flows import RAD, DGNFlow, Flow, RADCoupling, RealNVP
 from twins import prior_of_dim
 
 
@@ -129,7 +133,7 @@ DAMAGE = {
     "truncated tensors": (lambda f: truncate(f / "model.safetensors"), "damaged or foreign"),
     "newer format": (lambda f: edit_config(f, version=99), "upgrade girih"),
     "no version": (lambda f: edit_config(f, version=None), "its version is None"),
-    "unknown kind": (lambda f: edit_config(f, kind="flow"), "does not know; upgrade girih"),
+    "unknown kind": (lambda f: edit_config(f, kind="teapot"), "does not know; upgrade girih"),
     "other stages": (lambda f: edit_config(f, stages=["affine"] * 9), "do not fit together"),
     "unknown stage": (lambda f: edit_config(f, stages=["spline"]), "do not fit together"),
 }
@@ -292,3 +296,178 @@ def test_damaged_line_partitions_are_refused(change, tmp_path):
     _change(*change)(tmp_path / "model")
     with pytest.raises(ModelFileError, match="do not fit together"):
         girih.load(tmp_path / "model")
+
+
+COUPLINGS = {
+    "rad": lambda: RAD(3, transforms=3, hidden_features=(6,), seed=0),
+    "rad, random masks": lambda: RAD(12, transforms=2, hidden_features=(6, 4), pieces=5, randmask=True, seed=1),
+    "rad, one feature": lambda: RAD(1, transforms=2, hidden_features=(4,), seed=0),
+    "rad, no hidden layers": lambda: RAD(2, transforms=2, hidden_features=(), seed=0),
+    "rad, context": lambda: RAD(2, context=2, transforms=2, hidden_features=(6,), seed=0),
+    "rad, one feature and context": lambda: RAD(1, context=1, transforms=2, hidden_features=(6,), seed=0),
+    "rad, float32": lambda: RAD(3, transforms=2, hidden_features=(6,), seed=0).float(),
+    "nvp": lambda: RealNVP(3, transforms=3, hidden_features=(6,), seed=0),
+    "nvp, random masks and context": lambda: RealNVP(5, context=1, hidden_features=(6, 4), randmask=True, seed=0),
+    "nvp, one feature": lambda: RealNVP(1, transforms=2, hidden_features=(4,), seed=0),
+    "nvp, one feature and context": lambda: RealNVP(1, context=2, transforms=2, hidden_features=(4,), seed=0),
+    "both": lambda: Flow(
+        [RADCoupling(2), zuko.flows.GeneralCouplingTransform(2, mask=[True, False])], features=2
+    ).double(),
+}
+
+
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_flow_comes_back(name, tmp_path):
+    flow = livened(COUPLINGS[name](), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(flow.transforms[0], "set_from"):
+        flow.transforms[0].set_from(2.0 + 3.0 * torch.randn(50, flow.features, generator=generator))
+    state = torch.get_rng_state()
+    girih.save(flow, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(back) is type(flow) and (back.features, back.context) == (flow.features, flow.context)
+    X, c = torch.randn(20, flow.features, generator=generator), None
+    if flow.context:
+        c = torch.randn(20, flow.context, generator=generator)
+    p, q = flow(c), back(c)
+    assert torch.equal(q.log_prob(X), p.log_prob(X)) and q.log_prob(X).dtype == p.log_prob(X).dtype
+    assert torch.equal(q.encode(X).k, p.encode(X).k) and torch.equal(q.encode(X).z, p.encode(X).z)
+    assert torch.equal(q.sample((3,), seed=1), p.sample((3,), seed=1))
+    assert all(parameter.requires_grad for parameter in back.parameters())
+
+
+def test_a_trained_flow_comes_back_and_trains_on(tmp_path):
+    X = girih.datasets.load("moons", n=60, seed=0).X
+    flow = RAD(2, transforms=2, hidden_features=(4,), seed=0)
+    flow.fit(X, steps=10, progress=False, validation=None)
+    girih.save(flow, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    for each in (flow, back):
+        each.fit(X, steps=10, progress=False, validation=None)
+    assert torch.equal(back().log_prob(X), flow().log_prob(X))
+
+
+def other_base():
+    base = zuko.lazy.UnconditionalDistribution(zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2))
+    return Flow([RADCoupling(2)], features=2, base=base)
+
+
+def other_activation():
+    layer = zuko.flows.GeneralCouplingTransform(2, mask=[True, False], activation=nn.Tanh)
+    return Flow([layer], features=2)
+
+
+def other_widths():
+    flow = RAD(2, transforms=1, hidden_features=(4,), seed=0)
+    flow.transforms[1].shape_network = RADCoupling(2, mask=[False, True], hidden_features=(5,)).shape_network.double()
+    return flow
+
+
+def other_spline():
+    univariate, shapes = zuko.transforms.MonotonicRQSTransform, ((3,), (3,), (2,))
+    return Flow([zuko.flows.GeneralCouplingTransform(2, univariate=univariate, shapes=shapes)], features=2)
+
+
+class OwnFlow(RAD):
+    pass
+
+
+CUSTOM_FLOWS = {
+    "a stack of many kinds": (mixed, "a layer of type UnconditionalTransform"),
+    "a spline": (other_spline, "a layer of type GeneralCouplingTransform"),
+    "another base": (other_base, "with base UnconditionalDistribution"),
+    "another activation": (other_activation, "networks that were changed"),
+    "another network": (other_widths, "networks that were changed"),
+    "a class of one's own": (lambda: OwnFlow(2, seed=0), "this OwnFlow"),
+    "half precision": (lambda: RAD(2, seed=0).half(), "float16 parameters"),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM_FLOWS)
+def test_custom_flows_are_not_saved(name, tmp_path):
+    build, message = CUSTOM_FLOWS[name]
+    with pytest.raises(ModelFileError, match=message):
+        girih.save(build(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def fold_1d():
+    return DGNFlow(nn.Sequential(girih.networks.Abs(), nn.Linear(1, 1)).double(), girih.geometry.Uniform(-1.0, 2.0))
+
+
+DGN_FLOWS = {
+    "bijection": lambda: DGNFlow.square(4, depth=2, seed=0),
+    "covariance": lambda: DGNFlow.square(2, depth=2, seed=0, prior=[[2.0, 0.3], [0.3, 1.0]]),
+    "a fold of a box": fold_1d,
+}
+
+
+@pytest.mark.parametrize("name", DGN_FLOWS)
+def test_generator_flow_comes_back(name, tmp_path):
+    flow = DGN_FLOWS[name]()
+    girih.save(flow, tmp_path / "model")
+    back = girih.load(tmp_path / "model")
+    assert type(back) is DGNFlow and type(back.prior) is type(flow.prior)
+    X = flow().sample((20,), seed=0)
+    assert torch.equal(back().log_prob(X), flow().log_prob(X))
+    assert torch.equal(back().sample((3,), seed=1), flow().sample((3,), seed=1))
+
+
+def test_generator_flow_with_branches_is_not_saved(tmp_path):
+    with pytest.raises(UnsupportedLayerError, match="fully connected chain"):
+        girih.save(DGNFlow(nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(), nn.Linear(2, 2)).double()), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def edit_stage(folder, **changes):
+    stages = json.loads((folder / "config.json").read_text())["stages"]
+    edit_config(folder, stages=[stages[0], stages[1] | changes, *stages[2:]])
+
+
+_WEIGHT = "transforms.1.shape_network.0.weight"
+FLOW_DAMAGE = {
+    "truncated": lambda f: truncate(f / "model.safetensors"),
+    "no weight": _change(_WEIGHT, None),
+    "another weight": _change(_WEIGHT, lambda value: value[1:]),
+    "other features": lambda f: edit_config(f, features=4),
+    "no features": lambda f: edit_config(f, features="many"),
+    "another class": lambda f: edit_config(f, flow="os.system"),
+    "another type": lambda f: edit_config(f, type="object"),
+    "fewer layers": lambda f: edit_config(f, stages=[{"layer": "standardise"}]),
+    "no layers": lambda f: edit_config(f, stages=[]),
+    "layers of a chain": lambda f: edit_config(f, stages=["affine", "kink"]),
+    "another layer": lambda f: edit_stage(f, layer="spline"),
+    "an affine layer": lambda f: edit_stage(f, layer="affine"),
+    "an affine layer that keeps nothing": lambda f: edit_stage(f, layer="affine", mask=[False] * 3),
+    "a mask that keeps all": lambda f: edit_stage(f, mask=[True] * 3),
+    "even pieces": lambda f: edit_stage(f, pieces=4),
+    "other widths": lambda f: edit_stage(f, hidden=[5]),
+    "no widths": lambda f: edit_stage(f, hidden=None),
+    "a model": lambda f: edit_config(f, kind="dgn"),
+    "a generator flow": lambda f: edit_config(f, kind="dgn-flow"),
+}
+
+
+@pytest.mark.parametrize("case", FLOW_DAMAGE)
+def test_damaged_flows_are_refused(case, tmp_path):
+    girih.save(RAD(3, transforms=2, hidden_features=(6,), seed=0), tmp_path / "model")
+    FLOW_DAMAGE[case](tmp_path / "model")
+    with pytest.raises(ModelFileError, match="damaged") as caught:
+        girih.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [("prior", None), ("0.weight", lambda v: v[1:]), ("prior", lambda v: -v)])
+def test_damaged_generator_flows_are_refused(change, tmp_path):
+    girih.save(DGNFlow.square(2, depth=1, seed=0), tmp_path / "model")
+    _change(*change)(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="do not fit together"):
+        girih.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("build", [lambda: RAD(2, seed=0), lambda: girih.Partition(girih.mlp([1, 4, 2], seed=0))])
+def test_the_command_line_refuses_what_has_no_noise(build, tmp_path):
+    girih.save(build(), tmp_path / "model")
+    with pytest.raises(ModelFileError, match=r"holds a (RAD|partition), not a model with noise"):
+        read_model(tmp_path / "model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,30 +17,39 @@ from girih.em.estimator import count_parameters
 from girih.errors import ModelFileError
 from girih.inference import DGN
 from girih.inference.dgn import TOL
-from girih.networks import Abs, Affine
+from girih.networks import Abs, Affine, Trace
 from girih.networks import trace as trace_network
 from girih.partition import Partition
 from girih.partition.store import partition_from, partition_tensors
 
+if TYPE_CHECKING:
+    from girih.flows import DGNFlow, Flow
+
+# Flows are imported where they are met: they need Lightning and zuko, which take seconds to import.
+Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow"
+
 FORMAT = "girih-model"
 VERSION = 1
+_KINDS = ("dgn", "partition", "flow", "dgn-flow")
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 
 
-def save(model: DGN | DGNEstimator | Partition, path: str | os.PathLike[str]) -> None:
+def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model to a folder, replacing what is there only once everything is written.
 
-    The network is stored as its traced stages, so a custom module is loaded back as the equivalent
+    The network of a generator is stored as its traced stages, so a custom module is loaded back as the equivalent
     `nn.Sequential` of Linear and piecewise-linear layers.
 
     Args:
         model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition` of a fully connected chain, which
-            is loaded back without computing it again.
+            is loaded back without computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their
+            layers, or a `DGNFlow` of a fully connected chain.
         path: the folder.
 
     Raises:
         ModelFileError: a model of another type, an unfitted estimator, a partition of a network that is not a
-            chain, or a path that holds something else.
+            chain, a flow with other layers, or a path that holds something else.
+        UnsupportedLayerError: the generator is not a fully connected chain.
 
     Example:
         >>> import girih, tempfile
@@ -50,32 +59,53 @@ def save(model: DGN | DGNEstimator | Partition, path: str | os.PathLike[str]) ->
         ...     girih.load(folder + "/model").latent_dim
         1
     """
-    tensors: dict[str, Tensor]
-    extra: dict[str, Any] = {}
+    kind, tensors, extra = _parts(model)
+    target = Path(path)
+    if target.exists() and not (target / _CONFIG).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise ModelFileError(f"{target} exists and is not a girih model; choose another path")
+    config = {"format": FORMAT, "version": VERSION, "kind": kind, **extra}
+    with atomic_folder(target) as folder:
+        write_tensors(folder / _TENSORS, tensors, {"format": FORMAT})
+        write_text(folder / _CONFIG, json.dumps(finite(config), indent=2) + "\n")
+
+
+def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """The kind of a model, its tensors, and the rest as plain values."""
     if isinstance(model, DGNEstimator):
         if not hasattr(model, "dgn_"):
             raise ModelFileError("the estimator is not fitted; call fit before save")
-        kind, trace = "dgn", model.dgn_.trace
+        stages, tensors = _chain(model.dgn_.trace)
         extra = {"estimator": _estimator_config(model), "tol": model.dgn_.tol}
-        tensors = _covariances(model.dgn_)
-    elif isinstance(model, DGN):
-        kind, trace, tensors, extra = "dgn", model.trace, _covariances(model), {"tol": model.tol}
-    elif isinstance(model, Partition):
+        return "dgn", tensors | _covariances(model.dgn_), {"stages": stages, **extra}
+    if isinstance(model, DGN):
+        stages, tensors = _chain(model.trace)
+        return "dgn", tensors | _covariances(model), {"stages": stages, "tol": model.tol}
+    if isinstance(model, Partition):
         if not model.trace.is_chain:
             raise ModelFileError(
                 "only the partition of a fully connected chain can be saved, and this network has other layers or "
                 "branches; save its module with torch.export.save and build the partition again"
             )
-        kind, trace = "partition", model.trace
-        tensors, extra = partition_tensors(model)
-    else:
-        raise ModelFileError(
-            f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator or girih.Partition"
-        )
-    target = Path(path)
-    if target.exists() and not (target / _CONFIG).is_file() and not (target.is_dir() and not any(target.iterdir())):
-        raise ModelFileError(f"{target} exists and is not a girih model; choose another path")
-    stages = []
+        stages, tensors = _chain(model.trace)
+        more, extra = partition_tensors(model)
+        return "partition", tensors | more, {"stages": stages, **extra}
+    from girih.flows import DGNFlow, Flow
+    from girih.flows.store import flow_parts, prior_parts
+
+    if isinstance(model, Flow):
+        return "flow", *flow_parts(model)
+    if isinstance(model, DGNFlow):
+        stages, tensors = _chain(model.trace)
+        return "dgn-flow", tensors | prior_parts(model), {"stages": stages}
+    raise ModelFileError(
+        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition or a flow "
+        "of girih.flows"
+    )
+
+
+def _chain(trace: Trace) -> tuple[list[str], dict[str, Tensor]]:
+    """The stages of a fully connected chain, and their numbers."""
+    stages, tensors = [], {}
     for index, stage in enumerate(trace.stages):
         if isinstance(stage, Affine):
             tensors[f"{index}.weight"] = stage.weight
@@ -85,17 +115,14 @@ def save(model: DGN | DGNEstimator | Partition, path: str | os.PathLike[str]) ->
         else:
             tensors[f"{index}.slope"] = stage.slope
             stages.append("kink")
-    config = {"format": FORMAT, "version": VERSION, "kind": kind, "stages": stages, **extra}
-    with atomic_folder(target) as folder:
-        write_tensors(folder / _TENSORS, tensors, {"format": FORMAT})
-        write_text(folder / _CONFIG, json.dumps(finite(config), indent=2) + "\n")
+    return stages, tensors
 
 
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
     return {"noise": dgn.noise, "prior": dgn.prior}
 
 
-def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator | Partition:
+def load(path: str | os.PathLike[str]) -> Model:
     """Read a model that `girih.save` wrote; never unpickles and runs no code from the files.
 
     Raises:
@@ -107,9 +134,17 @@ def load(path: str | os.PathLike[str]) -> DGN | DGNEstimator | Partition:
         raise ModelFileError(f"{folder} is damaged: {_TENSORS} is missing; restore it or fit again")
     tensors, _ = read_tensors(folder / _TENSORS)
     try:
+        if config["kind"] == "flow":
+            from girih.flows.store import flow_from
+
+            return flow_from(tensors, config)
         net = nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(config["stages"])))
         if config["kind"] == "partition":
             return partition_from(tensors, config, trace_network(net))
+        if config["kind"] == "dgn-flow":
+            from girih.flows.store import dgn_flow_from
+
+            return dgn_flow_from(tensors, net)
         dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
         if config.get("estimator") is None:
             return dgn
@@ -138,7 +173,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{folder} has format version {version}, and this girih reads up to {VERSION}; upgrade girih to load it"
         )
-    if config.get("kind") not in ("dgn", "partition") or not isinstance(config.get("stages"), list):
+    if config.get("kind") not in _KINDS or not isinstance(config.get("stages"), list):
         raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
     return config
 

@@ -85,6 +85,7 @@ def stand_in(monkeypatch):
 
     monkeypatch.setattr(registry, "names", lambda: {"em-circle": "EM against VAE"})
     monkeypatch.setattr(registry, "run", run)
+    monkeypatch.setattr(registry, "options_of", lambda name, quick, changes: {})
     return calls
 
 
@@ -109,9 +110,13 @@ def test_reproduce_with_other_settings(girih, stand_in):
     assert done.code == 2 and "--set takes NAME=VALUE" in done.error
 
 
-def test_settings_of_a_reproduction_without_any(girih):
-    done = girih("reproduce", "em-circle", "--set", "epochs=30")
-    assert done.code == 2 and "em-circle has no settings to change" in done.error
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("em-circle", "em-circle has no settings to change"), ("mas-angles", "no setting 'epochs'; known are")],
+)
+def test_settings_that_are_not_there(girih, tmp_path, name, message):
+    done = girih("reproduce", name, "--set", "epochs=30", "--out", tmp_path / "o")
+    assert done.code == 2 and message in done.error and not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("arguments", [["em-circel"], []])

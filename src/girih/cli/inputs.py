@@ -50,8 +50,11 @@ def read_model(path: Path) -> SavedModel:
     if not folder.is_dir():
         home, folder = (path.parent if path.name == MODEL else path), path
     model = girih.load(folder)
-    if isinstance(model, girih.Partition):
-        raise ModelFileError(f"{path} holds a partition, not a model; open it with girih.load, and pass a model folder")
+    if not isinstance(model, girih.DGN | DGNEstimator):
+        what = "partition" if isinstance(model, girih.Partition) else type(model).__name__
+        raise ModelFileError(
+            f"{path} holds a {what}, not a model with noise; open it with girih.load, and pass a model folder"
+        )
     estimator = model if isinstance(model, DGNEstimator) else None
     dgn = model.dgn_ if isinstance(model, DGNEstimator) else model
     data = _read_json(home / DATA_FILE)

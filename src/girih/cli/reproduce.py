@@ -56,6 +56,8 @@ def reproduce(
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         raise CommandError(f"there is no reproduction {name!r}; {hint}known are {', '.join(known)}")
     changes = _changes(set_ or [])
+    if changes:
+        registry.options_of(name, quick, changes)  # refused before there is a folder
     folder = default_out(out, name)
     results = OutputFolder(folder, "reproduce", (_RESULT,))
     before = _pictures(folder)

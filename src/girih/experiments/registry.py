@@ -77,6 +77,10 @@ _KNOWN: dict[str, tuple[str, str]] = {
     ),
     "rad-inference": ("rad_inference", "Data on their way through the layers of trained flows (RAD, Figs. 9 and 10)."),
     "rad-folding": ("rad_folding", "How each layer folds the plane (RAD, Figs. 11, 12 and 14-17)."),
+    "rad-tables": (
+        "rad_tables",
+        "RAD on real tables beside Real NVP, spline flows, mixtures and exact EM (beyond the papers).",
+    ),
     "em-circle-2d": (
         "density_race:circle",
         "The circle with S = 2: exact EM against VAE, Gaussian mixtures and flows (beyond the papers).",
@@ -139,15 +143,10 @@ def run(
     if name not in _KNOWN:
         raise ParameterError(f"there is no reproduction {name!r}; known are {', '.join(_KNOWN)}")
     seed = whole(seed, "seed", 0)
+    options = options_of(name, bool(quick), changes)
     target, description = _KNOWN[name]
     file, _, function = target.partition(":")
-    module = importlib.import_module(f"girih.experiments.{file}")
-    experiment = getattr(module, function or "run")
-    options = dict(_OPTIONS.get(name, {}))
-    if hasattr(module, "SETTINGS"):
-        options["settings"] = changed(module.QUICK if quick else module.SETTINGS, changes or {})
-    elif changes:
-        raise ParameterError(f"{name} has no settings to change, only --quick and a seed; got {', '.join(changes)}")
+    experiment = getattr(importlib.import_module(f"girih.experiments.{file}"), function or "run")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -165,3 +164,18 @@ def run(
     }
     write_json(folder / "result.json", result)
     return result
+
+
+def options_of(name: str, quick: bool, changes: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a reproduction is called with besides the arguments that all have.
+
+    Raises:
+        ParameterError: a change is of a setting that it does not have, or not of its kind.
+    """
+    module = importlib.import_module(f"girih.experiments.{_KNOWN[name][0].partition(':')[0]}")
+    options = dict(_OPTIONS.get(name, {}))
+    if hasattr(module, "SETTINGS"):
+        options["settings"] = changed(module.QUICK if quick else module.SETTINGS, changes or {})
+    elif changes:
+        raise ParameterError(f"{name} has no settings to change, only --quick and a seed; got {', '.join(changes)}")
+    return options

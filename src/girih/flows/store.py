@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from zuko.flows.coupling import GeneralCouplingTransform
-from zuko.lazy import ElementWiseTransform, LazyTransform
+from zuko.flows.gaussianization import ElementWiseTransform
+from zuko.lazy import LazyTransform
+from zuko.nn import Linear
 from zuko.transforms import MonotonicAffineTransform
 
-from girih.errors import ModelFileError, ParameterError
+from girih.errors import ModelFileError, ParameterError, ShapeError
 from girih.flows.coupling import RADCoupling, check_mask
 from girih.flows.dgn import DGNFlow
 from girih.flows.flow import Flow, StandardNormal
@@ -45,7 +47,8 @@ def flow_parts(flow: Flow) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "stages": [_described(layer) for layer in flow.transforms],
     }
     try:
-        same = repr(flow_from(tensors, config)) == repr(flow)
+        with own_random_state(0, torch.device("cpu")):  # zuko draws numbers to print a coupling
+            same = repr(flow_from(tensors, config)) == repr(flow)
     except (RuntimeError, ValueError):
         same = False
     if not same:
@@ -66,7 +69,12 @@ def flow_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Flow:
     # the constructors of RAD and RealNVP choose masks and widths, and do no more than that
     flow = kind.__new__(kind)
     Flow.__init__(flow, layers, features, context)
-    flow.to(number).load_state_dict(dict(tensors))
+    shapes = {name: tensor.shape for name, tensor in flow.to(number).state_dict().items()}
+    stored = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted({*shapes, *stored}):
+        if shapes.get(name) != stored.get(name):
+            raise ShapeError(f"{name} should have shape {shapes.get(name)} and has {stored.get(name)}")
+    flow.load_state_dict(dict(tensors))
     return flow
 
 
@@ -123,7 +131,7 @@ def _layer(stage: Mapping[str, Any], features: int, context: int) -> LazyTransfo
 def _widths(network: nn.Module | None) -> list[int]:
     """The widths of the hidden layers of a network of zuko."""
     modules = [] if network is None else list(network.modules())
-    return [module.out_features for module in modules if isinstance(module, nn.Linear)][:-1]
+    return [len(module.weight) for module in modules if isinstance(module, Linear)][:-1]
 
 
 def _refused(what: str) -> ModelFileError:
