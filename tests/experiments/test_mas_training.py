@@ -22,7 +22,8 @@ from girih.experiments import (
 )
 from girih.experiments.mas_images import as_pictures, conv_for, draws, entanglement, image_generator, image_rows
 from girih.experiments.mas_smoothing import softened
-from girih.experiments.mas_toys import covered, curve, sliced_distance, weights_of, with_weights
+from girih.experiments.mas_toys import covered, curve, sliced_distance
+from girih.experiments.weights import weights_of, with_weights
 from girih.geometry import smooth
 
 FIGURES = {

@@ -150,7 +150,7 @@ def test_linear_programs_agree_with_planes(monkeypatch):
 
     nets = [girih.mlp([2, 4, 5], seed=0), girih.mlp([2, 5, 2], seed=5), girih.mlp([2, 4, 4, 4], "leaky_relu", seed=1)]
     quick = [geometry.is_injective(net).injective for net in nets]
-    monkeypatch.setattr("girih.geometry.injective._by_samples", lambda search: None)
+    monkeypatch.setattr("girih.geometry.injective.second_preimage", lambda search: None)
     monkeypatch.setattr("girih.geometry.injective._open_pairs", everything)
     slow = [geometry.is_injective(net) for net in nets]
     assert [answer.injective for answer in slow] == quick
@@ -214,7 +214,7 @@ def test_full_rank_everywhere_is_not_enough():
 
 
 def test_a_witness_that_no_sample_would_find(monkeypatch):
-    monkeypatch.setattr("girih.geometry.injective._by_samples", lambda search: None)
+    monkeypatch.setattr("girih.geometry.injective.second_preimage", lambda search: None)
     for net in (crossing(0.0), girih.mlp([2, 6, 2], "abs", seed=0), girih.mlp([2, 5, 4, 3], "abs", seed=1)):
         answer = geometry.is_injective(net)
         slow = geometry.preimages(net, net(2.0 * draws(300, next(net.parameters()).shape[1])).detach())

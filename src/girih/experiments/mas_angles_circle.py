@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
-from girih.experiments.mas_toys import covered, curve, sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.mas_toys import covered, curve, sliced_distance, spread, train_toy
 from girih.experiments.settings import arguments
+from girih.experiments.weights import weights_of, with_weights
 from girih.geometry import angles, enumerate_cells
 from girih.networks import mlp
 from girih.partition import Partition

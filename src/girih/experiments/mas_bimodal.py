@@ -18,8 +18,9 @@ from torch import nn
 
 from girih.experiments.figures import save
 from girih.experiments.jobs import Result, run_jobs
-from girih.experiments.mas_toys import sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.mas_toys import sliced_distance, spread, train_toy
 from girih.experiments.settings import arguments
+from girih.experiments.weights import weights_of, with_weights
 from girih.geometry import entropy, enumerate_cells, folded_entropy, log_volume
 from girih.networks import mlp, trace
 from girih.plots import styled

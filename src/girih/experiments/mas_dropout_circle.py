@@ -17,8 +17,9 @@ from torch import nn
 from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
-from girih.experiments.mas_toys import curve, sliced_distance, spread, train_toy, weights_of, with_weights
+from girih.experiments.mas_toys import curve, sliced_distance, spread, train_toy
 from girih.experiments.settings import arguments
+from girih.experiments.weights import weights_of, with_weights
 from girih.geometry import dropout_dimensions, noisy_generator
 from girih.networks import mlp
 from girih.partition import Partition

@@ -21,8 +21,8 @@ from girih.datasets import Dataset, load
 from girih.datasets.local_images import reader_for
 from girih.errors import ParameterError
 from girih.experiments.jobs import Result, run_jobs
-from girih.experiments.mas_toys import weights_of, with_weights
 from girih.experiments.settings import arguments
+from girih.experiments.weights import weights_of, with_weights
 from girih.gan import GAN
 from girih.geometry import disentanglement, sample_cells
 from girih.networks import conv_generator, fc_discriminator, fc_encoder, fc_generator

@@ -1,10 +1,9 @@
-"""What the toy reproductions of MAS share: GANs in the plane, their weights as arrays, curves drawn piece by piece."""
+"""What the toy reproductions of MAS share: GANs in the plane, curves drawn piece by piece."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -59,21 +58,6 @@ def train_toy(
         accelerator="cpu",
     )
     generator.eval()
-
-
-def weights_of(net: nn.Module) -> dict[str, Array]:
-    """The parameters of a network as arrays by name, in their own type."""
-    return {f"weights.{name}": value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
-
-
-def with_weights(net: nn.Module, result: Mapping[str, Any]) -> nn.Module:
-    """The network with parameters that `weights_of` gave; in eval mode."""
-    start = "weights."
-    state = {
-        name.removeprefix(start): torch.as_tensor(value) for name, value in result.items() if name.startswith(start)
-    }
-    net.load_state_dict(state)
-    return net.eval()
 
 
 def curve(part: Partition) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ import torch
 from girih.datasets import Dataset, load
 from girih.errors import ParameterError
 from girih.experiments.jobs import Result, run_jobs
+from girih.experiments.weights import weights_of, with_weights
 from girih.flows import RAD, Flow, RealNVP
 
 # The problems of section 3.1 by the names of our data sets, in the order of the paper's table.
@@ -166,7 +167,7 @@ def trained_flow(
     with torch.no_grad():
         log_p = flow().log_prob(rows_of(problem, rows, seed, "test"))
     return {
-        **{f"weights.{name}": value.numpy().copy() for name, value in flow.state_dict().items()},
+        **weights_of(flow),
         "log_likelihood": log_p.mean().item(),
         "standard_error": log_p.std().item() / len(log_p) ** 0.5,
         "parameters": sum(parameter.numel() for parameter in flow.parameters()),
@@ -179,8 +180,4 @@ def trained_flow(
 
 def restored(model: str, result: Mapping[str, Any]) -> Flow:
     """The flow that `trained_flow` gave."""
-    flow = make_flow(model, 0)
-    start = "weights."
-    weights = {name.removeprefix(start): torch.as_tensor(x) for name, x in result.items() if name.startswith(start)}
-    flow.load_state_dict(weights)
-    return flow
+    return with_weights(make_flow(model, 0), result)

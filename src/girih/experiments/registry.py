@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -144,9 +145,8 @@ def run(
         raise ParameterError(f"there is no reproduction {name!r}; known are {', '.join(_KNOWN)}")
     seed = whole(seed, "seed", 0)
     options = options_of(name, bool(quick), changes)
-    target, description = _KNOWN[name]
-    file, _, function = target.partition(":")
-    experiment = getattr(importlib.import_module(f"girih.experiments.{file}"), function or "run")
+    module, function = _home(name)
+    experiment, description = getattr(module, function), _KNOWN[name][1]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -172,10 +172,16 @@ def options_of(name: str, quick: bool, changes: Mapping[str, str] | None) -> dic
     Raises:
         ParameterError: a change is of a setting that it does not have, or not of its kind.
     """
-    module = importlib.import_module(f"girih.experiments.{_KNOWN[name][0].partition(':')[0]}")
+    module, _ = _home(name)
     options = dict(_OPTIONS.get(name, {}))
     if hasattr(module, "SETTINGS"):
         options["settings"] = changed(module.QUICK if quick else module.SETTINGS, changes or {})
     elif changes:
         raise ParameterError(f"{name} has no settings to change, only --quick and a seed; got {', '.join(changes)}")
     return options
+
+
+def _home(name: str) -> tuple[ModuleType, str]:
+    """The module of a reproduction and the name of its function there."""
+    file, _, function = _KNOWN[name][0].partition(":")
+    return importlib.import_module(f"girih.experiments.{file}"), function or "run"

@@ -11,6 +11,7 @@ from zuko.lazy import LazyDistribution
 from girih._arrays import as_rows
 from girih._options import whole
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
+from girih.flows.fitting import held_out_nll
 from girih.flows.layerwise import is_bijective_chain
 from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
@@ -21,9 +22,6 @@ from girih.partition import MAX_LATENT_DIM
 from girih.training import Recorder, TrainingRun, fit_gradient
 from girih.training.checkpoint import digest
 from girih.training.held_out import split
-
-# Rows per evaluation of held-out data: bounds the memory.
-_CHUNK = 20_000
 
 
 class DGNFlow(LazyDistribution):
@@ -178,19 +176,11 @@ class DGNFlow(LazyDistribution):
         rows, held_out = split(rows, validation, whole(options.get("seed", 0), "seed", None), self._rows)
         check_varying(rows)
         if held_out is not None:
-            watched = held_out
-            options.setdefault(
-                "record", Recorder(lambda model: model._mean_nll(watched), options.get("record_every", 100))
-            )
+            options.setdefault("record", Recorder(held_out_nll(held_out), options.get("record_every", 100)))
             options.setdefault("monitor", "held_out")
             options.setdefault("keep_best", True)
             options["settings"] = {"validation": digest(held_out), **(options.get("settings") or {})}
         return fit_gradient(self, rows, loss=lambda model, batch: model._loss(batch), **options)
-
-    def _mean_nll(self, rows: Tensor) -> dict[str, float]:
-        with torch.no_grad():
-            parts = [self.nll(part) for part in rows.to(self.trace.device).split(_CHUNK)]
-        return {"held_out": float(torch.cat(parts).mean())}
 
     def _rows(self, X: Any) -> Tensor:
         return as_rows(X, "X", self.features, "the number of features").detach()

@@ -117,7 +117,7 @@ def fit_flow(
     first = next(iter(flow.transforms))
     if standardise and isinstance(first, Standardise):
         first.set_from(rows[:, : flow.features])
-    recorder = Recorder(_mean_nll(held_out), record_every)
+    recorder = Recorder(None if held_out is None else held_out_nll(held_out), record_every)
     run = fit_gradient(
         flow,
         rows,
@@ -145,10 +145,8 @@ def fit_flow(
     return FlowRun(run.history, run.steps, run.seconds, run.ended, int(best["step"]), float(best["value"]))
 
 
-def _mean_nll(held_out: Tensor | None) -> Measure | None:
+def held_out_nll(held_out: Tensor) -> Measure:
     """What is recorded on the way: the mean NLL of the held-out rows, nats per row."""
-    if held_out is None:
-        return None
 
     def measure(model: Any) -> dict[str, float]:
         rows = held_out.to(next(model.parameters()).device)

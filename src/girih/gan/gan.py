@@ -16,7 +16,7 @@ from girih.gan.stepper import AdversarialStepper
 from girih.networks import fc_discriminator
 from girih.training import TrainingRun
 from girih.training.batches import Batches
-from girih.training.generators import dimensions, evaluating, number_type, type_of
+from girih.training.generators import dimensions, number_type, tried, type_of
 from girih.training.run import run_steps
 
 _HIDDEN = (1024, 512, 256)
@@ -117,10 +117,7 @@ class GAN(nn.Module):
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: z is not a table of S finite columns.
         """
-        if not (isinstance(z, Tensor) and z.dtype == self.dtype and z.ndim == 2 and z.shape[1] == self.latent_dim):
-            name = "the latent dimension S"
-            z = as_rows(z, "z", self.latent_dim, name, device=self.device).to(self.dtype)
-        return self.generator(z).flatten(1)
+        return self.generator(self._own(z, "z", self.latent_dim, "the latent dimension S")).flatten(1)
 
     def discriminate(self, x: Any) -> Tensor:
         """Logits of "x is data", or the values of the critic, at rows `(N, D)`: `(N,)`.
@@ -128,10 +125,15 @@ class GAN(nn.Module):
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: x is not a table of D finite columns.
         """
-        if not (isinstance(x, Tensor) and x.dtype == self.dtype and x.ndim == 2 and x.shape[1] == self.output_dim):
-            name = "the data dimension D"
-            x = as_rows(x, "x", self.output_dim, name, device=self.device).to(self.dtype)
+        x = self._own(x, "x", self.output_dim, "the data dimension D")
         return self.discriminator(x).reshape(len(x))
+
+    def _own(self, rows: Any, name: str, columns: int, meaning: str) -> Tensor:
+        """Rows in the type of the networks; those that are in it already, as in every step, are not checked again."""
+        dtype = self.dtype
+        if isinstance(rows, Tensor) and rows.dtype == dtype and rows.ndim == 2 and rows.shape[1] == columns:
+            return rows
+        return as_rows(rows, name, columns, meaning, device=self.device).to(dtype)
 
     def sample(self, n: int, seed: int | None = None) -> Tensor:
         """Rows `g(z)` of `z ~ N(0, I)`, `(n, D)`, without gradients; dropout acts in training mode only.
@@ -224,14 +226,8 @@ def _check_discriminator(discriminator: nn.Module, output_dim: int, dtype: torch
         raise ParameterError(
             f"the discriminator has {names[0]} parameters, the generator {names[1]}; call discriminator.to({dtype})"
         )
-    try:
-        with evaluating(discriminator), torch.no_grad():
-            values = discriminator(torch.zeros(2, output_dim, dtype=dtype, device=device))
-    except (RuntimeError, ValueError) as error:
-        raise ShapeError(
-            f"the discriminator does not accept x of shape (N, {output_dim}) ({error}); its input must be the data "
-            f"dimension D = {output_dim}"
-        ) from error
+    takes = f"x of shape (N, {output_dim})"
+    values = tried(discriminator, "discriminator", takes, "the data dimension D", output_dim, dtype, device)
     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
     if shape not in ((2,), (2, 1)):
         raise ShapeError(

@@ -23,7 +23,7 @@ from girih.partition.growing import Array
 
 _APART = 1e-6  # latents closer than that are one
 _SAME = 1e-8  # images, relative to 1 + |x|
-_SAMPLES = 200
+SAMPLES = 200
 _PAIRS = 1 << 14
 _DEPENDENT = 1e-9  # singular values and directions up to this multiple of the largest count as 0
 
@@ -99,7 +99,7 @@ def is_injective(net: nn.Module | Trace | Partition, max_pairs: int = 100_000) -
         slopes.append((mix @ jet.slope).cpu())
         values.append((jet.value @ mix.mT).cpu())
     search = Search(part)
-    found = _by_samples(search)
+    found = second_preimage(search)
     if found is not None:
         return Injectivity(False, found, "cells meet", 0)
     A, b = torch.cat(slopes), torch.cat(values)
@@ -131,10 +131,10 @@ def _along(part: Partition, i: int, null: Tensor) -> Tensor:
     return torch.stack((start, start + min(0.5 * step, 1.0) * null))
 
 
-def _by_samples(search: Search) -> Tensor | None:
+def second_preimage(search: Search) -> Tensor | None:
     """Two latents with the same image, if a point inside some cell has another preimage."""
     part = search.images.part
-    index = torch.linspace(0, len(part) - 1, min(len(part), _SAMPLES)).long()
+    index = torch.linspace(0, len(part) - 1, min(len(part), SAMPLES)).long()
     z = part.interior[index].to(part.trace.device)
     found = preimages_by(search, images(part.trace, z))
     apart = (found.latent - z[found.row]).norm(dim=1) > _APART * (1.0 + z[found.row].norm(dim=1))

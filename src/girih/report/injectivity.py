@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from girih.errors import CellLimitError
-from girih.geometry import Cells, is_injective, preimages
+from girih.geometry import Cells, is_injective
+from girih.geometry.injective import SAMPLES, second_preimage
+from girih.geometry.search import Search
 from girih.geometry.spectrum import nonzero, triangle
-from girih.partition import Partition
 
-_CELLS, _PROGRAMS, _POINTS = 10_000, 2000, 200
-_APART = 1e-6
+_CELLS, _PROGRAMS = 10_000, 2000
 _SHRINK = tuple(0.5**k for k in range(60))
 
 
@@ -70,12 +70,12 @@ def judge(cells: Cells) -> Verdict:
         if found:
             return Verdict(True, f"decided for all pairs of its {count}: no two images meet")
         return Verdict(False, "the images of two cells meet", found.witness)
-    found_pair = _by_points(part)
+    found_pair = second_preimage(Search(part))
     if found_pair is not None:
         return Verdict(False, "the images of two cells meet", found_pair)
     return Verdict(
         None,
-        f"not decided: all {count} have full rank and {_POINTS} points have no second preimage, but there are too "
+        f"not decided: all {count} have full rank and {SAMPLES} points have no second preimage, but there are too "
         "many pairs of cells to look at each; girih.geometry.is_injective(partition) does",
     )
 
@@ -91,15 +91,3 @@ def _along(cells: Cells, k: int) -> Tensor | None:
     if not len(inside):
         return None
     return torch.stack((start, start + steps[int(inside[0])] * null))
-
-
-def _by_points(part: Partition) -> Tensor | None:
-    """Two latents with the same image, if a point inside some cell has another preimage."""
-    index = torch.linspace(0, len(part) - 1, _POINTS).long()
-    z = part.interior[index]
-    with torch.no_grad():
-        x = part.trace(z.to(part.trace.device))
-    found = preimages(part, x)
-    row, latent = found.row.cpu(), found.latent.cpu()
-    apart = ((latent - z[row]).norm(dim=1) > _APART * (1.0 + z[row].norm(dim=1))).nonzero()[:, 0]
-    return torch.stack((z[row[apart[0]]], latent[apart[0]])) if len(apart) else None

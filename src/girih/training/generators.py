@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -54,18 +54,39 @@ def dimensions(generator: nn.Module, latent_dim: int | None = None, name: str = 
                 f"{error}; to train a {name} that is not piecewise affine, pass latent_dim="
             ) from error
     latent_dim = whole(latent_dim, "latent_dim")
-    try:
-        with evaluating(generator), torch.no_grad():
-            values = generator(torch.zeros(2, latent_dim, dtype=dtype, device=device))
-    except (RuntimeError, ValueError) as error:
-        raise ShapeError(
-            f"the {name} does not accept z of shape (N, {latent_dim}) ({error}); its input must be the latent "
-            f"dimension S = {latent_dim}"
-        ) from error
+    values = tried(
+        generator, name, f"z of shape (N, {latent_dim})", "the latent dimension S", latent_dim, dtype, device
+    )
     shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
     if not isinstance(values, torch.Tensor) or values.ndim < 2 or len(values) != 2 or not values.numel():
         raise ShapeError(f"the {name} gives {shape} for 2 latents; it must give one row, or one image, for each")
     return Dimensions(latent_dim, values[0].numel(), dtype, device)
+
+
+def tried(
+    network: nn.Module, name: str, takes: str, meaning: str, columns: int, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """What a network gives for two rows of 0, in evaluation mode: a trial must not move running statistics.
+
+    Args:
+        network: it takes `(N, columns)`.
+        name: what errors call it.
+        takes: its input, in words.
+        meaning: what the columns are.
+        columns: their number.
+        dtype: of the input.
+        device: of the input.
+
+    Raises:
+        ShapeError: the network does not accept such rows.
+    """
+    try:
+        with evaluating(network), torch.no_grad():
+            return network(torch.zeros(2, columns, dtype=dtype, device=device))
+    except (RuntimeError, ValueError) as error:
+        raise ShapeError(
+            f"the {name} does not accept {takes} ({error}); its input must be {meaning} = {columns}"
+        ) from error
 
 
 def number_type(network: nn.Module, name: str) -> tuple[torch.dtype, torch.device]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
 from girih.networks import Affine, mlp, trace
-from girih.training.generators import Dimensions, evaluating, number_type
+from girih.training.generators import Dimensions, evaluating, number_type, tried
 
 NARROWEST = 32
 
@@ -71,14 +71,8 @@ def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int) -> None
         call = "double" if decoder.dtype == torch.float64 else "float"
         raise ParameterError(f"the encoder has {own} parameters, the decoder {other}; call encoder.{call}() first")
     columns = decoder.output_dim
-    try:
-        with evaluating(encoder), torch.no_grad():  # a trial must not move the statistics of a normalisation layer
-            encoded = encoder(torch.zeros(2, columns, dtype=decoder.dtype, device=device))
-    except RuntimeError as error:
-        raise ShapeError(
-            f"the encoder does not accept x of shape (N, {columns}) ({error}); "
-            f"its input must be the data dimension D = {columns}"
-        ) from error
+    takes = f"x of shape (N, {columns})"
+    encoded = tried(encoder, "encoder", takes, "the data dimension D", columns, decoder.dtype, device)
     check_encoded(encoded, 2, outputs)
 
 
