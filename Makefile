@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "  $(OUT)/mnist-4/report.html"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
