@@ -1,0 +1,145 @@
+"""Levels on [-1, 1], and the polynomials whose exponential is a density there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.polynomial import legendre
+from torch import Tensor
+
+from girih._options import whole
+from girih.errors import ParameterError
+
+
+def levels(R: int) -> Tensor:
+    r"""R points at even distances from -1 to 1: `zeta_r = (2 r - (R + 1)) / (R - 1)`, r = 1, ..., R.
+
+    Args:
+        R: how many, 3 or more: two levels are a coin, which no polynomial describes with fewer numbers.
+
+    Returns:
+        `(R,)`, float64, symmetric about 0 to the last bit.
+
+    Raises:
+        ParameterError: R is not a whole number of 3 or more.
+
+    Source:
+        Coarse Grained Exponential VAEs, section 3.2.
+
+    Example:
+        >>> from girih.vae.bpef import levels
+        >>> levels(5)
+        tensor([-1.0000, -0.5000,  0.0000,  0.5000,  1.0000], dtype=torch.float64)
+    """
+    R = whole(R, "levels", 3)
+    return torch.arange(1 - R, R, 2, dtype=torch.float64) / (R - 1)
+
+
+def polynomials(z: Tensor, order: int, basis: str = "monomial") -> Tensor:
+    r"""The sufficient statistics t(z) of the family: polynomials of degree 1 to M, without the constant.
+
+        monomial: (z, z^2, ..., z^M)        legendre: (P_1(z), ..., P_M(z))
+
+    Both span the same polynomials, so both give the same densities. Legendre polynomials are orthogonal on [-1, 1]:
+    changes of their coefficients hardly interfere, while those of z^M and z^(M-2) all but cancel.
+
+    Args:
+        z: any shape.
+        order: M.
+        basis: "monomial" or "legendre".
+
+    Returns:
+        `(..., M)`, differentiable in z.
+
+    Raises:
+        ParameterError: M is not a whole number of 1 or more, or the basis is unknown.
+
+    Source:
+        Coarse Grained Exponential VAEs, eq. 2.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.bpef import polynomials
+        >>> polynomials(torch.tensor(0.5), 3), polynomials(torch.tensor(0.5), 3, "legendre")
+        (tensor([0.5000, 0.2500, 0.1250]), tensor([ 0.5000, -0.1250, -0.4375]))
+    """
+    order, basis = whole(order, "order"), check_basis(basis)
+    return torch.stack(list(_BASES[basis](z, order)), -1)
+
+
+def evaluate(coefficients: Tensor, z: Tensor, basis: str = "monomial") -> Tensor:
+    """`c . t(z)` of coefficients `(..., M)` and z `(...)`, without room for all M polynomials at once.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.bpef.polynomials import evaluate
+        >>> evaluate(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0., 1., 3.])
+    """
+    terms = zip(coefficients.unbind(-1), _BASES[basis](z, coefficients.shape[-1]), strict=True)
+    first, polynomial = next(terms)
+    total = first * polynomial
+    for number, polynomial in terms:
+        total = total + number * polynomial
+    return total
+
+
+def to_basis(coefficients: Tensor, source: str, target: str) -> Tensor:
+    """Coefficients of the same density in another basis: `(..., M)` to `(..., M)`, an exact linear map.
+
+    The constant that appears is left out: the log-partition absorbs it. At M = 20 the map to monomials magnifies
+    relative changes up to some million times, so go there only at the end.
+
+    Raises:
+        ParameterError: a basis is unknown.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.bpef import to_basis
+        >>> to_basis(torch.tensor([0.0, 1.0]), "legendre", "monomial")  # P_2(z) = 1.5 z^2 - 0.5
+        tensor([0.0000, 1.5000])
+    """
+    check_basis(source)
+    check_basis(target)
+    if source == target:
+        return coefficients
+    change = _change(whole(coefficients.shape[-1], "order"), source)
+    return coefficients @ change.to(coefficients.device, coefficients.dtype)
+
+
+def check_basis(basis: str) -> str:
+    """Refuse what is not the name of a basis."""
+    if basis not in _BASES:
+        raise ParameterError(f"basis must be one of {', '.join(map(repr, _BASES))}; got {basis!r}")
+    return basis
+
+
+def _powers(z: Tensor, order: int) -> Iterator[Tensor]:
+    power = z
+    for _ in range(order):
+        yield power
+        power = power * z
+
+
+def _legendre(z: Tensor, order: int) -> Iterator[Tensor]:
+    """Bonnet's recurrence, `(n + 1) P_{n+1} = (2 n + 1) z P_n - n P_{n-1}`, stable on [-1, 1]."""
+    before, value = torch.ones_like(z), z
+    for n in range(1, order + 1):
+        yield value
+        before, value = value, ((2 * n + 1) * z * value - n * before) / (n + 1)
+
+
+_BASES: dict[str, Callable[[Tensor, int], Iterator[Tensor]]] = {"monomial": _powers, "legendre": _legendre}
+
+
+@lru_cache(maxsize=64)
+def _change(order: int, source: str) -> Tensor:
+    """Rows: the polynomials of `source`, degree 1 to M, in the other basis; its constant column is dropped."""
+    convert = legendre.poly2leg if source == "monomial" else legendre.leg2poly
+    rows = np.zeros((order, order + 1))
+    for m in range(1, order + 1):
+        rows[m - 1, : m + 1] = convert(np.eye(order + 1)[m])[: m + 1]
+    return torch.as_tensor(rows[:, 1:].copy())
