@@ -46,3 +46,7 @@ class DataSourceError(GirihError):
 
 class CellLimitError(GirihError):
     """A partition has more cells than `max_cells` allows."""
+
+
+class SingularInformationError(GirihError):
+    """A Fisher information that must be inverted is singular: some direction of z is not determined."""

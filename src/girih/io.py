@@ -24,14 +24,16 @@ from girih.partition.store import partition_from, partition_tensors
 
 if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
+    from girih.vae import VAE
 
-# Flows are imported where they are met: they need Lightning and zuko, which take seconds to import.
-Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow"
+# Flows and VAEs are imported where they are met: flows need Lightning and zuko, which take seconds to import.
+Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE"
 
 FORMAT = "girih-model"
 VERSION = 1
-_KINDS = ("dgn", "partition", "flow", "dgn-flow")
+_KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae")
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
+_ENCODER = "encoder."  # before the names of the tensors of a VAE's encoder
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
@@ -43,13 +45,14 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     Args:
         model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition` of a fully connected chain, which
             is loaded back without computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their
-            layers, or a `DGNFlow` of a fully connected chain.
+            layers, or a `DGNFlow` of a fully connected chain; or a VAE of `girih.vae` with two such chains, which
+            comes back without their dropout.
         path: the folder.
 
     Raises:
         ModelFileError: a model of another type, an unfitted estimator, a partition of a network that is not a
             chain, a flow with other layers, or a path that holds something else.
-        UnsupportedLayerError: the generator is not a fully connected chain.
+        UnsupportedLayerError: a network is not a fully connected chain.
 
     Example:
         >>> import girih, tempfile
@@ -89,6 +92,10 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         stages, tensors = _chain(model.trace)
         more, extra = partition_tensors(model)
         return "partition", tensors | more, {"stages": stages, **extra}
+    from girih.vae import VAE
+
+    if isinstance(model, VAE):
+        return "vae", *_vae(model)
     from girih.flows import DGNFlow, Flow
     from girih.flows.store import flow_parts, prior_parts
 
@@ -98,9 +105,22 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         stages, tensors = _chain(model.trace)
         return "dgn-flow", tensors | prior_parts(model), {"stages": stages}
     raise ModelFileError(
-        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition or a flow "
-        "of girih.flows"
+        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition, a flow "
+        "of girih.flows or a VAE of girih.vae"
     )
+
+
+def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a VAE, and the rest as plain values."""
+    from girih.training.generators import evaluating
+    from girih.vae.store import vae_parts
+
+    more, config = vae_parts(vae)
+    with evaluating(vae):
+        stages, tensors = _chain(trace_network(vae.decoder))
+        encoder_stages, encoder = _chain(trace_network(vae.encoder))
+    tensors |= {f"{_ENCODER}{name}": tensor for name, tensor in encoder.items()}
+    return tensors | more, {"stages": stages, "encoder_stages": encoder_stages, **config}
 
 
 def _chain(trace: Trace) -> tuple[list[str], dict[str, Tensor]]:
@@ -138,7 +158,13 @@ def load(path: str | os.PathLike[str]) -> Model:
             from girih.flows.store import flow_from
 
             return flow_from(tensors, config)
-        net = nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(config["stages"])))
+        net = _network(config["stages"], tensors)
+        if config["kind"] == "vae":
+            from girih.vae.store import vae_from
+
+            start = len(_ENCODER)
+            inner = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+            return vae_from(tensors, config, net, _network(config["encoder_stages"], inner))
         if config["kind"] == "partition":
             return partition_from(tensors, config, trace_network(net))
         if config["kind"] == "dgn-flow":
@@ -176,6 +202,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config.get("kind") not in _KINDS or not isinstance(config.get("stages"), list):
         raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
     return config
+
+
+def _network(stages: list[str], tensors: dict[str, Tensor]) -> nn.Sequential:
+    return nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(stages)))
 
 
 def _layer(kind: str, index: int, tensors: dict[str, Tensor]) -> nn.Module:

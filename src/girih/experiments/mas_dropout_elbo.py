@@ -135,7 +135,7 @@ def mean_free_energy(vae: GaussVAE, X: Array, seed: int, part: int = 5000) -> fl
     total = 0.0
     with torch.no_grad():
         for i in range(0, len(X), part):
-            total += float(vae.free_energy(X[i : i + part], seed=seed + i).sum())
+            total += float(vae.free_energy(X[i : i + part], seed=seed + i).total.sum())
     return total / len(X)
 
 

@@ -125,7 +125,7 @@ def vae(
     best: tuple[float, float, float, GaussVAE] | None = None
     for rate, noise in itertools.product(rates, noises):
         model = GaussVAE(mlp(sizes, negative_slope=0.1, seed=seed), hidden=(128, 64), noise=noise, seed=seed)
-        keeper = Best(lambda m: float(m.free_energy(validation, samples=4, seed=0).mean()))
+        keeper = Best(lambda m: float(m.free_energy(validation, samples=4, seed=0).total.mean()))
         _train(model, rows.train, keeper, rate, steps, seed, None)
         if best is None or keeper.value < best[0]:
             best = keeper.value, rate, noise, model

@@ -3,6 +3,7 @@
 from girih.networks.activations import Abs, Maxout
 from girih.networks.architectures import conv_generator, fc_discriminator, fc_encoder, fc_generator
 from girih.networks.builders import activation_layer, mlp
+from girih.networks.glorot import svhn_decoder, svhn_encoder
 from girih.networks.stages import Affine, PiecewiseLinear
 from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
 from girih.networks.trace import Jet, Trace
@@ -26,5 +27,7 @@ __all__ = [
     "fc_encoder",
     "fc_generator",
     "mlp",
+    "svhn_decoder",
+    "svhn_encoder",
     "trace",
 ]

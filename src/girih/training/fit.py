@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -25,10 +25,12 @@ def fit_gradient(
     X: Any,
     *,
     loss: Loss | None = None,
+    before_step: Callable[[int], None] | None = None,
     optimizer: OptimizerName = "adam",
     lr: float = 1e-3,
     batch_size: int | None = None,
     max_epochs: int = 1000,
+    max_steps: int | None = None,
     patience: int | None = None,
     min_improvement: float = 1e-4,
     monitor: str | None = None,
@@ -55,11 +57,14 @@ def fit_gradient(
         model: any module with trainable parameters. It keeps its mode (training or evaluation) and its device.
         X: `(N, D)` numbers, complete unless `allow_missing`.
         loss: a function from the model and rows `(B, D)` to a scalar, or to a number for each row, to be minimised.
-            By default `model.free_energy(rows)`.
+            By default `model.free_energy(rows)`, or its `total` where it is in terms.
+        before_step: called with the number of each gradient step, from 0, before it is taken: for a loss that changes
+            on the way. A function of that number alone leaves a run that goes on from its checkpoint the same.
         optimizer: "adam", or "lbfgs": with all rows at once, a step is up to ten iterations, each with a line search.
         lr: Adam's step size; for L-BFGS the length of a first trial step, 1 in most cases.
         batch_size: rows of a gradient step; all of them by default, which makes an epoch one step.
         max_epochs: passes over the data at most.
+        max_steps: gradient steps at most, instead of `max_epochs`.
         patience: end when this many records in a row bring no improvement; never by default.
         min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
         monitor: the recorded number to watch; by default "nll" where it is recorded, else the mean training "loss".
@@ -69,7 +74,7 @@ def fit_gradient(
         record_every: gradient steps between records, unless `record` is a `Recorder`, which knows.
         progress: show a bar with the loss on a terminal or in a notebook.
         checkpoint: a file. A run that was killed goes on from it when called again with the same arguments, to the
-            same numbers; `max_epochs` and `patience` may be raised. A finished run is not repeated.
+            same numbers; `max_epochs`, `max_steps` and `patience` may be raised. A finished run is not repeated.
         checkpoint_seconds: time between writes of that file.
         settings: more names and plain values that tell this run from others, for the checkpoint's checks: whatever the
             loss depends on.
@@ -101,7 +106,8 @@ def fit_gradient(
 
     def build(batches: Batches) -> LossStepper:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return LossStepper(model, loss or _free_energy(model), make_optimizer(optimizer, parameters, lr, batches.full))
+        chosen = make_optimizer(optimizer, parameters, lr, batches.full)
+        return LossStepper(model, loss or _free_energy(model), chosen, before_step)
 
     return run_steps(
         model,
@@ -110,6 +116,7 @@ def fit_gradient(
         settings={"optimizer": optimizer, "lr": lr, **(settings or {})},
         batch_size=batch_size,
         max_epochs=max_epochs,
+        max_steps=max_steps,
         patience=patience,
         min_improvement=min_improvement,
         monitor=monitor,
@@ -134,6 +141,7 @@ def _free_energy(model: nn.Module) -> Loss:
         )
 
     def loss(model: Any, rows: Tensor) -> Tensor:
-        return model.free_energy(rows)
+        value = model.free_energy(rows)
+        return getattr(value, "total", value)
 
     return loss

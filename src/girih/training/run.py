@@ -33,13 +33,13 @@ class TrainingRun:
         history: the recorded arrays: `step`, `seconds` of training, mean `loss`, and what was measured.
         steps: gradient steps taken in all.
         seconds: training time, without recording, saving and starting up.
-        ended: "patience" when it stopped improving, "max_epochs", or "interrupted" by Ctrl-C.
+        ended: "patience" when it stopped improving, "max_epochs" or "max_steps", or "interrupted" by Ctrl-C.
     """
 
     history: dict[str, np.ndarray]
     steps: int
     seconds: float
-    ended: Literal["patience", "max_epochs", "interrupted"]
+    ended: Literal["patience", "max_epochs", "max_steps", "interrupted"]
 
     @property
     def converged(self) -> bool:
@@ -55,6 +55,7 @@ def run_steps(
     settings: Mapping[str, Any],
     batch_size: int | None = None,
     max_epochs: int = 1000,
+    max_steps: int | None = None,
     patience: int | None = None,
     min_improvement: float = 1e-4,
     monitor: str | None = None,
@@ -76,6 +77,7 @@ def run_steps(
     cast to `dtype`; `settings` are names and plain values that tell this run from others, for the checkpoint's checks.
     """
     seed, max_epochs = whole(seed, "seed", None), whole(max_epochs, "max_epochs")
+    max_steps = None if max_steps is None else whole(max_steps, "max_steps")
     batch_size = None if batch_size is None else whole(batch_size, "batch_size")
     checkpoint_seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
     device = _choose_device(accelerator)
@@ -95,14 +97,16 @@ def run_steps(
             known: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "record_every": record.every}
             known |= {"keep_best": keep_best, "recorder": type(record).__qualname__}
             loop.attach(Path(checkpoint), checkpoint_seconds, {**settings, **known, "data": digest(rows)})
-        _train(loop, max_epochs * batches.per_pass, progress, seed, device, None if log is None else (log, log_format))
+        end = max_epochs * batches.per_pass if max_steps is None else max_steps
+        _train(loop, end, progress, seed, device, None if log is None else (log, log_format))
     finally:
         if keep_best and record.best:
             model.load_state_dict(record.best["model"])
         model.to(home)  # Lightning leaves every model on the CPU
         for parameter in parameters:
             parameter.grad = None
-    ended: Literal["patience", "max_epochs", "interrupted"] = "max_epochs"
+    ended: Literal["patience", "max_epochs", "max_steps", "interrupted"]
+    ended = "max_epochs" if max_steps is None else "max_steps"
     if loop.interrupted:
         ended = "interrupted"
     elif stopping.exhausted:

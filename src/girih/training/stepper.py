@@ -51,12 +51,16 @@ class LossStepper:
         model: what the loss is of.
         loss: from the model and rows to a scalar, or to a number for each row.
         optimizer: of `make_optimizer`.
+        before_step: called with the number of each step before it is taken.
     """
 
     names = ("loss",)
 
-    def __init__(self, model: nn.Module, loss: Loss, optimizer: Optimizer) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, optimizer: Optimizer, before_step: Callable[[int], None] | None = None
+    ) -> None:
         self._model, self._loss, self._optimizer = model, loss, optimizer
+        self._before_step = before_step
         self.optimizers = (optimizer,)
 
     def take(self, batch: Tensor, step: int) -> tuple[float]:
@@ -66,6 +70,8 @@ class LossStepper:
             NonFiniteError: the loss is NaN or infinite; the model keeps the parameters that gave it.
             ParameterError: the loss has no gradient.
         """
+        if self._before_step is not None:
+            self._before_step(step)
         return (take_step(self._optimizer, partial(self._evaluate, batch, step)),)
 
     def _evaluate(self, batch: Tensor, step: int) -> Tensor:

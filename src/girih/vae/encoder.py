@@ -61,8 +61,18 @@ def mlp_encoder(output_dim: int, hidden: Sequence[int], outputs: int, seed: int 
     return network
 
 
-def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int) -> None:
-    """Refuse an encoder in another type than the decoder, or that does not give `(N, outputs)`, by trying it."""
+def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int, meaning: str) -> None:
+    """Refuse an encoder in another type than the decoder, or that does not give `(N, outputs)`, by trying it.
+
+    Args:
+        encoder: what the user gave.
+        decoder: what is known of the decoder.
+        outputs: numbers that q needs for each row.
+        meaning: of these numbers, for errors.
+
+    Raises:
+        ParameterError, ShapeError: it does not fit.
+    """
     if not isinstance(encoder, nn.Module):
         raise ParameterError(f"the encoder must be a torch.nn.Module; got {type(encoder).__name__}")
     dtype, device = number_type(encoder, "encoder")
@@ -73,14 +83,14 @@ def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int) -> None
     columns = decoder.output_dim
     takes = f"x of shape (N, {columns})"
     encoded = tried(encoder, "encoder", takes, "the data dimension D", columns, decoder.dtype, device)
-    check_encoded(encoded, 2, outputs)
+    check_encoded(encoded, 2, outputs, meaning)
 
 
-def check_encoded(encoded: Tensor, rows: int, outputs: int) -> None:
+def check_encoded(encoded: Tensor, rows: int, outputs: int, meaning: str) -> None:
     """Refuse the output of an encoder that does not hold `outputs` numbers for each row."""
     shape = tuple(encoded.shape) if isinstance(encoded, Tensor) else type(encoded).__name__
     if shape != (rows, outputs):
         raise ShapeError(
-            f"the encoder gives {shape} for {rows} rows, but q(z | x) needs ({rows}, {outputs}): the mean and the log "
-            f"standard deviation of each of the S = {outputs // 2} latents; change its last layer to {outputs} outputs"
+            f"the encoder gives {shape} for {rows} rows, but q(z | x) needs ({rows}, {outputs}): {meaning}; "
+            f"change its last layer to {outputs} outputs"
         )

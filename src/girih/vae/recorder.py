@@ -35,10 +35,10 @@ class HeldOutRecorder(Recorder):
 
     def measure(self, model: Any) -> Mapping[str, float]:
         """The numbers of the other recorder, and `held_out`."""
-        generator = torch.Generator(model.log_noise.device).manual_seed(_SEED)
+        generator = torch.Generator(model.device).manual_seed(_SEED)
         total = 0.0
         with evaluating(model):
             for part in self._x.split(_CHUNK):
-                terms = model._terms(part.to(model.log_noise.device), self._samples, generator)
-                total += float((terms.divergence + terms.reconstruction).double().sum())
+                terms = model.terms(part.to(model.device), self._samples, generator)
+                total += float(terms.total.double().sum())
         return {**self._inner.measure(model), "held_out": total / len(self._x)}

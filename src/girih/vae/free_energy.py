@@ -1,0 +1,221 @@
+"""`FreeEnergyModel`: a decoder, an encoder and the two terms of their free energy, whatever the family of q(z | x)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from girih._arrays import as_rows
+from girih._options import whole
+from girih.errors import NoiseError
+from girih.training.generators import type_of
+from girih.vae.encoder import check_encoded
+from girih.vae.gaussians import log_variance
+from girih.vae.latents import flat_latents, stacked_latents
+from girih.vae.likelihoods import likelihood_named
+from girih.vae.networks import Networks
+from girih.vae.posteriors import Layout, PosteriorFamily
+from girih.vae.terms import FreeEnergy
+
+
+class FreeEnergyModel(nn.Module):
+    r"""A decoder, an encoder, a family of q(z | x) with its prior p(z), and a likelihood p(x | z).
+
+        free energy = KL(q(z | x) || p(z)) - E_q[log p(x | z)]  >=  -log p(x)        (eq. 1)
+
+    Args:
+        networks: of `make_networks`.
+        family: of q(z | x), with its prior.
+        layout: of the family.
+        likelihood: "gaussian" or "bernoulli".
+        noise: the initial noise variance of a Gaussian likelihood.
+        learn_noise: whether it is trained.
+
+    Attributes:
+        decoder: `(N, S)` to `(N, D)`; `(N, S * C)` for categories.
+        encoder: `(N, D)` to the numbers that q needs.
+        latent_dim: S.
+        output_dim: D.
+        likelihood: its name.
+        log_noise: log of the noise variance, `()`, for a Gaussian likelihood; `None` for another.
+        family: the posterior family.
+
+    Source:
+        CG-BPEF, eq. 1; Kingma & Welling, Auto-encoding variational Bayes (2014).
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        family: PosteriorFamily,
+        layout: Layout,
+        likelihood: str,
+        noise: float,
+        learn_noise: bool,
+    ) -> None:
+        super().__init__()
+        self.decoder, self.encoder = networks.decoder, networks.encoder
+        self.latent_dim, self.output_dim = networks.latent_dim, networks.output_dim
+        self.family = family
+        self._likelihood = likelihood_named(likelihood)
+        self._outputs, self._meaning = layout.outputs(self.latent_dim), layout.meaning(self.latent_dim)
+        self.log_noise: Tensor | None
+        if not self._likelihood.noisy:
+            self.log_noise = None
+            return
+        log_noise = torch.tensor(log_variance(noise), dtype=torch.float64, device=networks.like.device)
+        if learn_noise:
+            self.log_noise = nn.Parameter(log_noise)
+        else:
+            self.register_buffer("log_noise", log_noise)
+
+    @property
+    def likelihood(self) -> str:
+        """The name of p(x | z): "gaussian" or "bernoulli"."""
+        return self._likelihood.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters of the networks."""
+        return type_of(self.decoder, self.encoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def noise(self) -> Tensor:
+        """The noise variance of a Gaussian likelihood, `()`.
+
+        Raises:
+            NoiseError: the likelihood has none.
+        """
+        if self.log_noise is None:
+            raise NoiseError(f"a VAE with likelihood={self.likelihood!r} has no noise variance")
+        return self.log_noise.exp()
+
+    @property
+    def temperature(self) -> float | None:
+        """The final temperature of the Concrete relaxation, `None` for a family that needs none."""
+        return self.family.temperature
+
+    def encode(self, x: Any) -> Distribution:
+        """The approximate posteriors `q(z | x_n)`, in float64, batch shape `(N,)`.
+
+        Args:
+            x: `(N, D)`, complete: an encoder cannot read missing entries.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError, ParameterError: x is not a table that the model is for.
+        """
+        return self.family.posterior(self.encoded(self.rows(x).to(self.dtype)))
+
+    def prior(self) -> Distribution:
+        """p(z) in float64, a distribution of the same kind as `encode` gives."""
+        return self.family.prior(self.device)
+
+    def decode(self, z: Any) -> Tensor:
+        """`E[x | z]`, `(N, D)`, in the type of the parameters: probabilities for a Bernoulli likelihood.
+
+        Args:
+            z: `(N, S)`; for categories `(N, S, C)`, or flat, `(N, S * C)`.
+        """
+        return self.observe(z, mean=True)
+
+    def log_likelihood(self, x: Any, z: Any) -> Tensor:
+        """`log p(x | z)` in nats, `(..., N)` in float64.
+
+        Args:
+            x: `(N, D)`.
+            z: `(..., N, *event)` as `encode(x).sample((...))` gives, or `(..., 1, *event)` for latents that all rows
+                share.
+
+        Raises:
+            ShapeError: they do not fit.
+        """
+        rows = self.rows(x)
+        flat, lead = stacked_latents(z, len(rows), self.family.event_shape, self.device)
+        output = self._decoded(flat.to(self.dtype))
+        log_noise = None if self.log_noise is None else self.log_noise.double()
+        return -self._likelihood.nll(rows, output.double().reshape(*lead, self.output_dim), log_noise)
+
+    def free_energy(self, x: Any, samples: int = 1, seed: int | None = None) -> FreeEnergy:
+        r"""An unbiased estimate of the two terms of the free energy of each row, in nats, to be minimised.
+
+            KL(q(z | x) || p(z)),   -(1 / L) sum_l log p(x | z_l),   z_l ~ q(z | x)
+
+        The draws are differentiable, so gradients reach every parameter. Discrete latents are drawn by the Concrete
+        relaxation at the final temperature, while their divergence is that of the categories.
+
+        Args:
+            x: `(N, D)`, complete.
+            samples: L, draws of z for each row.
+            seed: makes the draws reproducible; torch's global generator otherwise.
+
+        Returns:
+            A named tuple `(divergence, reconstruction)`, `(N,)` each, with their sum as `total`.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
+            ParameterError: `samples` is not a positive whole number, or x is out of the range of the likelihood.
+
+        Source:
+            CG-BPEF, eq. 1 and sections 2 to 3.4; EM-DGN, eq. 3; Kingma & Welling (2014), eq. 10.
+        """
+        samples, rows = whole(samples, "samples"), self.rows(x).to(self.dtype)
+        generator = None if seed is None else torch.Generator(rows.device).manual_seed(whole(seed, "seed", None))
+        return self.terms(rows, samples, generator)
+
+    def terms(
+        self,
+        rows: Tensor,
+        samples: int,
+        generator: torch.Generator | None = None,
+        temperature: float | None = None,
+        encoded: Tensor | None = None,
+    ) -> FreeEnergy:
+        """`free_energy` of checked rows in the type of the networks: what one step of training costs.
+
+        Args:
+            rows: `(N, D)`.
+            samples: L.
+            generator: torch's global one by default.
+            temperature: instead of the final one.
+            encoded: what the encoder gives for the rows, where that is known.
+        """
+        encoded = self.encoded(rows) if encoded is None else encoded
+        draws = self.family.draw(encoded, samples, generator, temperature)
+        output = self._decoded(draws.latents.flatten(0, 1)).reshape(len(draws.latents), *rows.shape)
+        nll = self._likelihood.nll(rows, output, self.log_noise)
+        reconstruction = nll.mean(0) if draws.weights is None else (draws.weights * nll).sum(0)
+        return FreeEnergy(draws.divergence, reconstruction)
+
+    def observe(self, z: Any, mean: bool = False) -> Tensor:
+        """A draw of x for each z, or `E[x | z]`: `(N, D)` in the type of the parameters."""
+        output = self._decoded(flat_latents(z, self.family.event_shape, self.device).to(self.dtype))
+        return self._likelihood.mean(output) if mean else self._likelihood.draw(output, self.log_noise, None)
+
+    def rows(self, x: Any) -> Tensor:
+        """Rows of x as checked float64 on the device of the networks."""
+        rows = as_rows(x, "x", self.output_dim, "the data dimension D", device=self.device)
+        self._likelihood.check(rows)
+        return rows
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents).flatten(1)
+
+    def encoded(self, rows: Tensor) -> Tensor:
+        """What the encoder gives for checked rows: the numbers that the family reads."""
+        encoded = self.encoder(rows)
+        check_encoded(encoded, len(rows), self._outputs, self._meaning)
+        return encoded
+
+    def extra_repr(self) -> str:
+        """Shown by `print(vae)`."""
+        noise = "" if self.log_noise is None else f", noise={self.noise.item():.3g}"
+        temperature = "" if self.temperature is None else f", temperature={self.temperature:g}"
+        return f"S={self.latent_dim}, D={self.output_dim}, likelihood={self.likelihood!r}{noise}{temperature}"
