@@ -22,6 +22,9 @@ from girih.plots.selection import plot_selection
 from girih.plots.singular_values import plot_singular_values
 from girih.plots.slices import plot_slices
 from girih.plots.style import styled
+from girih.plots.vae_embedding import plot_vae_embedding
+from girih.plots.vae_posteriors import plot_posterior_densities
+from girih.plots.vae_traversals import plot_traversals
 
 __all__ = [
     "plot_angles",
@@ -43,11 +46,14 @@ __all__ = [
     "plot_manifold",
     "plot_marginal",
     "plot_nll_curve",
+    "plot_posterior_densities",
     "plot_posteriors",
     "plot_samples",
     "plot_selection",
     "plot_singular_values",
     "plot_slices",
     "plot_training_curves",
+    "plot_traversals",
+    "plot_vae_embedding",
     "styled",
 ]

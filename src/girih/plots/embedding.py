@@ -60,7 +60,7 @@ def plot_embedding(
         ['setosa', 'versicolor', 'virginica']
     """
     rows = dgn.rows(X).detach()
-    classes = _classes(getattr(X, "labels", None) if labels is None else labels, len(rows))
+    classes = classes_of(getattr(X, "labels", None) if labels is None else labels, len(rows))
     index = thin(np.arange(len(rows)), _MAX_ROWS)
     posterior = dgn.posterior(rows[index])
     if dgn.latent_dim > 1:
@@ -85,7 +85,13 @@ def plot_embedding(
     return ax
 
 
-def _classes(labels: Any, count: int) -> NDArray[Any] | None:
+def classes_of(labels: Any, count: int) -> NDArray[Any] | None:
+    """Labels as an array, one class for each row; `None` where there is nothing to tell apart.
+
+    Raises:
+        ShapeError: not one for each row.
+        ParameterError: more classes than can be drawn.
+    """
     if labels is None:
         return None
     array = np.asarray(labels)

@@ -15,7 +15,8 @@ from girih.inference import DGN
 from girih.plots.data import Array, generate, lattice, prior_factor, quantiles, to_array
 from girih.plots.style import COLUMN, new_axes, styled
 
-_GAP = 0.08
+# Between images, in widths of one.
+GAP = 0.08
 # Images and columns for each latent dimension.
 _COUNTS = {1: (16, 8), 2: (100, 10), 3: (27, 9)}
 _REACH = 2.5
@@ -77,7 +78,7 @@ def plot_image_manifold(
         z = np.concatenate([np.outer(steps, axis) for axis in prior_factor(dgn).T])
         captions = [_number(value) for value in np.tile(steps, 3)]
         label = "g(z) along $z_1$, $z_2$, $z_3$ (lines), in prior deviations"
-    ax = _draw_tiles(ax, _as_images(generate(dgn, z), image_shape, "image_shape"), columns, captions)
+    ax = draw_tiles(ax, as_images(generate(dgn, z), image_shape, "image_shape"), columns, captions)
     ax.set_xlabel(label)
     return ax
 
@@ -120,8 +121,8 @@ def plot_image_samples(
         table = table.reshape(len(table), -1)
     if table.ndim != 2 or len(table) == 0:
         raise ShapeError(f"images must be rows of shape (N, D), at least one; got shape {table.shape}")
-    shown = _as_images(table[: rows * cols], image_shape, "image_shape")
-    ax = _draw_tiles(ax, shown, min(cols, len(shown)), None)
+    shown = as_images(table[: rows * cols], image_shape, "image_shape")
+    ax = draw_tiles(ax, shown, min(cols, len(shown)), None)
     ax.set_xlabel(label)
     return ax
 
@@ -131,7 +132,12 @@ def _check_grid(*numbers: int) -> None:
         raise ParameterError(f"a grid of images needs at least one line and one column; got {numbers}")
 
 
-def _as_images(table: Array, image_shape: tuple[int, ...], name: str) -> Array:
+def as_images(table: Array, image_shape: tuple[int, ...], name: str) -> Array:
+    """Rows as images, `(n, h, w)` or `(n, h, w, 3)`.
+
+    Raises:
+        ShapeError: the shape does not hold D values.
+    """
     shape = tuple(int(size) for size in image_shape)
     if math.prod(shape) != table.shape[1] or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise ShapeError(
@@ -140,18 +146,18 @@ def _as_images(table: Array, image_shape: tuple[int, ...], name: str) -> Array:
     return table.reshape(len(table), *(shape[:2] if shape[2:] == (1,) else shape))
 
 
-def _draw_tiles(ax: Axes | None, images: Array, columns: int, captions: list[str] | None) -> Axes:
+def draw_tiles(ax: Axes | None, images: Array, columns: int, captions: list[str] | None) -> Axes:
     """Images side by side, in lines, in units of their width, with the same scale of greys for all."""
     lines = math.ceil(len(images) / columns)
     height = images.shape[1] / images.shape[2]
-    below = _GAP if captions is None else 2.6 / 72.0 * 4.0 * columns / COLUMN  # room for a line of 7 points
-    wide, high = columns * (1 + _GAP) - _GAP, lines * (height + below)
+    below = GAP if captions is None else 2.6 / 72.0 * 4.0 * columns / COLUMN  # room for a line of 7 points
+    wide, high = columns * (1 + GAP) - GAP, lines * (height + below)
     ax = new_axes(ax, height=0.35 + COLUMN * high / wide)
     grey = images.ndim == 3
     shown = images[np.isfinite(images)]
     low, top = np.percentile(shown, (1.0, 99.5)).tolist() if len(shown) else (0.0, 1.0)
     for i, image in enumerate(images):
-        left, up = (i % columns) * (1 + _GAP), -(i // columns) * (height + below)
+        left, up = (i % columns) * (1 + GAP), -(i // columns) * (height + below)
         extent = (left, left + 1.0, up - height, up)
         if grey:
             ax.imshow(image, cmap=_ink(), vmin=low, vmax=max(top, low + 1e-12), extent=extent)
