@@ -1,13 +1,14 @@
 """Settings that can be changed, and runs that are kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from girih.errors import ModelFileError, ParameterError
-from girih.experiments.jobs import run_jobs
+from girih.experiments.jobs import completed, run_jobs
 from girih.experiments.settings import changed
+from girih.training import TrainingRun
 
 CALLS = []
 
@@ -83,3 +84,10 @@ def test_processes_give_the_same(tmp_path):
     jobs = [{"number": n} for n in (1, 3, 4)]
     results = run_jobs(fails_at_two, jobs, tmp_path, "x", quick=False, progress=False)
     assert [int(r["number"]) for r in results] == [1, 3, 4]
+
+
+def test_a_run_that_was_cut_short_is_no_result():
+    run = TrainingRun({}, steps=3, seconds=0.1, ended="max_steps")
+    assert completed(run) is run
+    with pytest.raises(KeyboardInterrupt):
+        completed(replace(run, ended="interrupted"))

@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -17,9 +17,12 @@ from girih._files import atomic_path
 from girih._progress import Progress
 from girih.errors import ModelFileError
 from girih.experiments.comparison import workers_for
+from girih.flows.fitting import FlowRun
+from girih.training import TrainingRun
 
 Result = dict[str, np.ndarray]
 Job = Callable[..., Mapping[str, Any]]
+Ended = TypeVar("Ended", TrainingRun, FlowRun)
 
 
 def run_jobs(
@@ -59,6 +62,17 @@ def run_jobs(
     finally:
         bar.close()
     return [results[i] for i in range(len(jobs))]
+
+
+def completed(run: Ended) -> Ended:
+    """A run of training that was not cut short: what is half trained must not be kept as a result.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, which training takes as a wish for what there is so far.
+    """
+    if run.ended == "interrupted":
+        raise KeyboardInterrupt
+    return run
 
 
 def _finish(function: Job, job: Mapping[str, Any], path: Path, index: int) -> int:

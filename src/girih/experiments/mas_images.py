@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from girih.datasets import Dataset, load
 from girih.datasets.local_images import reader_for
 from girih.errors import ParameterError
-from girih.experiments.jobs import Result, run_jobs
+from girih.experiments.jobs import Result, completed, run_jobs
 from girih.experiments.settings import arguments
 from girih.experiments.weights import weights_of, with_weights
 from girih.gan import GAN
@@ -134,7 +134,7 @@ def train_on_images(
         progress=False,
         checkpoint=checkpoint,
     )
-    return run.history, time.perf_counter() - start
+    return completed(run).history, time.perf_counter() - start
 
 
 def image_rows(data: str, rows: int) -> Dataset:

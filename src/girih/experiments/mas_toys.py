@@ -10,6 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from girih.experiments.jobs import completed
 from girih.gan import GAN
 from girih.networks import fc_discriminator
 from girih.partition import Partition
@@ -46,7 +47,7 @@ def train_toy(
     """
     gan = GAN(generator, fc_discriminator(rows.shape[1], _DISCRIMINATOR, dropout=dropout, seed=seed + 1000))
     gan.train()
-    gan.fit(
+    run = gan.fit(
         rows,
         lr=lr,
         batch_size=min(_BATCH, len(rows)),
@@ -57,6 +58,7 @@ def train_toy(
         checkpoint=checkpoint,
         accelerator="cpu",
     )
+    completed(run)
     generator.eval()
 
 

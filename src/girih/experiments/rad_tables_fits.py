@@ -17,6 +17,7 @@ from torch import Tensor
 
 from girih.em import DGNEstimator
 from girih.errors import NonFiniteError
+from girih.experiments.jobs import completed
 from girih.experiments.methods import Array
 from girih.experiments.rivals import Covariance, Fitted, Rows, fitted_dgn, mixture
 from girih.flows import RAD, Flow, RealNVP, Standardise
@@ -131,6 +132,7 @@ def fit_flow(
             )
         except NonFiniteError:
             continue
+        completed(run)
         assert run.held_out is not None
         found = {"transforms": layers, "hidden": width, "rate": rate, "best_step": run.best_step}
         tried.append((run.held_out, found | {"steps": run.steps}, flow))

@@ -13,7 +13,7 @@ import torch
 
 from girih.datasets import Dataset, load
 from girih.errors import ParameterError
-from girih.experiments.jobs import Result, run_jobs
+from girih.experiments.jobs import Result, completed, run_jobs
 from girih.experiments.weights import weights_of, with_weights
 from girih.flows import RAD, Flow, RealNVP
 
@@ -97,21 +97,21 @@ def short(problem: str) -> str:
     return PROBLEMS[problem].replace(" Gaussian", "\nGaussian")
 
 
-def make_flow(model: str, seed: int) -> Flow:
-    """RAD or Real NVP with six couplings, as in section 3.2."""
+def make_flow(model: str, seed: int, hidden: int | None = None) -> Flow:
+    """RAD or Real NVP with six couplings, as in section 3.2; `hidden` units instead of those of `HIDDEN`."""
     kind: type[Any] = {"RAD": RAD, "Real NVP": RealNVP}[model]
-    flow: Flow = kind(2, transforms=COUPLINGS, hidden_features=(HIDDEN[model],), seed=seed)
+    flow: Flow = kind(2, transforms=COUPLINGS, hidden_features=(hidden or HIDDEN[model],), seed=seed)
     return flow
 
 
-def data_of(problem: str, rows: int, seed: int, use: str = "training") -> Dataset:
-    """A problem: rows for "training", "validation" or "test"."""
-    return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use])
+def data_of(problem: str, rows: int, seed: int, use: str = "training", **options: float) -> Dataset:
+    """A problem: rows for "training", "validation" or "test"; options are those of `load`."""
+    return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use], **options)
 
 
-def rows_of(problem: str, rows: int, seed: int, use: str = "training") -> np.ndarray:
+def rows_of(problem: str, rows: int, seed: int, use: str = "training", **options: float) -> np.ndarray:
     """The rows of `data_of`."""
-    return data_of(problem, rows, seed, use).X
+    return data_of(problem, rows, seed, use, **options).X
 
 
 def trained(
@@ -125,14 +125,22 @@ def trained(
     name: str,
     quick: bool,
     progress: bool,
+    noise: float = 0.0,
+    hidden: int = 0,
 ) -> dict[tuple[str, str, int], Result]:
     """Every model on every problem, `runs` times: results by problem, model and number of the run.
 
-    They are kept under `folder`, where another figure finds them.
+    They are kept under `folder`, where another figure finds them. `noise` is that of the problems and `hidden` the
+    units of Real NVP where they are not 0.
     """
     keys = [(problem, model, i) for problem in problems for model in HIDDEN for i in range(runs)]
+    # what is as usual has no name in a job, so that flows of other figures are found
+    noisy = {"noise": noise} if noise else {}
+    sized = {"RAD": {}, "Real NVP": {"hidden": hidden} if hidden else {}}
     jobs = [
         {"problem": problem, "model": model, "seed": seed + i, "rows": rows, "steps": steps, "lr": lr}
+        | noisy
+        | sized[model]
         for problem, model, i in keys
     ]
     return dict(zip(keys, run_jobs(trained_flow, jobs, folder, name, quick, progress), strict=True))
@@ -145,27 +153,31 @@ def trained_flow(
     rows: int,
     steps: int,
     lr: float,
+    noise: float = 0.0,
+    hidden: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """One job: the weights of a flow, and its mean log-likelihood on rows that it has not seen, nats per row.
 
     The parameters are those that were best on a second set of unseen rows, looked at every 500 steps.
     """
-    flow = make_flow(model, seed)
-    run = flow.fit(
-        rows_of(problem, rows, seed),
+    options: dict[str, Any] = {"noise": noise} if noise else {}
+    flow = make_flow(model, seed, hidden)
+    fitted = flow.fit(
+        rows_of(problem, rows, seed, **options),
         lr=lr,
         steps=steps,
         batch_size=BATCH,
-        validation=rows_of(problem, rows, seed, "validation"),
+        validation=rows_of(problem, rows, seed, "validation", **options),
         patience=None,
         record_every=max(1, min(500, steps // 2)),
         seed=seed,
         progress=False,
         checkpoint=checkpoint,
     )
+    run = completed(fitted)
     with torch.no_grad():
-        log_p = flow().log_prob(rows_of(problem, rows, seed, "test"))
+        log_p = flow().log_prob(rows_of(problem, rows, seed, "test", **options))
     return {
         **weights_of(flow),
         "log_likelihood": log_p.mean().item(),

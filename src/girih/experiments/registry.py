@@ -82,6 +82,26 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "rad_tables",
         "RAD on real tables beside Real NVP, spline flows, mixtures and exact EM (beyond the papers).",
     ),
+    "concrete-density": (
+        "concrete_density",
+        "The density of the Concrete distribution on the simplex (CG-BPEF, Figs. 2 and 6-8).",
+    ),
+    "concrete-kl": (
+        "concrete_kl",
+        "The KL of categories against that of z = y^T zeta, over the temperature (CG-BPEF, Figs. 3 and 5).",
+    ),
+    "cgbpef-table": (
+        "cgbpef_table",
+        "The free energies of the three VAEs of Fig. 1 on MNIST or SVHN (CG-BPEF, Table 1).",
+    ),
+    "vae-geometry": (
+        "vae_geometry",
+        "Posteriors, prior, centroid and maximum-likelihood points of VAEs, with distances (CG-BPEF, Fig. 4).",
+    ),
+    "vae-gap": (
+        "vae_gap",
+        "The exact gaps of Gaussian, mixture and CG-BPEF posteriors during training (beyond the papers).",
+    ),
     "em-circle-2d": (
         "density_race:circle",
         "The circle with S = 2: exact EM against VAE, Gaussian mixtures and flows (beyond the papers).",

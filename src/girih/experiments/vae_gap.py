@@ -19,7 +19,7 @@ import girih
 from girih.datasets import load
 from girih.errors import ParameterError
 from girih.experiments.figures import save
-from girih.experiments.jobs import Result, run_jobs
+from girih.experiments.jobs import Result, completed, run_jobs
 from girih.experiments.mas_toys import spread
 from girih.experiments.vae_gap_figures import bars_figure, curves_figure, posteriors_figure
 from girih.experiments.weights import weights_of, with_weights
@@ -149,6 +149,7 @@ def trained(
         checkpoint=checkpoint,
         accelerator="cpu",
     )
+    completed(fitted)
     last = gap(vae, fresh, starts=starts)
     result: dict[str, Any] = {name: fitted.history[name] for name in ("step", *NUMBERS, "error", "noise")}
     result |= {f"rows.{name}": getattr(last, name).numpy() for name in NUMBERS}

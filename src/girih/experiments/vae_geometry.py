@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from girih.datasets import load
 from girih.experiments.figures import save
-from girih.experiments.jobs import run_jobs
+from girih.experiments.jobs import completed, run_jobs
 from girih.experiments.settings import arguments
 from girih.experiments.vae_geometry_figures import Geometry, curves_figure, geometry_figure
 from girih.experiments.weights import weights_of, with_weights
@@ -125,6 +125,7 @@ def trained(
         run = fit_gradient(vae, x, loss=_free_loss, max_steps=steps, **options)
     else:
         run = vae.fit(x, steps=steps, **options)
+    completed(run)
     return {**weights_of(vae), **{f"curve_{name}": run.history[name] for name in ("step", *_CURVES)}}
 
 
