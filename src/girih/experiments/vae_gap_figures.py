@@ -60,10 +60,12 @@ def bars_figure(grouped: Grouped) -> Figure:
     """At the end: the approximation and the amortisation gap of each run on each data set."""
     figure = new_figure(7.2, 2.6)
     axes = figure.subplots(1, len(grouped), squeeze=False, sharey=True)[0]
+    highest = _LEAST
     for ax, (data, families) in zip(axes, grouped.items(), strict=True):
         for place, (style, (_, runs)) in enumerate(zip(CYCLE, families.items(), strict=False)):
             for side, name in ((-0.2, "approximation"), (0.2, "amortisation")):
                 values = np.array([float(run[name][-1]) for run in runs]).clip(min=_LEAST)
+                highest = max(highest, float(values.max()))
                 filled = name == "approximation"
                 ax.bar(
                     place + side,
@@ -78,8 +80,8 @@ def bars_figure(grouped: Grouped) -> Figure:
                     [place + side] * len(values), values, ls="", marker="o", ms=2.6, mfc="white", mec=BLACK, mew=0.6
                 )
         ax.set_xticks(range(len(families)), [family.replace(" of", "\nof") for family in families])
-        ax.set(title=data, yscale="log", ylim=(0.5 * _LEAST, None))
-    axes[0].set_ylabel("gap (nats per row)")
+        ax.set(title=data, yscale="log")
+    axes[0].set(ylabel="gap (nats per row)", ylim=(0.5 * _LEAST, 2.0 * highest))
     figure.legend(
         handles=[
             figure.axes[0].bar([0], [np.nan], color=GREY, label="approximation gap: the family"),
