@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import joblib
 import numpy as np
@@ -17,12 +17,9 @@ from girih._files import atomic_path
 from girih._progress import Progress
 from girih.errors import ModelFileError
 from girih.experiments.comparison import workers_for
-from girih.flows.fitting import FlowRun
-from girih.training import TrainingRun
 
 Result = dict[str, np.ndarray]
 Job = Callable[..., Mapping[str, Any]]
-Ended = TypeVar("Ended", TrainingRun, FlowRun)
 
 
 def run_jobs(
@@ -64,7 +61,18 @@ def run_jobs(
     return [results[i] for i in range(len(jobs))]
 
 
-def completed(run: Ended) -> Ended:
+class Ended(Protocol):
+    """A run of training, of whatever kind, that knows why it ended."""
+
+    @property
+    def ended(self) -> str:
+        """ "interrupted" where Ctrl-C ended it."""
+
+
+Run = TypeVar("Run", bound=Ended)
+
+
+def completed(run: Run) -> Run:
     """A run of training that was not cut short: what is half trained must not be kept as a result.
 
     Raises:

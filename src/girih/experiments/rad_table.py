@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from girih.datasets import load
 from girih.experiments.figures import save
 from girih.experiments.mas_toys import spread
-from girih.experiments.rad_toys import HIDDEN, PROBLEMS, check_problems, trained
+from girih.experiments.rad_toys import HIDDEN, PROBLEMS, check_problems, data_of, trained
 from girih.plots import styled
 from girih.plots.style import CYCLE, new_figure
 
@@ -74,10 +73,9 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         settings.noise,
         settings.hidden,
     )
-    options: dict[str, Any] = {"noise": settings.noise} if settings.noise else {}
     table: dict[str, Any] = {}
     for problem in settings.problems:
-        entropy = load(problem, n=1, **options).entropy
+        entropy = data_of(problem, 1, seed, noise=settings.noise).entropy
         assert entropy is not None
         ours: dict[str, Any] = {}
         for model in HIDDEN:

@@ -104,14 +104,15 @@ def make_flow(model: str, seed: int, hidden: int | None = None) -> Flow:
     return flow
 
 
-def data_of(problem: str, rows: int, seed: int, use: str = "training", **options: float) -> Dataset:
-    """A problem: rows for "training", "validation" or "test"; options are those of `load`."""
+def data_of(problem: str, rows: int, seed: int, use: str = "training", noise: float = 0.0) -> Dataset:
+    """A problem: rows for "training", "validation" or "test", with its own noise where that asked for is 0."""
+    options: dict[str, Any] = {"noise": noise} if noise else {}
     return load(problem, n=rows, seed=seed + {"training": 0, "validation": _VALIDATION, "test": _TEST}[use], **options)
 
 
-def rows_of(problem: str, rows: int, seed: int, use: str = "training", **options: float) -> np.ndarray:
+def rows_of(problem: str, rows: int, seed: int, use: str = "training", noise: float = 0.0) -> np.ndarray:
     """The rows of `data_of`."""
-    return data_of(problem, rows, seed, use, **options).X
+    return data_of(problem, rows, seed, use, noise).X
 
 
 def trained(
@@ -161,14 +162,13 @@ def trained_flow(
 
     The parameters are those that were best on a second set of unseen rows, looked at every 500 steps.
     """
-    options: dict[str, Any] = {"noise": noise} if noise else {}
     flow = make_flow(model, seed, hidden)
     fitted = flow.fit(
-        rows_of(problem, rows, seed, **options),
+        rows_of(problem, rows, seed, noise=noise),
         lr=lr,
         steps=steps,
         batch_size=BATCH,
-        validation=rows_of(problem, rows, seed, "validation", **options),
+        validation=rows_of(problem, rows, seed, "validation", noise),
         patience=None,
         record_every=max(1, min(500, steps // 2)),
         seed=seed,
@@ -177,7 +177,7 @@ def trained_flow(
     )
     run = completed(fitted)
     with torch.no_grad():
-        log_p = flow().log_prob(rows_of(problem, rows, seed, "test", **options))
+        log_p = flow().log_prob(rows_of(problem, rows, seed, "test", noise))
     return {
         **weights_of(flow),
         "log_likelihood": log_p.mean().item(),

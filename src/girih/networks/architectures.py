@@ -11,6 +11,7 @@ from torch import nn
 
 from girih._options import real, whole
 from girih.errors import ParameterError
+from girih.networks.drawing import check_dtype, make_generator
 
 # Last layers start at this share of the scale that keeps the size of features: outputs begin near 0, in the middle
 # of what training can reach, and not spread over several times the range of the data.
@@ -53,7 +54,7 @@ def fc_generator(
         [256, 512, 1024, 784]
     """
     shares = [dropout] * len(hidden)
-    return _dense([latent_dim, *hidden, output_dim], shares, negative_slope, dtype, _generator(seed))
+    return _dense([latent_dim, *hidden, output_dim], shares, negative_slope, dtype, make_generator(seed))
 
 
 def conv_generator(
@@ -88,7 +89,7 @@ def conv_generator(
         >>> conv_generator(10, seed=0)(torch.zeros(3, 10, dtype=torch.float64)).shape
         torch.Size([3, 784])
     """
-    generator = _generator(seed)
+    generator = make_generator(seed)
     layers = list(_dense([latent_dim, 256, 8 * 6 * 6], [dropout], negative_slope, dtype, generator, last=1.0))
     first = _transposed(8, 8, 3, 2, 1, 1.0, negative_slope, dtype, generator)
     second = _transposed(8, 1, 4, 3, 3, _LAST, negative_slope, dtype, generator)
@@ -128,7 +129,7 @@ def fc_encoder(
         ['Linear', 'LeakyReLU', 'Dropout', 'Linear', 'LeakyReLU', 'Linear']
     """
     shares = [dropout, *[0.0] * (len(hidden) - 1)]
-    return _dense([input_dim, *hidden, outputs], shares, negative_slope, dtype, _generator(seed))
+    return _dense([input_dim, *hidden, outputs], shares, negative_slope, dtype, make_generator(seed))
 
 
 def fc_discriminator(
@@ -164,7 +165,7 @@ def fc_discriminator(
         Linear(in_features=256, out_features=1, bias=True)
     """
     shares = [dropout] * len(hidden)
-    return _dense([input_dim, *hidden, 1], shares, negative_slope, dtype, _generator(seed))
+    return _dense([input_dim, *hidden, 1], shares, negative_slope, dtype, make_generator(seed))
 
 
 def _dense(
@@ -230,15 +231,4 @@ def _check(slope: float, dropout: Sequence[float], dtype: torch.dtype) -> None:
     for share in dropout:
         if real(share, "dropout", positive=False) >= 1.0:
             raise ParameterError(f"dropout must be a share of units below 1; got {share:g}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ParameterError(f"dtype must be torch.float32 or torch.float64; got {dtype}")
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    """A random generator of its own; without a seed, one that nothing predicts."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(whole(seed, "seed", None))
-    return generator
+    check_dtype(dtype)

@@ -11,6 +11,7 @@ from torch import nn
 
 from girih.errors import ParameterError
 from girih.networks.activations import Abs
+from girih.networks.drawing import make_generator
 
 ACTIVATIONS = ("relu", "leaky_relu", "abs")
 
@@ -58,11 +59,7 @@ def mlp(
     if len(sizes) < 2 or min(sizes) < 1:
         raise ParameterError(f"sizes must be at least two widths of 1 or more, from S to D; got {sizes}")
     activation_layer(activation, negative_slope)  # refuses bad options even where no layer uses them
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(int(seed))
+    generator = make_generator(None if seed is None else int(seed))
     slope = {"relu": 0.0, "abs": 1.0}.get(activation, negative_slope)
     layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):

@@ -10,17 +10,7 @@ import torch
 from torch import nn
 
 from girih._options import whole
-from girih.errors import ParameterError
-
-
-def make_generator(seed: int | None) -> torch.Generator:
-    """A random generator of its own; without a seed, one that nothing predicts."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(whole(seed, "seed", None))
-    return generator
+from girih.networks.drawing import check_dtype, make_generator
 
 
 def draw_glorot(network: nn.Module, generator: torch.Generator) -> None:
@@ -60,7 +50,7 @@ def dense(sizes: Sequence[int], dtype: torch.dtype, generator: torch.Generator) 
         >>> [type(layer).__name__ for layer in net], net[0].bias.abs().sum().item()
         (['Linear', 'ReLU', 'Linear'], 0.0)
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     sizes = [whole(size, "a width") for size in sizes]
     layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
@@ -94,7 +84,7 @@ def svhn_encoder(outputs: int, dtype: torch.dtype = torch.float64, seed: int | N
         >>> svhn_encoder(60, torch.float32, seed=0)(torch.zeros(3, 1024)).shape
         torch.Size([3, 60])
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 32, 32))]
     for channels, filters in ((1, 32), (32, 64), (64, 128)):
         layers += [nn.utils.skip_init(nn.Conv2d, channels, filters, 5, dtype=dtype), nn.ReLU()]
@@ -129,7 +119,7 @@ def svhn_decoder(inputs: int, dtype: torch.dtype = torch.float64, seed: int | No
         >>> svhn_decoder(20, torch.float32, seed=0)(torch.zeros(3, 20)).shape
         torch.Size([3, 1024])
     """
-    _check_dtype(dtype)
+    check_dtype(dtype)
     layers: list[nn.Module] = [nn.utils.skip_init(nn.Linear, whole(inputs, "inputs"), 128, dtype=dtype), nn.ReLU()]
     layers.append(nn.Unflatten(1, (128, 1, 1)))
     for channels, filters, stride in ((128, 64, 4), (64, 32, 2), (32, 16, 2), (16, 1, 2)):
@@ -151,8 +141,3 @@ def svhn_decoder(inputs: int, dtype: torch.dtype = torch.float64, seed: int | No
     network = nn.Sequential(*layers)
     draw_glorot(network, make_generator(seed))
     return network
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.float64):
-        raise ParameterError(f"dtype must be torch.float32 or torch.float64; got {dtype}")

@@ -63,12 +63,17 @@ def draw_plane(
         colour_bar(ax, drawn, "log p(x) (nats)", extend="min" if log_p.min() < low else "neither")
     else:
         draw_classes(ax, mean, classes)
-    ax.set(xlim=view[0], ylim=view[1], aspect="equal")
-    ax.set(xlabel=f"latent $z_{chosen[0] + 1}$", ylabel=f"latent $z_{chosen[1] + 1}$")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    frame_plane(ax, view, chosen)
     legend_below(ax, own)
     return ax
+
+
+def frame_plane(ax: Axes, view: Window, chosen: Sequence[int]) -> None:
+    """The limits, the ticks and the names of the axes of a plane of two latents, counted from 0."""
+    ax.set(xlim=view[0], ylim=view[1], aspect="equal")
+    ax.set(xlabel=f"latent $z_{{{chosen[0] + 1}}}$", ylabel=f"latent $z_{{{chosen[1] + 1}}}$")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def view_of(prior: Array, mean: Array) -> Window:

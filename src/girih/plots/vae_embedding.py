@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.plots.data import Array, thin, to_array
 from girih.plots.embedding import classes_of
-from girih.plots.latents import draw_classes, draw_ellipses, draw_prior, view_of
+from girih.plots.latents import draw_classes, draw_ellipses, draw_prior, frame_plane, view_of
 from girih.plots.style import BLACK, BLUE, legend_below, new_axes, styled
 
 if TYPE_CHECKING:
@@ -80,10 +79,7 @@ def plot_vae_embedding(
         drawn.set_rasterized(len(mean) > 500)
     else:
         draw_classes(ax, mean, classes[index])
-    ax.set(xlim=view[0], ylim=view[1], aspect="equal")
-    ax.set(xlabel=f"latent $z_{{{chosen[0] + 1}}}$", ylabel=f"latent $z_{{{chosen[1] + 1}}}$")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    frame_plane(ax, view, chosen)
     legend_below(ax, own)
     return ax
 

@@ -77,10 +77,10 @@ def enumerate_bound(vae: VAE, x: Any) -> CodeBound:
     rows, codes = _prepared(vae, x)
     with torch.no_grad(), evaluating(vae):
         q, total, bound = vae.encode(rows), rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows))
-        for part, log_joint in _joint(vae, rows, codes):
+        for part, log_p in log_joint(vae, rows, codes, vae.prior()):
             log_q = q.log_prob(part[:, None])
-            total = torch.logaddexp(total, torch.logsumexp(log_joint, 0))
-            bound = bound + (log_q.exp() * (log_q - log_joint)).sum(0)
+            total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
+            bound = bound + (log_q.exp() * (log_q - log_p)).sum(0)
     return CodeBound(total, bound)
 
 
@@ -98,8 +98,8 @@ def enumerate_posterior(vae: VAE, x: Any) -> CodePosterior:
     """
     rows, codes = _prepared(vae, x)
     with torch.no_grad(), evaluating(vae):
-        log_joint = torch.cat([part for _, part in _joint(vae, rows, codes)])
-    return CodePosterior(codes, torch.log_softmax(log_joint, 0).mT)
+        log_p = torch.cat([part for _, part in log_joint(vae, rows, codes, vae.prior())])
+    return CodePosterior(codes, torch.log_softmax(log_p, 0).mT)
 
 
 def values_of(p: Distribution) -> Tensor | None:
@@ -130,13 +130,12 @@ def _prepared(vae: VAE, x: Any) -> tuple[Tensor, Tensor]:
 
 def _log_evidence(vae: VAE, rows: Tensor, codes: Tensor) -> Tensor:
     total = rows.new_full((len(rows),), -math.inf)
-    for _, log_joint in _joint(vae, rows, codes):
-        total = torch.logaddexp(total, torch.logsumexp(log_joint, 0))
+    for _, log_p in log_joint(vae, rows, codes, vae.prior()):
+        total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
     return total
 
 
-def _joint(vae: VAE, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of codes `(k, *event)`, and `log p(x, y)`, `(k, N)`; each code is decoded once."""
-    p = vae.prior()
+def log_joint(vae: VAE, rows: Tensor, codes: Tensor, p: Distribution) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of codes `(k, *event)`, and `log p(x, y)`, `(k, N)`, under a prior p; each code is decoded once."""
     for part in codes.split(max(1, _BLOCK // rows.numel())):
         yield part, vae.log_likelihood(rows, part[:, None]) + p.log_prob(part)[:, None]

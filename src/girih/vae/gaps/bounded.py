@@ -13,14 +13,13 @@ from girih.errors import LatentDimensionError
 from girih.inference import DGN
 from girih.vae.bpef import BPEF, CoarseBPEF, polynomials
 from girih.vae.bpef.polynomials import evaluate
-from girih.vae.codes import MOST_CODES
+from girih.vae.codes import MOST_CODES, log_joint
 from girih.vae.gaps.adaptive import LogDensity, box_of, integrate
 from girih.vae.gaps.product import Grid, conditioned, nearest_products, negative_elbo, starts_for
 
 if TYPE_CHECKING:
     from girih.vae.model import VAE
 
-_BLOCK = 2**22
 # Panels and nodes on each axis of the grid that descents use, by S; values come from cubature instead. A posterior that
 # is narrower than the nodes lie apart, 0.002, 0.008 and 0.06, misleads the descents: its best q may then not be found.
 _PANELS = {1: (256, 4), 2: (64, 4), 3: (12, 3)}
@@ -43,17 +42,21 @@ def coarse_gap(vae: VAE, x: Tensor, draws: int, seed: int) -> Measured:
     assert isinstance(q, Independent) and isinstance(prior, Independent)
     own, first = q.base_dist, prior.base_dist
     S = prior.event_shape[0]
-    if isinstance(first, CoarseBPEF):
-        assert isinstance(own, CoarseBPEF)
-        values, points = first.levels, first.levels[:, None]
-        statistics, known = (
-            first.statistics,
-            torch.stack((own.coefficients, first.coefficients.expand_as(own.coefficients)), 1),
-        )
+    polynomial = isinstance(first, CoarseBPEF)
+
+    def member(parameters: Tensor) -> CoarseBPEF | OneHotCategorical:
+        if polynomial:
+            return CoarseBPEF(parameters, len(first.levels), first.basis)
+        return OneHotCategorical(logits=parameters, validate_args=False)
+
+    if polynomial:
+        values, points, statistics = first.levels, first.levels[:, None], first.statistics
+        encoder = own.coefficients
+        known = torch.stack((encoder, first.coefficients.expand_as(encoder)), 1)
     else:
-        C = prior.event_shape[1]
-        values = points = statistics = torch.eye(C, dtype=torch.float64)
-        known = torch.stack((own.logits, first.logits.expand_as(own.logits)), 1).clamp(min=-200.0)
+        values = points = statistics = torch.eye(prior.event_shape[1], dtype=torch.float64)
+        encoder = own.logits
+        known = torch.stack((encoder, first.logits.expand_as(encoder)), 1).clamp(min=-200.0)
     C = len(values)
     if C**S > MOST_CODES:
         raise LatentDimensionError(
@@ -63,28 +66,13 @@ def coarse_gap(vae: VAE, x: Tensor, draws: int, seed: int) -> Measured:
         )
     digits = torch.cartesian_prod(*[torch.arange(C)] * S).reshape(-1, S)
     codes = values[digits]
-    joint = torch.empty(len(x), len(codes), dtype=torch.float64)
-    for part in torch.arange(len(codes)).split(max(1, _BLOCK // x.numel())):
-        log_prior = prior.log_prob(codes[part])
-        joint[:, part] = (vae.log_likelihood(x, codes[part][:, None]) + log_prior[:, None]).mT
+    joint = torch.cat([part for _, part in log_joint(vae, x, codes, prior)]).mT
     grid = Grid(joint.reshape(len(x), *[C] * S), torch.zeros(C, dtype=torch.float64), points)
     log_p = grid.log_evidence()
-    coefficients, _ = _nearest(grid, statistics, known, draws, seed, isinstance(first, CoarseBPEF))
+    coefficients, _ = _nearest(grid, statistics, known, draws, seed, polynomial)
     encoded = negative_elbo(grid, own.logits, torch.arange(len(x)))[0]
-    best = (
-        CoarseBPEF(coefficients, first.levels.numel(), first.basis)
-        if isinstance(first, CoarseBPEF)
-        else OneHotCategorical(logits=coefficients, validate_args=False)
-    )
-    found = negative_elbo(grid, best.logits, torch.arange(len(x)))[0]
-    better = found < encoded
-    if isinstance(first, CoarseBPEF):
-        kept = torch.where(better[:, None, None], coefficients, own.coefficients)
-        best = CoarseBPEF(kept, first.levels.numel(), first.basis)
-    else:
-        best = OneHotCategorical(
-            logits=torch.where(better[:, None, None], coefficients, own.logits), validate_args=False
-        )
+    found = negative_elbo(grid, member(coefficients).logits, torch.arange(len(x)))[0]
+    best = member(torch.where((found < encoded)[:, None, None], coefficients, encoder))
     least = torch.minimum(found, encoded) + log_p
     return Measured(-log_p, encoded + log_p, least, torch.zeros_like(log_p), Independent(best, 1, validate_args=False))
 
@@ -148,7 +136,5 @@ def _nodes(vae: VAE, x: Tensor, p: BPEF) -> Grid:
     base = torch.as_tensor(np.tile(half * w, panels)).log()
     digits = torch.cartesian_prod(*[torch.arange(len(points))] * S).reshape(-1, S)
     z = points[digits]
-    joint = torch.empty(len(x), len(z), dtype=torch.float64)
-    for part in torch.arange(len(z)).split(max(1, _BLOCK // x.numel())):
-        joint[:, part] = (vae.log_likelihood(x, z[part][:, None]) + p.log_prob(z[part]).sum(1)[:, None]).mT
+    joint = torch.cat([part for _, part in log_joint(vae, x, z, Independent(p, 1, validate_args=False))]).mT
     return Grid(joint.reshape(len(x), *[len(points)] * S), base, points[:, None])

@@ -51,7 +51,8 @@ def second_order_reconstruction(vae: Any, x: Any, q: Any = None) -> Tensor:
         torch.Size([3])
     """
     mean, covariance = mean_and_covariance(vae.encode(x) if q is None else q)
-    return _expansion(vae, x, mean, covariance, information_of(vae))
+    rows, mean = rows_and_latents(vae, x, mean)
+    return _expansion(vae, rows, mean, covariance, information_of(vae))
 
 
 def second_order_free_energy(vae: Any, x: Any, means: Any, covariances: Any) -> Tensor:
@@ -97,8 +98,7 @@ def pooled(means: Tensor, covariances: Tensor) -> Tensor:
     return covariances.mean(0) + gap.mT @ gap / len(means)
 
 
-def _expansion(vae: Any, x: Any, mean: Tensor, covariance: Tensor, information: Information) -> Tensor:
-    rows, mean = rows_and_latents(vae, x, mean)
+def _expansion(vae: Any, x: Tensor, mean: Tensor, covariance: Tensor, information: Information) -> Tensor:
     with evaluating(vae.decoder):
-        value = vae.log_likelihood(rows, mean)
-    return -value + 0.5 * (information(rows, mean) * covariance).sum((-2, -1))
+        value = vae.log_likelihood(x, mean)
+    return -value + 0.5 * (information(x, mean) * covariance).sum((-2, -1))
