@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT := girih-out
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test fuzz check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/girih fit circle --out $(OUT)/circle
@@ -16,6 +16,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+
+# The laws on many more random cases than in `make test`: minutes, see docs/reliability.md.
+fuzz: $(VENV)/.installed
+	GIRIH_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz --numprocesses auto
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
