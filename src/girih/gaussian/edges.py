@@ -39,6 +39,11 @@ def describe(tail: Tensor, head: Tensor) -> Edges:
     return Edges(real, along, outward, distance, start, end, tail_finite, head_finite)
 
 
+def is_plane(edges: Edges) -> Tensor:
+    """Which polygons `(n,)` have no edge at all: whole planes. One whose edges all have length 0 is a point."""
+    return ~(edges.tail_finite | edges.head_finite).any(-1)
+
+
 def angle_at_infinity(edges: Edges) -> Tensor:
     """Angle `(n,)` of the directions in which each polygon is unbounded: 2 pi for the whole plane."""
     out = torch.atan2(edges.along[..., 1], edges.along[..., 0])
@@ -47,4 +52,4 @@ def angle_at_infinity(edges: Edges) -> Tensor:
         edges.real & ~edges.head_finite, out, 0.0
     )
     total = torch.remainder(turn.sum(-1) + 0.5 * torch.pi, 2.0 * torch.pi) - 0.5 * torch.pi
-    return torch.where(edges.real.any(-1), total, 2.0 * torch.pi)
+    return torch.where(is_plane(edges), 2.0 * torch.pi, total)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.edges import Edges, describe
+from girih.gaussian.edges import Edges, describe, is_plane
 
 
 class Faces(NamedTuple):
@@ -60,4 +60,4 @@ def _flatten(point: Tensor, axes: Tensor) -> Tensor:
 def is_unbounded(faces: Faces, edges: Edges) -> Tensor:
     """Which faces `(n, F)` reach infinity."""
     rays = edges.real & ~(edges.tail_finite & edges.head_finite)
-    return faces.real & (rays.any(-1) | ~edges.real.any(-1))
+    return faces.real & (rays.any(-1) | is_plane(edges))

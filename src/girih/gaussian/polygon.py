@@ -124,7 +124,7 @@ def padded_log_mass(tail: Tensor, head: Tensor) -> Tensor:
     """`polygon_log_mass` for polygons in a padded table `(n, K, 3)`."""
     edges = describe(tail, head)
     mass = signed_mass(edges)
-    small = mass < _LARGE * edges.real.sum(-1)
+    small = mass <= _LARGE * edges.real.sum(-1)
     log_mass = mass.clamp(min=torch.finfo(mass.dtype).tiny).log()
     some = small.nonzero()[:, 0]
     if not len(some):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.edges import Edges
+from girih.gaussian.edges import Edges, is_plane
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
@@ -69,7 +69,7 @@ def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
     step = torch.where(ray[..., None] & (step.abs() < 1e-12 * step.abs().amax(-1, keepdim=True)), 0.0, step)
 
     vertex = edges.real & edges.tail_finite
-    bounded = ~(edges.real & ray).any(-1) & edges.real.any(-1)
+    bounded = ~(edges.real & ray).any(-1) & ~is_plane(edges)
     owner, lower, upper = level_panels(a[..., 0], vertex, bounded, frame.height)
 
     # the edges that span a panel: at most one runs up and one runs down

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.edges import Edges
+from girih.gaussian.edges import Edges, is_plane
 from girih.gaussian.faces import Faces, complete, is_unbounded, plane_edges
 from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
@@ -79,7 +79,7 @@ def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
     offset = faces.offset - (faces.normal * frame.anchor[:, None]).sum(-1)
     rising_normal = (faces.normal * frame.basis[:, None, 0]).sum(-1)
     level = torch.cat((a[..., 0].flatten(1), offset * rising_normal.sign()), 1)
-    vertex = torch.cat(((real & tail_finite).flatten(1), faces.real & ~real.any(-1)), 1)
+    vertex = torch.cat(((real & tail_finite).flatten(1), faces.real & is_plane(edges)), 1)
     owner, lower, upper = level_panels(level, vertex, bounded, frame.height)
     middle = 0.5 * (lower + upper)
 
