@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from girih.gaussian.polygon import polygon_log_mass
-from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_mass
-from girih.partition.growing import Array
+from girih.gaussian.polyhedron import polyhedron_log_mass
+from girih.partition.growing import Array, ragged
 from girih.partition.polytopes import IDEAL, Complex
+
+_ROUNDING = 1e-12  # of a point inside a set, as a part of its distance from the origin
 
 
 class Boundary(NamedTuple):
@@ -59,16 +60,16 @@ def boundary(complex_: Complex, inside: Array) -> Boundary:
     if complex_.dim == 2:
         edges, owner = complex_.levels[2].lists(np.arange(complex_.count))
         ends = complex_.points[complex_.ends.data[edges]]
-        around = ends[:, :, :2] - ends[:, :, 2:] * inside[owner][:, None, :]
-        flip = around[:, 0, 0] * around[:, 1, 1] < around[:, 0, 1] * around[:, 1, 0]
-        tail, head = _directed(ends, flip)
+        step = _steps(ends)
+        right = np.stack((step[:, 1], -step[:, 0]), 1)
+        tail, head = _directed(ends, _beyond(right, _nearest_end(ends), inside[owner], owner, ends, owner) < 0)
         return Boundary(tail, head, owner, np.arange(complex_.count), np.empty((0, 2)), np.empty(0))
     facets, owner = complex_.levels[3].lists(np.arange(complex_.count))
     real = complex_.label.data[facets] != IDEAL
     facets, owner = facets[real], owner[real]
     edges, face = complex_.levels[2].lists(facets)
     ends = complex_.points[complex_.ends.data[edges]]
-    normal, offset = _face_planes(complex_, facets, ends, face, inside[owner])
+    normal, offset = _face_planes(ends, face, owner, inside[owner])
     # a point inside each face, to tell which way its edges turn
     weight = np.where(ends[:, :, 3:] > 0, 1.0, 0.0)
     middle = np.empty((len(facets), 3))
@@ -77,9 +78,8 @@ def boundary(complex_: Complex, inside: Array) -> Boundary:
         total = np.bincount(face, (ends[:, :, axis] * weight[:, :, 0]).sum(1), minlength=len(facets)) / finite
         rays = np.bincount(face, (ends[:, :, axis] * (1.0 - weight[:, :, 0])).sum(1), minlength=len(facets))
         middle[:, axis] = total + rays
-    around = ends[:, :, :3] - ends[:, :, 3:] * middle[face][:, None, :]
-    turn = (np.cross(around[:, 0], around[:, 1]) * normal[face]).sum(1)
-    tail, head = _directed(ends, turn < 0)
+    right = np.cross(_steps(ends), normal[face])
+    tail, head = _directed(ends, _beyond(right, _nearest_end(ends), middle[face], face, ends, face) < 0)
     return Boundary(tail, head, face, owner, normal, offset)
 
 
@@ -88,23 +88,59 @@ def _directed(ends: Array, flip: Array) -> tuple[Array, Array]:
     return np.where(flip, ends[:, 1], ends[:, 0]), np.where(flip, ends[:, 0], ends[:, 1])
 
 
-def _face_planes(complex_: Complex, facets: Array, ends: Array, face: Array, inside: Array) -> tuple[Array, Array]:
+def _steps(ends: Array) -> Array:
+    """From the first to the second end of edges `(E, 2, S + 1)`."""
+    t, at = ends[:, :, -1:], ends[:, :, :-1]
+    step = np.where(t[:, 0] == t[:, 1], at[:, 1] - at[:, 0], 0.0)
+    step = np.where(t[:, 0] < t[:, 1], -at[:, 0], step)
+    return np.where(t[:, 0] > t[:, 1], at[:, 1], step)
+
+
+def _nearest_end(ends: Array) -> Array:
+    """The end of each edge that is nearest to the origin, `(E, S)`."""
+    distance = np.where(ends[:, :, -1] > 0, np.abs(ends[:, :, :-1]).sum(2), np.inf)
+    return ends[np.arange(len(ends)), distance.argmin(1), :-1]
+
+
+def _face_planes(ends: Array, face: Array, owner: Array, inside: Array) -> tuple[Array, Array]:
     """Outward unit normals and offsets, from the two edges of each face that span it best."""
-    t = ends[:, :, 3]
-    direction = np.where((t[:, 0] == t[:, 1])[:, None], ends[:, 1, :3] - ends[:, 0, :3], 0.0)
-    direction = np.where((t[:, 0] < t[:, 1])[:, None], ends[:, 0, :3], direction)
-    direction = np.where((t[:, 0] > t[:, 1])[:, None], ends[:, 1, :3], direction)
+    count, at_infinity = len(owner), ends[:, :, 3].sum(1) == 0
+    direction = _steps(ends)
     size = np.linalg.norm(direction, axis=1)
     direction = direction / np.where(size > 0, size, 1.0)[:, None]
-    longest = _best(np.where(t.sum(1) > 0, size, 0.0), face, len(facets))
+    longest = _best(np.where(at_infinity, 0.0, size), face, count)
     across = np.cross(direction[longest][face], direction)
     sine = np.linalg.norm(across, axis=1)
-    best = _best(sine, face, len(facets))
+    best = _best(sine, face, count)
     normal = across[best] / np.maximum(sine[best], np.finfo(np.float64).tiny)[:, None]
-    anchor = np.where((t[longest, :1] > 0), ends[longest, 0, :3], ends[longest, 1, :3])
-    outward = (normal * (anchor - inside)).sum(1)
+    # through the nearest vertex: the rounding of a far one would move the plane by 1e-16 of its distance
+    near = _nearest_end(ends)
+    anchor = near[_best(np.where(at_infinity, -np.inf, -np.abs(near).sum(1)), face, count)]
+    outward = _beyond(normal, anchor, inside, owner, ends, owner[face])
     normal = normal * np.where(outward < 0, -1.0, 1.0)[:, None]
     return normal, (normal * anchor).sum(1)
+
+
+def _beyond(normal: Array, anchor: Array, inside: Array, of: Array, ends: Array, owner: Array) -> Array:
+    """How far the planes `normal x = normal anchor` lie beyond points `inside` the sets `of` that they bound, `(m,)`.
+
+    Negative where the normal points inwards. A set thinner than the rounding of its inside is on the side of that one
+    of its vertices and directions, the `ends` of the edges that it is the `owner` of (sorted), which shows it best.
+    """
+    gap = ((anchor - inside) * normal).sum(1)
+    size = (np.abs(anchor).sum(1) + np.abs(inside).sum(1)) * np.abs(normal).sum(1)
+    unsure = np.flatnonzero(np.abs(gap) <= _ROUNDING * size)
+    if len(unsure):
+        start = np.searchsorted(owner, of[unsure])
+        position, place = ragged(start, np.searchsorted(owner, of[unsure], side="right") - start)
+        corner, base, way = ends[position], anchor[unsure][place][:, None], normal[unsure][place][:, None]
+        step = corner[:, :, :-1] - base * corner[:, :, -1:]
+        lift = (step * way).sum(2)
+        noise = np.abs(step).sum(2) + corner[:, :, -1] * (np.abs(corner[:, :, :-1]).sum(2) + np.abs(base).sum(2))
+        clear = np.abs(lift) / np.maximum(noise, np.finfo(np.float64).tiny)
+        best = _best(clear.ravel(), np.repeat(place, 2), len(unsure))
+        gap[unsure] = -lift.ravel()[best]
+    return gap
 
 
 def _best(score: Array, group: Array, count: int) -> Array:
@@ -143,34 +179,12 @@ def volumes(complex_: Complex, inside: Array, sides: Boundary) -> tuple[Array, A
     return volume, centroid
 
 
-def masses(complex_: Complex, inside: Array, factor: Array) -> Array:
-    """Mass of every piece under `N(0, L L^T)`, with `L = factor`, to 1e-15 per edge."""
-    sides = _whitened(complex_, inside, factor)
-    if complex_.dim == 2:
-        return np.exp(_polygon_log_mass(sides, complex_.count))
-    return polyhedron_mass(*_faces(sides), complex_.count).numpy()
-
-
 def log_masses(complex_: Complex, inside: Array, factor: Array) -> Array:
-    """Log mass of every piece under `N(0, L L^T)`, accurate however small it is."""
-    sides = _whitened(complex_, inside, factor)
-    if complex_.dim == 2:
-        return _polygon_log_mass(sides, complex_.count)
-    return polyhedron_log_mass(*_faces(sides), complex_.count).numpy()
-
-
-def _polygon_log_mass(sides: Boundary, count: int) -> Array:
-    tail, head, owner = (torch.as_tensor(part) for part in (sides.tail, sides.head, sides.face))
-    return polygon_log_mass(tail, head, owner, count).numpy()
-
-
-def _faces(sides: Boundary) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The boundary of polyhedra in the form that their masses take."""
-    tail, head, face, owner, normal, offset = (torch.as_tensor(part) for part in sides)
-    return tail, head, face, normal, offset, owner
-
-
-def _whitened(complex_: Complex, inside: Array, factor: Array) -> Boundary:
+    """Log mass of every piece under `N(0, L L^T)`, with `L = factor`, accurate however small it is."""
     white = np.linalg.inv(factor)
     points = np.concatenate((complex_.points[:, :-1] @ white.T, complex_.points[:, -1:]), 1)
-    return boundary(complex_.moved(points), inside @ white.T)
+    sides = boundary(complex_.moved(points), inside @ white.T)
+    tail, head, face, owner, normal, offset = (torch.as_tensor(part) for part in sides)
+    if complex_.dim == 2:
+        return polygon_log_mass(tail, head, face, complex_.count).numpy()
+    return polyhedron_log_mass(tail, head, face, normal, offset, owner, complex_.count).numpy()

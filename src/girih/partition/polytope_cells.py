@@ -12,7 +12,7 @@ from girih.networks.steps import MaxStep
 from girih.networks.trace import Jet, Trace
 from girih.partition.growing import Array
 from girih.partition.lookup import Lookup
-from girih.partition.polygons import boundary, interior_points, log_masses, masses, piece_vertices, volumes
+from girih.partition.polygons import boundary, interior_points, log_masses, piece_vertices, volumes
 from girih.partition.polytopes import DOMAIN, FAKE, IDEAL
 from girih.partition.subdivision import Subdivision
 
@@ -106,10 +106,6 @@ class PolytopeCells:
     def centroid(self) -> Tensor:
         """Centroid of every cell, NaN for unbounded ones."""
         return torch.as_tensor(self._volumes[1])
-
-    def prior_mass(self, factor: Array) -> Tensor:
-        """Mass of every cell under `N(0, L L^T)`."""
-        return torch.as_tensor(self._sum(masses(self.complex, self.inside, factor)))
 
     def log_prior_mass(self, factor: Array) -> Tensor:
         """Log mass of every cell under `N(0, L L^T)`."""
