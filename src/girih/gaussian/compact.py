@@ -16,10 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih.gaussian.roots import own_axes, square_root
+
 # nodes for each dimension, and the exponent up to which they serve
 _RULES = ((6, 0.15), (8, 0.8), (12, 4.0), (16, 8.0))
 NONE = len(_RULES)
+_THIN = 1e-4  # ratio of variances below which a polytope is turned to its own axes
 _CELLS = 1 << 17  # values of the integrand at a time
+
+
+class Cones(NamedTuple):
+    """Polytopes that are made of cones."""
+
+    base: Tensor  # (C, S, S) corners of the bases relative to the apex: corner, then coordinate
+    owner: Tensor  # (C,) the polytope of each cone
+    apex: Tensor  # (n, S)
+    rule: Tensor  # (n,) what `served` says of each polytope
 
 
 class Integrals(NamedTuple):
@@ -41,15 +53,9 @@ def served(size: Tensor) -> Tensor:
     return torch.bucketize(size, size.new_tensor([limit for _, limit in _RULES]))
 
 
-def integrate_cones(base: Tensor, owner: Tensor, apex: Tensor, rule: Tensor) -> Integrals:
-    """`Integrals` of polytopes that are made of cones.
-
-    Args:
-        base: corners of the bases relative to the apex, `(C, S, S)`: corner, then coordinate.
-        owner: the polytope of each cone, `(C,)`.
-        apex: `(n, S)`.
-        rule: what `served` says of each polytope, `(n,)`.
-    """
+def integrate_cones(cones: Cones) -> Integrals:
+    """`Integrals` of polytopes that are made of cones."""
+    base, owner, apex, rule = cones
     n, S = apex.shape
     out = Integrals(apex.new_zeros(n), apex.new_zeros(n, S), apex.new_zeros(n, S, S))
     height = torch.linalg.det(base).abs()
@@ -89,14 +95,36 @@ def _cones(base: Tensor, apex: Tensor, height: Tensor, nodes: int) -> Integrals:
     return Integrals(zeroth.sum(1), (once[:, None] @ p)[:, 0], (p * twice[..., None]).mT @ p)
 
 
-def log_mass_of(part: Integrals, apex: Tensor) -> Tensor:
+def log_mass_of(cones: Cones) -> Tensor:
     """Log-mass `(n,)`."""
+    return _log_mass(integrate_cones(cones), cones.apex)
+
+
+def _log_mass(part: Integrals, apex: Tensor) -> Tensor:
     return part.zeroth.log() - 0.5 * apex.square().sum(-1) - 0.5 * apex.shape[1] * math.log(2.0 * math.pi)
 
 
-def moments_of(part: Integrals, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-mass `(n,)`, mean `(n, S)` and covariance `(n, S, S)`."""
+def moments_of(cones: Cones) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-mass `(n,)`, mean `(n, S)` and a root of the covariance `(n, S, S)`, that of thin ones in their own axes."""
+    part = integrate_cones(cones)
+    mean, covariance = _centred(part)
+    axes = own_axes(covariance)
+    variance = (axes.mT @ covariance @ axes).diagonal(dim1=1, dim2=2)
+    root = square_root(covariance)
+    thin = variance.amin(1) < _THIN * variance.amax(1)
+    if thin.any():
+        turn, number = axes[thin], thin.cumsum(0) - 1
+        kept = thin[cones.owner]
+        owner = number[cones.owner[kept]]
+        turned = Cones(cones.base[kept] @ turn[owner], owner, (cones.apex[thin, None] @ turn)[:, 0], cones.rule[thin])
+        own_mean, own_covariance = _centred(integrate_cones(turned))
+        mean[thin] = (turn @ own_mean[:, :, None])[:, :, 0]
+        root[thin] = turn @ square_root(own_covariance)
+    return _log_mass(part, cones.apex), cones.apex + mean, root
+
+
+def _centred(part: Integrals) -> tuple[Tensor, Tensor]:
+    """Mean relative to the apex, and covariance."""
     safe = torch.where(part.zeroth > 0, part.zeroth, 1.0)
     mean = part.first / safe[:, None]
-    covariance = part.second / safe[:, None, None] - mean[:, :, None] * mean[:, None, :]
-    return log_mass_of(part, apex), apex + mean, covariance
+    return mean, part.second / safe[:, None, None] - mean[:, :, None] * mean[:, None, :]

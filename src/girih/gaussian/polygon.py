@@ -16,6 +16,7 @@ from girih.gaussian.polygon_compact import compact_polygons
 from girih.gaussian.polygon_signed import signed_mass, signed_moments
 from girih.gaussian.polygon_slices import sliced_log_mass, sliced_moments
 from girih.gaussian.ragged import buckets, gather, pad, slots
+from girih.gaussian.roots import square_root, squared
 
 _LARGE = 1e-5  # mass per edge above which the signed form is used
 _WIDE = 1e-6  # for moments: mass times smallest variance, per edge
@@ -104,14 +105,19 @@ def polygon_moments(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> tu
         >>> polygon_moments(tail, head, torch.tensor([0, 0]), 1)[1]
         tensor([[0.7979, 0.7979]], dtype=torch.float64)
     """
-    log_mass, mean = tail.new_zeros(count), tail.new_zeros(count, 2)
-    covariance = tail.new_zeros(count, 2, 2)
+    log_mass, mean, root = polygon_roots(tail, head, owner, count)
+    return log_mass, mean, squared(root)
+
+
+def polygon_roots(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`polygon_moments` with roots R of the covariances, `C = R R^T`: see `roots`."""
+    log_mass, mean, root = tail.new_zeros(count), tail.new_zeros(count, 2), tail.new_zeros(count, 2, 2)
     size, _ = slots(owner, count)
     for chosen, width in buckets(size, 64 * _CHUNK):
         index, real = gather(chosen, width, size)
         parts = padded_moments(*(pad(ends, index, real) for ends in (tail, head)))
-        log_mass[chosen], mean[chosen], covariance[chosen] = parts
-    return log_mass, mean, covariance
+        log_mass[chosen], mean[chosen], root[chosen] = parts
+    return log_mass, mean, root
 
 
 def _rest(rows: Tensor, done: Tensor) -> Tensor:
@@ -129,15 +135,15 @@ def padded_log_mass(tail: Tensor, head: Tensor) -> Tensor:
     some = small.nonzero()[:, 0]
     if not len(some):
         return log_mass
-    done, apex, integrals = compact_polygons(tail[some], head[some])
-    log_mass[some[done]] = log_mass_of(integrals, apex)
+    done, cones = compact_polygons(tail[some], head[some])
+    log_mass[some[done]] = log_mass_of(cones)
     for part in _rest(some, done).split(max(1, _CHUNK // max(1, tail.shape[1]))):
         log_mass[part] = sliced_log_mass(tail[part], head[part], type(edges)(*(field[part] for field in edges)))
     return log_mass
 
 
 def padded_moments(tail: Tensor, head: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`polygon_moments` for polygons in a padded table `(n, K, 3)`."""
+    """`polygon_roots` for polygons in a padded table `(n, K, 3)`."""
     edges = describe(tail, head)
     mass, first, second = signed_moments(edges)
     tiny = torch.finfo(mass.dtype).tiny
@@ -149,14 +155,14 @@ def padded_moments(tail: Tensor, head: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     least = 0.5 * (trace - least.clamp(min=0.0).sqrt())
     weight = mass * least.clamp(0.0, 1.0) / (1.0 + mean.square().sum(-1))
     small = ~((weight > _WIDE * edges.real.sum(-1)) & (mass > 0))  # both factors may be negative by rounding
-    log_mass = mass.clamp(min=tiny).log()
+    log_mass, root = mass.clamp(min=tiny).log(), square_root(covariance)
     rows = small.nonzero()[:, 0]
     if not len(rows):
-        return log_mass, mean, covariance
-    done, apex, integrals = compact_polygons(tail[rows], head[rows])
+        return log_mass, mean, root
+    done, cones = compact_polygons(tail[rows], head[rows])
     at = rows[done]
-    log_mass[at], mean[at], covariance[at] = moments_of(integrals, apex)
+    log_mass[at], mean[at], root[at] = moments_of(cones)
     for part in _rest(rows, done).split(max(1, _CHUNK // max(1, tail.shape[1]))):
         some = type(edges)(*(field[part] for field in edges))
-        log_mass[part], mean[part], covariance[part] = sliced_moments(tail[part], head[part], some)
-    return log_mass, mean, covariance
+        log_mass[part], mean[part], root[part] = sliced_moments(tail[part], head[part], some)
+    return log_mass, mean, root

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.gaussian.compact import NONE, Integrals, exponent, integrate_cones, served
+from girih.gaussian.compact import NONE, Cones, exponent, served
 
 
-def compact_polygons(tail: Tensor, head: Tensor) -> tuple[Tensor, Tensor, Integrals]:
-    """Which of the polygons `(n, K, 3)` are small, an index `(m,)`; their apices `(m, 2)` and integrals."""
+def compact_polygons(tail: Tensor, head: Tensor) -> tuple[Tensor, Cones]:
+    """Which of the polygons `(n, K, 3)` are small, an index `(m,)`; the cones they are made of."""
     finite = tail[..., 2] != 0
     bounded = (finite == (head[..., 2] != 0)).all(-1) & finite.any(-1)
     first = finite.to(torch.uint8).argmax(-1) if tail.shape[1] else bounded.long()
@@ -21,4 +21,4 @@ def compact_polygons(tail: Tensor, head: Tensor) -> tuple[Tensor, Tensor, Integr
     rows, apex, rule, finite = rows[small], apex[small], rule[small], finite[small]
     owner, place = finite.nonzero(as_tuple=True)
     base = torch.stack((tail[small, :, :2][owner, place], head[small][owner, place]), 1) - apex[owner, None]
-    return rows, apex, integrate_cones(base, owner, apex, rule)
+    return rows, Cones(base, owner, apex, rule)

@@ -22,6 +22,7 @@ from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
 from girih.gaussian.nearest import nearest_and_edge
+from girih.gaussian.roots import own_axes, square_root
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -132,7 +133,7 @@ def sliced_log_mass(tail: Tensor, head: Tensor, edges: Edges) -> Tensor:
 
 
 def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-mass `(n,)`, mean `(n, 2)` and covariance `(n, 2, 2)` of the truncated normal on polygons."""
+    """Log-mass `(n,)`, mean `(n, 2)` and a root of the covariance `(n, 2, 2)` of the truncated normal on polygons."""
     frame = find_frame(tail, head, edges)
     slices = cut(tail, head, edges, frame)
     count = len(frame.height)
@@ -158,7 +159,11 @@ def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Te
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
     spread[:, 1, 1] += (w * variance).sum(1)
+    axes = own_axes(at.new_zeros(count, 2, 2).index_add_(0, owner, spread))
+    off, across = off @ axes[owner], axes[owner, 1]
+    spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
+    spread += (w * variance).sum(1)[:, None, None] * across[:, :, None] * across[:, None, :]
     local = at.new_zeros(count, 2, 2).index_add_(0, owner, spread)
     turn = torch.stack((frame.up, frame.side), -1)  # columns: level, side
     log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
-    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ local @ turn.mT
+    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)

@@ -1,8 +1,8 @@
 r"""Log-mass and moments of the standard normal over convex polyhedra, bounded or not.
 
 Three forms, chosen for each polyhedron: the signed one (`polyhedron_signed`), with an absolute error of about 1e-16 per
-edge (more where vertices are far), where the mass is above 1e-6 per edge; elsewhere forms where nothing cancels, `polyhedron_compact` for small ones
-and slices (`polyhedron_slices`) for others.
+edge (more where vertices are far), where the mass is above 1e-6 per edge; elsewhere forms where nothing cancels,
+`polyhedron_compact` for small ones and slices (`polyhedron_slices`) for others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from girih.gaussian.polyhedron_compact import compact_polyhedra
 from girih.gaussian.polyhedron_signed import signed_mass, signed_moments
 from girih.gaussian.polyhedron_slices import sliced_log_mass, sliced_moments
 from girih.gaussian.ragged import buckets, gather, slots
+from girih.gaussian.roots import square_root, squared
 
 _LARGE = 1e-6  # mass per edge above which the signed form is used
 _FAR = 1e-3  # by how much an edge counts for more with each unit of distance of the farthest vertex
@@ -54,8 +55,8 @@ def polyhedron_log_mass(
         small = ~(mass > _LARGE * _terms(faces))
         part = mass.clamp(min=torch.finfo(mass.dtype).tiny).log()
         some = small.nonzero()[:, 0]
-        done, apex, integrals = compact_polyhedra(select(faces, some))
-        part[some[done]] = log_mass_of(integrals, apex)
+        done, cones = compact_polyhedra(select(faces, some))
+        part[some[done]] = log_mass_of(cones)
         for rows in _split(some, done, faces):
             part[rows] = sliced_log_mass(select(faces, rows))
         log_mass[chosen] = part
@@ -108,8 +109,15 @@ def polyhedron_moments(
         Log-mass `(count,)`, mean `(count, 3)` and covariance `(count, 3, 3)`, the last two accurate relative to the
         spread of the truncated variable.
     """
-    log_mass, mean = tail.new_zeros(count), tail.new_zeros(count, 3)
-    covariance = tail.new_zeros(count, 3, 3)
+    log_mass, mean, root = polyhedron_roots(tail, head, face, normal, offset, owner, count)
+    return log_mass, mean, squared(root)
+
+
+def polyhedron_roots(
+    tail: Tensor, head: Tensor, face: Tensor, normal: Tensor, offset: Tensor, owner: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`polyhedron_moments` with roots R of the covariances, `C = R R^T`: see `roots`."""
+    log_mass, mean, root = tail.new_zeros(count), tail.new_zeros(count, 3), tail.new_zeros(count, 3, 3)
     for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
         mass, first, second = signed_moments(faces)
         safe = mass.clamp(min=torch.finfo(mass.dtype).tiny)
@@ -120,13 +128,13 @@ def polyhedron_moments(
         small = ~((weight > _WIDE * _terms(faces)) & (mass > 0))  # both factors may be negative by rounding
         part = safe.log()
         some = small.nonzero()[:, 0]
-        done, apex, integrals = compact_polyhedra(select(faces, some))
-        at = some[done]
-        part[at], m[at], cov[at] = moments_of(integrals, apex)
+        done, cones = compact_polyhedra(select(faces, some))
+        at, r = some[done], square_root(cov)
+        part[at], m[at], r[at] = moments_of(cones)
         for rows in _split(some, done, faces):
-            part[rows], m[rows], cov[rows] = sliced_moments(select(faces, rows))
-        log_mass[chosen], mean[chosen], covariance[chosen] = part, m, cov
-    return log_mass, mean, covariance
+            part[rows], m[rows], r[rows] = sliced_moments(select(faces, rows))
+        log_mass[chosen], mean[chosen], root[chosen] = part, m, r
+    return log_mass, mean, root
 
 
 def _terms(faces: Faces) -> Tensor:

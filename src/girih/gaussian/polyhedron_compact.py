@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.gaussian.compact import NONE, Integrals, exponent, integrate_cones, served
+from girih.gaussian.compact import NONE, Cones, exponent, served
 from girih.gaussian.faces import Faces
 
 
-def compact_polyhedra(faces: Faces) -> tuple[Tensor, Tensor, Integrals]:
-    """Which of the polyhedra are small, an index `(m,)`; their apices `(m, 3)` and integrals."""
+def compact_polyhedra(faces: Faces) -> tuple[Tensor, Cones]:
+    """Which of the polyhedra are small, an index `(m,)`; the cones they are made of."""
     empty = faces.offset.new_zeros(0, 3)
     if not faces.tail.shape[2]:
         none = torch.arange(0, device=empty.device)
-        return none, empty, Integrals(empty[:, 0], empty, empty[:, :, None] * empty[:, None])
+        return none, Cones(empty[:, :, None] * empty[:, None], none, empty, none)
     finite = (faces.tail[..., 3] != 0) & faces.real[..., None]
     edged = finite.any(-1)
     whole = (finite == ((faces.head[..., 3] != 0) & faces.real[..., None])).all(-1) & (edged | ~faces.real)
@@ -34,4 +34,4 @@ def compact_polyhedra(faces: Faces) -> tuple[Tensor, Tensor, Integrals]:
     kept = finite & ~touching.any(-1)[..., None] & (tail != corner).any(-1) & (head != corner).any(-1)
     owner, f, k = kept.nonzero(as_tuple=True)
     base = torch.stack((corner[owner, f, 0], tail[owner, f, k], head[owner, f, k]), 1) - apex[owner, None]
-    return rows, apex, integrate_cones(base, owner, apex, rule)
+    return rows, Cones(base, owner, apex, rule)

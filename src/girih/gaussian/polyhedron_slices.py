@@ -21,6 +21,7 @@ from girih.gaussian.kronrod import NODES, WEIGHTS, integrate
 from girih.gaussian.levels import level_panels
 from girih.gaussian.nearest import polyhedron_nearest
 from girih.gaussian.polygon import padded_log_mass, padded_moments
+from girih.gaussian.roots import own_axes, square_root
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -180,30 +181,32 @@ def sliced_log_mass(faces: Faces) -> Tensor:
 
 
 def sliced_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-mass `(n,)`, mean `(n, 3)` and covariance `(n, 3, 3)` of the truncated normal on polyhedra."""
+    """Log-mass `(n,)`, mean `(n, 3)` and a root of the covariance `(n, 3, 3)` of the truncated normal on polyhedra."""
     frame, slices = _frame_and_slices(faces)
     count = len(frame.height)
     height = frame.height[slices.owner]
     planes: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def log_f(panel: Tensor, t: Tensor) -> Tensor:
-        log_mass, mean, covariance = padded_moments(*polygons(slices, panel, t))
+        log_mass, mean, root = padded_moments(*polygons(slices, panel, t))
         value = log_mass.view_as(t) - t * (height[panel, None] + 0.5 * t)
-        planes.append((value, mean.view(*t.shape, 2), covariance.view(*t.shape, 2, 2)))
+        planes.append((value, mean.view(*t.shape, 2), root.view(*t.shape, 2, 2)))
         return value
 
     total, accepted = integrate(slices.lower, slices.upper, slices.owner, count, log_f)
     owner = slices.owner[accepted.panel]
     t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
-    value, plane, covariance = (torch.cat(part)[accepted.call] for part in zip(*planes, strict=True))
+    value, plane, root = (torch.cat(part)[accepted.call] for part in zip(*planes, strict=True))
     w = (value - total.clamp(min=-1e300)[owner, None]).exp() * accepted.half[:, None] * WEIGHTS
     at = torch.where((w > 0)[..., None], torch.cat((t[..., None], plane), -1), 0.0)  # (m, 33, 3)
-    covariance = torch.where((w > 0)[..., None, None], covariance, 0.0)
+    root = torch.where((w > 0)[..., None, None], root, 0.0)
     mean = at.new_zeros(count, 3).index_add_(0, owner, (w[..., None] * at).sum(1))
     off = at - mean[owner, None]
     spread = torch.einsum("mk,mki,mkj->mij", w, off, off)
-    spread[:, 1:, 1:] += torch.einsum("mk,mkij->mij", w, covariance)
-    local = at.new_zeros(count, 3, 3).index_add_(0, owner, spread)
+    spread[:, 1:, 1:] += torch.einsum("mk,mkia,mkja->mij", w, root, root)
+    axes = own_axes(at.new_zeros(count, 3, 3).index_add_(0, owner, spread))
+    off = torch.cat(((off @ axes[owner])[:, :, None], root.mT @ axes[owner, None, 1:]), 2)  # (m, 33, 3, 3)
+    local = at.new_zeros(count, 3, 3).index_add_(0, owner, torch.einsum("mk,mkai,mkaj->mij", w, off, off))
     log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
     turn = frame.basis.mT
-    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ local @ turn.mT
+    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)

@@ -13,8 +13,9 @@ from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFi
 from girih.gaussian.boundary import Array, Boundary, polygon_boundary, polyhedron_boundary, tidy
 from girih.gaussian.hull import halfspaces_of
 from girih.gaussian.interval import interval_log_mass, interval_moments
-from girih.gaussian.polygon import polygon_log_mass, polygon_moments
-from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_moments
+from girih.gaussian.polygon import polygon_log_mass, polygon_roots
+from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_roots
+from girih.gaussian.roots import squared
 
 
 class Moments(NamedTuple):
@@ -103,15 +104,15 @@ def moments(
     if S == 1:
         lower, upper = _bounds(polytopes)
         line = interval_moments(lower, upper)
-        parts = (line.log_mass, (line.anchor + line.mean)[:, None], line.variance[:, None, None])
+        parts = (line.log_mass, (line.anchor + line.mean)[:, None], line.variance.sqrt()[:, None, None])
         nothing = upper <= lower
     else:
         boundaries = _boundaries(polytopes, S)
-        parts = (polygon_moments if S == 2 else polyhedron_moments)(*_flat(boundaries, S))
+        parts = (polygon_roots if S == 2 else polyhedron_roots)(*_flat(boundaries, S))
         nothing = torch.tensor([b.empty for b in boundaries]) | torch.isneginf(parts[0])
     if nothing.any():
         raise EmptyDataError(f"polytope {int(nothing.nonzero()[0, 0])} holds no open set, so it has no moments")
-    out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, root @ parts[2] @ root.mT)
+    out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, squared(root @ parts[2]))
     return Moments(*(part[0] for part in out)) if single else out
 
 
