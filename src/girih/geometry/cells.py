@@ -190,7 +190,7 @@ def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Ce
         covered = bool(inside.all()) and abs(float(mass.sum()) - 1.0) < 1e-9
     else:
         part = given if given is not None else Partition(traced, progress=False)
-        mass = part.cells.log_prior_mass(prior.factor.numpy()).exp()
+        mass = part.cells.prior_mass(prior.factor.numpy())
         covered = abs(float(mass.sum()) - 1.0) < 1e-9
     if not covered:
         raise ParameterError(

@@ -66,6 +66,10 @@ class LineCells:
         middle = 0.5 * (self.lower + self.upper)
         return torch.where(self.volume.isinf(), torch.nan, middle)[:, None]
 
+    def prior_mass(self, factor: Array) -> Tensor:
+        """Mass of each cell under `N(0, L^2)`."""
+        return self.log_prior_mass(factor).exp()
+
     def log_prior_mass(self, factor: Array) -> Tensor:
         """Log mass of each cell under `N(0, L^2)`."""
         deviation = float(factor[0, 0])

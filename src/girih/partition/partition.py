@@ -291,7 +291,7 @@ class Partition:
     @property
     def prior_mass(self) -> Tensor:
         """Mass of every cell under the prior `N(0, prior)`, `(R,)`, as exact as `log_prior_mass`; 0 below 1e-323."""
-        return self.log_prior_mass.exp()
+        return self._cells.prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
 
     @property
     def neighbors(self) -> Tensor:

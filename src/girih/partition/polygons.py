@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from girih.gaussian.nearest import polyhedron_nearest
 from girih.gaussian.polygon import polygon_log_mass
 from girih.gaussian.polyhedron import polyhedron_log_mass
 from girih.partition.growing import Array, ragged
@@ -179,12 +180,25 @@ def volumes(complex_: Complex, inside: Array, sides: Boundary) -> tuple[Array, A
     return volume, centroid
 
 
-def log_masses(complex_: Complex, inside: Array, factor: Array) -> Array:
-    """Log mass of every piece under `N(0, L L^T)`, with `L = factor`, accurate however small it is."""
+def log_masses(complex_: Complex, inside: Array, factor: Array, least: float = -np.inf) -> Array:
+    """Log mass of every piece under `N(0, L L^T)`, with `L = factor`, accurate however small it is.
+
+    For S = 3 pieces whose mass is below `exp(least)`, since they lie beyond a plane at a distance d with
+    `-d^2 / 2 < least`, may be given as -inf instead.
+    """
     white = np.linalg.inv(factor)
     points = np.concatenate((complex_.points[:, :-1] @ white.T, complex_.points[:, -1:]), 1)
     sides = boundary(complex_.moved(points), inside @ white.T)
     tail, head, face, owner, normal, offset = (torch.as_tensor(part) for part in sides)
     if complex_.dim == 2:
         return polygon_log_mass(tail, head, face, complex_.count).numpy()
-    return polyhedron_log_mass(tail, head, face, normal, offset, owner, complex_.count).numpy()
+    away = polyhedron_nearest(tail, head, face, normal, offset, owner, complex_.count)
+    kept = -0.5 * away.square().sum(1) >= least
+    of_kept = kept[owner]
+    edge = of_kept[face]
+    face, owner = (of_kept.cumsum(0) - 1)[face[edge]], (kept.cumsum(0) - 1)[owner[of_kept]]
+    out = torch.full_like(away[:, 0], -torch.inf)
+    out[kept] = polyhedron_log_mass(
+        tail[edge], head[edge], face, normal[of_kept], offset[of_kept], owner, int(kept.sum())
+    )
+    return out.numpy()

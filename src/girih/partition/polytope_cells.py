@@ -17,6 +17,7 @@ from girih.partition.polytopes import DOMAIN, FAKE, IDEAL
 from girih.partition.subdivision import Subdivision
 
 _TOUCHES = 1e-9
+_NOTHING = -800.0  # the smallest double is exp(-744.4)
 
 
 class PolytopeCells:
@@ -107,9 +108,13 @@ class PolytopeCells:
         """Centroid of every cell, NaN for unbounded ones."""
         return torch.as_tensor(self._volumes[1])
 
-    def log_prior_mass(self, factor: Array) -> Tensor:
-        """Log mass of every cell under `N(0, L L^T)`."""
-        pieces = log_masses(self.complex, self.inside, factor)
+    def prior_mass(self, factor: Array) -> Tensor:
+        """Mass of every cell under `N(0, L L^T)`; of those that round to 0 the logarithm, costly then, is not taken."""
+        return self.log_prior_mass(factor, _NOTHING).exp()
+
+    def log_prior_mass(self, factor: Array, least: float = -np.inf) -> Tensor:
+        """Log mass of every cell under `N(0, L L^T)`; -inf allowed where it is below `least`."""
+        pieces = log_masses(self.complex, self.inside, factor, least)
         if not self.several:
             return torch.as_tensor(pieces)
         out = np.full(len(self), -np.inf)
