@@ -29,7 +29,9 @@ from girih.partition.polygons import boundary, volumes
 from girih.partition.polytope_cells import PolytopeCells
 
 # Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.
-_SIGNED_ERROR = 1e-13
+SIGNED_ERROR = 1e-13
+# Vertices are right to this part of their distance from 0.
+_ROUNDING = 1e-14
 
 
 class Pieces:
@@ -47,7 +49,7 @@ class Pieces:
         bounded: `(P,)`.
         low, high: the box around each piece in u, `(P, S)`, infinite where it is unbounded.
         log_mass: an upper bound on the log prior mass of each piece, `(P,)`.
-        log_volume: log area or volume of each piece in u, `(P,)`, infinite where it is unbounded.
+        log_volume: an upper bound on the log area or volume of each piece in u, `(P,)`, infinite where it is unbounded.
     """
 
     def __init__(self, cells: PolytopeCells, factor: Tensor) -> None:
@@ -77,8 +79,9 @@ class Pieces:
         self.corner_owner = torch.as_tensor(corner_owner[finite])
         self.corner = at - self.origin[self.corner_owner]
         self.low, self.high = self._boxes(at, moved[vertex[~finite], :-1], corner_owner[~finite])
-        self.log_volume = torch.as_tensor(volumes(complex_, inside, sides)[0]).log()
-        self.log_mass = self._mass_bound(at)
+        far = at.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
+        self.log_volume = self._volume_bound(torch.as_tensor(volumes(complex_, inside, sides)[0]), _ROUNDING * far)
+        self.log_mass = self._mass_bound(far)
 
     def _relative(self, ends: np.ndarray, owner: np.ndarray) -> Tensor:
         out = torch.as_tensor(ends).clone()
@@ -97,14 +100,20 @@ class Pieces:
             low, high = low.scatter_reduce(0, index, down, "amin"), high.scatter_reduce(0, index, up, "amax")
         return low, high
 
-    def _mass_bound(self, at: Tensor) -> Tensor:
+    def _volume_bound(self, volume: Tensor, shift: Tensor) -> Tensor:
+        """The log of a volume with room for vertices that are off by `shift`: next to slivers it is what counts."""
+        extent = torch.zeros_like(shift).scatter_reduce(0, self.corner_owner, self.corner.norm(dim=1), "amax")
+        sphere = 2.0 * math.pi * (self.dim - 1)  # the surface of a unit ball, which is above that of what is inside
+        return (volume + sphere * (extent + shift) ** (self.dim - 1) * shift).log()
+
+    def _mass_bound(self, far: Tensor) -> Tensor:
         every = self.polytopes(torch.arange(self.count), None, -self.origin)
         mass = (polygon_mass if self.dim == 2 else polyhedron_mass)(*every)
-        far = mass.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
         # a convex set at distance d from 0 lies in a half-space at that distance, of mass below exp(-d^2/2)
-        away = -0.5 * torch.zeros_like(self.low).clamp(self.low, self.high).square().sum(1)
+        distance = torch.zeros_like(self.low).clamp(self.low, self.high).norm(dim=1)
+        away = -0.5 * (distance - _ROUNDING * far).clamp(min=0.0).square()
         flat = away + self.log_volume - 0.5 * self.dim * math.log(2.0 * math.pi)
-        return torch.minimum((mass + _SIGNED_ERROR * (1.0 + far)).log(), torch.minimum(away, flat))
+        return torch.minimum((mass + SIGNED_ERROR * (1.0 + far)).log(), torch.minimum(away, flat))
 
     def polytopes(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Any, ...]:
         """The pieces listed, in coordinates `root t - centre`, `t` relative to their origins.
@@ -165,7 +174,7 @@ class Pieces:
         return (polygon_moments if self.dim == 2 else polyhedron_moments)(*self.polytopes(piece, root, centre))
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
-        """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15: fast."""
+        """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15, or `SIGNED_ERROR` of the farthest vertex: fast."""
         return (polygon_mass if self.dim == 2 else polyhedron_mass)(*self.polytopes(piece, root, centre))
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,12 +1,15 @@
 r"""Which (row, piece) pairs of a two- or three-dimensional latent space matter, with a certificate.
 
-A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear:
+A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear,
+with `const` for all that only the row decides:
 
-    slabs       P(node) exp(-gap^2 / 2), for whole branches of a tree over the pieces
+    slabs       const P(node) exp(-gap^2 / 2), for whole branches of a tree over the bounded pieces
+    unbounded   const P(piece) exp(-min |y - f - J t|^2 / 2) over all t, for each unbounded piece, or as affine
     affine      exp(base) / det R, the mass of the Gaussian without truncation, or exp(base) volume / (2 pi)^(S/2)
     nearest     ... exp(-|w|^2 / 2) at the point w of the piece nearest to its centre
 
-All that is dropped by a bound is added up, and divided by what was kept it bounds the relative error of p(x).
+`base` holds the prior's part of the exponent, so it is never multiplied by a prior mass. What is dropped by a bound is
+added up, and divided by what was kept it bounds the relative error of p(x). The proofs are in `docs/concepts.md`.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ from torch import Tensor
 
 from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
 from girih.inference.model import Model, Rows
-from girih.inference.pieces import Pieces
-from girih.inference.tree import Centres, Gap, Leaves, Level, Tree
+from girih.inference.pieces import SIGNED_ERROR, Pieces
+from girih.inference.tree import ROUNDING, Centres, Gap, Leaves, Level, Tree
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
-_NOTHING = 1e-9  # a raw mass below this may be nothing
+_RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
 _WORTH = 3.0  # nats
 _STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
 
@@ -38,6 +41,7 @@ class Pairs(NamedTuple):
     gaussian: Gaussians
     log_known: Tensor  # (n,) log of a lower bound on p(x)
     log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
+    raw_error: Tensor  # (m,) of raw masses, or more
 
     @property
     def log_scale(self) -> Tensor:
@@ -57,6 +61,10 @@ class Geometry:
         self._stretched = pieces.stretched(self.maps.root)
         self.tree = self._tree(model)
         self.unbounded = (~pieces.bounded).nonzero()[:, 0]
+        self.affine_range = _range(model.head[1] @ self.slope[self.unbounded])
+        corner = (self.maps.root[pieces.corner_owner] @ pieces.corner[:, :, None])[:, :, 0]
+        far = self.origin.new_zeros(pieces.count)
+        self._far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
 
     def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
         """The pieces, and the roots that take them to w."""
@@ -66,6 +74,11 @@ class Geometry:
         """The w of each piece that is nearest to 0, `(m, S)`."""
         shape, root = self.shape(gaussian)
         return shape.nearest(piece, root, gaussian.centre)
+
+    def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
+        """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
+        far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
+        return (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
 
     def _tree(self, model: Model) -> Tree:
         pieces = self.pieces
@@ -99,7 +112,8 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
         row = torch.arange(count).repeat_interleave(pieces.count)
         piece = torch.arange(pieces.count).repeat(count)
         nothing = rows.far2.new_full((count,), -torch.inf)
-        return Pairs(row, piece, _gaussians(model, g, rows, row, piece), nothing, nothing)
+        gaussian = _gaussians(model, g, rows, row, piece)
+        return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
 
     constant = rows.constant - 0.5 * rows.far2
     gap = gap_from(g, rows)
@@ -116,7 +130,8 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     gaussian = _gaussians(model, g, rows, row, piece)
     value = _affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
     known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
-    least = known + math.log(model.tol / _STAGES) - math.log(pieces.count)
+    # a bound that is below this, and above by its rounding, is still small enough
+    least = _lowered(known + math.log(model.tol / _STAGES) - math.log(pieces.count))
 
     row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
     lost.add(dropped_row, dropped)
@@ -139,16 +154,17 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     # the piece with the best of these bounds is likely to hold much of p(x)
     best = _last_of_each_row(row)
     known = _raise(g, gaussian.take(best), row[best], piece[best], value[best], known)
-    dropped = _least_of_each_row(row, value, known + math.log(model.tol / _STAGES))
+    dropped = _least_of_each_row(row, value, _lowered(known + math.log(model.tol / _STAGES)))
     lost.add(row[dropped], value[dropped])
-    gaussian = gaussian.take(~dropped)
-    return Pairs(row[~dropped], piece[~dropped], gaussian, known, lost.log_total())
+    row, piece, gaussian = row[~dropped], piece[~dropped], gaussian.take(~dropped)
+    return Pairs(row, piece, gaussian, known, lost.log_total(), g.raw_error(piece, gaussian))
 
 
 def _unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
     """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x), less the constants of the rows.
 
-    For complete rows by matrix products, `|b|^2 - |Q^T b|^2` with room for its rounding.
+    Either of `-log det R - |b - Q c|^2 / 2`, where the prior is in `b`, and `log P(piece) - distance^2 / 2`, where it is
+    in the mass: the distance is that of y from the image of the whole affine map.
     """
     count, outer = len(rows.x), g.unbounded
     log_mass = g.pieces.log_mass[outer]
@@ -156,15 +172,47 @@ def _unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
         row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
         pairs = _gaussians(model, g, rows, row, piece)
         constant = (rows.constant - 0.5 * rows.far2).expand(count)
-        return torch.minimum(pairs.base + pairs.log_volume() - constant[row], log_mass.repeat(count)).view(count, -1)
+        whole = pairs.base + pairs.log_volume() - constant[row]
+        return torch.minimum(whole, log_mass.repeat(count) - 0.5 * _distances2(model, g, rows, row, piece)).view(
+            count, -1
+        )
     start, basis, root = (part[outer] for part in g.maps)
-    K = rows.y.shape[1]
-    inside = (rows.y @ basis[:, :K].permute(1, 0, 2).flatten(1)).view(count, len(outer), -1)
+    whole = -root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * _off2(rows.y, start, basis)
+    return torch.minimum(whole, log_mass - 0.5 * _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range))
+
+
+def _off2(y: Tensor, start: Tensor, basis: Tensor) -> Tensor:
+    """Squared distances `(n, U)` of rows `(y, 0)` from `start (U, M)` plus the span of `basis (U, M, s)`, or less.
+
+    By matrix products, `|b|^2 - |Q^T b|^2` with room for its rounding.
+    """
+    count, K = y.shape
+    inside = (y @ basis[:, :K].permute(1, 0, 2).flatten(1)).view(count, len(basis), -1)
     inside = inside - (basis * start[:, :, None]).sum(1)
-    size = start.square().sum(1) + rows.y.square().sum(1, keepdim=True)
-    square = size - 2.0 * rows.y @ start[:, :K].mT
-    off = (square - inside.square().sum(2) - 1e-13 * size).clamp(min=0.0)
-    return torch.minimum(-root.diagonal(dim1=1, dim2=2).log().sum(1), log_mass) - 0.5 * off
+    size = start.square().sum(1) + y.square().sum(1, keepdim=True)
+    square = size - 2.0 * y @ start[:, :K].mT
+    return (square - inside.square().sum(2) - ROUNDING * size).clamp(min=0.0)
+
+
+def _distances2(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
+    """The same for the images of affine maps as incomplete rows see them, `(m,)`."""
+    per = max(1, 2**20 // rows.reduced[0].numel())
+    out = [rows.y[:0, 0]]
+    for r, p in zip(row.split(per), piece.split(per), strict=True):
+        image = rows.reduced[r] @ torch.cat((g.slope[p], model.cells.value[p, :, None]), 2)
+        b, basis = rows.y[r] - image[:, :, -1], _range(image[:, :, :-1])
+        size = rows.y[r].square().sum(1) + image[:, :, -1].square().sum(1)
+        off = b - (basis @ (b[:, None, :] @ basis).mT)[:, :, 0]
+        out.append((off.square().sum(1) - ROUNDING * size).clamp(min=0.0))
+    return torch.cat(out)
+
+
+def _range(image: Tensor) -> Tensor:
+    """Orthonormal columns `(m, K, s)` whose span holds the range of `image (m, K, S)`; zeros where that is 0.
+
+    Where the rank is below S but not 0 the span is larger than the range, and distances from it are only shorter.
+    """
+    return torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
 
 
 def _affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
@@ -195,14 +243,20 @@ def _raise(g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, value: 
     shape, root = g.shape(gaussian)
     raw = shape.raw_masses(piece, root, gaussian.centre)
     scale = gaussian.base + gaussian.log_volume()
-    known = known.scatter_reduce(0, row, scale + (raw - _NOTHING).clamp(min=0.0).log(), "amax")
+    sure = raw - 10.0 * g.raw_error(piece, gaussian)
+    known = known.scatter_reduce(0, row, _lowered(scale + sure.clamp(min=0.0).log()), "amax")
     order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
     best = order[_last_of_each_row(row[order])]
     best = best[value[best] > known[row[best]] + _WORTH]
     some = gaussian.take(best)
     shape, root = g.shape(some)
     exact = scale[best] + shape.log_masses(piece[best], root, some.centre)
-    return known.scatter_reduce(0, row[best], exact, "amax")
+    return known.scatter_reduce(0, row[best], _lowered(exact), "amax")
+
+
+def _lowered(value: Tensor) -> Tensor:
+    """Logarithms less what rounding may have added to the sums that they are."""
+    return torch.minimum(value * (1.0 - ROUNDING), value * (1.0 + ROUNDING)) - ROUNDING
 
 
 def _last_of_each_row(row: Tensor) -> Tensor:
@@ -222,6 +276,7 @@ class _Lost:
 
     def log_total(self) -> Tensor:
         row, value = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        value = -_lowered(-value)
         top = value.new_full((self._count,), -torch.inf).scatter_reduce(0, row, value, "amax")
         top = torch.where(torch.isfinite(top), top, 0.0)
         return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
@@ -240,7 +295,8 @@ def gap_from(g: Geometry, rows: Rows) -> Gap:
             for r, k in zip(row.split(per), node.split(per), strict=True)
         ]
         distance = torch.cat(parts) if parts else rows.y.new_empty(0)
-        return (distance - level.radius[node]).clamp(min=0.0).square(), distance
+        square = (distance - level.radius[node]).clamp(min=0.0).square()
+        return (square - ROUNDING * distance.square()).clamp(min=0.0), distance
 
     return incomplete
 

@@ -14,9 +14,7 @@ from girih.gaussian.ragged import gather, slots
 from girih.inference.model import Cells, Model, Rows
 from girih.inference.polytopes import Pairs, geometry
 
-# Raw masses have an absolute error of 1e-15, and up to 1e-12 where vertices are thousands of deviations away.
-_RAW_ERROR = 1e-10  # below this a raw mass may be nothing
-_LARGE = 1e-3  # above this it is right enough in any case
+_LARGE = 1e-3  # above this a raw mass is right enough in any case
 _FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
@@ -141,7 +139,7 @@ def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:
     Right enough is an error small beside the mass itself or, where p(x) is not much below the scale of the pair,
     beside the share that the pair has in p(x).
     """
-    safe = (mass - _RAW_ERROR).clamp(min=0.0).log()
+    safe = (mass - pairs.raw_error).clamp(min=0.0).log()
     log_p, _ = normalise(pairs.row, pairs.log_scale + safe, len(pairs.log_known))
     floor = torch.maximum(log_p, pairs.log_known)[pairs.row] - pairs.log_scale
     return ((mass < _LARGE) & ~(floor > math.log(_FLOOR))).nonzero()[:, 0]

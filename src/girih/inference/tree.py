@@ -6,7 +6,7 @@ basis of its S directions, at most `wide` from c along Q and at most `thick` fro
     p(x, z in node) <= const P(node) exp(-gap^2 / 2),
     gap^2 = max(|Q^T (y - c)| - wide, 0)^2 + max(|(1 - Q Q^T)(y - c)| - thick, 0)^2.
 
-A leaf is a single piece, on which the network is affine: it has no thickness. Pieces are ordered by halving their set
+A leaf is a single piece, on which the network is affine: it has no thickness but for rounding. Pieces are ordered by halving their set
 along its widest latent coordinate, again and again; the nodes at depth d are the 2^d parts, and every third depth is a
 level of the tree.
 """
@@ -26,7 +26,7 @@ from girih.partition.growing import Array, ragged
 _STEP = 3  # depths between levels: a node has about 8 children
 _NARROW = 24  # images of more dimensions are projected for the search
 _PRINCIPAL = 16  # ... to so many, which can only shorten distances
-_ROUNDING = 1e-12
+ROUNDING = 1e-13  # of distances, to the size of what they are distances of
 _ENTRIES = 2**22
 _CACHE = 2**13  # pairs of rows and nodes at a time
 
@@ -88,7 +88,8 @@ class Tree:
         by_leaf = owner.argsort(stable=True)
         owner, corner = owner[by_leaf], leaves.corner[by_leaf]
         away = (main[owner] @ corner[:, :, None])[:, :, 0]  # image of the corners about their centres
-        base = _Base(feature, image, self.project(image)[0], main, away, leaves.length[by_leaf], owner)
+        size = torch.linalg.matrix_norm(reduced) * torch.linalg.vector_norm(feature, dim=1)
+        base = _Base(feature, image, self.project(image)[0], main, away, leaves.length[by_leaf], owner, size)
         masses = pieces.log_mass[self.piece], pieces.low[self.piece], pieces.high[self.piece]
         self.levels = [_join(base, masses, np.arange(count), np.zeros(count, np.int64), 0, self.project)]
         depth = _STEP * max(0, (count.bit_length() - 1) // _STEP)
@@ -129,12 +130,14 @@ class Tree:
             along = (off[:, None, :] @ level.basis[node])[:, 0].square().sum(1)
             total = off.square().sum(1)
             across = (total - along).clamp_(min=0.0)
-            # the difference of squares is rounded
-            across = (across.sqrt() - level.thick[node] - _ROUNDING * total.sqrt()).clamp_(min=0.0)
-            along = (along.sqrt() - level.wide[node]).clamp_(min=0.0)
+            across = (across.sqrt_() - level.thick[node]).clamp_(min=0.0)
+            along = (along.sqrt_() - level.wide[node]).clamp_(min=0.0)
             rest = beyond[row] - level.beyond[node]
             outside = (rest.abs() - level.radius[node]).clamp_(min=0.0)
-            return along.square_() + across.square_() + outside.square_(), (total + rest.square()).sqrt()
+            distance2 = total.add_(rest.square_())
+            square = along.square_().add_(across.square_()).add_(outside.square_())
+            # the distances, and `across` as a difference of squares, are rounded
+            return square.sub_(distance2, alpha=ROUNDING).clamp_(min=0.0), distance2.sqrt_()
 
         return gap
 
@@ -158,7 +161,7 @@ class Tree:
             return kept[:0], kept[:0], kept[:0], least[:0]
         for level in reversed(self.levels):
             value = bound(level, kept, kept_row, gap(kept_row, level, kept)[0])
-            keep = value >= least[kept_row]
+            keep = ~(value < least[kept_row])
             dropped_row.append(kept_row[~keep])
             dropped.append(value[~keep])
             kept_row, kept = kept_row[keep], kept[keep]
@@ -199,6 +202,7 @@ class _Base(NamedTuple):
     away: Tensor  # (C, k) corners about the centres of their leaves
     length: Tensor  # (C,) their lengths in all dimensions, or more
     owner: Tensor  # (C,) sorted
+    size: Tensor  # (B,) to which images are rounded: that of T times that of h
 
 
 def _join(
@@ -219,8 +223,9 @@ def _join(
         total = np.add.reduceat(values.flatten(1).numpy(), start, axis=0) if count else values.flatten(1).numpy()
         return (torch.as_tensor(total) / torch.as_tensor(size)[:, None]).view(len(start), *values.shape[1:])
 
-    def largest(values: Tensor) -> Tensor:  # over the corners
-        return torch.as_tensor(np.maximum.reduceat(values.numpy(), corners)) * (1.0 + _ROUNDING) if count else values
+    def largest(values: Tensor) -> Tensor:  # over the corners, with room for the rounding of all that it is made from
+        values = values + ROUNDING * rounded
+        return torch.as_tensor(np.maximum.reduceat(values.numpy(), corners)) if count else values
 
     image = mean(base.image)
     centre, beyond = project(image)
@@ -231,8 +236,10 @@ def _join(
     across = torch.linalg.vector_norm(off - (basis[node] @ along[:, :, None])[:, :, 0], dim=1)
     log_mass, low, high = masses
     top = torch.as_tensor(np.maximum.reduceat(log_mass.numpy(), start)) if count else log_mass
+    top = top.clamp(min=torch.finfo(top.dtype).min)  # of nodes without any mass, too
     total = torch.as_tensor(np.add.reduceat((log_mass - top[of]).exp().numpy(), start)) if count else log_mass
     # in all dimensions: the centres from that of the node, and the corners from these
+    rounded = base.size[base.owner] + base.length
     reach = torch.linalg.vector_norm(base.image - image[of], dim=1)[base.owner] + base.length
     return Level(
         mean(base.feature),
