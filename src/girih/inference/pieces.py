@@ -174,7 +174,7 @@ class Pieces:
         return (polygon_moments if self.dim == 2 else polyhedron_moments)(*self.polytopes(piece, root, centre))
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
-        """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15, or `SIGNED_ERROR` of the farthest vertex: fast."""
+        """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15 or `SIGNED_ERROR` of the farthest vertex."""
         return (polygon_mass if self.dim == 2 else polyhedron_mass)(*self.polytopes(piece, root, centre))
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:

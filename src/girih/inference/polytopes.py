@@ -124,11 +124,11 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     lost = _Lost(count)
     # a lower bound on p(x), from a few promising pieces
     row, piece = g.tree.promising(gap, centres_of(g, rows), count, _BEAM)
-    outer_bound = constant.expand(count)[:, None] + _unbounded_bounds(model, g, rows)
+    outer_bound = unbounded_bounds(model, g, rows)
     if len(g.unbounded):
         row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
     gaussian = _gaussians(model, g, rows, row, piece)
-    value = _affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
+    value = affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
     known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
     # a bound that is below this, and above by its rounding, is still small enough
     least = _lowered(known + math.log(model.tol / _STAGES) - math.log(pieces.count))
@@ -142,7 +142,7 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     row, piece = torch.cat((row, in_row)), torch.cat((piece, g.unbounded[inside]))
 
     gaussian = _gaussians(model, g, rows, row, piece)
-    value = _affine_bound(g, gaussian, piece)
+    value = affine_bound(g, gaussian, piece)
     keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
     lost.add(row[~keep], value[~keep])
     row, piece, gaussian, value = row[keep], piece[keep], gaussian.take(keep), value[keep]
@@ -160,25 +160,25 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     return Pairs(row, piece, gaussian, known, lost.log_total(), g.raw_error(piece, gaussian))
 
 
-def _unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
-    """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x), less the constants of the rows.
+def unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
+    """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x).
 
-    Either of `-log det R - |b - Q c|^2 / 2`, where the prior is in `b`, and `log P(piece) - distance^2 / 2`, where it is
-    in the mass: the distance is that of y from the image of the whole affine map.
+    Either of `-log det R - |b - Q c|^2 / 2`, where the prior is in `b`, and `log P(piece) - distance^2 / 2`, where it
+    is in the mass: the distance is that of y from the image of the whole affine map.
     """
     count, outer = len(rows.x), g.unbounded
+    constant = (rows.constant - 0.5 * rows.far2).expand(count)[:, None]
     log_mass = g.pieces.log_mass[outer]
     if rows.observed is not None or not len(outer):
         row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
         pairs = _gaussians(model, g, rows, row, piece)
-        constant = (rows.constant - 0.5 * rows.far2).expand(count)
-        whole = pairs.base + pairs.log_volume() - constant[row]
-        return torch.minimum(whole, log_mass.repeat(count) - 0.5 * _distances2(model, g, rows, row, piece)).view(
-            count, -1
-        )
+        distance2 = _distances2(model, g, rows, row, piece).view(count, -1)
+        whole = (pairs.base + pairs.log_volume()).view(count, -1)
+        return torch.minimum(whole, constant + log_mass - 0.5 * distance2)
     start, basis, root = (part[outer] for part in g.maps)
     whole = -root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * _off2(rows.y, start, basis)
-    return torch.minimum(whole, log_mass - 0.5 * _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range))
+    distance2 = _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range)
+    return constant + torch.minimum(whole, log_mass - 0.5 * distance2)
 
 
 def _off2(y: Tensor, start: Tensor, basis: Tensor) -> Tensor:
@@ -215,7 +215,8 @@ def _range(image: Tensor) -> Tensor:
     return torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
 
 
-def _affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
+def affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
+    """Upper bounds `(m,)` on what pairs add to log p(x), from what is under the whole Gaussian or its peak."""
     flat = g.pieces.log_volume[piece] - 0.5 * g.pieces.dim * _LOG_2PI
     return gaussian.base + torch.minimum(gaussian.log_volume(), flat)
 

@@ -6,9 +6,9 @@ basis of its S directions, at most `wide` from c along Q and at most `thick` fro
     p(x, z in node) <= const P(node) exp(-gap^2 / 2),
     gap^2 = max(|Q^T (y - c)| - wide, 0)^2 + max(|(1 - Q Q^T)(y - c)| - thick, 0)^2.
 
-A leaf is a single piece, on which the network is affine: it has no thickness but for rounding. Pieces are ordered by halving their set
-along its widest latent coordinate, again and again; the nodes at depth d are the 2^d parts, and every third depth is a
-level of the tree.
+A leaf is a single piece, on which the network is affine: it has no thickness but for rounding. Pieces are ordered by
+halving their set along its widest latent coordinate, again and again; the nodes at depth d are the 2^d parts, and every
+third depth is a level of the tree.
 """
 
 from __future__ import annotations
