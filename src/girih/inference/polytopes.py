@@ -172,9 +172,13 @@ def unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
     if rows.observed is not None or not len(outer):
         row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
         pairs = _gaussians(model, g, rows, row, piece)
-        distance2 = _distances2(model, g, rows, row, piece).view(count, -1)
-        whole = (pairs.base + pairs.log_volume()).view(count, -1)
-        return torch.minimum(whole, constant + log_mass - 0.5 * distance2)
+        log_volume = pairs.log_volume()
+        distance2 = torch.zeros_like(log_volume)
+        # elsewhere the first bound is smaller: |b - Q c| is at least the distance
+        some = (log_mass.repeat(count) < log_volume).nonzero()[:, 0]
+        distance2[some] = _distances2(model, g, rows, row[some], piece[some])
+        whole = (pairs.base + log_volume).view(count, -1)
+        return torch.minimum(whole, constant + log_mass - 0.5 * distance2.view(count, -1))
     start, basis, root = (part[outer] for part in g.maps)
     whole = -root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * _off2(rows.y, start, basis)
     distance2 = _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range)
