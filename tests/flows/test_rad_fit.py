@@ -1,14 +1,19 @@
 """Training flows: the likelihood rises, the best parameters stay, runs resume, bad data are refused."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import zuko
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
 
 import girih
+from effort import LONG, cases
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.flows import RAD, RealNVP, fit_flow
+from girih.flows import RAD, Flow, RealNVP, Whiten, fit_flow
 
 from .rad_cases import f64
 
@@ -60,7 +65,7 @@ def test_no_rows_held_out_leaves_the_last_parameters():
 
 
 def test_patience_ends_a_run_that_no_longer_improves():
-    run = small().fit(data(), lr=1e-12, patience=2, **(QUICK | {"steps": 1000}))
+    run = small().fit(data(), lr=1e-12, smoothing=0.0, patience=2, **(QUICK | {"steps": 1000}))
     assert run.converged and run.steps < 100
 
 
@@ -90,16 +95,107 @@ def test_the_same_arguments_give_the_same_numbers():
     assert not np.array_equal(first, small().fit(data(), seed=1, **QUICK).history["held_out"])
 
 
-def test_a_run_goes_on_from_its_checkpoint(tmp_path):
+TABLES = {"iris": load_iris, "wine": load_wine, "diabetes": load_diabetes, "breast cancer": load_breast_cancer}
+
+
+def problem(name, seed):
+    """Training rows and fresh ones; of real tables 70 % and 30 %."""
+    if name not in TABLES:
+        load = girih.datasets.load
+        return tuple(torch.as_tensor(load(name, n=n, seed=s).X) for n, s in ((256, seed), (4000, 1000 + seed)))
+    rng, X = np.random.default_rng(seed), TABLES[name]().data
+    X = X[:, [len(np.unique(column)) > 2 for column in X.T]]
+    X = torch.as_tensor(X[rng.permutation(len(X))])
+    return X[: 7 * len(X) // 10], X[7 * len(X) // 10 :]
+
+
+def spline_flow(features, seed):
+    torch.manual_seed(seed)
+    couplings = zuko.flows.NSF(features, transforms=3, hidden_features=(64, 64)).transform.transforms
+    return Flow([Whiten(features), *couplings], features).double()
+
+
+class KilledError(RuntimeError):
+    pass
+
+
+class Mortal(RAD):
+    """Dies in its 17th step."""
+
+    steps = 0
+
+    def nll(self, rows):
+        self.steps += self.training and torch.is_grad_enabled()
+        if self.steps == 17:
+            raise KilledError
+        return super().nll(rows)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
     options = QUICK | {"checkpoint_seconds": 0.0, "seed": 3}
     whole = small()
     expected = whole.fit(data(), **options)
-    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"steps": 12}))
+    with pytest.raises(KilledError):
+        small(Mortal).fit(data(), checkpoint=tmp_path / "run", **options)
     resumed = small()
     run = resumed.fit(data(), checkpoint=tmp_path / "run", **options)
     assert run.steps == expected.steps and run.held_out == expected.held_out
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_without_smoothing_can_be_made_longer(tmp_path):
+    options = QUICK | {"checkpoint_seconds": 0.0, "smoothing": 0.0}
+    expected = small().fit(data(), **options)
+    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"steps": 12}))
+    assert small().fit(data(), checkpoint=tmp_path / "run", **options).held_out == expected.held_out
+
+
+def test_noise_that_falls_over_the_run_ties_it_to_its_length(tmp_path):
+    small().fit(data(), checkpoint=tmp_path / "run", **QUICK)
+    with pytest.raises(ParameterError, match="smoothing"):
+        small().fit(data(), checkpoint=tmp_path / "run", **(QUICK | {"steps": 60}))
+
+
+@pytest.mark.parametrize("model", [RAD, RealNVP])
+def test_a_flow_that_is_best_before_training_says_so(model):
+    with pytest.warns(ConvergenceWarning, match="best before training"):
+        run = small(model).fit(data(), lr=0.5, smoothing=0.0, average=0.0, **QUICK)
+    assert run.best_step == 0 and run.held_out == run.history["held_out"][0]
+
+
+def test_an_untrained_real_nvp_is_the_gaussian_of_all_rows():
+    x, flow = torch.as_tensor(data()), RealNVP(2, seed=0)
+    with pytest.warns(ConvergenceWarning):
+        flow.fit(x, steps=1, lr=1e3, batch_size=None, progress=False)
+    gaussian = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.mT, correction=0))
+    torch.testing.assert_close(flow().log_prob(x).mean(), gaussian.log_prob(x).mean(), atol=0.05, rtol=0)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", ["circle", "moons", "diabetes", "breast cancer"] if LONG else ["circle"])
+@pytest.mark.parametrize("model", [RAD, RealNVP, spline_flow])
+def test_defaults_beat_one_gaussian_on_fresh_rows(name, model):
+    for seed in range(cases(1, 5)):
+        train, fresh = problem(name, seed)
+        flow = model(train.shape[1], seed=seed)
+        run = flow.fit(train, seed=seed, progress=False)
+        gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.mT, correction=0))
+        assert run.best_step > 0
+        assert flow().log_prob(fresh).mean() > gaussian.log_prob(fresh).mean() + 0.1
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", ["iris", "wine"])
+def test_small_tables_are_never_much_worse_than_one_gaussian(name):
+    for seed in range(cases(1, 5)):
+        train, fresh = problem(name, seed)
+        flow = RealNVP(train.shape[1], seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the Gaussian may be best
+            flow.fit(train, seed=seed, progress=False)
+        gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.mT, correction=0))
+        assert flow().log_prob(fresh).mean() > gaussian.log_prob(fresh).mean() - 0.5
 
 
 def test_nan_stops_with_the_name_of_the_parameter():

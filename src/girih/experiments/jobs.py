@@ -66,7 +66,7 @@ class Ended(Protocol):
 
     @property
     def ended(self) -> str:
-        """ "interrupted" where Ctrl-C ended it."""
+        """Why it ended; "interrupted" where Ctrl-C did it."""
 
 
 Run = TypeVar("Run", bound=Ended)

@@ -125,6 +125,8 @@ def fit_flow(
                 lr=rate,
                 batch_size=_BATCH,
                 steps=steps,
+                smoothing=0.0,
+                average=0.0,
                 patience=_RECORDS,
                 record_every=min(_EVERY, steps),
                 seed=seed,

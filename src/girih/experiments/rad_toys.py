@@ -169,6 +169,8 @@ def trained_flow(
         steps=steps,
         batch_size=BATCH,
         validation=rows_of(problem, rows, seed, "validation", noise),
+        smoothing=0.0,
+        average=0.0,
         patience=None,
         record_every=max(1, min(500, steps // 2)),
         seed=seed,

@@ -19,7 +19,7 @@ from girih.flows.fold_transform import Folded, FoldTransform
 from girih.flows.push_forward import Latents, PushForward
 from girih.flows.rad import RAD
 from girih.flows.realnvp import RealNVP
-from girih.flows.scaling import Standardise
+from girih.flows.scaling import Standardise, Whiten
 from girih.flows.square_net import square_net
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "RealNVP",
     "Standardise",
     "Step",
+    "Whiten",
     "fit_flow",
     "square_net",
 ]

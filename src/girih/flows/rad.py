@@ -11,7 +11,7 @@ from torch import Tensor
 from girih._options import whole
 from girih.flows.coupling import RADCoupling
 from girih.flows.flow import Flow
-from girih.flows.scaling import Standardise
+from girih.flows.scaling import Whiten
 from girih.training.surroundings import own_random_state
 
 
@@ -65,7 +65,7 @@ class RAD(Flow):
             return RADCoupling(features, context, mask, pieces, hidden_features, half_width)
 
         layers = couplings(build, features, transforms, randmask, seed)
-        super().__init__([Standardise(whole(features, "features")), *layers], features, context)
+        super().__init__([Whiten(whole(features, "features")), *layers], features, context)
         self.double()
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from zuko.flows.coupling import GeneralCouplingTransform
 
 from girih._options import whole
 from girih.flows.flow import Flow
 from girih.flows.networks import check_widths
 from girih.flows.rad import couplings
-from girih.flows.scaling import Standardise
+from girih.flows.scaling import Whiten
+
+# On the last layers: the couplings begin near the identity, and with them the flow near the Gaussian of its whitening.
+_SPREAD = 0.01
 
 
 class RealNVP(Flow):
@@ -51,8 +55,13 @@ class RealNVP(Flow):
         widths = check_widths(hidden_features)
 
         def build(mask: Tensor) -> Any:
-            return GeneralCouplingTransform(features, whole(context, "context", 0), mask, hidden_features=widths)
+            layer = GeneralCouplingTransform(features, whole(context, "context", 0), mask, hidden_features=widths)
+            if isinstance(hyper := getattr(layer, "hyper", None), nn.Sequential):
+                with torch.no_grad():
+                    for parameter in hyper[-1].parameters():
+                        parameter.mul_(_SPREAD)
+            return layer
 
         layers = couplings(build, features, transforms, randmask, seed)
-        super().__init__([Standardise(whole(features, "features")), *layers], features, context)
+        super().__init__([Whiten(whole(features, "features")), *layers], features, context)
         self.double()

@@ -1,4 +1,4 @@
-"""`Standardise`: a fixed scaling of the data as the first layer of a flow, so that raw tables train well."""
+"""`Standardise` and `Whiten`: fixed affine maps of the data as first layers, so that raw tables train well."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 from torch.distributions import AffineTransform, Transform
 from zuko.lazy import LazyTransform
+from zuko.transforms import ComposedTransform, LULinearTransform
 
 from girih.errors import ParameterError
+
+# A direction in which standardised data vary by less has no density that training could find.
+_SMALLEST = 1e-5
 
 
 class Standardise(LazyTransform):
@@ -47,6 +51,66 @@ class Standardise(LazyTransform):
         scale, location = torch.std_mean(x, 0, correction=0)
         self.location.copy_(location)
         self.scale.copy_(scale)
+
+
+class Whiten(LazyTransform):
+    """`z = L^-1 (x - location)` with `L L^T` the covariance of the data; both are constants taken by `set_from`.
+
+    In front of layers that begin as the identity the flow begins as the Gaussian that fits the data best, so training
+    can only improve on one.
+
+    Args:
+        features: D.
+
+    Example:
+        >>> import torch
+        >>> from girih.flows import Whiten
+        >>> layer, x = Whiten(2), torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.5], [3.0, 2.0]])
+        >>> layer.set_from(x)
+        >>> torch.cov(layer()(x).mT, correction=0).round(decimals=4).abs().tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    location: Tensor
+    factor: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("location", torch.zeros(features))
+        self.register_buffer("factor", torch.eye(features))
+
+    def forward(self, c: Tensor | None = None) -> Transform:
+        """The transform, the same for every context."""
+        centred = AffineTransform(self.location, torch.ones_like(self.location)).inv
+        return ComposedTransform(centred, LULinearTransform(self.factor).inv)
+
+    def set_from(self, x: Tensor) -> None:
+        """Take mean and covariance of rows `(N, D)`.
+
+        Raises:
+            ParameterError: a column is constant: it has no density.
+        """
+        check_varying(x)
+        self.location.copy_(x.mean(0))
+        self.factor.copy_(covariance_factor(x))
+
+
+def covariance_factor(x: Tensor) -> Tensor:
+    """The Cholesky factor `(D, D)` of the covariance of rows `(N, D)`.
+
+    With fewer than 2 D rows the correlations are shrunk by D / (N + D), and where they are still not positive definite,
+    as with a column that stands there twice, they are left out: what is whitened must be resolved by the numbers.
+    """
+    count, features = x.shape
+    scale = x.std(0, correction=0)
+    unit = (x - x.mean(0)) / scale
+    correlation = unit.mT @ unit / count
+    share = features / (count + features) if count < 2 * features else 0.0
+    eye = torch.eye(features, dtype=x.dtype, device=x.device)
+    factor, info = torch.linalg.cholesky_ex(torch.lerp(correlation, eye, share))
+    if int(info) or float(factor.diagonal().min()) < _SMALLEST:
+        factor = eye
+    return scale[:, None] * factor
 
 
 def check_varying(x: Tensor) -> None:

@@ -19,7 +19,7 @@ from girih.flows.dgn import DGNFlow
 from girih.flows.flow import Flow, StandardNormal
 from girih.flows.rad import RAD
 from girih.flows.realnvp import RealNVP
-from girih.flows.scaling import Standardise
+from girih.flows.scaling import Standardise, Whiten
 from girih.geometry.priors import GaussianPrior, Uniform
 from girih.training.surroundings import own_random_state
 
@@ -100,6 +100,8 @@ def _described(layer: Any) -> dict[str, Any]:
     """What is needed to build a layer of the same shape."""
     if type(layer) is Standardise:
         return {"layer": "standardise"}
+    if type(layer) is Whiten:
+        return {"layer": "whiten"}
     if type(layer) is RADCoupling:
         mask = torch.ones(layer.features, dtype=torch.bool)
         mask[list(layer.folded)] = False
@@ -117,6 +119,8 @@ def _layer(stage: Mapping[str, Any], features: int, context: int) -> LazyTransfo
     kind = stage["layer"]
     if kind == "standardise":
         return Standardise(features)
+    if kind == "whiten":
+        return Whiten(features)
     widths = tuple(stage["hidden"])
     if kind == "elementwise":
         return ElementWiseTransform(features, context, **({"hidden_features": widths} if context else {}))
@@ -136,6 +140,6 @@ def _widths(network: nn.Module | None) -> list[int]:
 
 def _refused(what: str) -> ModelFileError:
     return ModelFileError(
-        f"{what} cannot be saved: only stacks of RADCoupling, affine couplings and Standardise on a standard normal "
-        "are, as RAD and RealNVP build them; for others keep flow.state_dict() and the code that builds the flow"
+        f"{what} cannot be saved: only stacks of RADCoupling, affine couplings, Standardise and Whiten on a standard "
+        "normal are, as RAD and RealNVP build them; for others keep flow.state_dict() and the code that builds the flow"
     )
