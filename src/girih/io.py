@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from girih._files import atomic_folder, finite, read_tensors, write_tensors, write_text
+from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
+from girih._staging import current, is_hidden_work, replacing
 from girih.em import DGNEstimator
 from girih.em.estimator import count_parameters
 from girih.errors import ModelFileError
@@ -34,10 +38,16 @@ VERSION = 1
 _KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae")
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 _ENCODER = "encoder."  # before the names of the tensors of a VAE's encoder
+_CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
+_ENDS = ("domain", "domain.h")  # of a partition: what may be infinite
+_READS = 50  # attempts to read a model that other processes go on replacing
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model to a folder, replacing what is there only once everything is written.
+
+    A kill at any moment, a full disk or another process that saves to the same folder leaves the model that was there
+    or the new one, whole, and `girih.load` finds it. Checksums tell when a file was changed later.
 
     The network of a generator is stored as its traced stages, so a custom module is loaded back as the equivalent
     `nn.Sequential` of Linear and piecewise-linear layers.
@@ -51,7 +61,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ModelFileError: a model of another type, an unfitted estimator, a partition of a network that is not a
-            chain, a flow with other layers, or a path that holds something else.
+            chain, a flow with other layers, weights that are not finite, or a path that holds something else.
         UnsupportedLayerError: a network is not a fully connected chain.
 
     Example:
@@ -63,13 +73,40 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         1
     """
     kind, tensors, extra = _parts(model)
+    _check_finite(tensors, f"this {type(model).__name__}", "it was not saved; fit it again, with a smaller step")
     target = Path(path)
-    if target.exists() and not (target / _CONFIG).is_file() and not (target.is_dir() and not any(target.iterdir())):
+    check_target(target)
+    config = {"format": FORMAT, "version": VERSION, "kind": kind, **json.loads(json.dumps(finite(extra)))}
+    with replacing(target) as folder:
+        digest = write_tensors(folder / _TENSORS, tensors, {"format": FORMAT, _CHECKSUMS: _CONFIG})
+        config[_CHECKSUMS] = {"tensors": digest, "config": _digest(config)}
+        write_text(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def check_target(target: Path) -> None:
+    """Refuse a path that holds something else than a model.
+
+    Raises:
+        ModelFileError: it does.
+    """
+    if target.is_dir() and not current(target / _CONFIG).is_file():
+        foreign = not all(is_hidden_work(entry.name) for entry in target.iterdir())
+    else:
+        foreign = not target.is_dir() and os.path.lexists(target)
+    if foreign:
         raise ModelFileError(f"{target} exists and is not a girih model; choose another path")
-    config = {"format": FORMAT, "version": VERSION, "kind": kind, **extra}
-    with atomic_folder(target) as folder:
-        write_tensors(folder / _TENSORS, tensors, {"format": FORMAT})
-        write_text(folder / _CONFIG, json.dumps(finite(config), indent=2) + "\n")
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """Of a config without its checksums, however its JSON is laid out."""
+    rest = {name: value for name, value in config.items() if name != _CHECKSUMS}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_finite(tensors: dict[str, Tensor], what: str, advice: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and name not in _ENDS and not bool(torch.isfinite(tensor).all()):
+            raise ModelFileError(f"{what} holds NaN or infinite numbers in {name}; {advice}")
 
 
 def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -145,55 +182,102 @@ def _covariances(dgn: DGN) -> dict[str, Tensor]:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read a model that `girih.save` wrote; never unpickles and runs no code from the files.
 
+    What was saved with checksums is checked against them. Models of girih 0.1.0 have none and are read as they are.
+
     Raises:
-        ModelFileError: nothing there, a file missing or truncated, a foreign folder, or a newer format.
+        ModelFileError: nothing there, a file missing, changed or truncated, numbers that are not finite, a foreign
+            folder, or a newer format.
     """
     folder = Path(path)
+    for _ in range(_READS):
+        before = _seen(folder)
+        try:
+            return _load(folder)
+        except ModelFileError:
+            if _seen(folder) == before:
+                raise
+        time.sleep(0.01)  # another process is replacing the model
+    return _load(folder)
+
+
+def _seen(folder: Path) -> list[tuple[int, int, int] | None]:
+    """What tells whether the files of a model were replaced."""
+    seen: list[tuple[int, int, int] | None] = []
+    for name in (_TENSORS, _CONFIG):
+        for file in {folder / name, current(folder / name)}:
+            try:
+                status = os.stat(file)
+                seen.append((status.st_ino, status.st_mtime_ns, status.st_size))
+            except (OSError, ValueError):
+                seen.append(None)
+    return seen
+
+
+def _load(folder: Path) -> Model:
     config = _read_config(folder)
-    if not (folder / _TENSORS).is_file():
+    file = current(folder / _TENSORS)
+    if not os.path.lexists(file):
         raise ModelFileError(f"{folder} is damaged: {_TENSORS} is missing; restore it or fit again")
-    tensors, _ = read_tensors(folder / _TENSORS)
+    tensors, metadata, digest = read_digested(file)
+    has_checksums = _CHECKSUMS in config or _CHECKSUMS in metadata
+    if has_checksums and config.get(_CHECKSUMS) != {"tensors": digest, "config": _digest(config)}:
+        raise _unfit(folder, "they do not match their checksums")
+    _check_finite(tensors, f"{folder} is damaged: it", "restore it or fit again")
     try:
-        if config["kind"] == "flow":
-            from girih.flows.store import flow_from
+        return _assembled(tensors, config)
+    except Exception as error:  # whatever parts that do not belong together lead to
+        raise _unfit(folder, error) from error
 
-            return flow_from(tensors, config)
-        net = _network(config["stages"], tensors)
-        if config["kind"] == "vae":
-            from girih.vae.store import vae_from
 
-            start = len(_ENCODER)
-            inner = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
-            return vae_from(tensors, config, net, _network(config["encoder_stages"], inner))
-        if config["kind"] == "partition":
-            return partition_from(tensors, config, trace_network(net))
-        if config["kind"] == "dgn-flow":
-            from girih.flows.store import dgn_flow_from
+def _unfit(folder: Path, reason: object) -> ModelFileError:
+    text = " ".join(str(reason).split())[:300] or type(reason).__name__
+    return ModelFileError(f"{folder} is damaged: its parts do not fit together ({text}); restore it or fit again")
 
-            return dgn_flow_from(tensors, net)
-        dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
-        if config.get("estimator") is None:
-            return dgn
-        return _estimator(config["estimator"], dgn)
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ModelFileError(f"{folder} is damaged: its parts do not fit together ({error}); fit again") from None
+
+def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
+    """The model of its parts; any error says that they do not fit together."""
+    if config["kind"] == "flow":
+        from girih.flows.store import flow_from
+
+        return flow_from(tensors, config)
+    net = _network(config["stages"], tensors)
+    if config["kind"] == "vae":
+        from girih.vae.store import vae_from
+
+        start = len(_ENCODER)
+        inner = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+        return vae_from(tensors, config, net, _network(config["encoder_stages"], inner))
+    if config["kind"] == "partition":
+        return partition_from(tensors, config, trace_network(net))
+    if config["kind"] == "dgn-flow":
+        from girih.flows.store import dgn_flow_from
+
+        return dgn_flow_from(tensors, net)
+    dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
+    if config.get("estimator") is None:
+        return dgn
+    return _estimator(config["estimator"], dgn)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise ModelFileError(f"there is no model at {folder}")
     try:
-        text = (folder / _CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise ModelFileError(f"{folder} is not a girih model: it has no readable {_CONFIG}") from None
+        there = folder.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or a null byte
+        raise ModelFileError(f"there is no model at {str(folder)[:200]!r} ({error})") from None
+    if not there:
+        raise ModelFileError(f"there is no model at {folder}{_set_aside(folder)}")
     try:
-        config = json.loads(text)
+        text = read_text(current(folder / _CONFIG))
+    except ModelFileError as error:
+        raise ModelFileError(f"{folder} is not a girih model: it has no readable {_CONFIG} ({error})") from None
+    try:
+        config = strict_json(text)
     except ValueError as error:
         raise ModelFileError(f"{folder} is damaged: {_CONFIG} is not JSON ({error}); restore it or fit again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ModelFileError(f"{folder} is not a girih model: {_CONFIG} has another format")
     version = config.get("version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise ModelFileError(f"{folder} is damaged: its version is {version!r}; restore it or fit again")
     if version > VERSION:
         raise ModelFileError(
@@ -204,6 +288,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _set_aside(folder: Path) -> str:
+    """Where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
+    old = next((place / "old" for place in folder.parent.glob(f".{escape(folder.name)}-old-*") if (place / "old").is_dir()), None)
+    return "" if old is None else f", but a save that was killed left the one before in {old}; move it back"
+
+
 def _network(stages: list[str], tensors: dict[str, Tensor]) -> nn.Sequential:
     return nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(stages)))
 
@@ -211,6 +301,8 @@ def _network(stages: list[str], tensors: dict[str, Tensor]) -> nn.Sequential:
 def _layer(kind: str, index: int, tensors: dict[str, Tensor]) -> nn.Module:
     if kind == "affine":
         weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
+        if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
+            raise ValueError(f"layer {index} has a weight of shape {tuple(weight.shape)} and another bias")
         linear = nn.utils.skip_init(
             nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
         )
@@ -225,6 +317,8 @@ def _layer(kind: str, index: int, tensors: dict[str, Tensor]) -> nn.Module:
     if slope.ndim == 0:
         value = float(slope)
         return nn.ReLU() if value == 0.0 else Abs() if value == -1.0 else nn.LeakyReLU(value)
+    if slope.ndim != 1 or not slope.numel():
+        raise ValueError(f"layer {index} has slopes of shape {tuple(slope.shape)}")
     prelu = nn.PReLU(len(slope), dtype=torch.float64)
     with torch.no_grad():
         prelu.weight.copy_(slope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ def flow_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Flow:
         KeyError, TypeError, ValueError, RuntimeError: the parts do not fit together.
     """
     features, context, number = config["features"], config["context"], _TYPES[config["type"]]
+    _check_sizes(config, sum(tensor.numel() for tensor in tensors.values()))
     with own_random_state(0, torch.device("cpu")):  # initial weights, which are overwritten, are drawn
         layers = [_layer(stage, features, context) for stage in config["stages"]]
     kind = _FLOWS[config["flow"]]
@@ -76,6 +78,20 @@ def flow_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Flow:
             raise ShapeError(f"{name} should have shape {shapes.get(name)} and has {stored.get(name)}")
     flow.load_state_dict(dict(tensors))
     return flow
+
+
+def _check_sizes(config: Mapping[str, Any], stored: int) -> None:
+    """Refuse layers with more numbers than are stored, before they are built.
+
+    Raises:
+        ShapeError: there are more.
+    """
+    for stage in [{}, *config["stages"]]:
+        inputs = sum(stage.get("mask", ())) + config["context"]
+        widths = [inputs, *stage.get("hidden", ()), stage.get("pieces", 1)]
+        numbers = sum(a * b for a, b in pairwise(widths))
+        if max(numbers, config["features"], *widths) > stored or min(config["features"], *widths) < 0:
+            raise ShapeError(f"a layer with widths {str(widths)[:60]} has more numbers than the {stored} that are stored")
 
 
 def prior_parts(flow: DGNFlow) -> dict[str, Tensor]:

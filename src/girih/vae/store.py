@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from girih.errors import ModelFileError
+from girih.errors import ModelFileError, ParameterError
 from girih.vae.cat import CatVAE
 from girih.vae.cgbpef import CGBPEFVAE
 from girih.vae.gauss import GaussVAE
@@ -24,6 +24,7 @@ _OPTIONS: dict[type[VAE], tuple[str, ...]] = {
 }
 _KINDS: dict[str, type[VAE]] = {kind.__name__: kind for kind in _OPTIONS}
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
+_LARGEST_GRID = 1_000_000  # levels of a CG-BPEF; 101 are usual
 
 
 def vae_parts(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,6 +61,7 @@ def vae_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any], decoder: 
     kind: Any = _KINDS[config["vae"]]
     number, learned = _TYPES[config["type"]], config["learned"]
     width = config["options"].get("categories", 1)
+    _check_sizes(config["options"], sum(tensor.numel() for tensor in tensors.values()))
     first = next(module for module in decoder.modules() if isinstance(module, nn.Linear))
     options: dict[str, Any] = {**config["options"], "latent_dim": first.in_features // width}
     if "prior" in tensors:
@@ -73,3 +75,16 @@ def vae_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any], decoder: 
         if isinstance(vae, CGBPEFVAE):
             vae.prior_coefficients.copy_(tensors["prior"])
     return vae
+
+
+def _check_sizes(options: Mapping[str, Any], stored: int) -> None:
+    """Refuse a family with larger tables than any that is trained, before they are made.
+
+    Raises:
+        ParameterError: it has.
+    """
+    for name in ("components", "categories", "order"):
+        if options.get(name, 0) > stored:  # the encoder has a number for each at least
+            raise ParameterError(f"{name}={options[name]} is more than the {stored} numbers that are stored")
+    if options.get("levels", 0) > _LARGEST_GRID:
+        raise ParameterError(f"levels={options['levels']} is more than {_LARGEST_GRID:,}")
