@@ -42,8 +42,10 @@ def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[
     sweep(target.parent)
     temporary = target.parent / temporary_name(target.name)
     temporary.touch(exist_ok=False)
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors makes private files
         if durable:
             with temporary.open("r+b") as stream:
                 os.fsync(stream.fileno())

@@ -105,7 +105,7 @@ def complete(folder: Path) -> None:
 def current(path: Path) -> Path:
     """Where the file or folder that counts lies: at `path`, or where a killed process left it."""
     waiting = path.parent / NEW / path.name
-    return waiting if waiting.exists() else path
+    return waiting if os.path.lexists(waiting) else path
 
 
 def _begin(folder: Path) -> Path:
