@@ -34,7 +34,7 @@ _REMOVE = ".girih-remove.json"  # in NEW: the names of files that go when the ot
 
 # The end of a temporary name: the machine, the process that writes, and something random.
 _TEMPORARY = re.compile(r"^\..*-girih-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}(\.[^.]*)?$")
-_DAY = 86_400.0
+_WEEK = 7 * 86_400.0
 
 
 def temporary_name(name: str) -> str:
@@ -84,6 +84,11 @@ def replacing(folder: Path) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # it was made for nothing if it is empty
                 folder.rmdir()
+
+
+def target_of(stage: Path) -> Path:
+    """The folder that a hidden folder of `replacing` belongs to; any other folder is its own."""
+    return stage.parent if _TEMPORARY.match(stage.name) else stage
 
 
 def remove_with(stage: Path, names: Iterable[str]) -> None:
@@ -214,10 +219,10 @@ def _reach_disk_folder(folder: Path) -> None:
 
 
 def _is_dead(machine: str, process: int, written: float) -> bool:
-    if machine != _machine():  # nothing can be known of its processes, but none writes for a day
-        return time.time() - written > _DAY
+    if machine != _machine():  # nothing can be known of its processes, but none writes for a week
+        return time.time() - written > _WEEK
     if os.name == "nt":  # no signal asks there whether a process lives
-        return process != os.getpid() and time.time() - written > _DAY
+        return process != os.getpid() and time.time() - written > _WEEK
     try:
         os.kill(process, 0)
     except ProcessLookupError:

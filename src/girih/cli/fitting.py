@@ -17,6 +17,7 @@ from girih.cli.terminal import CommandError, Terminal
 from girih.em import DGNEstimator
 from girih.em.scaling import Scaling, fold_estimator
 from girih.errors import ModelFileError
+from girih.io import check_target
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -110,9 +111,14 @@ def notes_on(dataset: Dataset, settings: Settings, standardize: bool | None, ter
 def check_model_folder(out: Path) -> None:
     """Refuse early what `girih.save` would refuse after the fit."""
     folder = out / MODEL
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not empty and not (folder / "config.json").is_file():
-        raise CommandError(f"{folder} exists and is not a girih model; move it away or choose another --out")
+    if folder.is_symlink():
+        raise CommandError(f"{folder} is a link; move it away or choose another --out")
+    try:
+        check_target(folder)
+    except ModelFileError:
+        raise CommandError(
+            f"{folder} exists and is not a girih model; move it away or choose another --out"
+        ) from None
 
 
 def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal: Terminal) -> Fitted:

@@ -41,11 +41,11 @@ def impute(
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_CSV]
-    write_completed(folder / _CSV, data, dataset, filled, missing)
-    if Path(data).suffix.lower() == ".npy":
-        write_npy(folder / _NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
-        written.append(_NPY)
-    folder.finish(written)
+    with folder.results() as results:
+        write_completed(results / _CSV, data, dataset, filled, missing)
+        if Path(data).suffix.lower() == ".npy":
+            write_npy(results / _NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
+            written.append(_NPY)
 
     count, rows = int(missing.sum()), int(missing.any(1).sum())
     empty = int(missing.all(1).sum())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from girih._staging import current
 from girih.cli.terminal import CommandError
 from girih.errors import DataSourceError, ModelFileError
 
@@ -46,7 +46,7 @@ def read_model(path: Path) -> SavedModel:
     import girih
     from girih.em import DGNEstimator
 
-    home, folder = path, path / MODEL
+    home, folder = path, current(path / MODEL)
     if not folder.is_dir():
         home, folder = (path.parent if path.name == MODEL else path), path
     model = girih.load(folder)
@@ -164,8 +164,10 @@ def plural(n: int, noun: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    from girih._files import read_json
+
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(current(path))
+    except ModelFileError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -48,17 +48,18 @@ def write(
         "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
-    write_json(folder / NUMBERS, metrics)
-    write_csv(folder / CELLS, cell_table(found))
-    start = time.perf_counter()
-    with terminal.busy("drawing"):
-        pictures = draw_inspection(folder.path, found, image_shape, decoder.columns, settings["seed"])
-    seconds = {**seconds, "pictures": time.perf_counter() - start}
-    metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    metrics["pictures"] = [picture.file.name for picture in pictures]
-    write_text(folder / REPORT, _page(decoder, found, metrics, pictures))
-    write_json(folder / NUMBERS, metrics)
-    folder.finish([REPORT, NUMBERS, CELLS, *metrics["pictures"]])
+    with folder.results() as results:
+        write_json(results / NUMBERS, metrics)
+        write_csv(results / CELLS, cell_table(found))
+        with folder.outliving_interrupt():
+            start = time.perf_counter()
+            with terminal.busy("drawing"):
+                pictures = draw_inspection(results, found, image_shape, decoder.columns, settings["seed"])
+            seconds = {**seconds, "pictures": time.perf_counter() - start}
+            metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+            metrics["pictures"] = [picture.file.name for picture in pictures]
+            write_text(results / REPORT, _page(decoder, found, metrics, pictures))
+            write_json(results / NUMBERS, metrics)
     return metrics
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,12 +59,11 @@ def reproduce(
         registry.options_of(name, quick, changes)  # refused before there is a folder
     folder = default_out(out, name)
     results = OutputFolder(folder, "reproduce", (_RESULT,))
-    before = _pictures(folder)
     terminal.say(f"{name}: {known[name]}", style="bold")
-    result = registry.run(name, folder, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes)
+    with results.results() as stage:
+        result = registry.run(name, stage, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes)
+        pictures = sorted(path.name for path in stage.glob("*.png"))
     _show(terminal, result)
-    pictures = sorted(name for name, age in _pictures(folder).items() if before.get(name) != age)
-    results.finish([_RESULT, *pictures])
     terminal.say(f"Numbers:  {folder / _RESULT}")
     if pictures:
         terminal.say(f"Pictures: {folder} ({', '.join(pictures)})")
@@ -81,11 +79,6 @@ def _changes(texts: list[str]) -> dict[str, str]:
             raise CommandError(f"--set takes NAME=VALUE, as in --set epochs=30; got {text!r}")
         changes[name.strip()] = value.strip()
     return changes
-
-
-def _pictures(folder: Path) -> dict[str, int]:
-    """The pictures in a folder, with the time each was written."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
 
 
 def _show(terminal: Terminal, result: dict[str, Any]) -> None:

@@ -45,35 +45,46 @@ _LISTED = 64
 def write(
     folder: OutputFolder, fitted: Fitted, dataset: Dataset, settings: Settings, terminal: Terminal
 ) -> dict[str, Any]:
-    """Write everything and return the metrics. The model and numbers come first: they outlive a Ctrl-C in the rest."""
-    est, out = fitted.est, folder.path
+    """Write everything and return the metrics. Model and numbers come first: they outlive a Ctrl-C in the rest."""
+    est = fitted.est
     start = time.perf_counter()
     scores, _ = score_rows(est.dgn_, dataset.X)
-    girih.save(est, folder / MODEL)
-    write_json(folder / DATA_FILE, _data(dataset, settings))
-    fitted.seconds["score"] = time.perf_counter() - start
-    metrics = measure(fitted, dataset, settings, scores["log_p"].to_numpy())
-    write_json(folder / METRICS, metrics)
-    write_csv(folder / SCORES, scores)
-    write_csv(folder / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
+    with folder.results() as results:
+        girih.save(est, results / MODEL)
+        write_json(results / DATA_FILE, _data(dataset, settings))
+        fitted.seconds["score"] = time.perf_counter() - start
+        metrics = measure(fitted, dataset, settings, scores["log_p"].to_numpy())
+        write_json(results / METRICS, metrics)
+        write_csv(results / SCORES, scores)
+        write_csv(results / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
+        if est.interrupted_:
+            folder.keep(CHECKPOINT)
+        with folder.outliving_interrupt():
+            _draw(results, folder.path, fitted, dataset, settings, scores, metrics, terminal)
+    return metrics
 
+
+def _draw(
+    results: Path,
+    out: Path,
+    fitted: Fitted,
+    dataset: Dataset,
+    settings: Settings,
+    scores: pd.DataFrame,
+    metrics: dict[str, Any],
+    terminal: Terminal,
+) -> None:
+    """The pictures and the report, and what they took."""
     start = time.perf_counter()
     with terminal.busy("drawing"):
         from girih.report.pictures import draw_fit  # matplotlib takes its time
 
-        pictures = draw_fit(out, est, dataset, scores, standard_units=settings.standardize)
+        pictures = draw_fit(results, fitted.est, dataset, scores, standard_units=settings.standardize)
     fitted.seconds["pictures"] = time.perf_counter() - start
     metrics["seconds"] = _rounded(fitted.seconds)
     metrics["pictures"] = [picture.file.name for picture in pictures]
-    write_text(folder / REPORT, _page(out, metrics, dataset, settings, pictures))
-    write_json(folder / METRICS, metrics)
-    written = [METRICS, DATA_FILE, SCORES, CURVE, REPORT, *metrics["pictures"]]
-    if est.interrupted_:
-        written.append(CHECKPOINT)
-    else:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    folder.finish(written)
-    return metrics
+    write_text(results / REPORT, _page(out, metrics, dataset, settings, pictures))
+    write_json(results / METRICS, metrics)
 
 
 def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) -> dict[str, Any]:

@@ -35,15 +35,15 @@ def sample(
     saved = read_model(model)
     folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", (_CSV, _NPY, _PICTURE))
     X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
-    write_csv(folder / _CSV, pd.DataFrame(X, columns=saved.header()))
-    write_npy(folder / _NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
     written = [_CSV, _NPY]
-    if saved.image_shape is not None or X.shape[1] == 2:
-        from girih.report.pictures import draw_samples
+    with folder.results() as results:
+        write_csv(results / _CSV, pd.DataFrame(X, columns=saved.header()))
+        write_npy(results / _NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
+        if saved.image_shape is not None or X.shape[1] == 2:
+            from girih.report.pictures import draw_samples
 
-        draw_samples(folder / _PICTURE, X, saved.image_shape, saved.header())
-        written.append(_PICTURE)
-    folder.finish(written)
+            draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
+            written.append(_PICTURE)
     terminal.say(f"{plural(count, 'row')} of {plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold")
     for name in written:
         terminal.say(f"  {folder / name}")

@@ -39,9 +39,9 @@ def score(
     with compute_threads(dataset.X.size):
         scores, left_out = score_rows(saved.dgn, dataset.X)
     summary = {**summarise(scores), "left_out": left_out}
-    write_csv(folder / _CSV, scores)
-    write_json(folder / _SUMMARY, summary)
-    folder.finish((_CSV, _SUMMARY))
+    with folder.results() as results:
+        write_csv(results / _CSV, scores)
+        write_json(results / _SUMMARY, summary)
 
     terminal.say(f"{dataset.name}: {plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
     quantiles = summary["quantiles"]

@@ -31,22 +31,20 @@ def write(folder: OutputFolder, result: SelectionResult, dataset: Dataset, data:
     assert est is not None
     if is_file(data) and has_names(dataset):
         est.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
-    girih.save(est, folder / MODEL)
-    write_json(
-        folder / DATA_FILE,
-        {
-            "source": data,
-            "name": dataset.name,
-            "columns": dataset.feature_names,
-            "image_shape": dataset.image_shape,
-        },
-    )
+    notes = {
+        "source": data,
+        "name": dataset.name,
+        "columns": dataset.feature_names,
+        "image_shape": dataset.image_shape,
+    }
     value = {"out": str(folder.path), "model": str(folder / MODEL), **result.as_dict()}
-    write_csv(folder / TABLE, result.frame())
-    write_json(folder / NUMBERS, value)
-    with atomic_path(folder / PICTURE) as temporary:
-        plot_selection(result).savefig(temporary)
-    folder.finish(FILES)
+    with folder.results() as results:
+        girih.save(est, results / MODEL)
+        write_json(results / DATA_FILE, notes)
+        write_csv(results / TABLE, result.frame())
+        write_json(results / NUMBERS, value)
+        with atomic_path(results / PICTURE) as temporary:
+            plot_selection(result).savefig(temporary)
     return value
 
 

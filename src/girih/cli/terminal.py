@@ -8,17 +8,19 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from girih._signals import terminations_raise
 from girih.errors import GirihError
 
 P = ParamSpec("P")
 
 ERROR, INTERRUPTED = 2, 130
+TERMINATED = (129, 143)  # by SIGHUP, by SIGTERM
 
 # Where a message speaks Python, the terminal speaks of options.
 _OPTIONS = {"drop=[...]": "--drop NAME,NAME", "columns=[...]": "--columns NAME,NAME"}
@@ -92,17 +94,26 @@ class Terminal:
 def command(function: Callable[P, None]) -> Callable[P, None]:
     """Run a command with plain warnings, and end it with one line and an exit code when it fails.
 
-    Exit codes: 2 for what cannot be done, 130 for Ctrl-C. An error of girih itself keeps its traceback.
+    Exit codes: 2 for what cannot be done, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP, which keep what Ctrl-C
+    keeps. An error of girih itself keeps its traceback.
     """
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("as_json", False))
         try:
-            with plain_warnings():
+            with terminations_raise() as asked, plain_warnings():
                 function(*args, **kwargs)
         except KeyboardInterrupt:
+            if asked.number:
+                _fail("terminated", as_json, asked.status)
             _fail("interrupted", as_json, INTERRUPTED)
+        except typer.Exit as end:  # the command has said what it has kept
+            raise typer.Exit(asked.status) if end.exit_code == INTERRUPTED and asked.number else end from None
+        except SystemExit as end:
+            if end.code not in TERMINATED:
+                raise
+            _fail("terminated", as_json, int(end.code))  # by training, which has saved its checkpoint
         except BrokenPipeError:
             raise
         except (GirihError, OSError, MemoryError) as error:
@@ -142,7 +153,7 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def _fail(text: str, as_json: bool, code: int = ERROR) -> None:
+def _fail(text: str, as_json: bool, code: int = ERROR) -> NoReturn:
     _to_stderr(f"girih: error: {text}" if code == ERROR else f"girih: {text}", "red")
     if as_json:
         print(json.dumps({"error": text}))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from girih._files import write_text
+from girih._staging import target_of
 from girih.errors import ParameterError
 from girih.experiments.cgbpef_data import images, split
 from girih.experiments.cgbpef_figures import Cell, Chosen, draw_curves, draw_free_energies, draw_images
@@ -136,7 +137,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         best.setdefault(cell_of(grid[number]), number)
     best = {cell: best[cell] for cell in dict.fromkeys(map(cell_of, grid))}
     chosen_keys = [(number, i) for number in best.values() for i in range(settings.runs)]
-    measures = [arguments(measure_job, settings, training=jobs[key], folder=str(out.resolve())) for key in chosen_keys]
+    measures = [arguments(measure_job, settings, training=jobs[key], folder=str(target_of(out).resolve())) for key in chosen_keys]
     measured = dict(
         zip(chosen_keys, run_jobs(measure_job, measures, out, f"{title}, test", quick, progress), strict=True)
     )

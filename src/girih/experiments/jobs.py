@@ -15,6 +15,7 @@ import numpy as np
 
 from girih._files import atomic_path
 from girih._progress import Progress
+from girih._staging import target_of
 from girih.errors import ModelFileError
 from girih.experiments.comparison import workers_for
 
@@ -42,7 +43,7 @@ def run_jobs(
     Raises:
         ModelFileError: a result in the folder is damaged.
     """
-    runs = folder / "runs"
+    runs = target_of(folder) / "runs"  # they stay where the results are not yet
     runs.mkdir(parents=True, exist_ok=True)
     paths = [runs / f"{function.__name__.strip('_')}-{_key(function, job)}.npz" for job in jobs]
     results: dict[int, Result] = {i: _load(path) for i, path in enumerate(paths) if path.exists()}

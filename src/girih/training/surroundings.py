@@ -12,6 +12,8 @@ from types import FrameType
 
 import torch
 
+from girih._signals import terminations_call
+
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
@@ -39,6 +41,8 @@ def quiet_lightning() -> Iterator[None]:
 def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     """Turn the first Ctrl-C into a call of `on_interrupt`; a second one interrupts as usual.
 
+    SIGTERM and SIGHUP call it too, and exit when the block has ended, with the status that tells the signal.
+
     Only where Python's own handler is in charge, in the main thread; elsewhere nothing changes. Lightning itself
     would exit the interpreter and leave Ctrl-C switched off.
     """
@@ -52,7 +56,10 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, handler)
     try:
-        yield
+        with terminations_call(on_interrupt) as asked:
+            yield
+        if asked.number:
+            raise SystemExit(asked.status)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
