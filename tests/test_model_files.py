@@ -1,4 +1,4 @@
-"""What is not as it was saved is refused by `ModelFileError`, whatever it is; and what stands in for a file, at once."""
+"""What is not as it was saved is refused by `ModelFileError`, and so is what stands in for a file."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from effort import cases
 from girih import io
 from girih.errors import ModelFileError
 from girih.flows import RAD, DGNFlow, RealNVP
-from girih.vae import CatVAE, CGBPEFVAE, GaussVAE, MixtureVAE
+from girih.vae import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
 
 FILES = ("config.json", "model.safetensors")
 
@@ -200,7 +200,7 @@ def test_numbers_that_are_not_finite_are_refused(kind, value, saved, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(saved / kind / "0", folder)
     forget_checksums(folder, spoil)
-    with pytest.raises(ModelFileError, match="NaN or infinite numbers in .*restore it or fit again"):
+    with pytest.raises(ModelFileError, match=r"NaN or infinite numbers in .*restore it or fit again"):
         girih.load(folder)
 
 

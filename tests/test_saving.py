@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import sys
 import time
 
 import numpy as np
@@ -13,11 +12,9 @@ import torch
 import girih
 from effort import cases
 from girih._staging import temporary_name
+from kills import at_event, child, kill, names
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills by signal, and forks")
-
-# Of the audit events that the standard library raises, those for calls that change or open files.
-CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.chmod"}
 
 
 def model(seed):
@@ -32,48 +29,15 @@ def which(folder):
     return seed
 
 
-def child(work):
-    """Run `work` in a process of its own; returns its exit status, negative for a signal."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def at_event(number, folder, act):
-    """Act at the event of that number below a folder, in this process."""
-    left = [number]
-
-    def hook(event, arguments):
-        if event in CHANGES and any(str(folder) in str(argument) for argument in arguments[:2]):
-            left[0] -= 1
-            if left[0] == -1:
-                act()
-
-    sys.addaudithook(hook)
-
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def disk_full():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def names(folder):
-    return sorted(os.listdir(folder))
-
-
+@pytest.mark.fuzz
 @pytest.mark.parametrize("old", [True, False], ids=["over a model", "anew"])
 def test_a_kill_at_any_step_leaves_the_old_model_or_the_new_one(old, tmp_path):
     new, found = model(1), []
-    for step in range(60):
+    for step in range(0, 60, cases(4, 1)):
         folder = tmp_path / f"model-{step}"
         if old:
             girih.save(model(0), folder)
@@ -98,9 +62,10 @@ def test_a_kill_at_any_step_leaves_the_old_model_or_the_new_one(old, tmp_path):
     assert found[0] == first and found[-1] == 1
 
 
+@pytest.mark.fuzz
 def test_a_full_disk_at_any_step_leaves_the_old_model_or_the_new_one(tmp_path):
     failed = set()
-    for step in range(30):
+    for step in range(0, 30, cases(3, 1)):
         folder = tmp_path / f"model-{step}"
         girih.save(model(0), folder)
 
@@ -201,7 +166,7 @@ def test_a_folder_behind_a_link_is_written_to(tmp_path):
 
 def test_a_model_that_girih_0_1_0_lost_is_named(tmp_path):
     girih.save(model(0), tmp_path / ".model-old-x1y2" / "old")
-    with pytest.raises(girih.errors.ModelFileError, match=r"a save that was killed left .*\.model-old-x1y2/old; move it"):
+    with pytest.raises(girih.errors.ModelFileError, match=r"killed left .*\.model-old-x1y2/old; move it"):
         girih.load(tmp_path / "model")
 
 

@@ -111,7 +111,7 @@ def read_digested(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
     except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from None
     if _KEY not in written:
-        raise ModelFileError(f"{path} is a safetensors file, but girih did not write it; pass one that girih.save wrote")
+        raise ModelFileError(f"{path} is a safetensors file, but girih did not write it; pass another")
     digest = digest_of(tensors, written[_KEY])
     if written.get(_DIGEST, digest) != digest:
         raise _damaged(path, "its contents do not match their checksum")
@@ -152,14 +152,23 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises:
         ModelFileError: there is no such file.
     """
-    with _opened(path) as stream:
-        raw = stream.read(_LARGEST_JSON + 1)
+    raw = read_regular(path, _LARGEST_JSON + 1)
     if len(raw) > _LARGEST_JSON:
         raise _damaged(path, f"it is larger than {_LARGEST_JSON >> 20} MiB, and no JSON of girih is")
     try:
-        return str(raw.decode("utf-8"))
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _damaged(path, f"it is not text: {error}") from None
+
+
+def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
+    """The first bytes of a regular file, by default all.
+
+    Raises:
+        ModelFileError: there is no such file.
+    """
+    with _opened(path) as stream:
+        return bytes(stream.read(most))
 
 
 def strict_json(text: str) -> Any:
@@ -217,7 +226,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{path} cannot be read ({error}); pass a file that girih wrote") from None
         if not regular:
-            raise ModelFileError(f"{path} is not a regular file but a folder, pipe or device; pass one that girih wrote")
+            raise ModelFileError(f"{path} is a folder, pipe or device; pass a regular file that girih wrote")
         with os.fdopen(handle, "rb") as stream:
             handle = -1
             yield stream

@@ -61,9 +61,7 @@ def terminations_call(function: Callable[[], None]) -> Iterator[Asked]:
 
 
 @contextmanager
-def _handled(
-    handler: Callable[[int, FrameType | None], None], replaces: Callable[[object], bool]
-) -> Iterator[None]:
+def _handled(handler: Callable[[int, FrameType | None], None], replaces: Callable[[object], bool]) -> Iterator[None]:
     """Set a handler for the time of the block where `replaces` agrees; only the main thread can."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _ASKING if main}

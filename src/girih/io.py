@@ -290,8 +290,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _set_aside(folder: Path) -> str:
     """Where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
-    old = next((place / "old" for place in folder.parent.glob(f".{escape(folder.name)}-old-*") if (place / "old").is_dir()), None)
-    return "" if old is None else f", but a save that was killed left the one before in {old}; move it back"
+    left = folder.parent.glob(f".{escape(folder.name)}-old-*/old")
+    return "".join(f", but a save that was killed left the one before in {old}; move it back" for old in left)
 
 
 def _network(stages: list[str], tensors: dict[str, Tensor]) -> nn.Sequential:

@@ -116,9 +116,7 @@ def check_model_folder(out: Path) -> None:
     try:
         check_target(folder)
     except ModelFileError:
-        raise CommandError(
-            f"{folder} exists and is not a girih model; move it away or choose another --out"
-        ) from None
+        raise CommandError(f"{folder} exists and is not a girih model; move it away or choose another --out") from None
 
 
 def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal: Terminal) -> Fitted:

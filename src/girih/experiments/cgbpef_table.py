@@ -137,7 +137,8 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         best.setdefault(cell_of(grid[number]), number)
     best = {cell: best[cell] for cell in dict.fromkeys(map(cell_of, grid))}
     chosen_keys = [(number, i) for number in best.values() for i in range(settings.runs)]
-    measures = [arguments(measure_job, settings, training=jobs[key], folder=str(target_of(out).resolve())) for key in chosen_keys]
+    home = str(target_of(out).resolve())
+    measures = [arguments(measure_job, settings, training=jobs[key], folder=home) for key in chosen_keys]
     measured = dict(
         zip(chosen_keys, run_jobs(measure_job, measures, out, f"{title}, test", quick, progress), strict=True)
     )

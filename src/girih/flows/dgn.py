@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
 from girih._arrays import as_rows
-from girih._options import whole
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
 from girih.flows.fitting import held_out_nll
 from girih.flows.layerwise import is_bijective_chain
@@ -20,7 +19,7 @@ from girih.geometry.priors import as_prior
 from girih.networks import trace
 from girih.partition import MAX_LATENT_DIM
 from girih.training import Recorder, TrainingRun, fit_gradient
-from girih.training.checkpoint import digest
+from girih.training.checkpoint import digest, seed_of_run
 from girih.training.held_out import split
 
 
@@ -173,7 +172,8 @@ class DGNFlow(LazyDistribution):
             ([0, 25, 50], True)
         """
         rows = self._rows(X)
-        rows, held_out = split(rows, validation, whole(options.get("seed", 0), "seed", None), self._rows)
+        options["seed"] = seed_of_run(options.get("seed", 0), options.get("checkpoint"))
+        rows, held_out = split(rows, validation, options["seed"], self._rows)
         check_varying(rows)
         if held_out is not None:
             options.setdefault("record", Recorder(held_out_nll(held_out), options.get("record_every", 100)))

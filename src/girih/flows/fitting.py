@@ -18,7 +18,7 @@ from girih._options import real, whole
 from girih.errors import ParameterError, ShapeError
 from girih.flows.scaling import Standardise, Whiten, check_varying, covariance_factor
 from girih.training import Recorder, TrainingRun, fit_gradient
-from girih.training.checkpoint import digest
+from girih.training.checkpoint import digest, seed_of_run
 from girih.training.held_out import split
 from girih.training.recorder import Measure
 
@@ -58,7 +58,7 @@ def fit_flow(
     patience: int | None = 15,
     min_improvement: float = 1e-4,
     standardise: bool = True,
-    seed: int = 0,
+    seed: int | None = 0,
     record_every: int | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -90,7 +90,7 @@ def fit_flow(
         patience: end when this many records in a row bring no improvement of the held-out NLL; `None` never does.
         min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
         standardise: whether to set the first layer; if not, it stays as it is.
-        seed: of the held-out rows, of the order of the others and of the noise.
+        seed: of the held-out rows, of the order of the others and of the noise; `None` lets `torch.manual_seed` decide.
         record_every: gradient steps between records of the held-out NLL; by default a 32nd of `steps`, 500 at most.
         progress: show a bar.
         checkpoint: a file. A run that was killed goes on from it when called again with the same arguments and
@@ -127,8 +127,9 @@ def fit_flow(
     def checked(given: Any) -> Tensor:
         return as_rows(given, "validation", columns, "the number of features and context features").detach()
 
+    seed = seed_of_run(seed, checkpoint)
     every = rows[:, : flow.features]
-    rows, held_out = split(rows, validation, whole(seed, "seed", None), checked)
+    rows, held_out = split(rows, validation, seed, checked)
     check_varying(rows[:, : flow.features])
     count = len(rows)
     size = min(500, math.ceil(count / 2)) if batch_size == "auto" else batch_size

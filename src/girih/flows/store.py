@@ -91,7 +91,7 @@ def _check_sizes(config: Mapping[str, Any], stored: int) -> None:
         widths = [inputs, *stage.get("hidden", ()), stage.get("pieces", 1)]
         numbers = sum(a * b for a, b in pairwise(widths))
         if max(numbers, config["features"], *widths) > stored or min(config["features"], *widths) < 0:
-            raise ShapeError(f"a layer with widths {str(widths)[:60]} has more numbers than the {stored} that are stored")
+            raise ShapeError(f"widths {str(widths)[:60]} need more numbers than the {stored} that are stored")
 
 
 def prior_parts(flow: DGNFlow) -> dict[str, Tensor]:

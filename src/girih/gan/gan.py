@@ -46,7 +46,7 @@ class GAN(nn.Module):
         loss: the game, "non_saturating" or "wasserstein".
         gradient_penalty: weight of the penalty; of the Wasserstein loss only.
         hidden: widths of the default discriminator's hidden layers, instead of 1024, 512, 256.
-        seed: makes the default discriminator's weights reproducible.
+        seed: makes the default discriminator's weights reproducible; without it they follow `torch.manual_seed`.
 
     Attributes:
         generator: the module g.

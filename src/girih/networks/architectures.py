@@ -40,7 +40,7 @@ def fc_generator(
         dropout: the share of units that `torch.nn.Dropout` drops after every hidden activation, in training mode;
             0 leaves these layers out.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: a width below 1, a slope that is not finite, a share of dropped units that is not in [0, 1).
@@ -73,7 +73,7 @@ def conv_generator(
     Args:
         latent_dim: S.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
         negative_slope: the slope of the leaky ReLU for negative input.
         dropout: the share of units dropped after every hidden activation in training mode.
 
@@ -115,7 +115,7 @@ def fc_encoder(
         dropout: the share of units of the first hidden layer dropped in training mode; 0 leaves the layer out.
         negative_slope: the slope of the leaky ReLU for negative input.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: an option is out of its domain.
@@ -151,7 +151,7 @@ def fc_discriminator(
         dropout: the share of units dropped after every hidden layer in training mode; 0 leaves these layers out.
         negative_slope: the slope of the leaky ReLU for negative input.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: an option is out of its domain.

@@ -44,7 +44,7 @@ def mlp(
         sizes: widths from the latent dimension S to the data dimension D, e.g. `[1, 8, 2]`.
         activation: "relu", "leaky_relu" or "abs".
         negative_slope: the slope of a leaky ReLU for negative input.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: fewer than two sizes, a size below 1, or an unknown activation.

@@ -8,14 +8,14 @@ from girih._options import whole
 from girih.errors import ParameterError
 
 
+def drawn_seed() -> int:
+    """A seed from torch's global generator, so that `torch.manual_seed` decides it."""
+    return int(torch.randint(2**62, (), device="cpu"))
+
+
 def make_generator(seed: int | None) -> torch.Generator:
-    """A random generator of its own; without a seed, one that nothing predicts."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(whole(seed, "seed", None))
-    return generator
+    """A random generator of its own; without a seed, one that `torch.manual_seed` decides."""
+    return torch.Generator().manual_seed(drawn_seed() if seed is None else whole(seed, "seed", None))
 
 
 def check_dtype(dtype: torch.dtype) -> None:

@@ -70,7 +70,7 @@ def svhn_encoder(outputs: int, dtype: torch.dtype = torch.float64, seed: int | N
     Args:
         outputs: numbers for each row: 2 S for `girih.vae.GaussVAE`, S * C for `CatVAE`, S * M for `CGBPEFVAE`.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: an option is out of its domain.
@@ -105,7 +105,7 @@ def svhn_decoder(inputs: int, dtype: torch.dtype = torch.float64, seed: int | No
     Args:
         inputs: the latent dimension S; S * C for `girih.vae.CatVAE`.
         dtype: of the parameters, `torch.float64` or `torch.float32`.
-        seed: makes the weights reproducible; the global random state is left alone either way.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: an option is out of its domain.

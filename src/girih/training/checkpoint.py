@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._files import atomic_path
+from girih._files import atomic_path, read_regular
+from girih._options import whole
 from girih.errors import ModelFileError, ParameterError
+from girih.networks.drawing import drawn_seed
 
 _FORMAT = "girih-training-2"
+_ADVICE = "pass another path, or delete the file to start anew"
+_SUM = b"\nsha256:"  # after what torch wrote, which it does not mind; earlier versions wrote none
 
 
 def digest(*tensors: Tensor) -> str:
@@ -32,9 +38,41 @@ def model_digest(model: nn.Module) -> str:
 
 def save(path: Path, contents: dict[str, Any]) -> None:
     """Write a checkpoint in one piece: a reader finds the old one or the new one, never half of one."""
-    # an open file: torch refuses the temporary name of a path without a suffix
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"format": _FORMAT, **contents}, file)
+    buffer = io.BytesIO()
+    torch.save({"format": _FORMAT, **contents}, buffer)
+    written = buffer.getvalue()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(written + _SUM + hashlib.sha256(written).hexdigest().encode())
+
+
+def seed_of_run(seed: int | None, path: str | os.PathLike[str] | None) -> int:
+    """The seed of a run: the one asked for; without one, that of the checkpoint it goes on from, or a drawn one.
+
+    Torch's global generator moves on by one draw in both of the latter cases, so that whatever follows in a script is
+    the same.
+    """
+    if seed is not None:
+        return whole(seed, "seed", None)
+    drawn = drawn_seed()
+    if path is None or not os.path.exists(path):
+        return drawn
+    return int(_read(Path(path))["settings"]["seed"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    raw = read_regular(path)
+    written, mark, digest = raw.rpartition(_SUM)
+    if mark and hashlib.sha256(written).hexdigest().encode() != digest:
+        raise ModelFileError(f"{path} is not a readable checkpoint (its checksum does not match); {_ADVICE}")
+    try:
+        # every tensor on the CPU: the random states live there, and the parameters are copied to the model's device
+        contents = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        raise ModelFileError(f"{path} is not a readable checkpoint ({type(error).__name__}); {_ADVICE}") from error
+    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
+        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
+        raise ModelFileError(f"{path} is not a checkpoint of this version ({found!r}, not {_FORMAT!r}); {_ADVICE}")
+    return contents
 
 
 def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -49,22 +87,14 @@ def load(path: Path, settings: dict[str, Any], model: nn.Module) -> dict[str, An
         ModelFileError: the file is damaged, or not a checkpoint of this version of girih.
         ParameterError: it belongs to a run with other settings, data or initial parameters.
     """
-    advice = "pass another path, or delete the file to start anew"
-    try:
-        # every tensor on the CPU: the random states live there, and the parameters are copied to the model's device
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for a damaged file
-        raise ModelFileError(f"{path} is not a readable checkpoint ({type(error).__name__}); {advice}") from error
-    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
-        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
-        raise ModelFileError(f"{path} is not a checkpoint of this version ({found!r}, not {_FORMAT!r}); {advice}")
+    contents = _read(path)
     for name, value in settings.items():
         if contents["settings"].get(name) != value:
             if name == "data":
-                raise ParameterError(f"{path} belongs to a run on other data; {advice}")
+                raise ParameterError(f"{path} belongs to a run on other data; {_ADVICE}")
             was = contents["settings"].get(name)
-            raise ParameterError(f"{path} belongs to a run with {name}={was!r}, but now {name}={value!r}; {advice}")
+            raise ParameterError(f"{path} belongs to a run with {name}={was!r}, but now {name}={value!r}; {_ADVICE}")
     now = model_digest(model)
     if now not in (contents["initial"], contents["current"], contents["best"]):
-        raise ParameterError(f"{path} belongs to a run of another model, or of other initial parameters; {advice}")
+        raise ParameterError(f"{path} belongs to a run of another model, or of other initial parameters; {_ADVICE}")
     return contents

@@ -44,7 +44,7 @@ def mlp_encoder(output_dim: int, hidden: Sequence[int], outputs: int, seed: int 
         output_dim: D, the dimension of x.
         hidden: the widths of the hidden layers.
         outputs: how many parameters q has for each row.
-        seed: makes the weights reproducible.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
 
     Raises:
         ParameterError: a width below 1.

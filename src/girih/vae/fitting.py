@@ -10,7 +10,7 @@ from torch import Tensor
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.training import Recorder, TrainingRun, fit_gradient
-from girih.training.checkpoint import digest
+from girih.training.checkpoint import digest, seed_of_run
 from girih.training.held_out import split
 from girih.vae.annealing import Annealing
 from girih.vae.bound import CentroidRecorder, FreePrior
@@ -31,7 +31,8 @@ def fit_vae(
     options: dict[str, Any],
 ) -> TrainingRun:
     """`VAE.fit`; `options` are those of `fit_gradient`, with the batch size and the length of the run."""
-    samples, seed = whole(samples, "samples"), whole(options.get("seed", 0), "seed", None)
+    samples, seed = whole(samples, "samples"), seed_of_run(options.get("seed", 0), options.get("checkpoint"))
+    options = {**options, "seed": seed}
     rows, held_out = split(vae.rows(X), validation, seed, vae.rows)
     settings = {"samples": samples, **(options.pop("settings", None) or {})}
     every = options.get("record_every", 100)

@@ -76,7 +76,8 @@ class GaussVAE(VAE):
         noise: the initial noise *variance* of a Gaussian likelihood. Start well below the variance of the data: from a
             noise as large as that, training tends to end where every q(z | x) is the prior and z is not used.
         learn_noise: train the noise along with the networks.
-        seed: makes the weights of networks that are made here reproducible.
+        seed: makes the weights of networks that are made here reproducible; without it they follow
+            `torch.manual_seed`.
         latent_dim: S, for a decoder that is not piecewise affine. What is exact then raises `UnsupportedLayerError`.
         likelihood: "gaussian", or "bernoulli" for values in [0, 1], with the decoder's output as logits.
         dtype: of networks made from widths, float64 by default.
