@@ -108,7 +108,7 @@ def read_digested(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ModelFileError(f"there is no file {path}") from None
-    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from None
     if _KEY not in written:
         raise ModelFileError(f"{path} is a safetensors file, but girih did not write it; pass another")

@@ -165,6 +165,7 @@ def _move_folder(stage: Path, folder: Path) -> None:
     if folder.is_symlink():
         raise ModelFileError(f"{folder} is a link; put a folder in its place, and girih will write there")
     folder.mkdir(exist_ok=True)
+    sweep(folder)
     _commit(stage, folder)
 
 

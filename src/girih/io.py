@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
 from girih._staging import current, is_hidden_work, replacing
@@ -21,8 +21,8 @@ from girih.em.estimator import count_parameters
 from girih.errors import ModelFileError
 from girih.inference import DGN
 from girih.inference.dgn import TOL
-from girih.networks import Abs, Affine, Trace
 from girih.networks import trace as trace_network
+from girih.networks.store import chain_from, chain_parts
 from girih.partition import Partition
 from girih.partition.store import partition_from, partition_tensors
 
@@ -114,11 +114,11 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     if isinstance(model, DGNEstimator):
         if not hasattr(model, "dgn_"):
             raise ModelFileError("the estimator is not fitted; call fit before save")
-        stages, tensors = _chain(model.dgn_.trace)
+        stages, tensors = chain_parts(model.dgn_.trace)
         extra = {"estimator": _estimator_config(model), "tol": model.dgn_.tol}
         return "dgn", tensors | _covariances(model.dgn_), {"stages": stages, **extra}
     if isinstance(model, DGN):
-        stages, tensors = _chain(model.trace)
+        stages, tensors = chain_parts(model.trace)
         return "dgn", tensors | _covariances(model), {"stages": stages, "tol": model.tol}
     if isinstance(model, Partition):
         if not model.trace.is_chain:
@@ -126,7 +126,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
                 "only the partition of a fully connected chain can be saved, and this network has other layers or "
                 "branches; save its module with torch.export.save and build the partition again"
             )
-        stages, tensors = _chain(model.trace)
+        stages, tensors = chain_parts(model.trace)
         more, extra = partition_tensors(model)
         return "partition", tensors | more, {"stages": stages, **extra}
     from girih.vae import VAE
@@ -139,7 +139,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     if isinstance(model, Flow):
         return "flow", *flow_parts(model)
     if isinstance(model, DGNFlow):
-        stages, tensors = _chain(model.trace)
+        stages, tensors = chain_parts(model.trace)
         return "dgn-flow", tensors | prior_parts(model), {"stages": stages}
     raise ModelFileError(
         f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition, a flow "
@@ -154,25 +154,10 @@ def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     more, config = vae_parts(vae)
     with evaluating(vae):
-        stages, tensors = _chain(trace_network(vae.decoder))
-        encoder_stages, encoder = _chain(trace_network(vae.encoder))
+        stages, tensors = chain_parts(trace_network(vae.decoder))
+        encoder_stages, encoder = chain_parts(trace_network(vae.encoder))
     tensors |= {f"{_ENCODER}{name}": tensor for name, tensor in encoder.items()}
     return tensors | more, {"stages": stages, "encoder_stages": encoder_stages, **config}
-
-
-def _chain(trace: Trace) -> tuple[list[str], dict[str, Tensor]]:
-    """The stages of a fully connected chain, and their numbers."""
-    stages, tensors = [], {}
-    for index, stage in enumerate(trace.stages):
-        if isinstance(stage, Affine):
-            tensors[f"{index}.weight"] = stage.weight
-            if stage.has_bias:
-                tensors[f"{index}.bias"] = stage.bias
-            stages.append("affine")
-        else:
-            tensors[f"{index}.slope"] = stage.slope
-            stages.append("kink")
-    return stages, tensors
 
 
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
@@ -240,13 +225,13 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import flow_from
 
         return flow_from(tensors, config)
-    net = _network(config["stages"], tensors)
+    net = chain_from(config["stages"], tensors)
     if config["kind"] == "vae":
         from girih.vae.store import vae_from
 
         start = len(_ENCODER)
         inner = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
-        return vae_from(tensors, config, net, _network(config["encoder_stages"], inner))
+        return vae_from(tensors, config, net, chain_from(config["encoder_stages"], inner))
     if config["kind"] == "partition":
         return partition_from(tensors, config, trace_network(net))
     if config["kind"] == "dgn-flow":
@@ -292,37 +277,6 @@ def _set_aside(folder: Path) -> str:
     """Where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
     left = folder.parent.glob(f".{escape(folder.name)}-old-*/old")
     return "".join(f", but a save that was killed left the one before in {old}; move it back" for old in left)
-
-
-def _network(stages: list[str], tensors: dict[str, Tensor]) -> nn.Sequential:
-    return nn.Sequential(*(_layer(kind, index, tensors) for index, kind in enumerate(stages)))
-
-
-def _layer(kind: str, index: int, tensors: dict[str, Tensor]) -> nn.Module:
-    if kind == "affine":
-        weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
-        if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
-            raise ValueError(f"layer {index} has a weight of shape {tuple(weight.shape)} and another bias")
-        linear = nn.utils.skip_init(
-            nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
-        )
-        with torch.no_grad():
-            linear.weight.copy_(weight)
-            if bias is not None:
-                linear.bias.copy_(bias)
-        return linear
-    if kind != "kink":
-        raise ValueError(f"unknown stage {kind!r}")
-    slope = tensors[f"{index}.slope"]
-    if slope.ndim == 0:
-        value = float(slope)
-        return nn.ReLU() if value == 0.0 else Abs() if value == -1.0 else nn.LeakyReLU(value)
-    if slope.ndim != 1 or not slope.numel():
-        raise ValueError(f"layer {index} has slopes of shape {tuple(slope.shape)}")
-    prelu = nn.PReLU(len(slope), dtype=torch.float64)
-    with torch.no_grad():
-        prelu.weight.copy_(slope)
-    return prelu
 
 
 def _estimator_config(model: DGNEstimator) -> dict[str, Any]:

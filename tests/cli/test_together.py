@@ -10,20 +10,33 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import typer
 
 import girih as library
 from effort import cases
 from girih._staging import current, temporary_name
 from girih.cli import results
 from girih.cli.folder import OutputFolder
+from girih.cli.terminal import command
 from girih.errors import ModelFileError
 from girih.report import pictures
+from girih.training import fit_gradient
 from kills import at_event, child, kill, names
 
 SMALL = ("fit", "circle", "--rows", 20, "--max-iter", 4, "--n-init", 1, "--hidden", "3", "--out", "o")
 LONG = ("fit", "circle", "--rows", "200", "--hidden", "8,8", "--max-iter", "100000", "--n-init", "2", "--tol", "0")
 
 unix = pytest.mark.skipif(os.name == "nt", reason="signals and forks")
+
+
+@pytest.fixture(autouse=True)
+def _one_quick_picture(monkeypatch):
+    def draw(out, est, dataset, scores, standard_units=False):
+        (out / "nll_curve.png").write_bytes(scores["log_p"].to_numpy().tobytes())
+        return [pictures.Picture(out / "nll_curve.png", "a picture", "of the scores")]
+
+    monkeypatch.setattr(pictures, "draw_fit", draw)
 
 
 def write_set(number):
@@ -120,17 +133,16 @@ def test_ctrl_c_while_drawing_leaves_no_report_of_the_run_before(girih, monkeypa
 
 
 @unix
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_fit_that_is_asked_to_end_keeps_its_best_model_and_checkpoint(girih, number, status):
+def test_a_fit_that_is_asked_to_end_keeps_its_best_model_and_checkpoint(girih):
     command = [sys.executable, "-m", "girih", *LONG, "--out", "o"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     checkpoint, deadline = Path("o/checkpoint.safetensors"), time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1.0)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == status, said
+    assert process.returncode == 143, said
     assert "note: interrupted after" in said and "Traceback" not in said
     assert checkpoint.exists() and Path("o/report.html").exists()
     assert girih("score", "o", "circle", "--rows", 5, "--json").code == 0
@@ -138,14 +150,39 @@ def test_a_fit_that_is_asked_to_end_keeps_its_best_model_and_checkpoint(girih, n
 
 
 @unix
-def test_asked_to_end_before_there_is_a_model(girih, monkeypatch):
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_asked_to_end_before_there_is_a_model(girih, name, status, monkeypatch):
     def stop(*arguments):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(getattr(signal, name))
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("girih.em.fit.randomise", stop)
     done = girih(*SMALL, "--json")
-    assert done.code == 143 and done.json == {"error": "terminated"} and done.err == "girih: terminated\n"
+    assert done.code == status and done.json == {"error": "terminated"} and done.err == "girih: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@unix
+def test_training_within_a_command_saves_its_checkpoint_and_ends(capsys):
+    loss_of = lambda net, rows: net(rows).square()  # noqa: E731
+
+    def loss(net, rows):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return loss_of(net, rows)
+
+    calls, x = [], torch.ones(8, 1, dtype=torch.float64)
+
+    @command
+    def train():
+        fit_gradient(library.mlp([1, 1], seed=0), x, loss=loss, max_epochs=500, checkpoint="run.ckpt", progress=False)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        train()
+    assert ended.value.exit_code == 143 and capsys.readouterr().err == "girih: terminated\n"
+    assert torch.load("run.ckpt", weights_only=True)["steps"] == 5
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -176,7 +213,7 @@ def test_temporary_files_of_a_killed_run_go_with_the_next_and_those_of_living_on
         kill()
 
     before = len(names("o"))
-    assert child(killed) == child(killed_in_a_checkpoint) == -signal.SIGKILL and len(names("o")) == before + 1
+    assert child(killed) == child(killed_in_a_checkpoint) == -signal.SIGKILL and len(names("o")) == before + 2
     living = Path("o", temporary_name("picture.png"))
     living.touch()
     assert girih(*SMALL).code == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from girih._files import write_json
+from girih._files import finite, read_json, write_json
 from girih.selection.candidates import Candidate
 from girih.selection.fitting import Options, Outcome
 from girih.selection.splits import Split
@@ -43,10 +43,13 @@ class Store:
         if path is None:
             return None
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))["outcome"]
+            written = read_json(path)
+            value = written["outcome"]
+            if written.get("sha256") not in (None, _digest(value)):
+                return None
             value["unexplained"] = math.nan if value["unexplained"] is None else value["unexplained"]
             outcome = Outcome(**{field.name: value[field.name] for field in fields(Outcome)})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return outcome if len(outcome.held_out) == len(split.test) else None
 
@@ -54,7 +57,9 @@ class Store:
         """Keep a finished fit, in one piece."""
         path = self._path(candidate, split)
         if path is not None:
-            write_json(path, {"format": "girih-selection-fit", "label": candidate.label, "outcome": asdict(outcome)})
+            value = json.loads(json.dumps(finite(asdict(outcome))))
+            sums = {"outcome": value, "sha256": _digest(value)}
+            write_json(path, {"format": "girih-selection-fit", "label": candidate.label, **sums})
 
     def _path(self, candidate: Candidate, split: Split) -> Path | None:
         if self.folder is None:
@@ -63,3 +68,7 @@ class Store:
         digest.update(repr(candidate).encode() + split.train.tobytes() + b"/" + split.test.tobytes())
         name = re.sub(r"[^a-z0-9]+", "-", candidate.label.lower()).strip("-")
         return self.folder / f"{name}-{digest.hexdigest()[:12]}.json"
+
+
+def _digest(value: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
