@@ -173,16 +173,16 @@ def load(path: str | os.PathLike[str]) -> Model:
         ModelFileError: nothing there, a file missing, changed or truncated, numbers that are not finite, a foreign
             folder, or a newer format.
     """
-    folder = Path(path)
     for _ in range(_READS):
+        folder = current(Path(path))
         before = _seen(folder)
         try:
             return _load(folder)
         except ModelFileError:
-            if _seen(folder) == before:
+            if _seen(folder) == before and current(Path(path)) == folder:
                 raise
         time.sleep(0.01)  # another process is replacing the model
-    return _load(folder)
+    return _load(current(Path(path)))
 
 
 def _seen(folder: Path) -> list[tuple[int, int, int] | None]:

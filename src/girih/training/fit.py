@@ -51,7 +51,8 @@ def fit_gradient(
     """Train a model in place by Adam or L-BFGS, until `max_epochs` or until it stops improving.
 
     The same arguments on the same machine give the same numbers; torch's global random state is left alone. The
-    first Ctrl-C ends the run after its current step and returns, with `ended == "interrupted"`.
+    first Ctrl-C ends the run after its current step and returns, with `ended == "interrupted"`; SIGTERM and SIGHUP end
+    it there too, and the program after that, with the checkpoint saved (status 143 and 129).
 
     Args:
         model: any module with trainable parameters. It keeps its mode (training or evaluation) and its device.
