@@ -5,7 +5,6 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import girih
 from effort import cases
@@ -53,9 +52,6 @@ FITS = {
     "gan": lambda model, **o: model.fit(X, max_epochs=6, batch_size=17, record_every=5, **o),
     "flow": lambda model, **o: model.fit(X, steps=24, batch_size=17, record_every=5, **o),
     "generator flow": lambda model, **o: model.fit(X, max_epochs=6, batch_size=17, record_every=5, validation=0.2, **o),
-    "module": lambda model, **o: fit_gradient(
-        model, X, loss=lambda net, rows: (net(rows) + torch.randn(1)).square(), max_epochs=6, batch_size=17, **o
-    ),
 }
 TRAINED = {
     "gauss": (lambda: GaussVAE([1, 4, 2]), "vae"),
@@ -67,7 +63,6 @@ TRAINED = {
     "rad": (lambda: RAD(2, transforms=2, hidden_features=(4,)), "flow"),
     "nvp": (lambda: RealNVP(2, transforms=2, hidden_features=(4,)), "flow"),
     "generator flow": (lambda: DGNFlow.square(2, depth=2, seed=0), "generator flow"),
-    "module": (lambda: nn.Linear(2, 1, dtype=torch.float64), "module"),
 }
 
 
@@ -124,14 +119,12 @@ def test_a_stopped_run_goes_on_to_the_same_numbers_from_any_step(name, tmp_path,
 def test_the_seed_of_a_checkpoint_is_kept(tmp_path):
     """A second call in one script, whose generator has moved on, still goes on with the seed of the first."""
     path = tmp_path / "run.ckpt"
-    model = nn.Linear(2, 1, dtype=torch.float64)
-    options = {"loss": lambda net, rows: net(rows).square(), "seed": None, "batch_size": 7, "progress": False}
-    fit_gradient(model, X, max_epochs=2, checkpoint=path, **options)
-    run = fit_gradient(model, X, max_epochs=4, checkpoint=path, **options)
-    assert run.steps == 36
+    model, options = GaussVAE([1, 4, 2], seed=0), {"batch_size": 7, "progress": False, "checkpoint": path}
+    model.fit(X, max_epochs=2, seed=None, **options)
+    assert model.fit(X, max_epochs=4, seed=None, **options).steps == 36
     seed = torch.load(path, weights_only=True)["settings"]["seed"]
     with pytest.raises(girih.errors.ParameterError, match=f"seed={seed}, but now seed=0"):
-        fit_gradient(model, X, max_epochs=4, checkpoint=path, **{**options, "seed": 0})
+        model.fit(X, max_epochs=4, **options)
 
 
 @pytest.mark.fuzz

@@ -16,6 +16,7 @@ from girih.gan.stepper import AdversarialStepper
 from girih.networks import fc_discriminator
 from girih.training import TrainingRun
 from girih.training.batches import Batches
+from girih.training.checkpoint import seed_of_run
 from girih.training.generators import dimensions, number_type, tried, type_of
 from girih.training.run import run_steps
 
@@ -171,9 +172,9 @@ class GAN(nn.Module):
             batch_size: rows of a step; `None` for all.
             max_epochs: passes over the data.
             discriminator_steps: 1 by default, 5 for the Wasserstein loss.
-            **options: those of `girih.training.fit_gradient`: `seed`, `record`, `record_every`, `progress`,
-                `checkpoint`, `checkpoint_seconds`, `log`, `log_format`, `patience`, `min_improvement`, `monitor`,
-                `keep_best`, `settings`, `accelerator`.
+            **options: those of `girih.training.fit_gradient`: `seed` (`None` lets `torch.manual_seed` decide),
+                `record`, `record_every`, `progress`, `checkpoint`, `checkpoint_seconds`, `log`, `log_format`,
+                `patience`, `min_improvement`, `monitor`, `keep_best`, `settings`, `accelerator`.
 
         Returns:
             The `TrainingRun`; its history has `loss`, the mean loss of the discriminator since the record before, and
@@ -207,6 +208,7 @@ class GAN(nn.Module):
         def build(batches: Batches) -> AdversarialStepper:
             return AdversarialStepper(self, lr, pair, every)
 
+        options["seed"] = seed_of_run(options.get("seed", 0), options.get("checkpoint"))
         options["settings"] = {**known, **(options.get("settings") or {})}
         options = {"batch_size": batch_size, "max_epochs": max_epochs, **options}
         return run_steps(self, rows, build, dtype=self.dtype, **options)

@@ -35,7 +35,7 @@ def fit_gradient(
     min_improvement: float = 1e-4,
     monitor: str | None = None,
     keep_best: bool = False,
-    seed: int | None = 0,
+    seed: int = 0,
     record: Recorder | Measure | None = None,
     record_every: int = 100,
     progress: bool = True,
@@ -70,8 +70,7 @@ def fit_gradient(
         min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
         monitor: the recorded number to watch; by default "nll" where it is recorded, else the mean training "loss".
         keep_best: leave the model at the recorded step where the watched number was lowest, instead of at the last.
-        seed: of the order of the rows and of the noise that the loss draws from torch's generator. `None` lets
-            `torch.manual_seed` decide, and is kept in the checkpoint.
+        seed: of the order of the rows and of the noise that the loss draws from torch's generator.
         record: what to measure on the way, a `Recorder` (cleared first) or a function from the model to named numbers.
         record_every: gradient steps between records, unless `record` is a `Recorder`, which knows.
         progress: show a bar with the loss on a terminal or in a notebook.

@@ -17,7 +17,7 @@ from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.training import surroundings
 from girih.training.batches import Batches
-from girih.training.checkpoint import digest, seed_of_run
+from girih.training.checkpoint import digest
 from girih.training.logs import LogFormat, RunLog
 from girih.training.loop import Loop
 from girih.training.recorder import Measure, Recorder
@@ -60,7 +60,7 @@ def run_steps(
     min_improvement: float = 1e-4,
     monitor: str | None = None,
     keep_best: bool = False,
-    seed: int | None = 0,
+    seed: int = 0,
     record: Recorder | Measure | None = None,
     record_every: int = 100,
     progress: bool = True,
@@ -76,7 +76,7 @@ def run_steps(
     The trainable parameters are on the device when `build` is called. `rows` are checked rows `(N, D)`, which are
     cast to `dtype`; `settings` are names and plain values that tell this run from others, for the checkpoint's checks.
     """
-    seed, max_epochs = seed_of_run(seed, checkpoint), whole(max_epochs, "max_epochs")
+    seed, max_epochs = whole(seed, "seed", None), whole(max_epochs, "max_epochs")
     max_steps = None if max_steps is None else whole(max_steps, "max_steps")
     batch_size = None if batch_size is None else whole(batch_size, "batch_size")
     checkpoint_seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
