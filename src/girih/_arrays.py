@@ -2,46 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from girih._numbers import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NonFiniteError, ShapeError
+
+# Squares of values up to here, summed over rows and columns, are finite.
+_LARGEST = 1e100
 
 
 def as_tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
-    """Return `value` as a float64 tensor; a tensor that asks for gradients keeps them."""
+    """Return `value` as a float64 tensor; a tensor that asks for gradients keeps them.
+
+    Masked entries (`numpy.ma`), `None`, `pd.NA` and the nulls of data frames become NaN.
+    """
     if isinstance(value, Tensor):
-        return value.to(device=device or value.device, dtype=torch.float64)
-    if hasattr(value, "to_numpy"):  # pandas frames and series; pd.NA becomes NaN
-        try:
-            value = value.to_numpy(dtype=np.float64, na_value=np.nan)
-        except (TypeError, ValueError) as error:
-            raise ShapeError(
-                f"{name} holds columns that are not numbers ({error}); keep the numeric columns only"
-            ) from None
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"{name} must be an array of numbers; could not convert it ({error})") from None
+        return _from_torch(value, name).to(device=device or value.device, dtype=torch.float64)
+    if isinstance(value, (list, tuple)) and _holds_arrays(value):
+        parts = [as_tensor(part, name, device) for part in value]
+        if any(part.shape != parts[0].shape for part in parts):
+            raise refuse(name, "ragged", "its rows have different lengths")
+        return torch.stack(parts)
     # a copy unless the array owns writable, positively strided memory that torch can share
-    return torch.as_tensor(np.require(array, requirements=["C", "W"]), device=device)
+    return torch.as_tensor(np.require(as_floats(value, name), requirements=["C", "W"]), device=device)
 
 
-def check_finite(tensor: Tensor, name: str, allow_missing: bool = False) -> None:
+def _from_torch(value: Tensor, name: str) -> Tensor:
+    if value.is_complex():
+        raise refuse(name, "complex", f"it holds complex numbers ({value.dtype})")
+    if value.is_nested:
+        raise refuse(name, "ragged", "it is a nested tensor")
+    if value.layout is not torch.strided:
+        raise refuse(name, "sparse", f"it is a sparse tensor ({value.layout})")
+    if value.is_quantized:
+        raise refuse(name, "other", "it is a quantized tensor; pass its .dequantize()")
+    if value.is_meta:
+        raise refuse(name, "other", "a tensor on the meta device holds no numbers")
+    return value
+
+
+def _holds_arrays(value: Sequence[Any]) -> bool:
+    """Whether a list holds arrays, at any depth: NumPy would drop their masks and gradients."""
+    return any(
+        _holds_arrays(part)
+        if isinstance(part, (list, tuple))
+        else hasattr(part, "__array__") and not isinstance(part, np.generic)
+        for part in value
+    )
+
+
+def as_indices(value: Any, name: str) -> Tensor:
+    """Whole numbers as int64; fractions are refused, not cut off."""
+    tensor = as_tensor(value, name)
+    if not torch.equal(tensor, tensor.round()):
+        raise ShapeError(f"{name} must hold whole numbers; got {tensor.flatten()[:8].tolist()}")
+    return tensor.long()
+
+
+def check_finite(tensor: Tensor, name: str, allow_missing: bool = False, labels: Sequence[Any] | None = None) -> None:
     """Refuse infinite values, and NaN unless it means "missing" here."""
     if torch.isfinite(tensor).all():
         return
     if torch.isinf(tensor).any():
-        row = int(torch.isinf(tensor).reshape(tensor.shape[0], -1).any(1).nonzero()[0]) if tensor.ndim else 0
-        raise NonFiniteError(f"{name} holds infinite values (first in row {row}); remove or replace them")
+        where = _first(torch.isinf(tensor), labels)
+        raise NonFiniteError(f"{name} holds infinite values (first in {where}; remove or replace them")
     if not allow_missing:
-        row = int(torch.isnan(tensor).reshape(tensor.shape[0], -1).any(1).nonzero()[0]) if tensor.ndim else 0
+        where = _first(torch.isnan(tensor), labels)
         raise NonFiniteError(
-            f"{name} holds NaN (first in row {row}), which does not mean 'missing' here; remove or impute it"
+            f"{name} holds NaN or masked entries (first in {where}, which does not mean 'missing' here; remove or "
+            "impute them"
         )
+
+
+def check_largest(tensor: Tensor, name: str, labels: Sequence[Any] | None = None, largest: float = _LARGEST) -> None:
+    """Refuse a table with values whose squares overflow, by column."""
+    size = tensor.detach().abs().nan_to_num(nan=0.0)
+    if size.numel() and size.max() > largest:
+        at = size.amax(0) if size.ndim == 2 else size
+        column = int(at.argmax())
+        raise NonFiniteError(
+            f"{name} holds values up to {at[column].item():.1e} in column {_label(column, labels)}, too large to "
+            "compute with; use a larger unit for it"
+        )
+
+
+def _first(wrong: Tensor, labels: Sequence[Any] | None) -> str:
+    place = wrong.nonzero()[0].tolist() if wrong.ndim else [0]
+    return f"row {place[0]})" + (f", column {_label(place[1], labels)}" if len(place) == 2 else "")
+
+
+def _label(column: int, labels: Sequence[Any] | None) -> str:
+    return str(column) if labels is None or column >= len(labels) else repr(labels[column])
 
 
 def as_rows(
@@ -72,5 +128,5 @@ def as_rows(
         )
     if tensor.shape[0] == 0 and not allow_empty:
         raise EmptyDataError(f"{name} has no rows; pass at least one")
-    check_finite(tensor, name, allow_missing)
+    check_finite(tensor, name, allow_missing, column_labels(value))
     return tensor

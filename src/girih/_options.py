@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+import operator
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from girih.errors import ParameterError
 
 
 def whole(value: Any, name: str, least: int | None = 1) -> int:
-    """A whole number, NumPy's included, of at least `least`.
+    """A whole number, NumPy's and torch's included, of at least `least`; no fraction is cut off.
 
     Raises:
         ParameterError: it is not one.
@@ -20,10 +24,28 @@ def whole(value: Any, name: str, least: int | None = 1) -> int:
         >>> whole(3, "samples")
         3
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
+    try:
+        number = None if _is_truth(value) else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # torch refuses fractions in its own ways
+        number = None
+    if number is None or (least is not None and number < least):
         bound = "" if least is None else f", {least} or more"
         raise ParameterError(f"{name} must be a whole number{bound}; got {value!r}")
-    return int(value)
+    return number
+
+
+def wholes(values: Any, name: str, least: int | None = 1) -> tuple[int, ...]:
+    """Whole numbers of at least `least`; one alone counts as a list of one.
+
+    Raises:
+        ParameterError: one of them is not.
+    """
+    several = (isinstance(values, Sequence) and not isinstance(values, str)) or getattr(values, "ndim", 0) == 1
+    return tuple(whole(value, name, least) for value in (values if several else (values,)))
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def real(value: Any, name: str, positive: bool = True) -> float:

@@ -12,6 +12,10 @@ class ShapeError(GirihError):
     """An array has the wrong number of dimensions or columns."""
 
 
+class NotNumericError(ShapeError, TypeError):
+    """An array holds text, dates, complex numbers or other objects where real numbers are needed."""
+
+
 class NonFiniteError(GirihError):
     """An array holds infinite values, or NaN where NaN does not mean "missing"."""
 

@@ -10,11 +10,21 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+)
 
+from girih._arrays import as_rows, as_tensor, check_finite, check_largest
+from girih._numbers import column_labels
+from girih._options import whole, wholes
 from girih.em.fit import EMResult, fit_em
 from girih.em.trained import count_affine
-from girih.errors import ParameterError
+from girih.em.warm import warm_model
+from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp
 
@@ -24,8 +34,8 @@ NOISES = ("isotropic", "diagonal", "full")
 class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     r"""A low-dimensional piecewise-affine generator fitted by exact EM.
 
-    `x = g(z) + e`, `z ~ N(0, I)`, `e ~ N(0, noise)`, with g a small network. NaN entries of X are missing values,
-    in training as well as afterwards.
+    `x = g(z) + e`, `z ~ N(0, I)`, `e ~ N(0, noise)`, with g a small network. NaN entries of X (masked ones, `None`
+    and `pd.NA` too) are missing values, in training as well as afterwards.
 
     Args:
         latent_dim: S.
@@ -37,7 +47,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         max_iter: EM iterations of the run that is kept.
         tol: converged when three iterations in a row gain less than this (nats per row).
         n_init: random starts; the best after a short trial is continued.
-        warm_start: go on from the last fit instead of starting anew.
+        warm_start: go on from the last fit instead of starting anew. Another kind of `noise` starts from the fitted
+            variances; another `latent_dim`, `hidden`, `activation` or `negative_slope` is refused.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
         learn_prior: also fit the variance of z.
@@ -112,23 +123,21 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             X: `(N, D)`; NaN entries are missing.
             y: ignored.
             sample_weight: `(N,)` non-negative weights.
+
+        Raises:
+            NotNumericError: X holds text, dates or other objects, by column.
+            ShapeError, EmptyDataError, NonFiniteError, ParameterError, ModelFileError.
         """
         X = self._validate(X, reset=True)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weight = sample_weight if np.isscalar(sample_weight) else _as_numpy(sample_weight, "sample_weight")
+            sample_weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
         warm = self.warm_start and hasattr(self, "dgn_")
+        dgn = self._new_model(X.shape[1])
         if warm:
-            if self.dgn_.output_dim != X.shape[1]:
-                raise ParameterError(
-                    f"warm_start goes on from a model of D = {self.dgn_.output_dim} columns, and X has {X.shape[1]}; "
-                    "set warm_start=False"
-                )
-            dgn = self.dgn_
-        else:
-            dgn = self._new_model(X.shape[1])
+            dgn = warm_model(self.dgn_, dgn)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if int(self.n_init) != self.n_init or self.n_init < 1:
-            raise ParameterError(f"n_init must be a whole number of at least 1, got {self.n_init}")
+        n_init = whole(self.n_init, "n_init")
         result = fit_em(
             dgn,
             X,
@@ -138,7 +147,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             noise_floor=self.noise_floor,
             max_iter=self.max_iter,
             tol=self.tol,
-            n_init=0 if warm else self.n_init,
+            n_init=0 if warm else n_init,
             seed=seed,
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
@@ -160,13 +169,24 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def _new_model(self, output_dim: int) -> DGN:
         if self.noise not in NOISES:
             raise ParameterError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
-        hidden = [self.hidden] if np.isscalar(self.hidden) else list(self.hidden)
-        net = mlp([self.latent_dim, *hidden, output_dim], self.activation, self.negative_slope, seed=0)
+        sizes = [whole(self.latent_dim, "latent_dim"), *wholes(self.hidden, "hidden"), output_dim]
+        net = mlp(sizes, self.activation, self.negative_slope, seed=0)
         shape = {"isotropic": 1.0, "diagonal": np.ones(output_dim), "full": np.eye(output_dim)}[self.noise]
         return DGN(net, noise=shape)
 
     def _validate(self, X: Any, reset: bool) -> np.ndarray:
-        return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
+        """The rows as float64, with NaN where they are missing, after scikit-learn's checks of names and shapes."""
+        rows, labels = _as_numpy(X, "X"), column_labels(X)
+        try:
+            _check_feature_names(self, X, reset=reset)
+            check_array(rows, ensure_all_finite=False, estimator=self)
+            _check_n_features(self, rows, reset=reset)
+        except (TypeError, ValueError) as error:
+            raise (ShapeError if rows.size else EmptyDataError)(" ".join(str(error).split())) from None
+        check_finite(torch.as_tensor(rows), "X", allow_missing=True, labels=labels)
+        if reset:
+            check_largest(torch.as_tensor(rows), "X", labels)
+        return rows
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -186,10 +206,9 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Draw rows from the model, `(n_samples, D)`; reproducible if `random_state` is given."""
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ParameterError(f"n_samples must be at least 1, got {n_samples}")
+        shape = (whole(n_samples, "n_samples"),)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        return self.dgn_().sample((int(n_samples),), seed=seed).cpu().numpy()
+        return self.dgn_().sample(shape, seed=seed).cpu().numpy()
 
     def transform(self, X: Any) -> np.ndarray:
         """The embedding: posterior mean of z for each row, `(N, S)`."""
@@ -199,9 +218,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def inverse_transform(self, Z: Any) -> np.ndarray:
         """The generated rows `g(z)`, `(N, D)`."""
         check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64)
         with torch.no_grad():
-            return self.dgn_.trace(Z).cpu().numpy()
+            return self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim")).cpu().numpy()
 
     def impute(self, X: Any) -> np.ndarray:
         """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`."""
@@ -227,6 +245,10 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def _fitted(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return self._validate(X, reset=False)
+
+
+def _as_numpy(value: Any, name: str) -> np.ndarray:
+    return as_tensor(value, name).detach().cpu().numpy()
 
 
 def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:

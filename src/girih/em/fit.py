@@ -14,7 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import as_tensor, check_finite, check_largest
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.em.checkpoint import Checkpoint, Run, Settings, State, fingerprint
@@ -273,6 +273,7 @@ class _Loop:
 
 def _check_data(dgn: DGN, X: Any, sample_weight: Any) -> tuple[Tensor, Tensor]:
     x = dgn.rows(X).detach()
+    check_largest(x, "X")
     if sample_weight is None:
         weight = torch.ones(len(x), dtype=torch.float64, device=x.device)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._arrays import as_tensor
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
 from girih.gaussian.boundary import Array, Boundary, polygon_boundary, polyhedron_boundary, tidy
 from girih.gaussian.hull import halfspaces_of
@@ -182,10 +183,7 @@ def _is_array(value: Any, ndim: int) -> bool:
 
 
 def _array(value: Any, name: str, ndim: int) -> Array:
-    try:
-        out = np.array(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"{name} must be a numeric array with {ndim} dimensions") from error
+    out = np.array(as_tensor(value, name).detach().cpu())
     if out.ndim != ndim:
         raise ShapeError(f"{name} must have {ndim} dimensions, not shape {out.shape}")
     if not np.isfinite(out).all():

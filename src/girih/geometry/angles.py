@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from girih._arrays import as_indices
 from girih.errors import ParameterError, ShapeError
 from girih.geometry.cells import Cells, as_cells, chunks
 from girih.geometry.shown import Shown
@@ -87,7 +88,7 @@ def _pairs(cells: Cells, pairs: Any) -> Tensor:
                 "sampled cells do not know their neighbours; use segment_cells or walk_cells, or name the pairs="
             )
         return cells.neighbors
-    chosen = torch.as_tensor(pairs).long()
+    chosen = as_indices(pairs, "pairs")
     if chosen.ndim != 2 or chosen.shape[1] != 2:
         raise ShapeError(f"pairs must be of shape (E, 2), got {tuple(chosen.shape)}")
     if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(cells)):

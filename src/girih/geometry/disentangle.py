@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girih._arrays import as_tensor
+from girih._arrays import as_indices
+from girih._options import wholes
 from girih.errors import ParameterError, ShapeError
 from girih.geometry.cells import CellValues, as_cells
 from girih.geometry.spectrum import Source
@@ -118,10 +119,10 @@ def basis(cells: Source, shape: Sequence[int] | None = None, index: Any = None) 
     """
     cells = as_cells(cells)
     D = cells.trace.output_dim
-    size = (D,) if shape is None else tuple(int(side) for side in shape)
+    size = (D,) if shape is None else wholes(shape, "shape", None)
     if math.prod(size) != D or min(size, default=1) < 1:
         raise ShapeError(f"shape {size} does not have the D = {D} entries of an output")
-    rows = torch.arange(len(cells)) if index is None else as_tensor(index, "index").reshape(-1).long()
+    rows = torch.arange(len(cells)) if index is None else as_indices(index, "index").reshape(-1)
     if len(rows) and not (-len(cells) <= int(rows.min()) and int(rows.max()) < len(cells)):
         raise ParameterError(f"index must hold numbers of the {len(cells)} cells, got {rows.tolist()}")
     parts = [A.mT.reshape(len(A), -1, *size) for _, A, _ in cells.maps(cells.patterns[rows])]

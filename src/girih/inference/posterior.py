@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
 from girih._arrays import as_tensor, check_finite
+from girih._options import whole
 from girih.errors import NonFiniteError, ParameterError, ShapeError
 from girih.inference.model import Model
 
@@ -182,4 +183,4 @@ def gaussian_entropy(factor: Tensor) -> Tensor:
 
 def make_generator(seed: int | None, device: torch.device) -> torch.Generator | None:
     """A seeded generator, or `None` for torch's global one."""
-    return None if seed is None else torch.Generator(device).manual_seed(seed)
+    return None if seed is None else torch.Generator(device).manual_seed(whole(seed, "seed", None))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from girih.errors import ParameterError
+from girih._options import whole
 
 
 class Abs(nn.Module):
@@ -35,9 +35,7 @@ class Maxout(nn.Module):
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
-        if pieces < 1:
-            raise ParameterError(f"pieces must be at least 1, got {pieces}")
-        self.pieces = int(pieces)
+        self.pieces = whole(pieces, "pieces")
 
     def forward(self, h: Tensor) -> Tensor:
         """Take the maximum of each group."""

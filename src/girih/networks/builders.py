@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from girih._options import whole
 from girih.errors import ParameterError
 from girih.networks.activations import Abs
 from girih.networks.drawing import make_generator
@@ -55,11 +56,11 @@ def mlp(
         >>> [type(layer).__name__ for layer in net]
         ['Linear', 'LeakyReLU', 'Linear']
     """
-    sizes = [int(size) for size in sizes]
+    sizes = [whole(size, "a size", None) for size in sizes]
     if len(sizes) < 2 or min(sizes) < 1:
         raise ParameterError(f"sizes must be at least two widths of 1 or more, from S to D; got {sizes}")
     activation_layer(activation, negative_slope)  # refuses bad options even where no layer uses them
-    generator = make_generator(None if seed is None else int(seed))
+    generator = make_generator(seed)
     slope = {"relu": 0.0, "abs": 1.0}.get(activation, negative_slope)
     layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):

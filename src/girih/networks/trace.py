@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import as_rows, as_tensor
 from girih.errors import ShapeError, UnsupportedLayerError
 from girih.networks.operators import LinearMap
 from girih.networks.sources import Live
@@ -247,8 +247,8 @@ class Trace:
             >>> t.restrict(torch.zeros(5), torch.eye(5)[:, :2]).latent_dim
             2
         """
-        origin = torch.as_tensor(origin, dtype=torch.float64, device=self.device).detach()
-        basis = torch.as_tensor(basis, dtype=torch.float64, device=self.device).detach()
+        origin = as_tensor(origin, "origin", self.device).detach()
+        basis = as_tensor(basis, "basis", self.device).detach()
         size = self.latent_dim
         if origin.shape != (size,) or basis.ndim != 2 or basis.shape[0] != size or not basis.shape[1]:
             raise ShapeError(

@@ -347,9 +347,10 @@ class Partition:
         return self._cells.cell_halfspaces(self._index(i))
 
     def _index(self, i: int) -> int:
-        if not -len(self) <= i < len(self):
-            raise ParameterError(f"cell index {i} is out of range for {len(self)} cells")
-        return int(i) % len(self)
+        index = whole(i, "a cell index", None)
+        if not -len(self) <= index < len(self):
+            raise ParameterError(f"cell index {index} is out of range for {len(self)} cells")
+        return index % len(self)
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells."""

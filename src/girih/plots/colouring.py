@@ -11,6 +11,7 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize, to_rgba_array
 
+from girih._arrays import as_tensor
 from girih.errors import ParameterError
 from girih.partition import Partition
 from girih.plots.data import Array, to_array
@@ -111,7 +112,7 @@ def quantity(part: Partition, values: Any) -> Array:
                 return to_array(torch.linalg.matrix_rank(part.affine[0]))
         with np.errstate(divide="ignore"):
             return np.log(to_array(part.volume))
-    numbers = to_array(values) if isinstance(values, torch.Tensor) else np.array(values, dtype=np.float64)
+    numbers = to_array(as_tensor(values, "values"))
     if numbers.shape != (len(part),):
         raise ParameterError(
             f"values must hold one number for each of the {len(part)} cells; got shape {numbers.shape}"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from girih._arrays import as_tensor
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.plots.data import Array, to_array
 from girih.plots.style import BLUE, CYCLE, GREY, LIGHT, legend_below, log_scale, new_axes, styled
@@ -127,8 +127,8 @@ def plot_training_curves(
 
 def _vector(value: Any, name: str) -> Array:
     try:
-        vector = to_array(value) if isinstance(value, torch.Tensor) else np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        vector = to_array(as_tensor(value, name))
+    except ShapeError:
         raise ShapeError(f"{name} must be a list of numbers") from None
     if vector.ndim != 1:
         raise ShapeError(f"{name} must be a list of numbers; got shape {vector.shape}")

@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from scipy.stats.qmc import Sobol
 from torch import Tensor
 
+from girih._options import wholes
 from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.partition import Partition
@@ -138,7 +139,7 @@ def prior_factor(dgn: DGN) -> Array:
 
 def check_axes(dgn: DGN, coordinates: Sequence[int]) -> list[int]:
     """Two different coordinates of z, for models with S of 2 or more."""
-    chosen = [int(i) for i in coordinates]
+    chosen = list(wholes(coordinates, "coordinates", None))
     if len(chosen) != 2 or chosen[0] == chosen[1] or not all(0 <= i < dgn.latent_dim for i in chosen):
         raise ParameterError(
             f"coordinates must be two different coordinates of z, 0 to {dgn.latent_dim - 1}; got {list(coordinates)}"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+from girih._options import wholes
 from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.inference.estep import evidence
@@ -117,7 +118,7 @@ def plot_marginal(
 def _check_coordinates(dgn: DGN, coordinates: Sequence[int] | None) -> list[int]:
     if coordinates is None:
         return list(range(min(2, dgn.output_dim)))
-    chosen = [int(i) for i in coordinates]
+    chosen = list(wholes(coordinates, "coordinates", None))
     inside = all(0 <= i < dgn.output_dim for i in chosen)
     if len(chosen) not in (1, 2) or len(set(chosen)) != len(chosen) or not inside:
         raise ParameterError(

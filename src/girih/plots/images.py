@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from girih._arrays import as_tensor
+from girih._options import wholes
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.plots.data import Array, generate, lattice, prior_factor, quantiles, to_array
@@ -138,7 +139,7 @@ def as_images(table: Array, image_shape: tuple[int, ...], name: str) -> Array:
     Raises:
         ShapeError: the shape does not hold D values.
     """
-    shape = tuple(int(size) for size in image_shape)
+    shape = wholes(image_shape, name, None)
     if math.prod(shape) != table.shape[1] or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise ShapeError(
             f"{name} must be (h, w), (h, w, 1) or (h, w, 3) with D = {table.shape[1]} values in all; got {shape}"

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
 from girih._arrays import as_tensor
+from girih._options import wholes
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
 from girih.plots.data import Array, to_array
@@ -97,7 +98,7 @@ def _lines(part: Partition, total: int, coordinates: Sequence[int] | None) -> li
         with torch.no_grad():
             spread = to_array(part.trace(torch.as_tensor(z[:, None]))).std(0)
         return sorted(int(i) for i in np.argsort(-spread, kind="stable")[:_MAX_LINES])
-    lines = [int(i) for i in coordinates]
+    lines = list(wholes(coordinates, "coordinates", None))
     if not 1 <= len(lines) <= len(CYCLE) or min(lines) < 0 or max(lines) >= total:
         raise ParameterError(f"coordinates must be 1 to {len(CYCLE)} of 0 to {total - 1}; got {lines}")
     return lines
