@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import difflib
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._options import real
+from girih.datasets.bounded import MEMORY, check_regular
 from girih.datasets.csvfile import read_csv
 from girih.datasets.dataset import Dataset
+from girih.datasets.npyfile import read_array
 from girih.errors import DataSourceError, EmptyDataError, NonFiniteError, ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# What numpy and zipfile raise for damaged files, besides ValueError and OSError.
-_BROKEN = (EOFError, KeyError, MemoryError, SyntaxError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def load_file(
@@ -30,6 +28,7 @@ def load_file(
     columns: Sequence[str] | None = None,
     drop: Sequence[str] | None = None,
     header: bool | None = None,
+    memory: float = MEMORY,
 ) -> Dataset:
     r"""The numeric columns of a file; empty cells and NaN are missing entries.
 
@@ -40,7 +39,9 @@ def load_file(
         path: a .csv, .npy, .npz (with one array) or .parquet file.
         columns: the names of the columns to keep, in this order; all by default.
         drop: the names of columns to leave out.
-        header: for csv, whether the first line holds names; detected by default.
+        header: for csv, whether the first line holds names; detected by default, with a warning where both are likely.
+        memory: GB of rows (8 bytes an entry) that a packed file (npz, parquet) may unpack to; 32 times its own size is
+            always allowed.
 
     Raises:
         DataSourceError, EmptyDataError, NonFiniteError, ParameterError.
@@ -55,27 +56,32 @@ def load_file(
         >>> dataset.feature_names, np.asarray(dataset).tolist()
         (['height', 'width'], [[1.5, 2.0], [nan, 3.0]])
     """
-    path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
+    path, suffix, memory = Path(path), Path(path).suffix.lower(), real(memory, "memory")
     if os.path.isdir(path):
         raise DataSourceError(f"{path} is a folder; pass a file ({', '.join(SUFFIXES)})")
     if not os.path.exists(path):
         raise DataSourceError(f"there is no file {path}; check the path")
-    if reader is None:
+    if suffix not in SUFFIXES:
         found = f"'{path.suffix}'" if path.suffix else "no suffix"
         raise DataSourceError(
             f"{path.name} has {found}, and girih reads {', '.join(SUFFIXES)}; convert the file to one of them"
         )
-    if header is not None and path.suffix.lower() != ".csv":
+    if header is not None and suffix != ".csv":
         raise ParameterError(f"header is an option of csv files, and {path.name} is not one; leave it out")
     try:
-        if path.stat().st_size == 0:
+        if check_regular(path) == 0:
             raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
-        table = reader(path, header) if reader is read_csv else reader(path)
+        table: NDArray[Any] | pd.DataFrame
+        if suffix == ".csv":
+            table = read_csv(path, header)
+        else:
+            table = _read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
     except OSError as error:
         raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
+    except MemoryError:
+        raise DataSourceError(f"{path.name} is too large for the memory of this machine; use fewer rows") from None
     if isinstance(table, np.ndarray):
-        X, names, shape = _flatten(table, path.name)
+        X, names, shape = _flatten(table)
         if columns is not None or drop is not None:
             keep = _choose(names, columns, drop, path.name)
             X, names, shape = X[:, [names.index(name) for name in keep]], keep, None
@@ -97,75 +103,22 @@ def one_line(error: BaseException) -> str:
     return text[:200] if text else type(error).__name__
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_parquet(path: Path, memory: float) -> pd.DataFrame:
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return _only_array(loaded, path.name) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
-    except DataSourceError:
-        raise
-    except ValueError as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
-            raise DataSourceError(
-                f"{path.name} holds Python objects or is no NumPy file, and girih never unpickles; save a numeric "
-                "array with numpy.save, e.g. array.astype(float)"
-            ) from None
-        raise _damaged(path, error) from None
-    except _BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def _only_array(archive: np.lib.npyio.NpzFile, file: str) -> NDArray[Any]:
-    held = list(archive.files)
-    if len(held) != 1:
-        some = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "")
-        raise DataSourceError(
-            f"{file} holds {len(held)} arrays ({some}), and one is needed; save it alone with numpy.save"
-        )
-    return np.asarray(archive[held[0]])
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pandas as pd
-        import pyarrow
+        from girih.datasets.parquetfile import read_parquet
     except ImportError as error:
         raise DataSourceError(
             f"{path.name}: reading parquet needs the package {error.name}; install it with `pip install {error.name}`"
         ) from None
-    try:
-        return pd.read_parquet(path, engine="pyarrow")
-    except (ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise _damaged(path, error) from None
+    return read_parquet(path, memory)
 
 
-def _damaged(path: Path, error: BaseException) -> DataSourceError:
-    return DataSourceError(
-        f"{path.name} is damaged, or not a {path.suffix} file ({one_line(error)}); write it again from its source"
-    )
+SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
 
 
-_READERS: dict[str, Callable[..., Any]] = {
-    ".csv": read_csv,
-    ".npy": _read_npy,
-    ".npz": _read_npy,
-    ".parquet": _read_parquet,
-}
-SUFFIXES = tuple(_READERS)
-
-
-def _flatten(array: NDArray[Any], name: str) -> tuple[NDArray[np.float64], list[str], tuple[int, ...] | None]:
+def _flatten(array: NDArray[Any]) -> tuple[NDArray[np.float64], list[str], tuple[int, ...] | None]:
     """Rows `(N, D)`, their names and the shape of an image where there are more than two axes."""
-    if array.dtype.kind not in "biuf":
-        kind = "complex numbers" if array.dtype.kind == "c" else f"dtype {array.dtype}"
-        raise DataSourceError(f"{name} holds {kind}, not real numbers; save a numeric array, e.g. array.astype(float)")
-    if array.ndim == 0:
-        raise DataSourceError(f"{name} holds a single number; a data set is an array of shape (N, D)")
     shape = tuple(int(size) for size in array.shape[1:]) if array.ndim > 2 else None
-    if shape is not None and len(shape) > 3:
-        raise DataSourceError(
-            f"{name} has shape {array.shape}; rows (N, D) or images (N, h, w) or (N, h, w, c) are expected"
-        )
     width = int(np.prod(array.shape[1:]))
     X = np.array(array.reshape(len(array), width), dtype=np.float64)
     return X, [f"x{i}" for i in range(X.shape[1])], shape

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih.datasets.bounded import MEMORY
 from girih.datasets.dataset import Dataset
 from girih.datasets.local_images import mnist_files
 from girih.errors import DataSourceError, ParameterError
@@ -49,7 +50,11 @@ def one_digit(dataset: Dataset, digit: int) -> Dataset:
 
 
 def mnist_full(
-    *, data_home: str | None = None, path: str | os.PathLike[str] | None = None, part: str = "all"
+    *,
+    data_home: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    part: str = "all",
+    memory: float = MEMORY,
 ) -> Dataset:
     """All 70,000 MNIST digits, scaled to [0, 1], from openml.org (cached in `data_home`) or from local files: `path=`.
 
@@ -57,13 +62,14 @@ def mnist_full(
         data_home: where scikit-learn keeps what it fetched.
         path: the folder of `train-images-idx3-ubyte.gz` and so on, instead of the network.
         part: "train", the first 60,000, "test", the others, or "all".
+        memory: GB of rows that a packed local file may unpack to; 32 times its size is always allowed.
 
     Raises:
         DataSourceError: the server cannot be reached, or its answer or a file is damaged.
         ParameterError: an unknown part.
     """
     if path is not None:
-        return mnist_files(path=path, part=part)
+        return mnist_files(path=path, part=part, memory=memory)
     rows = {"train": slice(60_000), "test": slice(60_000, None), "all": slice(None)}.get(part)
     if rows is None:
         raise ParameterError(f"part must be train, test or all; got {part!r}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import re
+import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih.datasets.bounded import MEMORY, allowed, check_rows, opened, read_exactly
 from girih.datasets.dataset import Dataset
+from girih.datasets.matfile import read_mat
 from girih.datasets.pickled import read_pickled_bytes
-from girih.errors import DataSourceError, ParameterError
+from girih.errors import DataSourceError, EmptyDataError, ParameterError
 
 Bytes = NDArray[np.uint8]
 Pathlike = str | os.PathLike[str]
@@ -31,7 +33,9 @@ _SVHN = re.compile(r"(train|test|extra)_32x32\.mat")
 _IDX = re.compile(r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
-def cifar10(*, path: Pathlike | None = None, part: str = "train", grey: bool = False) -> Dataset:
+def cifar10(
+    *, path: Pathlike | None = None, part: str = "train", grey: bool = False, memory: float = MEMORY
+) -> Dataset:
     """CIFAR-10, 60,000 colour images of 32 x 32 pixels, from its local files: `path=`.
 
     Args:
@@ -39,43 +43,46 @@ def cifar10(*, path: Pathlike | None = None, part: str = "train", grey: bool = F
             or one of these files. The pickles of the Python version are read without running what they ask for.
         part: "train" (50,000 rows in the whole set), "test" or "all", for a folder.
         grey: the luminance only, one channel.
+        memory: GB of rows that a packed file may unpack to; 32 times its size is always allowed.
 
     Raises:
         DataSourceError: there are no such files, or one of them is damaged.
         ParameterError: an unknown part.
     """
     files = _files("cifar10", path, part, _CIFAR, {"train": "data", "test": "test"}, "data_batch_1.bin to _5.bin")
-    read = [_cifar_file(file) for file in files]
+    read = [_cifar_file(file, memory) for file in files]
     planes = np.concatenate([images for images, _ in read]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in read])
     return _colour(planes.transpose(0, 2, 3, 1), labels, "cifar10", "CIFAR-10", part, grey)
 
 
-def svhn(*, path: Pathlike | None = None, part: str = "train", grey: bool = False) -> Dataset:
+def svhn(*, path: Pathlike | None = None, part: str = "train", grey: bool = False, memory: float = MEMORY) -> Dataset:
     """SVHN, colour images of 32 x 32 pixels around house numbers' digits, from its local files: `path=`.
 
     Args:
         path: a cropped .mat file (`train_32x32.mat`, ...) or the folder of them.
         part: "train" (73,257 rows), "test" or "all" (both), for a folder; the extra images are read by their file.
         grey: the luminance only, one channel.
+        memory: GB of rows that a packed file may unpack to; 32 times its size is always allowed.
 
     Raises:
         DataSourceError: there are no such files, or one of them is damaged.
         ParameterError: an unknown part.
     """
     files = _files("svhn", path, part, _SVHN, {"train": "train", "test": "test"}, "train_32x32.mat")
-    read = [_svhn_file(file) for file in files]
+    read = [_svhn_file(file, memory) for file in files]
     images = np.concatenate([images for images, _ in read])
     labels = np.concatenate([labels for _, labels in read])
     return _colour(images, labels, "svhn", "SVHN", part, grey)
 
 
-def mnist_files(*, path: Pathlike | None = None, part: str = "all") -> Dataset:
+def mnist_files(*, path: Pathlike | None = None, part: str = "all", memory: float = MEMORY) -> Dataset:
     """MNIST from the files `train-images-idx3-ubyte`, ..., packed (.gz) or not.
 
     Args:
         path: the folder, or a file of images, whose labels are found beside it.
         part: "train" (60,000 rows), "test" or "all", for a folder.
+        memory: GB of rows that a packed file may unpack to; 32 times its size is always allowed.
 
     Raises:
         DataSourceError: there are no such files, or one of them is damaged.
@@ -86,7 +93,7 @@ def mnist_files(*, path: Pathlike | None = None, part: str = "all") -> Dataset:
     pictures = [file for file in files if "images" in file.name]
     if not pictures:
         raise DataSourceError(f"{path} has labels and no images; expected {wanted}")
-    read = [(_idx(file, 3), _idx(_labels_beside(file), 1)) for file in pictures]
+    read = [(_idx(file, 3, memory), _idx(_labels_beside(file), 1, memory)) for file in pictures]
     for (images, labels), file in zip(read, pictures, strict=True):
         if len(images) != len(labels):
             raise DataSourceError(f"{file.name} has {len(images)} images and {len(labels)} labels; fetch both again")
@@ -145,10 +152,12 @@ def _files(
     return sorted(chosen, key=lambda file: (file.name.startswith(begin["test"]), file.name))
 
 
-def _cifar_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
+def _cifar_file(file: Path, memory: float) -> tuple[Bytes, NDArray[np.int64]]:
     if file.suffix == ".bin":
-        data = np.frombuffer(_content(file), np.uint8)
-        if len(data) == 0 or len(data) % 3073 or data[::3073].max() > 9:
+        with opened(file) as (stream, _):
+            most = max(allowed(file, memory) // 8, file.stat().st_size)
+            data = np.frombuffer(read_exactly(stream, most + 1), np.uint8)
+        if not len(data) or len(data) > most or len(data) % 3073 or data[::3073].max() > 9:
             raise DataSourceError(f"{file.name} is not rows of a label and 3,072 pixels; fetch CIFAR-10 again")
         rows = data.reshape(-1, 3073)
         return rows[:, 1:], rows[:, 0].astype(np.int64)
@@ -156,6 +165,8 @@ def _cifar_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
     images, labels = held.get("data"), held.get("labels")
     if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3072:
         raise DataSourceError(f"{file.name} has no 'data' of 3,072 pixels a row; fetch CIFAR-10 again")
+    if not len(images):
+        raise EmptyDataError(f"{file.name} has no images; fetch CIFAR-10 again")
     if not _are_classes(labels, len(images)):
         raise DataSourceError(f"{file.name} has no 'labels', one of 0 to 9 for each image; fetch CIFAR-10 again")
     return images, np.asarray(labels, dtype=np.int64)
@@ -167,14 +178,12 @@ def _are_classes(labels: Any, count: int) -> bool:
     return all(isinstance(label, int) and 0 <= label <= 9 for label in labels)
 
 
-def _svhn_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
-    from scipy.io import loadmat
-
+def _svhn_file(file: Path, memory: float) -> tuple[Bytes, NDArray[np.int64]]:
     try:
-        held = loadmat(file, variable_names=["X", "y"])
+        held = read_mat(file, ("X", "y"), memory)
         images, labels = held["X"], held["y"]
-    except Exception as error:  # a damaged file can raise anything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+    except (OSError, ValueError, KeyError, struct.error, zlib.error) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise DataSourceError(f"{file.name} is not a cropped SVHN .mat file ({reason}); fetch it again") from None
     if (
         images.dtype != np.uint8
@@ -186,19 +195,29 @@ def _svhn_file(file: Path) -> tuple[Bytes, NDArray[np.int64]]:
             f"{file.name} holds X {images.shape} and y {labels.shape}; (32, 32, 3, N) and (N, 1) of the cropped "
             "version are expected"
         )
+    if not labels.size:
+        raise EmptyDataError(f"{file.name} has no images; fetch it again")
+    if not ((labels >= 0) & (labels <= 10) & (labels == np.floor(labels))).all():
+        raise DataSourceError(f"{file.name} has labels that are no digits; fetch it again")
     return images.transpose(3, 0, 1, 2), labels.reshape(-1).astype(np.int64) % 10  # the digit 0 has the label 10
 
 
-def _idx(file: Path, axes: int) -> Bytes:
+def _idx(file: Path, axes: int, memory: float) -> Bytes:
     """An array of bytes: two zero bytes, 8 (for uint8), the number of axes, their sizes, the entries."""
-    data = _content(file)
     start = 4 + 4 * axes
-    if len(data) < start or data[:4] != bytes((0, 0, 8, axes)):
-        raise DataSourceError(f"{file.name} is not an idx file of bytes with {axes} axes; fetch it again; {_INSTEAD}")
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
-    if len(data) != start + math.prod(shape):
-        raise DataSourceError(f"{file.name} is cut off: {len(data):,} bytes for the shape {shape}; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    with opened(file) as (stream, packed):
+        head = bytes(read_exactly(stream, start))
+        if len(head) < start or head[:4] != bytes((0, 0, 8, axes)):
+            raise DataSourceError(
+                f"{file.name} is not an idx file of bytes with {axes} axes; fetch it again; {_INSTEAD}"
+            )
+        shape = struct.unpack(f">{axes}I", head[4:])
+        check_rows(file, shape, memory, packed)
+        data = read_exactly(stream, math.prod(shape) + 1)
+    if len(data) != math.prod(shape):
+        found = "more" if len(data) > math.prod(shape) else f"{start + len(data):,}"
+        raise DataSourceError(f"{file.name} is cut off: {found} bytes for the shape {shape}; fetch it again")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _labels_beside(file: Path) -> Path:
@@ -207,12 +226,3 @@ def _labels_beside(file: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise DataSourceError(f"there is no {name} or {name}.gz beside {file.name}; fetch it as well; {_INSTEAD}")
-
-
-def _content(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataSourceError(f"{file.name} could not be read ({reason}); fetch it again") from None
