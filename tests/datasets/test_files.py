@@ -251,5 +251,5 @@ def test_an_archive_of_several_arrays_lists_them(tmp_path: Path) -> None:
 def test_options_of_files(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.zeros((3, 2)))
     message = refused(ParameterError, tmp_path / "t.npy", noise=1)
-    assert "takes the options columns, drop, header; got 'noise'" in message
+    assert "takes the options columns, drop, header, memory; got 'noise'" in message
     assert "header is an option of csv files" in refused(ParameterError, tmp_path / "t.npy", header=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.cli.rows import write_csv
+from girih.datasets.csvfile import read_csv, scan_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def write_completed(
-    path: Path, data: str, dataset: Dataset, filled: NDArray[np.float64], missing: NDArray[np.bool_]
+    path: Path,
+    data: str,
+    dataset: Dataset,
+    filled: NDArray[np.float64],
+    missing: NDArray[np.bool_],
+    header: bool | None = None,
 ) -> None:
     """Write the completed table as csv, atomically.
 
@@ -29,35 +35,33 @@ def write_completed(
         dataset: those rows, `(N, D)`.
         filled: the rows with every entry, `(N, D)`.
         missing: which entries were not there, `(N, D)`.
+        header: whether the first line of a csv file holds names; detected by default.
     """
     from girih._files import write_text
 
     suffix = Path(data).suffix.lower()
-    text = _fill_text(Path(data).expanduser(), dataset, filled, missing) if suffix == ".csv" else None
+    text = _fill_text(Path(data).expanduser(), dataset, filled, missing, header) if suffix == ".csv" else None
     if text is not None:
         write_text(path, text)
     else:
-        write_csv(path, _fill_frame(_frame(data, suffix, dataset), dataset, filled, missing))
+        write_csv(path, _fill_frame(_frame(data, suffix, dataset, header), dataset, filled, missing))
 
 
-def _fill_text(path: Path, dataset: Dataset, filled: NDArray[np.float64], missing: NDArray[np.bool_]) -> str | None:
+def _fill_text(
+    path: Path, dataset: Dataset, filled: NDArray[np.float64], missing: NDArray[np.bool_], header: bool | None
+) -> str | None:
     """The csv text with the gaps filled; `None` where its cells do not line up with the rows one to one."""
-    text = path.read_text(encoding="utf-8-sig")
-    first = next(line for line in io.StringIO(text) if line.strip())
-    separator = max(",;\t", key=first.count)
-    cells = [row for row in csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True) if row]
-    extra = len(cells) - len(dataset)
-    if extra not in (0, 1):
+    found = scan_csv(path, header)
+    cells = found.records()
+    if len(cells) != len(dataset):
         return None
-    names = [cell.strip().lstrip("# ") for cell in cells[0]] if extra else [f"x{i}" for i in range(len(cells[0]))]
-    if not all(names.count(name) == 1 for name in dataset.feature_names):
-        return None
+    names = found.names if found.names is not None else [f"x{i}" for i in range(len(cells[0]))]
     at = [names.index(name) for name in dataset.feature_names]
     for n, d in np.argwhere(missing):
-        cells[n + extra][at[d]] = repr(float(filled[n, d]))
+        cells[n][at[d]] = repr(float(filled[n, d]))
     out = io.StringIO()
-    csv.writer(out, delimiter=separator, lineterminator="\n").writerows(cells)
-    return out.getvalue()
+    csv.writer(out, delimiter=found.separator, lineterminator="\n").writerows(cells)
+    return found.text[: found.start] + out.getvalue()
 
 
 def _fill_frame(
@@ -77,14 +81,12 @@ def _fill_frame(
     return table
 
 
-def _frame(data: str, suffix: str, dataset: Dataset) -> pd.DataFrame:
+def _frame(data: str, suffix: str, dataset: Dataset, header: bool | None) -> pd.DataFrame:
     """The file's table with its other columns, or the rows of a data set that has none."""
     import pandas as pd
 
     if suffix == ".csv":
-        from girih.datasets.csvfile import read_csv
-
-        return read_csv(Path(data).expanduser())
+        return read_csv(Path(data).expanduser(), header)
     if suffix == ".parquet":
         table = pd.read_parquet(Path(data).expanduser(), engine="pyarrow")
         table.columns = [str(name) for name in table.columns]

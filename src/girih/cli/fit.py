@@ -16,6 +16,7 @@ from girih.cli.options import (
     Columns,
     DataArgument,
     Drop,
+    Header,
     Json,
     Noise,
     Out,
@@ -86,6 +87,7 @@ def fit(
     ] = None,
     columns: Columns = None,
     drop: Drop = None,
+    header: Header = None,
     rows: Rows = None,
     max_iter: Annotated[
         int, typer.Option("--max-iter", min=1, help="Largest number of EM iterations.", rich_help_panel=_TRAINING)
@@ -161,7 +163,9 @@ def fit(
 
         imported = time.perf_counter()
         check_latent_dim(latent_dim)
-        dataset = load_data(data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed)
+        dataset = load_data(
+            data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
+        )
         fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem), "fit", results.FILES)
         fitting.check_model_folder(folder.path)
@@ -182,6 +186,7 @@ def fit(
         seed=seed,
         acceleration=acceleration.value,
         batch_size=batch_size,
+        header=header,
     )
     terminal.say(f"{dataset.name}: {describe(dataset)}", style="bold")
     fitting.notes_on(dataset, settings, standardize, terminal)

@@ -51,6 +51,7 @@ class Settings:
     seed: int
     acceleration: str = "quasi-newton"
     batch_size: int | None = None
+    header: bool | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.inputs import load_for, plural, read_model
-from girih.cli.options import Columns, DataArgument, Drop, Json, ModelArgument, Out, Seed, split_names
+from girih.cli.options import Columns, DataArgument, Drop, Header, Json, ModelArgument, Out, Seed, split_names
 from girih.cli.terminal import Terminal, command
 from girih.cli.threads import compute_threads
 
@@ -19,6 +19,7 @@ def impute(
     data: DataArgument,
     columns: Columns = None,
     drop: Drop = None,
+    header: Header = None,
     seed: Seed = 0,
     out: Out = None,
     as_json: Json = False,
@@ -35,14 +36,14 @@ def impute(
 
     terminal = Terminal(as_json)
     saved = read_model(model)
-    dataset = load_for(saved, data, columns=split_names(columns), drop=split_names(drop), seed=seed)
+    dataset = load_for(saved, data, columns=split_names(columns), drop=split_names(drop), seed=seed, header=header)
     folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_CSV, _NPY))
     missing = np.isnan(dataset.X)
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_CSV]
     with folder.results() as results:
-        write_completed(results / _CSV, data, dataset, filled, missing)
+        write_completed(results / _CSV, data, dataset, filled, missing, header)
         if Path(data).suffix.lower() == ".npy":
             write_npy(results / _NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
             written.append(_NPY)

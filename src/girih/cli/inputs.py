@@ -87,6 +87,7 @@ def load_data(
     drop: Sequence[str] | None = None,
     rows: int | None = None,
     seed: int = 0,
+    header: bool | None = None,
 ) -> Dataset:
     """The rows of a file or of a built-in data set, with the columns that were asked for."""
     from girih import datasets
@@ -94,8 +95,10 @@ def load_data(
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
-        options = {"columns": columns, "drop": drop}
+        options = {"columns": columns, "drop": drop, "header": header}
         return datasets.load(data, n=rows, seed=seed, **{k: v for k, v in options.items() if v is not None})
+    if header is not None:
+        raise CommandError(f"--header and --no-header are options of csv files, and {data!r} is none; leave them out")
     dataset = datasets.load(data, n=rows, seed=seed)
     if columns is None and drop is None:
         return dataset
@@ -119,13 +122,14 @@ def load_for(
     drop: Sequence[str] | None = None,
     rows: int | None = None,
     seed: int = 0,
+    header: bool | None = None,
 ) -> Dataset:
     """Rows for a fitted model: its columns are found by name where the file has names, by position otherwise."""
     named = model.columns is not None and model.image_shape is None and _are_names(model.columns)
     if columns is None and drop is None and model.columns is not None and named and is_file(data):
-        dataset = _by_name(model.columns, data, rows, seed)
+        dataset = _by_name(model.columns, data, rows, seed, header)
     else:
-        dataset = load_data(data, columns=columns, drop=drop, rows=rows, seed=seed)
+        dataset = load_data(data, columns=columns, drop=drop, rows=rows, seed=seed, header=header)
     if dataset.shape[1] != model.dgn.output_dim:
         names = ", ".join(model.header()[:8]) + (", ..." if model.dgn.output_dim > 8 else "")
         raise CommandError(
@@ -135,13 +139,13 @@ def load_for(
     return dataset
 
 
-def _by_name(columns: list[str], data: str, rows: int | None, seed: int) -> Dataset:
+def _by_name(columns: list[str], data: str, rows: int | None, seed: int, header: bool | None) -> Dataset:
     try:
-        return load_data(data, columns=columns, rows=rows, seed=seed)
+        return load_data(data, columns=columns, rows=rows, seed=seed, header=header)
     except DataSourceError as error:
         refusal = error
     try:
-        dataset = load_data(data, rows=rows, seed=seed)
+        dataset = load_data(data, rows=rows, seed=seed, header=header)
     except DataSourceError:
         raise refusal from None
     if has_names(dataset):

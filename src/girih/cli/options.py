@@ -50,6 +50,15 @@ Columns = Annotated[
 Drop = Annotated[
     str | None, typer.Option("--drop", metavar="NAME,...", help="Leave these columns out.", rich_help_panel=_DATA)
 ]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line of a csv file holds the names of its columns.",
+        show_default="detected",
+        rich_help_panel=_DATA,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"),

@@ -197,7 +197,8 @@ def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
     """A few lines of Python that load the model and use it on the same rows."""
     imports, rows = "import girih", f"girih.datasets.load({settings.source!r}, seed={settings.seed}).X"
     if is_file(settings.source):
-        rows = f"girih.datasets.load({settings.source!r}).X"
+        header = "" if settings.header is None else f", header={settings.header}"
+        rows = f"girih.datasets.load({settings.source!r}{header}).X"
         if has_names(dataset):
             imports = "import girih\nimport pandas as pd"
             reader = "read_parquet" if settings.source.lower().endswith(".parquet") else "read_csv"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.inputs import load_for, plural, read_model
-from girih.cli.options import Columns, DataArgument, Drop, Json, ModelArgument, Out, Rows, Seed, split_names
+from girih.cli.options import Columns, DataArgument, Drop, Header, Json, ModelArgument, Out, Rows, Seed, split_names
 from girih.cli.terminal import Terminal, command
 from girih.cli.threads import compute_threads
 
@@ -19,6 +19,7 @@ def score(
     data: DataArgument,
     columns: Columns = None,
     drop: Drop = None,
+    header: Header = None,
     rows: Rows = None,
     seed: Seed = 0,
     out: Out = None,
@@ -34,7 +35,9 @@ def score(
 
     terminal = Terminal(as_json)
     saved = read_model(model)
-    dataset = load_for(saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed)
+    dataset = load_for(
+        saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
+    )
     folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_CSV, _SUMMARY))
     with compute_threads(dataset.X.size):
         scores, left_out = score_rows(saved.dgn, dataset.X)

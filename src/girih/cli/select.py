@@ -15,6 +15,7 @@ from girih.cli.options import (
     Criterion,
     DataArgument,
     Drop,
+    Header,
     Json,
     Noise,
     Out,
@@ -92,6 +93,7 @@ def select(
     ] = True,
     columns: Columns = None,
     drop: Drop = None,
+    header: Header = None,
     rows: Rows = None,
     activation: Annotated[
         Activation, typer.Option("--activation", help="Of the hidden units.", rich_help_panel=_TRAINING)
@@ -147,7 +149,9 @@ def select(
             raise CommandError(f"--test-fraction must be at least 0 and below 1; got {test_fraction:g}")
         if criterion is Criterion.held_out and folds is None and test_fraction == 0.0:
             raise CommandError("--criterion held-out needs held-out rows; give --test-fraction or --folds")
-        dataset = load_data(data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed)
+        dataset = load_data(
+            data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
+        )
         fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem, "select"), "select", selected.FILES)
         fitting.check_model_folder(folder.path)

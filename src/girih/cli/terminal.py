@@ -24,6 +24,7 @@ TERMINATED = (129, 143)  # by SIGHUP, by SIGTERM
 
 # Where a message speaks Python, the terminal speaks of options.
 _OPTIONS = {"drop=[...]": "--drop NAME,NAME", "columns=[...]": "--columns NAME,NAME"}
+_OPTIONS |= {"header=True": "--header", "header=False": "--no-header"}
 
 
 class CommandError(GirihError):
@@ -132,7 +133,12 @@ def describe(error: BaseException) -> str:
         return "out of memory; use fewer rows (--rows) or a smaller model"
     if isinstance(error, OSError) and not isinstance(error, GirihError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
+    return _spoken(str(error)) or type(error).__name__
+
+
+def _spoken(text: str) -> str:
+    """A message on one line, with the options of the command line."""
+    text = " ".join(text.split())
     for python, option in _OPTIONS.items():
         text = text.replace(python, option)
     return text
@@ -143,7 +149,7 @@ def plain_warnings() -> Iterator[None]:
     """Show warnings to the user as one line each, without file names and source code."""
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        _to_stderr(f"note: {' '.join(str(message).split())}", "yellow")
+        _to_stderr(f"note: {_spoken(str(message))}", "yellow")
 
     with warnings.catch_warnings():
         warnings.simplefilter("once")

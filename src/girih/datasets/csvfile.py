@@ -1,31 +1,100 @@
-"""Comma-separated text as a table: separator, header and damage are detected, never guessed past."""
+"""Comma-separated text as a table: separator, header and damage are detected, never guessed past in silence."""
 
 from __future__ import annotations
 
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from girih.datasets.csvheader import Guess, guess_header, is_value
 from girih.errors import DataSourceError, EmptyDataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SEPARATORS = (",", ";", "\t")
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a"}
+# Records that tell a line of names from a line of numbers.
+_SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class CsvText:
+    """A csv text, and what was found out about it.
+
+    Attributes:
+        text: all of it, with line feeds as ends of lines.
+        start: where the first row begins, after comments and names.
+        separator: of the cells.
+        width: the number of columns.
+        names: of the columns, each once; `None` where the file has none.
+        unnamed: the columns whose names are empty in the file.
+    """
+
+    text: str
+    start: int
+    separator: str
+    width: int
+    names: list[str] | None
+    unnamed: list[int]
+
+    def records(self) -> list[list[str]]:
+        """The rows, as texts."""
+        lines = _lines(self.text, self.start)
+        reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=True)
+        return [row for row in reader if row and (self.width == 1 or row != [""])]
+
+
+def scan_csv(path: Path, header: bool | None = None) -> CsvText:
+    """Separator, names and rows of a csv file.
+
+    The separator is the one of comma, semicolon and tab that the first line has most of. Lines that begin with # before
+    the first row are comments; the last one may hold the names. Where `header` is not given, the first line is one of
+    names unless each of its cells is a number or empty; numbers that look like names (years, counted columns) are
+    taken as such with a warning.
+
+    Raises:
+        DataSourceError: a line has more or fewer cells than the first, or the text is not UTF-8.
+        EmptyDataError: no rows.
+    """
+    text = _read_text(path)
+    comment, at = _skip_comments(text)
+    separator = max(_SEPARATORS, key=lambda one: _count_cells(text, at, one))
+    try:
+        sample = list(itertools.islice(_rows(_lines(text, at), separator), _SAMPLE))
+        above = next(_rows([comment.lstrip("# ")], separator), [])
+    except csv.Error as error:
+        raise DataSourceError(f"{path.name} is not a table ({error})") from None
+    if not sample:
+        if comment:
+            raise EmptyDataError(f"{path.name} has lines that begin with # and no rows; a data set needs at least one")
+        raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
+    first, rest = sample[0], sample[1:]
+    if len(above) == len(first) and not all(map(is_value, above)) and any(c and is_value(c) for c in first):
+        names = None if header is False else above
+    else:
+        guess = guess_header(first, rest) if header is None else Guess(header, "")
+        if guess.doubt:
+            warnings.warn(f"{path.name}: {guess.doubt}", UserWarning, stacklevel=6)
+        names = first if guess.header else None
+        if guess.header and not rest:
+            raise EmptyDataError(f"{path.name} has a line of column names and no rows; a data set needs at least one")
+        if guess.header:
+            at = _after_first(text, at, separator)
+    unnamed = [i for i, cell in enumerate(names or []) if not cell]
+    return CsvText(text, at, separator, len(first), None if names is None else _distinct(names, path.name), unnamed)
 
 
 def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
     """A csv file as a frame with names for its columns; empty cells become NaN.
 
-    The separator is the one of comma, semicolon and tab that the first line has most of. The first line is a
-    header unless each of its cells is a number or empty. A column of row numbers without a name, as pandas writes
-    it, is left out.
+    A column of row numbers without a name, as pandas writes it, is left out. See `scan_csv` for the header.
 
     Raises:
         DataSourceError: a line has more or fewer cells than the first, or the text is not UTF-8.
@@ -33,86 +102,131 @@ def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataSourceError(f"{path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8 csv") from None
-    head = list(itertools.islice((line for line in io.StringIO(text) if line.strip()), 2))
-    if not head:
-        raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
-    separator = max(_SEPARATORS, key=head[0].count)
-    first = _cells(head[0], separator)
-    _check_widths(path.name, text, separator, len(first))
-    if header is None:
-        header = _is_header(first, _cells(head[1], separator) if len(head) > 1 else [])
-    if header and len(head) == 1:
-        raise EmptyDataError(f"{path.name} has a line of column names and no rows; a data set needs at least one")
+    found = scan_csv(path, header)
+    rows = _count_rows(path.name, found)
+    body = io.StringIO(found.text[found.start :])
     try:
         table = pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            header=0 if header else None,
-            index_col=False,
-            skipinitialspace=True,
-            low_memory=False,
+            body, sep=found.separator, header=None, index_col=False, skipinitialspace=True, low_memory=False
         )
     except (ValueError, csv.Error) as error:  # pandas' ParserError is a ValueError
         raise DataSourceError(f"{path.name} is not a table ({' '.join(str(error).split())})") from None
-    if not header:
+    if len(table) != rows:
+        raise DataSourceError(f"{path.name} is not a table: quotes or line ends are misplaced; save it again as csv")
+    for index in np.flatnonzero([kind.kind not in "fiubM" for kind in table.dtypes]):
+        values = table[index].dropna()
+        if len(values) and all(is_value(str(value)) for value in values):  # whole numbers of more than 64 bits
+            table[index] = table[index].astype(np.float64)
+    if found.names is None:
         table.columns = [f"x{index}" for index in range(table.shape[1])]
         return table
-    table.columns = [str(c).strip().lstrip("# ") for c in table.columns]
-    unnamed = [not cell for cell in first]
-    if unnamed[0] and table.shape[1] > 1 and _counts_rows(table.iloc[:, 0]):
+    table.columns = found.names
+    if 0 in found.unnamed and table.shape[1] > 1 and _counts_rows(table.iloc[:, 0]):
         return table.iloc[:, 1:]
-    if unnamed[-1] and table.iloc[:, -1].isna().all():  # each line ends with a separator
+    if table.shape[1] - 1 in found.unnamed and table.iloc[:, -1].isna().all():  # each line ends with a separator
         return table.iloc[:, :-1]
     return table
 
 
-def _cells(line: str, separator: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
-
-
-def _is_header(first: list[str], second: list[str]) -> bool:
-    if not all(_is_value(cell) for cell in first):
-        return True
-    # "0,1,2" above rows of decimals is what pandas writes for columns without names
-    counted = first == [str(i) for i in range(len(first))] or first == ["", *(str(i) for i in range(len(first) - 1))]
-    return counted and any("." in cell for cell in second)
-
-
-def _is_value(cell: str) -> bool:
-    if cell.lower() in _MISSING:
-        return True
+def _read_text(path: Path) -> str:
     try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataSourceError(f"{path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8 csv") from None
+    if "\0" in text:
+        raise DataSourceError(f"{path.name} holds NUL bytes, so it is no csv text; save it as UTF-8 csv")
+    return text
+
+
+def _skip_comments(text: str) -> tuple[str, int]:
+    """The last of the lines that begin with # before anything else, and where the rest begins."""
+    comment, at = "", 0
+    for line in _lines(text, 0):
+        if line.startswith("#"):
+            comment = line
+        elif line.strip():
+            break
+        at += len(line)
+    return comment.strip(), at
+
+
+def _lines(text: str, at: int) -> Iterator[str]:
+    """The lines from an offset on."""
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        yield text[at:end]
+        at = end
+
+
+def _rows(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    """Records, without those that are blank."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    return ([cell.strip() for cell in row] for row in reader if row and row != [""])
+
+
+def _count_cells(text: str, at: int, separator: str) -> int:
+    """How many cells the first record has; none where the separator makes no sense."""
+    try:
+        return len(next(_rows(_lines(text, at), separator), []))
+    except csv.Error:
+        return 0
+
+
+def _after_first(text: str, at: int, separator: str) -> int:
+    """Where the second record begins; the first may have line ends within quotes."""
+    used: list[str] = []
+    next(_rows((used.append(line) or line for line in _lines(text, at)), separator))  # type: ignore[func-returns-value]
+    return at + sum(map(len, used))
+
+
+def _distinct(names: list[str], file: str) -> list[str]:
+    """Names that differ, as pandas makes them: a, a.1, a.2; an empty one is "Unnamed: 3"."""
+    given = [name.lstrip("# ") or f"Unnamed: {index}" for index, name in enumerate(names)]
+    used, out, twice = set(given), [], []
+    for index, name in enumerate(given):
+        count = 0
+        if name in given[:index]:
+            twice.append(name)
+            while (f"{name}.{count}" if count else name) in used:
+                count += 1
+            used.add(f"{name}.{count}")
+        out.append(f"{name}.{count}" if count else name)
+    if twice:
+        some = ", ".join(repr(name) for name in dict.fromkeys(twice))
+        new = ", ".join(repr(now) for now, old in zip(out, given, strict=True) if now != old)
+        warnings.warn(
+            f"{file} has several columns named {some}; the later ones are called {new}, so rename them in the file",
+            UserWarning,
+            stacklevel=7,
+        )
+    return out
 
 
 def _counts_rows(column: pd.Series) -> bool:
     return column.dtype.kind == "i" and bool((column.to_numpy() == np.arange(len(column))).all())
 
 
-def _check_widths(name: str, text: str, separator: str, width: int) -> None:
-    """Refuse a table with a short or long line: a parser would pad or shift it in silence."""
+def _count_rows(name: str, found: CsvText) -> int:
+    """The number of rows; a short or long line is refused, which a parser would pad or shift in silence."""
+    before, count = found.text.count("\n", 0, found.start), 0
     try:
-        for number, found in _widths(text, separator):
-            if found != width:
+        for number, cells in _widths(found):
+            count += 1
+            if cells != found.width:
                 raise DataSourceError(
-                    f"{name} is damaged, or not a table: line {number} has {found} cells, and the first line has "
-                    f"{width}; repair or remove that line"
+                    f"{name} is damaged, or not a table: line {before + number} has {cells} cells, and the first line "
+                    f"has {found.width}; repair or remove that line"
                 )
     except csv.Error as error:
         raise DataSourceError(f"{name} is not a table ({error})") from None
+    return count
 
 
-def _widths(text: str, separator: str) -> Iterator[tuple[int, int]]:
+def _widths(found: CsvText) -> Iterator[tuple[int, int]]:
     """Line numbers with their numbers of cells."""
-    if '"' not in text:  # counting separators is ten times as fast as splitting
-        yield from ((i, line.count(separator) + 1) for i, line in enumerate(io.StringIO(text), 1) if line.strip())
+    stream = io.StringIO(found.text[found.start :])
+    if '"' not in found.text:  # counting separators is ten times as fast as splitting
+        yield from ((i, line.count(found.separator) + 1) for i, line in enumerate(stream, 1) if line.strip(" \n"))
         return
-    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
-    yield from ((reader.line_num, len(row)) for row in reader if row)
+    reader = csv.reader(stream, delimiter=found.separator, skipinitialspace=True)
+    yield from ((reader.line_num, len(row)) for row in reader if row and (found.width == 1 or row != [""]))
