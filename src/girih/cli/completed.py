@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.cli.rows import write_csv
+from girih.datasets.bounded import MEMORY
 from girih.datasets.csvfile import read_csv, scan_csv
+from girih.datasets.parquetfile import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,7 @@ def _frame(data: str, suffix: str, dataset: Dataset, header: bool | None) -> pd.
     if suffix == ".csv":
         return read_csv(Path(data).expanduser(), header)
     if suffix == ".parquet":
-        table = pd.read_parquet(Path(data).expanduser(), engine="pyarrow")
+        table = read_parquet(Path(data).expanduser(), MEMORY)
         table.columns = [str(name) for name in table.columns]
         return table if table.index.name is None else table.reset_index()
     return pd.DataFrame(dataset.X, columns=dataset.feature_names)

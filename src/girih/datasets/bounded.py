@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from girih._options import real
 from girih.errors import DataSourceError, EmptyDataError
 
 # GB of rows that a packed file may unpack to, whatever its size.
@@ -67,7 +68,7 @@ def check_rows(path: Path, shape: tuple[int, ...], memory: float, packed: bool =
 
 def allowed(path: Path, memory: float) -> int:
     """How many bytes of rows a packed file may unpack to."""
-    return max(int(memory * 1e9), _RATIO * path.stat().st_size)
+    return max(int(real(memory, "memory") * 1e9), _RATIO * path.stat().st_size)
 
 
 @contextmanager

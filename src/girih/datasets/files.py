@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from girih._options import real
 from girih.datasets.bounded import MEMORY, check_regular
 from girih.datasets.csvfile import read_csv
 from girih.datasets.dataset import Dataset
@@ -56,7 +55,7 @@ def load_file(
         >>> dataset.feature_names, np.asarray(dataset).tolist()
         (['height', 'width'], [[1.5, 2.0], [nan, 3.0]])
     """
-    path, suffix, memory = Path(path), Path(path).suffix.lower(), real(memory, "memory")
+    path, suffix = Path(path), Path(path).suffix.lower()
     if os.path.isdir(path):
         raise DataSourceError(f"{path} is a folder; pass a file ({', '.join(SUFFIXES)})")
     if not os.path.exists(path):
@@ -76,25 +75,33 @@ def load_file(
             table = read_csv(path, header)
         else:
             table = _read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
+        X, names, shape = _table(table, path.name, columns, drop)
     except OSError as error:
         raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
     except MemoryError:
         raise DataSourceError(f"{path.name} is too large for the memory of this machine; use fewer rows") from None
+    count = f"{len(X):,} rows of {X.shape[1]:,} columns"
+    return Dataset(X, names, path.name, f"{count} from {path.name}", image_shape=shape)
+
+
+def _table(
+    table: NDArray[Any] | pd.DataFrame, file: str, columns: Sequence[str] | None, drop: Sequence[str] | None
+) -> tuple[NDArray[np.float64], list[str], tuple[int, ...] | None]:
+    """The rows of the columns that are kept, their names, and the shape of an image."""
     if isinstance(table, np.ndarray):
         X, names, shape = _flatten(table)
         if columns is not None or drop is not None:
-            keep = _choose(names, columns, drop, path.name)
+            keep = _choose(names, columns, drop, file)
             X, names, shape = X[:, [names.index(name) for name in keep]], keep, None
     else:
         table.columns = [str(c) for c in table.columns]
         if not table.columns.is_unique:
             twice = table.columns[table.columns.duplicated()][0]
-            raise DataSourceError(f"{path.name} has two columns named {twice!r}; rename one of them")
-        names, shape = _choose(list(table.columns), columns, drop, path.name), None
-        X = _numbers(table[names], path.name)
-    _check(X, names, path.name)
-    count = f"{len(X):,} rows of {X.shape[1]:,} columns"
-    return Dataset(X, names, path.name, f"{count} from {path.name}", image_shape=shape)
+            raise DataSourceError(f"{file} has two columns named {twice!r}; rename one of them")
+        names, shape = _choose(list(table.columns), columns, drop, file), None
+        X = _numbers(table[names], file)
+    _check(X, names, file)
+    return X, names, shape
 
 
 def one_line(error: BaseException) -> str:
@@ -120,7 +127,7 @@ def _flatten(array: NDArray[Any]) -> tuple[NDArray[np.float64], list[str], tuple
     """Rows `(N, D)`, their names and the shape of an image where there are more than two axes."""
     shape = tuple(int(size) for size in array.shape[1:]) if array.ndim > 2 else None
     width = int(np.prod(array.shape[1:]))
-    X = np.array(array.reshape(len(array), width), dtype=np.float64)
+    X = np.ascontiguousarray(array.reshape(len(array), width), dtype=np.float64)
     return X, [f"x{i}" for i in range(X.shape[1])], shape
 
 
@@ -142,6 +149,7 @@ def _choose(names: list[str], columns: Sequence[str] | None, drop: Sequence[str]
 
 
 def _numbers(table: pd.DataFrame, file: str) -> NDArray[np.float64]:
+    import pandas as pd
     from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
     refused = [c for c in table.columns if not is_numeric_dtype(table[c].dtype) or is_complex_dtype(table[c].dtype)]
@@ -149,7 +157,9 @@ def _numbers(table: pd.DataFrame, file: str) -> NDArray[np.float64]:
     refused = [c for c in refused if table[c].notna().any()]
     if refused:
         some = ", ".join(repr(c) for c in refused[:8]) + (", ..." if len(refused) > 8 else "")
-        values = table[refused[0]].dropna()
+        column = table[refused[0]]
+        # a text of a megabyte that is repeated a million times is looked at once
+        values = pd.Series(column.cat.categories) if hasattr(column, "cat") else column.dropna()
         value = next((v for v in values if not _is_number(v)), values.iloc[0])
         few = f"{table.shape[1] - len(refused)} columns are" if len(refused) < table.shape[1] else "no column is"
         raise DataSourceError(

@@ -113,7 +113,7 @@ def _header(head: bytes, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[An
         shape, by_column, kind = read(stream)
     except Exception as error:  # numpy evaluates the text: tokenize.TokenError, RecursionError, and what else there is
         raise damaged(path, error) from None
-    if any(isinstance(side, bool) or side < 0 for side in shape):
+    if any(isinstance(side, bool) or not 0 <= side < 1 << 62 for side in shape):
         raise damaged(path, f"its header claims the shape {shape}")
     return tuple(shape), by_column, kind, stream.tell()
 
