@@ -1,5 +1,6 @@
 """Files: each format is read as it was written, and each way of being wrong has one clear line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,60 @@ def test_the_header_is_found_and_no_row_is_lost(tmp_path: Path, text: str, names
 
 def test_the_header_can_be_forced(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "2001,2002\n3,4\n")
-    assert len(load(path)) == 2
+    assert load(path, header=False).X.tolist() == [[2001, 2002], [3, 4]]
     assert load(path, header=True).feature_names == ["2001", "2002"]
     assert len(load(write(tmp_path / "u.csv", "0,1\n0.5,2.5\n"), header=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows", "words"),
+    [
+        ("2001,2002,2003\n1.5,2,3\n4,5,6\n", ["2001", "2002", "2003"], 2, "looks like years and was taken as names"),
+        ("1990,2000,2010\n1,2,3\n4,5,6\n", ["1990", "2000", "2010"], 2, "header=False if it is a row"),
+        ("2001,2002\n3,4\n5,\n", ["2001", "2002"], 2, "looks like years"),
+        ("10,20,30\n1,5,2\n4,3,6\n", ["x0", "x1", "x2"], 3, "may hold names, and was taken as a row"),
+        ("a,1.5\n1,2\n3,4\n", ["a", "1.5"], 2, "holds numbers and was taken as names"),
+        (
+            "a,a,b,a\n1,2,3,4\n",
+            ["a", "a.1", "b", "a.2"],
+            1,
+            "several columns named 'a'; the later ones are called 'a.1'",
+        ),
+        ("a,a,a.1\n1,2,3\n", ["a", "a.2", "a.1"], 1, "are called 'a.2'"),
+    ],
+)
+def test_what_is_ambiguous_is_said(tmp_path: Path, text: str, names: list[str], rows: int, words: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(words)) as caught:
+        dataset = load(write(tmp_path / "t.csv", text))
+    assert dataset.feature_names == names and len(dataset) == rows and len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        ("1900,1980\n1910,1990\n1915,2000\n", ["x0", "x1"], 3),  # years of birth and death
+        ("1,2,3\n4,5,6\n7,8,9\n", ["x0", "x1", "x2"], 3),
+        ("2001,5\n1999,6\n2002,7\n", ["x0", "x1"], 3),
+        ('"a\nb","c"\n1,2\n3,4\n', ["a\nb", "c"], 2),
+        ('"a, in\ncm";b\n1;2\n', ["a, in\ncm", "b"], 1),
+        ("# by x, y\n# in cm\na,b\n1,2\n", ["a", "b"], 1),
+        ("# hello\n1,2\n3,4\n", ["x0", "x1"], 2),
+        ("# a,b\n1,2\n3,4\n", ["a", "b"], 2),
+        ("a,b\r1,2\r3,4\r", ["a", "b"], 2),
+        ('"a",b\n\n1,2\n   \n3,4\n', ["a", "b"], 2),
+        ("a\tb\n1\t2\n\t\n3\t4\n", ["a", "b"], 3),
+        ('only\n""\n1\n', ["only"], 2),
+        ("a,,b\n1,2,3\n", ["a", "Unnamed: 1", "b"], 1),
+        (",\n1,2\n", ["x0", "x1"], 2),
+        ("a\n12345678901234567890123\n", ["a"], 1),
+        (";".join(f"column{i:06}" for i in range(20_000)) + "\n" + ";".join("1" * 20_000), None, 1),
+    ],
+)
+def test_no_row_and_no_name_is_lost(tmp_path: Path, text: str, names: list[str] | None, rows: int) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    dataset = load(tmp_path / "t.csv")
+    assert len(dataset) == rows and (dataset.feature_names == names or names is None)
 
 
 def test_empty_cells_are_missing(tmp_path: Path) -> None:
@@ -154,6 +206,7 @@ def test_missing_files_folders_and_suffixes(tmp_path: Path) -> None:
         ("", "t.csv is empty"),
         ("\n \n", "t.csv is empty"),
         ("a,b\n", "column names and no rows"),
+        ("# a,b\n", "lines that begin with # and no rows"),
         ("a,b\n,\n,\n", "no observed entries"),
     ],
 )
@@ -169,6 +222,11 @@ def test_csv_without_rows(tmp_path: Path, text: str, part: str) -> None:
         ("a,b\n1,2,3\n4,5,6\n", "line 2 has 3 cells"),
         ('"a",b\n1,2\n3\n', "line 3 has 1 cells"),
         ('a,b\n1,"2\n', "t.csv"),
+        ("a,b\n1,2\n# note\n3,4\n", "line 3 has 1 cells"),
+        ("# one\n# two\na,b\n1,2\n3\n", "line 5 has 1 cells"),
+        ('"a\nb",c\n1,2\n3\n', "line 4 has 1 cells"),
+        ("a,b\n1,2,\n3,4,\n", "line 2 has 3 cells"),
+        ("a,b\n1,\0\n", "NUL bytes"),
     ],
 )
 def test_damaged_csv(tmp_path: Path, text: str, part: str) -> None:
