@@ -64,7 +64,7 @@ def as_floats(value: Any, name: str) -> NDArray[np.float64]:
 def _frame(value: Any, labels: list[Any], name: str) -> NDArray[np.float64]:
     """The columns of a pandas, polars or Arrow table."""
     if all(isinstance(kind, np.dtype) and kind.kind in "fiub" for kind in getattr(value, "dtypes", [None])):
-        return np.asarray(value, dtype=np.float64)
+        return np.asarray(value.to_numpy(dtype=np.float64))
     columns, refused, first = [], [], None
     for index, label in enumerate(labels):
         column = value.iloc[:, index] if hasattr(value, "iloc") else value[label]
@@ -108,7 +108,8 @@ def _masked(value: np.ma.MaskedArray[Any, Any]) -> NDArray[np.float64]:
     if data.dtype.names is None and not mask.any():
         return _floats(data)
     if data.dtype.kind == "O":
-        data = np.where(mask, None, data)
+        data = data.copy()
+        data[mask] = None
     floats = np.array(_floats(data), copy=True)
     floats[mask] = np.nan
     return floats

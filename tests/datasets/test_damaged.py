@@ -134,8 +134,8 @@ def test_any_bytes_at_all_give_rows_or_a_typed_error(tmp_path_factory: pytest.Te
     check()
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=("Cc", "Cs")), max_size=8)
-NAMES = st.builds("{}n\n{}m".format, NAMES, NAMES).filter(lambda name: name[0] not in "# " and not name[0].isspace())
+NAMES = st.text("ab1é \",;\t\n#'", max_size=8)
+NAMES = st.builds("n{}m".format, NAMES)
 
 
 @pytest.mark.fuzz

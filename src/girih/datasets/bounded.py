@@ -83,7 +83,8 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            yield (gzip.GzipFile(fileobj=raw) if packed else raw), packed
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            yield stream, packed
     except (OSError, EOFError, MemoryError, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataSourceError(f"{path.name} could not be read ({reason}); fetch it again") from None

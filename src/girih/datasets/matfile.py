@@ -103,7 +103,7 @@ def _values(content: bytes, order: str, wanted: Collection[str]) -> tuple[str, N
     kind, data, _ = _element(content, at, order)
     if kind not in _STORED:
         raise ValueError(f"its {name!r} holds numbers of the unknown kind {kind}")
-    stored = np.dtype(_STORED[kind]).newbyteorder(order)
+    stored = np.dtype(order + _STORED[kind])
     if min(shape) < 0 or prod(shape) * stored.itemsize != len(data):
         raise ValueError(f"its {name!r} has {len(data):,} bytes for the shape {shape}")
     array = np.frombuffer(data, stored).reshape(shape, order="F")

@@ -22,6 +22,7 @@ _KNOWN |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_c
 _TEXT = ("STRING", "BINSTRING", "SHORT_BINSTRING")  # of Python 2: bytes
 _PLAIN = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _PLAIN |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
+_KEEP = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NEW: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _SIZED = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -79,18 +80,18 @@ class _Machine:
 
     def _do(self, name: str, argument: Any) -> None:
         stack = self.stack
-        if name in ("PROTO", "FRAME"):
-            return
-        if name in _TEXT:
+        if name in _PLAIN:
+            stack.append(argument)
+        elif name in _TEXT:
             stack.append(argument.encode("latin1"))
+        elif name in _KEEP:
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("PROTO", "FRAME"):
+            return
         elif name in _VALUES or name in _NEW:
             stack.append(_NEW[name]() if name in _NEW else _VALUES[name])
-        elif name in _PLAIN:
-            stack.append(argument)
         elif name == "MARK":
             self.marks.append(len(stack))
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memo[argument])
         elif name in _SIZED:
