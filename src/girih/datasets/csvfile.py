@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from girih.datasets.csvheader import Guess, guess_header, is_value
+from girih.datasets.csvheader import Guess, guess_header, is_value, number_of
 from girih.errors import DataSourceError, EmptyDataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class CsvText:
 def scan_csv(path: Path, header: bool | None = None) -> CsvText:
     """Separator, names and rows of a csv file.
 
-    The separator is the one of comma, semicolon and tab that the first line has most of. Lines that begin with # before
+    The separator is the one of comma, semicolon and tab that gives all of the first lines the same number of cells, or
+    the one that the first line has most of. Lines that begin with # before
     the first row are comments; the last one may hold the names. Where `header` is not given, the first line is one of
     names unless each of its cells is a number or empty; numbers that look like names (years, counted columns) are
     taken as such with a warning.
@@ -65,7 +66,7 @@ def scan_csv(path: Path, header: bool | None = None) -> CsvText:
     """
     text = _read_text(path)
     comment, at = _skip_comments(text)
-    separator = max(_SEPARATORS, key=lambda one: _count_cells(text, at, one))
+    separator = max(_SEPARATORS, key=lambda one: _fits(text, at, one))
     try:
         sample = list(itertools.islice(_rows(_lines(text, at), separator), _SAMPLE))
         above = next(_rows([comment.lstrip("# ")], separator), [])
@@ -116,7 +117,7 @@ def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
     for index in np.flatnonzero([kind.kind not in "fiubM" for kind in table.dtypes]):
         values = table[index].dropna()
         if len(values) and all(is_value(str(value)) for value in values):  # whole numbers of more than 64 bits
-            table[index] = table[index].astype(np.float64)
+            table[index] = [number_of("" if cell is None or cell != cell else str(cell)) for cell in table[index]]
     if found.names is None:
         table.columns = [f"x{index}" for index in range(table.shape[1])]
         return table
@@ -164,12 +165,13 @@ def _rows(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
     return ([cell.strip() for cell in row] for row in reader if row and row != [""])
 
 
-def _count_cells(text: str, at: int, separator: str) -> int:
-    """How many cells the first record has; none where the separator makes no sense."""
+def _fits(text: str, at: int, separator: str) -> tuple[bool, int]:
+    """Whether a separator gives the first records the same number of cells, more than one; and the first one's."""
     try:
-        return len(next(_rows(_lines(text, at), separator), []))
+        widths = [len(row) for row in itertools.islice(_rows(_lines(text, at), separator), 20)]
     except csv.Error:
-        return 0
+        return False, 0
+    return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
 
 
 def _after_first(text: str, at: int, separator: str) -> int:

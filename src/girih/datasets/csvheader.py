@@ -28,6 +28,11 @@ def is_value(cell: str) -> bool:
     return "_" not in cell  # 1_000 is a number in Python alone
 
 
+def number_of(cell: str) -> float:
+    """The number in a cell for which `is_value` is true; NaN where it means a missing one."""
+    return math.nan if cell.lower() in _MISSING else float(cell)
+
+
 def guess_header(first: list[str], rest: list[list[str]]) -> Guess:
     """Whether `first` holds the names of the columns, given some of the rows that follow."""
     numbers = [cell for cell in first if cell and is_value(cell)]
@@ -75,8 +80,7 @@ def _in_step(cells: list[str]) -> bool:
 def _apart(first: list[str], columns: list[tuple[str, ...]]) -> bool:
     """Whether each number of the first line lies outside what follows in its column."""
     for cell, column in zip(first, columns, strict=False):
-        values = [float(other) for other in column if is_value(other) and other.lower() not in _MISSING]
-        values = [value for value in values if math.isfinite(value)]
+        values = [value for value in map(number_of, filter(is_value, column)) if math.isfinite(value)]
         if cell and values and min(values) <= float(cell) <= max(values):
             return False
     return True

@@ -73,7 +73,8 @@ def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int =
             (spiral), `inner` (circles), `side` (grid-mixture) or `modes` (ring-mixture); for files, `columns` or
             `drop` (lists of names) and, for csv, `header` (true or false when the detection of a first line of names
             is not wanted); for files, images too, `memory` (GB of rows that a packed one may unpack to); for
-            "mnist-full", `data_home`; for "mnist-full", "cifar10" and "svhn", `path` of their local files and `part` ("train", "test" or "all"); for the latter two `grey` (one channel).
+            "mnist-full", `data_home`; for "mnist-full", "cifar10" and "svhn", `path` of their local files and
+            `part` ("train", "test" or "all"); for the latter two `grey` (one channel).
 
     Raises:
         DataSourceError: the name is unknown, or the file is missing, damaged, of another format, or not numeric.

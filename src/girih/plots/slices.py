@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from girih._arrays import as_rows
-from girih._options import wholes
+from girih._options import whole
 from girih.errors import CellLimitError, LatentDimensionError, ParameterError
 from girih.geometry import Cells, log_volume
 from girih.networks import Trace, trace
@@ -83,7 +83,7 @@ def plot_slices(
     if S < 2:
         raise LatentDimensionError("a latent space with S = 1 has no plane; use girih.Partition(net).plot()")
     given = combinations(range(min(S, 3)), 2) if planes is None else planes
-    pairs = [wholes(pair, "planes", None) for pair in given]
+    pairs = [(whole(i, "planes", None), whole(j, "planes", None)) for i, j in given]
     if not 1 <= len(pairs) <= _MOST_PLANES or any(i == j or not {i, j} <= set(range(S)) for i, j in pairs):
         raise ParameterError(f"planes must be one to three pairs of different latents from 0 to {S - 1}, got {planes}")
     far = np.broadcast_to(np.asarray(reach, float), (S,))
