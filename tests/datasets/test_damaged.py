@@ -142,20 +142,18 @@ NAMES = st.builds("n{}m".format, NAMES)
 @settings(max_examples=cases(60, 2000), deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_csv_reads_what_was_written(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    names = data.draw(st.lists(NAMES, min_size=1, max_size=4, unique_by=str.strip))
+    names = data.draw(st.lists(NAMES, min_size=2, max_size=4, unique=True))
     entries = st.floats(-1e50, 1e50, allow_subnormal=False) | st.integers(-(2**70), 2**70) | st.none()
     rows = data.draw(st.lists(st.tuples(*(entries for _ in names)), min_size=1, max_size=6))
     if all(entry is None for row in rows for entry in row):
         return
-    if len(names) == 1:
-        rows = [row if row[0] is not None else (1.5,) for row in rows]  # an empty line is no row
     frame = pd.DataFrame(rows, columns=names, dtype=object)
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     frame.to_csv(path, index=False, sep=data.draw(st.sampled_from(",;\t")), lineterminator="\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = load(path)
-    assert dataset.feature_names == [name.strip() for name in names]
+    assert dataset.feature_names == names
     expected = np.array([[np.nan if entry is None else float(entry) for entry in row] for row in rows])
     np.testing.assert_allclose(dataset.X, expected, rtol=1e-15)
 
