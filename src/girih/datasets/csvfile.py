@@ -184,14 +184,15 @@ def _after_first(text: str, at: int, separator: str) -> int:
 def _distinct(names: list[str], file: str) -> list[str]:
     """Names that differ, as pandas makes them: a, a.1, a.2; an empty one is "Unnamed: 3"."""
     given = [name.lstrip("# ") or f"Unnamed: {index}" for index, name in enumerate(names)]
-    used, out, twice = set(given), [], []
-    for index, name in enumerate(given):
+    used, seen, out, twice = set(given), set(), [], []
+    for name in given:
         count = 0
-        if name in given[:index]:
+        if name in seen:
             twice.append(name)
             while (f"{name}.{count}" if count else name) in used:
                 count += 1
             used.add(f"{name}.{count}")
+        seen.add(name)
         out.append(f"{name}.{count}" if count else name)
     if twice:
         some = ", ".join(repr(name) for name in dict.fromkeys(twice))
