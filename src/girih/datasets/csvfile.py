@@ -184,7 +184,8 @@ def _after_first(text: str, at: int, separator: str) -> int:
 def _distinct(names: list[str], file: str) -> list[str]:
     """Names that differ, as pandas makes them: a, a.1, a.2; an empty one is "Unnamed: 3"."""
     given = [name.lstrip("# ") or f"Unnamed: {index}" for index, name in enumerate(names)]
-    used, seen, out, twice = set(given), set(), [], []
+    used, seen = set(given), set[str]()
+    out, twice = list[str](), list[str]()
     for name in given:
         count = 0
         if name in seen:
