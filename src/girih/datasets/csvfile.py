@@ -184,17 +184,18 @@ def _after_first(text: str, at: int, separator: str) -> int:
 def _distinct(names: list[str], file: str) -> list[str]:
     """Names that differ, as pandas makes them: a, a.1, a.2; an empty one is "Unnamed: 3"."""
     given = [name.lstrip("# ") or f"Unnamed: {index}" for index, name in enumerate(names)]
-    used, seen = set(given), set[str]()
+    used, counts = set(given), dict[str, int]()
     out, twice = list[str](), list[str]()
     for name in given:
-        count = 0
-        if name in seen:
+        now = name
+        if name in counts:
             twice.append(name)
-            while (f"{name}.{count}" if count else name) in used:
-                count += 1
-            used.add(f"{name}.{count}")
-        seen.add(name)
-        out.append(f"{name}.{count}" if count else name)
+            while now in used:
+                counts[name] += 1
+                now = f"{name}.{counts[name]}"
+            used.add(now)
+        counts.setdefault(name, 0)
+        out.append(now)
     if twice:
         some = ", ".join(repr(name) for name in dict.fromkeys(twice))
         new = ", ".join(repr(now) for now, old in zip(out, given, strict=True) if now != old)
