@@ -183,7 +183,7 @@ def _is_array(value: Any, ndim: int) -> bool:
 
 
 def _array(value: Any, name: str, ndim: int) -> Array:
-    out = np.array(as_tensor(value, name).detach().cpu())
+    out = as_tensor(value, name).detach().cpu().numpy().copy()
     if out.ndim != ndim:
         raise ShapeError(f"{name} must have {ndim} dimensions, not shape {out.shape}")
     if not np.isfinite(out).all():
