@@ -74,25 +74,28 @@ def interval_moments(lower: Tensor, upper: Tensor) -> IntervalMoments:
     """
     lower, upper = torch.broadcast_tensors(lower, upper)
     anchor = torch.zeros_like(lower).clamp(lower, upper)
-    flat = anchored_moments(lower.reshape(-1), upper.reshape(-1), anchor.reshape(-1))
+    flat = anchored_moments((lower - anchor).reshape(-1), (upper - anchor).reshape(-1), anchor.reshape(-1))
     log_k0, mean, variance = (part.view(anchor.shape) for part in flat)
     return IntervalMoments(log_k0 - 0.5 * anchor.square() - _HALF_LOG_2PI, log_k0, anchor, mean, variance)
 
 
-def anchored_moments(lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`log_k0`, `mean` and `variance` of `IntervalMoments`, for flat bounds `(n,)` whose anchors are known."""
+def anchored_moments(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`log_k0`, `mean` and `variance` of `IntervalMoments`, for flat anchors `(n,)`, and bounds counted from them.
+
+    Counted from its anchor an interval keeps its digits where it is narrow and the anchor is far from 0.
+    """
     slope = anchor.abs()
     reach = (2.0 * _RANGE) / (slope + torch.addcmul(slope.new_full((), 2.0 * _RANGE), slope, slope).sqrt())
-    start = torch.maximum(lower - anchor, -reach)
-    half = 0.5 * (torch.minimum(upper - anchor, reach) - start)
+    start = torch.maximum(below, -reach)
+    half = 0.5 * (torch.minimum(above, reach) - start)
     closed = (slope <= _NEAR) & (half >= 0.5 * _WIDE)
     if closed.all():
-        return _by_error_functions(lower, upper, anchor)
+        return _by_error_functions(below, above, anchor)
     # on one side of the anchor the exponent runs from 0; on both, it is at most half of this
     range_ = 2.0 * half * (slope + half)
     out = tuple(torch.empty_like(half) for _ in range(3))
     for part in closed.nonzero()[:, 0].split(_CELLS // 8):
-        _write(out, part, _by_error_functions(lower[part], upper[part], anchor[part]))
+        _write(out, part, _by_error_functions(below[part], above[part], anchor[part]))
     left, above = ~closed, -torch.inf
     for nodes, weights, limit in _RULES:
         here = left & (range_ > above) & (range_ <= limit) if limit < torch.inf else left & ~(range_ <= above)
@@ -117,10 +120,10 @@ def _by_nodes(
     return (half * total).log(), torch.addcmul(start, half, first), variance.clamp(min=0.0)
 
 
-def _by_error_functions(lower: Tensor, upper: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _by_error_functions(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With `D(t) = exp(-c t - t^2 / 2)`, `k1 = [-D] - c k0` and `k2 = k0 - c k1 - [t D]`."""
     far = math.sqrt(2.0 * _RANGE) + _NEAR + 4.0
-    lower, upper = lower.clamp(min=-far), upper.clamp(max=far)
+    lower, upper = (anchor + below).clamp(min=-far), (anchor + above).clamp(max=far)
     mirrored = lower + upper < 0  # to the side where the difference does not cancel
     near, end = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
     root = math.sqrt(0.5)

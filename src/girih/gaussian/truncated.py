@@ -9,13 +9,15 @@ from torch import Tensor
 
 from girih.gaussian.interval import interval_log_mass
 
+_FAR = 4.0  # anchors beyond which the tail's own form is taken
+_NARROW = 1e-3  # nats by which the density falls over an interval on which it is as good as exponential
+
 
 def sample_truncated(lower: Tensor, upper: Tensor, generator: torch.Generator | None = None) -> Tensor:
     r"""Draw `u ~ N(0, 1)` given `lower < u < upper`, one for each pair of bounds.
 
-    By inversion about the anchor (the point of the interval nearest to 0): with `a` its distance,
-    `log P(u > t) = log P(u > a) + log1p(-v P(a < u < b) / P(u > a))` for uniform v, solved for t by the
-    inverse of `log_ndtr`. Exact far in the tails, where `ndtri(1 - p)` returns infinity.
+    By inversion about the anchor (the point of the interval nearest to 0), see `sample_anchored`. Exact far in the
+    tails, where `ndtri(1 - p)` returns infinity.
 
     Example:
         >>> import torch
@@ -26,18 +28,62 @@ def sample_truncated(lower: Tensor, upper: Tensor, generator: torch.Generator | 
         True
     """
     lower, upper = torch.broadcast_tensors(lower, upper)
+    anchor = torch.zeros_like(lower).clamp(lower, upper)
+    u = anchor + sample_anchored(lower - anchor, upper - anchor, anchor, generator)
+    return torch.maximum(torch.minimum(u, upper), lower)
+
+
+def sample_anchored(below: Tensor, above: Tensor, anchor: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws of `u - anchor` for u as in `sample_truncated`, with bounds counted from the anchor.
+
+    A million deviations out a draw differs from its anchor by a millionth, in which the digits of u itself end.
+    """
+    v = torch.rand(anchor.shape, dtype=anchor.dtype, device=anchor.device, generator=generator)
+    v = v.clamp(min=torch.finfo(v.dtype).tiny)
+    far = anchor.abs() > _FAR
+    out = torch.empty_like(anchor)
+    out[~far] = _near(*(part[~far] for part in (below, above, anchor, v)))
+    width = torch.where(anchor > 0, above, -below)[far]
+    out[far] = anchor[far].sign() * _tail(width, anchor[far].abs(), v[far])
+    return out
+
+
+def _near(below: Tensor, above: Tensor, anchor: Tensor, v: Tensor) -> Tensor:
+    """`log P(u > t) = log P(u > a) + log1p(-v P(a < u < b) / P(u > a))` solved for t by the inverse of `log_ndtr`."""
+    lower, upper = anchor + below, anchor + above
     # reflect so that most of the interval, or its anchor, lies on the left: log_ndtr is accurate there
     mirrored = lower + upper > 0
     a = torch.where(mirrored, -upper, lower)
     b = torch.where(mirrored, -lower, upper)
-    v = torch.rand(a.shape, dtype=a.dtype, device=a.device, generator=generator)
-    v = v.clamp(min=torch.finfo(a.dtype).tiny)
     log_b = torch.special.log_ndtr(b)
-    log_mass = interval_log_mass(a, b)
     # P(u < t) = P(u < b) - v P(a < u < b)
-    log_target = log_b + torch.log1p(-v * (log_mass - log_b).exp().clamp(max=1.0))
+    log_target = log_b + torch.log1p(-v * (interval_log_mass(a, b) - log_b).exp().clamp(max=1.0))
     t = torch.maximum(torch.minimum(_log_ndtr_inverse(log_target), b), a)
-    return torch.where(mirrored, -t, t)
+    return torch.where(mirrored, -t, t) - anchor
+
+
+def _tail(width: Tensor, anchor: Tensor, v: Tensor) -> Tensor:
+    """The y with `P(u > c + y) = (1 - v) P(u > c) + v P(u > c + width)`, by Newton on the logarithms.
+
+    `log P(u > c + y) - log P(u > c) = -c y - y^2/2 + log(erfcx((c + y) / sqrt 2) / erfcx(c / sqrt 2))` is concave in y.
+    """
+    root = math.sqrt(0.5)
+    at_anchor = torch.special.erfcx(root * anchor)
+    hazard = math.sqrt(2.0 / math.pi) / at_anchor
+
+    def fall(y: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = torch.special.erfcx(root * (anchor + y))
+        return -y * (anchor + 0.5 * y) + (scaled / at_anchor).log(), math.sqrt(2.0 / math.pi) / scaled
+
+    narrow = hazard * width < _NARROW
+    whole = torch.where(narrow, -hazard * width, fall(torch.where(torch.isinf(width), 1e150, width))[0])
+    target = torch.log1p(v * torch.expm1(whole))
+    y = torch.minimum(-target / hazard, width)
+    start = y
+    for _ in range(4):
+        value, slope = fall(y)
+        y = torch.minimum((y + (value - target) / slope).clamp(min=0.0), width)
+    return torch.where(narrow, start, y)
 
 
 def _log_ndtr_inverse(y: Tensor) -> Tensor:
