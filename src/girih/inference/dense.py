@@ -25,7 +25,7 @@ class DenseMoments(NamedTuple):
         weight = (pairs.log_joint - peak).exp_()
         total = weight.sum(1, keepdim=True)
         # divided by their own sum, so that responsibilities add up to 1 however large |log p| is
-        return (peak + total.log())[:, 0], cls(weight / total, pairs.mean, pairs.variance)
+        return pairs.log_highest + (peak + total.log())[:, 0], cls(weight / total, pairs.mean, pairs.variance)
 
     def features(self, cells: Cells) -> Tensor:
         """`E[h | x]`, `(n, H)`."""

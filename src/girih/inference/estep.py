@@ -67,7 +67,8 @@ def evidence(model: Model, x: Tensor) -> Evidence:
     log_p, left_out = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
     for index, rows in chunks(model, x):
         if isinstance(model.cells.region, Intervals):
-            log_p[index] = torch.logsumexp(pair_up(model, rows).log_joint, 1)
+            pairs = pair_up(model, rows)
+            log_p[index] = pairs.log_highest + torch.logsumexp(pairs.log_joint, 1)
             left_out[index] = left_out_bound(log_p[index], len(model.cells.origin))
             continue
         pairs = select_pairs(model, rows)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.gaussian import sample_truncated
-from girih.gaussian.interval import interval_moments
+from girih.gaussian.interval import anchored_moments, interval_moments
+from girih.gaussian.truncated import sample_anchored
 from girih.inference.estep import chunks
+from girih.inference.knots import Knots
 from girih.inference.line import Pairs, left_out_bound, pair_up
 from girih.inference.model import Intervals, Model
 from girih.inference.posterior import Posterior
@@ -24,43 +25,55 @@ class LinePosterior(Posterior):
         order = torch.cat([index for index, _ in parts]).argsort()
         columns = zip(*(pairs for _, pairs in parts), strict=True)
         self._pairs = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
-        log_evidence = torch.logsumexp(self._pairs.log_joint, 1)
+        log_mass = torch.logsumexp(self._pairs.log_joint, 1, keepdim=True)
+        log_evidence = self._pairs.log_highest + log_mass[:, 0]
         super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)))
-        # not log_joint - log_evidence, which adds up to 1 only within the rounding of |log p(x)|
+        self._log_peak = self._pairs.log_peak - log_mass  # log p(z | x) at the anchors
         self.log_weights = torch.log_softmax(self._pairs.log_joint, 1)
+        best = self._pairs.log_peak.argmax(1, keepdim=True)
+        # the anchors of the cells, and that of the best one, from which they are counted
+        self._offset, self._best = Knots(self._region, self._origin).offsets(self._pairs.anchor, best)
+        # ends of the cells, and moments of u, about the anchors
+        p = self._pairs
+        self._ends = [(end - p.anchor) / p.deviation for end in self._region]
+        flat = anchored_moments(*(part.flatten() for part in (*self._ends, p.tilt)))
+        _, self._local, self._spread = (part.view_as(p.anchor) for part in flat)
 
     @property
     def _weights(self) -> Tensor:
         return self.log_weights.exp()
 
     @property
+    def _means(self) -> Tensor:
+        """E[z | x, cell], counted from the best anchor, `(N, R)`."""
+        return self._offset + self._pairs.deviation * self._local
+
+    @property
     def mean(self) -> Tensor:
         """E[z | x], `(N, 1)`."""
-        return (self._weights * (self._origin + self._pairs.mean)).sum(1, keepdim=True)
+        return self._best + (self._weights * self._means).sum(1, keepdim=True)
 
     @property
     def covariance(self) -> Tensor:
         """Cov[z | x], `(N, 1, 1)`: the spread of the cells' means plus the spread inside the cells."""
-        deviation = self._origin + self._pairs.mean - self.mean
-        return (self._weights * (deviation.square() + self._pairs.variance)).sum(1)[:, None, None]
+        means = self._means
+        away = means - (self._weights * means).sum(1, keepdim=True)
+        inside = self._pairs.deviation.square() * self._spread
+        return (self._weights * (away.square() + inside)).sum(1)[:, None, None]
 
     @property
     def mode(self) -> Tensor:
         """The z of highest posterior density, exact over all cells, `(N, 1)`."""
-        best = self._pairs.log_peak.argmax(1, keepdim=True)
-        return self._origin[best] + self._pairs.anchor.gather(1, best)
+        return self._best
 
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
-        kept = torch.isfinite(self.log_weights)
-        return -(self._weights * self._expected_log_density(self._pairs.mean, self._pairs.variance, kept)).sum(1)
+        expected = self._expected_log_density(self._local, self._spread)
+        return -torch.where(torch.isfinite(self.log_weights), self._weights * expected, 0.0).sum(1)
 
-    def _expected_log_density(self, mean: Tensor, variance: Tensor, keep: Tensor) -> Tensor:
-        """E[log p(z | x)] on each cell for a z with this mean (of `t`) and variance there; 0 where not kept."""
-        u = (mean - self._pairs.anchor) / self._pairs.deviation
-        spread = variance / self._pairs.deviation.square()
-        peak = self._pairs.log_peak - self.log_evidence[:, None]
-        return torch.where(keep, peak - u * self._pairs.tilt - 0.5 * (u.square() + spread), 0.0)
+    def _expected_log_density(self, u: Tensor, spread: Tensor) -> Tensor:
+        """E[log p(z | x)] on each cell for a u with this mean about the anchor, and this variance."""
+        return self._log_peak - u * self._pairs.tilt - 0.5 * (u.square() + spread)
 
     def _log_density(self, z: Tensor) -> Tensor:
         z = z[..., 0]
@@ -68,9 +81,8 @@ class LinePosterior(Posterior):
         shape = torch.broadcast_shapes(cell.shape, self.batch_shape)
         cell, z = cell.expand(shape), z.expand(shape)
         n = torch.arange(len(self.log_evidence), device=z.device).expand(shape)
-        u = (z - self._origin[cell] - self._pairs.anchor[n, cell]) / self._pairs.deviation[n, cell]
-        peak = self._pairs.log_peak[n, cell] - self.log_evidence
-        return peak - u * self._pairs.tilt[n, cell] - 0.5 * u.square()
+        u = (z - self._best[n, 0] - self._offset[n, cell]) / self._pairs.deviation[n, cell]
+        return self._log_peak[n, cell] - u * self._pairs.tilt[n, cell] - 0.5 * u.square()
 
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
@@ -78,11 +90,9 @@ class LinePosterior(Posterior):
 
     def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
         cell = torch.multinomial(self._weights, count, replacement=True, generator=generator).mT  # (count, N)
-        n = torch.arange(cell.shape[1], device=cell.device).expand_as(cell)
-        lower, upper = self._pairs.lower[n, cell], self._pairs.upper[n, cell]
-        u = sample_truncated(lower, upper, generator)
-        tilt = self._pairs.tilt[n, cell]
-        return self._origin[cell] + self._pairs.anchor[n, cell] + (u - tilt) * self._pairs.deviation[n, cell]
+        n, p = torch.arange(cell.shape[1], device=cell.device).expand_as(cell), self._pairs
+        u = sample_anchored(*(end[n, cell] for end in self._ends), p.tilt[n, cell], generator)
+        return self._best[:, 0] + (self._offset[n, cell] + u * p.deviation[n, cell])
 
     def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor^2)`, `(N, 1)` and `(N, 1, 1)`."""
@@ -90,9 +100,9 @@ class LinePosterior(Posterior):
         shift = (self._origin - mean) / deviation
         lower, upper = self._region.lower / deviation + shift, self._region.upper / deviation + shift
         m = interval_moments(lower, upper)
-        # the mean of t under q, about the origin of the cell; exact at the cell's end when q lies beyond it
+        # q's mean on the cell about the anchor; exact at the cell's end when q lies beyond it
         at = torch.maximum(torch.minimum(mean - self._origin, self._region.upper), self._region.lower)
-        local = at + deviation * m.mean
+        local = ((at - self._pairs.anchor) + deviation * m.mean) / self._pairs.deviation
+        density = self._expected_log_density(local, m.variance * (deviation / self._pairs.deviation).square())
         keep = m.log_mass > -745.0
-        density = self._expected_log_density(local, deviation.square() * m.variance, keep)
-        return (m.log_mass.exp() * density).sum(1)
+        return torch.where(keep, m.log_mass.exp() * density, 0.0).sum(1)
