@@ -199,11 +199,12 @@ class DGNDistribution(Distribution):
         return self.evidence(value).log_prob
 
     def evidence(self, value: Any) -> Evidence:
-        """`log_prob(x)` together with `left_out`, a certified bound on the relative error of each p(x).
+        """`log_prob(x)` together with `left_out`, a certified bound on the relative error of each p(x), and `rounding`.
 
-        The bound covers what was left out of the sum over cells: at most the `tol` of the `DGN` (S = 2, 3), or what
-        the rounding of `log p` alone amounts to where that is more, as for rows a million units away. The error of
-        the integrals that were kept, `1e-8 max(1, |log p|)` nats at most, comes on top of it.
+        `left_out` covers what was left out of the sum over cells: at most the `tol` of the `DGN` (S = 2, 3), or what
+        the rounding of `log p` alone amounts to where that is more, as for rows a million units away. `rounding`
+        bounds, in nats, what the rounding of rows and maps changes in `log p(x)`: more than a nat where the signal is
+        1e9 times the noise. The error of the integrals, `1e-8 max(1, |log p|)` nats at most, comes on top of both.
 
         Example:
             >>> import girih
@@ -222,14 +223,15 @@ class DGNDistribution(Distribution):
         differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in dgn.parameters())
         jet = partition.hidden_jet() if differentiable else model.cells
         head = dgn.trace.head_parameters()
-        log_p, left_out = MarginalLogProb.apply(model, x, jet.value, jet.slope, *head, dgn.noise, dgn.prior)
+        found = Evidence(*MarginalLogProb.apply(model, x, jet.value, jet.slope, *head, dgn.noise, dgn.prior))
+        log_p = found.log_prob
         if not torch.isfinite(log_p).all():
             row = int((~torch.isfinite(log_p)).nonzero()[0])
             raise NonFiniteError(
                 f"log p(x) of row {row} is {log_p[row].item()}: the row or the network's output is out of range, or "
                 "the noise is no longer positive definite; rescale x, take smaller training steps, or train log(noise)"
             )
-        return Evidence(log_p[0], left_out[0]) if single else Evidence(log_p, left_out)
+        return Evidence(*(part[0] for part in found)) if single else found
 
     def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""

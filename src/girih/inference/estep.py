@@ -12,6 +12,7 @@ from girih.inference.dense import DenseMoments
 from girih.inference.line import left_out_bound, pair_up
 from girih.inference.model import Intervals, Model, Rows, reduce_complete, reduce_incomplete
 from girih.inference.polytopes import geometry, select_pairs
+from girih.inference.rounding import of_log_prob
 from girih.inference.sparse import SparseMoments, log_marginal
 
 # Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
@@ -21,10 +22,11 @@ Moments: TypeAlias = DenseMoments | SparseMoments
 
 
 class Evidence(NamedTuple):
-    """`log p(x)` in nats, and a bound on the relative error of p(x) by what was left out."""
+    """`log p(x)` in nats, a bound on the relative error of p(x) by what was left out, and one on its rounding."""
 
     log_prob: Tensor  # (N,)
     left_out: Tensor  # (N,)
+    rounding: Tensor  # (N,) nats
 
 
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
@@ -56,22 +58,24 @@ def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
     """`log p(x)` of a chunk and the moments of its posteriors on each cell."""
     if isinstance(model.cells.region, Intervals):
         log_p, dense = DenseMoments.of(pair_up(model, rows))
-        return Evidence(log_p, left_out_bound(log_p, len(model.cells.origin))), dense
+        left_out = left_out_bound(log_p, len(model.cells.origin))
+        return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), dense
     pairs = select_pairs(model, rows)
     log_p, sparse = SparseMoments.of(model, pairs)
-    return Evidence(log_p, (pairs.log_left_out - log_p).exp()), sparse
+    return Evidence(log_p, (pairs.log_left_out - log_p).exp(), of_log_prob(model, rows, log_p)), sparse
 
 
 def evidence(model: Model, x: Tensor) -> Evidence:
-    """`log p(x)` of each row (EM-DGN, eq. 5), and the bound on what was left out."""
-    log_p, left_out = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
+    """`log p(x)` of each row (EM-DGN, eq. 5), and the bounds on what was left out and on rounding."""
+    out = Evidence(*(torch.empty_like(x[:, 0]) for _ in Evidence._fields))
     for index, rows in chunks(model, x):
         if isinstance(model.cells.region, Intervals):
-            pairs = pair_up(model, rows)
-            log_p[index] = pairs.log_highest + torch.logsumexp(pairs.log_joint, 1)
-            left_out[index] = left_out_bound(log_p[index], len(model.cells.origin))
-            continue
-        pairs = select_pairs(model, rows)
-        log_p[index] = log_marginal(model, pairs)
-        left_out[index] = (pairs.log_left_out - log_p[index]).exp()
-    return Evidence(log_p, left_out)
+            dense = pair_up(model, rows)
+            log_p = dense.log_highest + torch.logsumexp(dense.log_joint, 1)
+            out.left_out[index] = left_out_bound(log_p, len(model.cells.origin))
+        else:
+            pairs = select_pairs(model, rows)
+            log_p = log_marginal(model, pairs)
+            out.left_out[index] = (pairs.log_left_out - log_p).exp()
+        out.log_prob[index], out.rounding[index] = log_p, of_log_prob(model, rows, log_p)
+    return out

@@ -38,17 +38,17 @@ class MarginalLogProb(torch.autograd.Function):
         bias: Tensor,
         noise: Tensor,
         prior: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Exact log-densities, and the bound on what was left out of them."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Exact log-densities, and the bounds on what was left out of them and on their rounding."""
         ctx.save_for_backward(x)
         ctx.model = model
         found: Evidence = evidence(model, x.detach())
-        ctx.mark_non_differentiable(found.left_out)
-        return found.log_prob, found.left_out
+        ctx.mark_non_differentiable(found.left_out, found.rounding)
+        return found.log_prob, found.left_out, found.rounding
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Statistics with the upstream gradient as row weights, turned into gradients."""
         (x,) = ctx.saved_tensors
         gradients: list[Tensor | None] = [None] * 7

@@ -52,6 +52,11 @@ class Knots:
         up, down = steps[..., self._first :, :], steps[..., : self._first, :]
         return torch.cat((-down.flip(-2).cumsum(-2).flip(-2), torch.zeros_like(direction[..., :1, :]), up.cumsum(-2)), -2)
 
+    def paths(self, speed: Tensor, anchor: Tensor) -> Tensor:
+        """How long the ways of images to anchors `(n, R)` are, from a common point on, for the speeds `(R,)`."""
+        knot, way = self.places(anchor)
+        return self.images(speed[:, None])[:, 0][knot] + way * speed
+
 
 def distant_peaks(
     knots: Knots, y: Tensor, start: Tensor, direction: Tensor, prior: Tensor, anchor: Tensor, energy: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from girih.inference.knots import Knots
 from girih.inference.line import Pairs, left_out_bound, pair_up
 from girih.inference.model import Intervals, Model
 from girih.inference.posterior import Posterior
+from girih.inference.rounding import MATTERS, lengths, of_posterior
 
 
 class LinePosterior(Posterior):
@@ -21,20 +24,26 @@ class LinePosterior(Posterior):
         cells = model.cells
         assert isinstance(cells.region, Intervals)
         self._origin, self._region = cells.origin[:, 0], cells.region
-        parts = [(index, pair_up(model, rows)) for index, rows in chunks(model, x)]
-        order = torch.cat([index for index, _ in parts]).argsort()
-        columns = zip(*(pairs for _, pairs in parts), strict=True)
-        self._pairs = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
-        log_mass = torch.logsumexp(self._pairs.log_joint, 1, keepdim=True)
-        log_evidence = self._pairs.log_highest + log_mass[:, 0]
-        super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)))
-        self._log_peak = self._pairs.log_peak - log_mass  # log p(z | x) at the anchors
-        self.log_weights = torch.log_softmax(self._pairs.log_joint, 1)
-        best = self._pairs.log_peak.argmax(1, keepdim=True)
+        parts = [(index, rows, pair_up(model, rows)) for index, rows in chunks(model, x)]
+        order = torch.cat([index for index, *_ in parts]).argsort()
+        columns = zip(*(pairs for *_, pairs in parts), strict=True)
+        self._pairs = p = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
+        log_mass = torch.logsumexp(p.log_joint, 1, keepdim=True)
+        log_evidence = p.log_highest + log_mass[:, 0]
+        self._log_peak = p.log_peak - log_mass  # log p(z | x) at the anchors
+        self.log_weights = torch.log_softmax(p.log_joint, 1)
         # the anchors of the cells, and that of the best one, from which they are counted
-        self._offset, self._best = Knots(self._region, self._origin).offsets(self._pairs.anchor, best)
+        knots = Knots(self._region, self._origin)
+        self._offset, self._best = knots.offsets(p.anchor, p.log_peak.argmax(1, keepdim=True))
+        speed = torch.linalg.vector_norm(cells.slope[:, :, 0].abs() @ model.head[1].abs().mT, dim=1)
+        matters = self.log_weights > math.log(MATTERS)
+        path, z = knots.paths(speed, p.anchor), self._best + self._offset
+        spread = torch.where(matters, path, -torch.inf).amax(1) - torch.where(matters, path, torch.inf).amin(1)
+        pull = z.abs() * (p.tilt.abs() / p.deviation + z.abs() / model.prior[0, 0])
+        length = torch.cat([lengths(rows, log_evidence[index]) for index, rows, _ in parts])[order]
+        rounding = of_posterior(model, length, spread, torch.where(matters, pull, 0.0).amax(1))
+        super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)), rounding)
         # ends of the cells, and moments of u, about the anchors
-        p = self._pairs
         self._ends = [(end - p.anchor) / p.deviation for end in self._region]
         flat = anchored_moments(*(part.flatten() for part in (*self._ends, p.tilt)))
         _, self._local, self._spread = (part.view_as(p.anchor) for part in flat)

@@ -31,6 +31,8 @@ class Posterior(Distribution):
     Attributes:
         log_evidence: `log p(x_n)`, `(N,)`.
         left_out: certified bound on the share of each p(x_n) that was left out, `(N,)`.
+        rounding: bound in nats on what the rounding of rows and maps changes in `log p(z | x_n)`, `(N,)`: moments are
+            known to this part of the posterior's deviations, entropies and divergences up to it.
 
     Example:
         >>> import girih
@@ -44,8 +46,8 @@ class Posterior(Distribution):
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor) -> None:
-        self._model, self.log_evidence, self.left_out = model, log_evidence, left_out
+    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor, rounding: Tensor) -> None:
+        self._model, self.log_evidence, self.left_out, self.rounding = model, log_evidence, left_out, rounding
         if not torch.isfinite(log_evidence).all():
             row = int((~torch.isfinite(log_evidence)).nonzero()[0])
             raise NonFiniteError(
@@ -112,7 +114,8 @@ class Posterior(Distribution):
     def kl(self, q: GaussianQ) -> Tensor:
         r"""`KL(q || p(z | x))` in nats, `(N,)`, exact: no sampling.
 
-        `log p(z | x)` is quadratic on each cell, so the expectation needs the mass and two moments of q there.
+        `log p(z | x)` is quadratic on each cell, so the expectation needs the mass and two moments of q there. For a q
+        that is the posterior the result may be below 0, by no more than `rounding`.
 
         Args:
             q: a `Normal` with batch shape `(N, S)` (or `(N,)` for S = 1), an `Independent` of one, or a
