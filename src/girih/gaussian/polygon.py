@@ -14,7 +14,7 @@ from girih.gaussian.compact import log_mass_of, moments_of
 from girih.gaussian.edges import describe
 from girih.gaussian.polygon_compact import compact_polygons
 from girih.gaussian.polygon_signed import signed_mass, signed_moments
-from girih.gaussian.polygon_slices import sliced_log_mass, sliced_moments
+from girih.gaussian.polygon_slices import local_moments, sliced_log_mass, sliced_moments, tilted_frame
 from girih.gaussian.ragged import buckets, gather, pad, slots
 from girih.gaussian.roots import square_root, squared
 
@@ -118,6 +118,23 @@ def polygon_roots(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> tupl
         parts = padded_moments(*(pad(ends, index, real) for ends in (tail, head)))
         log_mass[chosen], mean[chosen], root[chosen] = parts
     return log_mass, mean, root
+
+
+def tilted_polygon_moments(
+    tail: Tensor, head: Tensor, owner: Tensor, count: int, tilt: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithm of the integral of `exp(-tilt y - |y|^2 / 2) / 2 pi` over each polygon, mean and covariance of y.
+
+    A standard normal seen from a point of the polygon far out, `tilt (count, 2)`, that is nearest to its mean: 0 here.
+    """
+    log_mass, mean, covariance = tilt.new_zeros(count), torch.zeros_like(tilt), tilt.new_zeros(count, 2, 2)
+    size, _ = slots(owner, count)
+    for chosen, width in buckets(size, _CHUNK):
+        index, real = gather(chosen, width, size)
+        a, b = (pad(ends, index, real) for ends in (tail, head))
+        parts = local_moments(a, b, describe(a, b), tilted_frame(tilt[chosen]))
+        log_mass[chosen], mean[chosen], covariance[chosen] = parts
+    return log_mass, mean, covariance
 
 
 def _rest(rows: Tensor, done: Tensor) -> Tensor:

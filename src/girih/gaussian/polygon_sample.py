@@ -12,7 +12,7 @@ from torch import Tensor
 from girih.gaussian.edges import describe
 from girih.gaussian.interval import interval_log_mass
 from girih.gaussian.level_sample import make_panels, sample_levels
-from girih.gaussian.polygon_slices import bounds, cut, find_frame
+from girih.gaussian.polygon_slices import bounds, cut, find_frame, tilted_frame
 from girih.gaussian.ragged import buckets, gather, pad, slots
 from girih.gaussian.truncated import sample_truncated
 
@@ -20,7 +20,13 @@ _CELLS = 1 << 17  # edges at a time
 
 
 def sample_polygons(
-    tail: Tensor, head: Tensor, owner: Tensor, count: int, which: Tensor, generator: torch.Generator | None = None
+    tail: Tensor,
+    head: Tensor,
+    owner: Tensor,
+    count: int,
+    which: Tensor,
+    generator: torch.Generator | None = None,
+    tilt: Tensor | None = None,
 ) -> Tensor:
     """Exact draws of `x ~ N(0, I)` given that x lies in a polygon, for a list of convex polygons.
 
@@ -31,6 +37,7 @@ def sample_polygons(
         count: see `polygon_log_mass`.
         which: the polygon of each draw, `(n,)` long, in any order and with repetitions.
         generator: source of randomness; the same seed gives the same draws.
+        tilt: where polygons are given relative to their points nearest to the origin, these points, `(count, 2)`.
 
     Returns:
         `(n, 2)`; a polygon without area gives its point nearest to the origin.
@@ -56,14 +63,17 @@ def sample_polygons(
         place = torch.full_like(asked, -1)
         place[some] = torch.arange(len(some), device=some.device)
         draws = (place[row] >= 0).nonzero()[:, 0]
-        out[draws] = sample_padded(pad(tail, index, real), pad(head, index, real), place[row[draws]], generator)
+        ends, own = (pad(part, index, real) for part in (tail, head)), None if tilt is None else tilt[asked[some]]
+        out[draws] = sample_padded(*ends, place[row[draws]], generator, own)
     return out
 
 
-def sample_padded(tail: Tensor, head: Tensor, which: Tensor, generator: torch.Generator | None) -> Tensor:
+def sample_padded(
+    tail: Tensor, head: Tensor, which: Tensor, generator: torch.Generator | None, tilt: Tensor | None = None
+) -> Tensor:
     """`sample_polygons` for polygons in a padded table `(n, K, 3)`."""
     edges = describe(tail, head)
-    frame = find_frame(tail, head, edges)
+    frame = find_frame(tail, head, edges) if tilt is None else tilted_frame(tilt)
     slices = cut(tail, head, edges, frame)
     panels = make_panels(slices.owner, slices.lower, slices.upper, len(tail))
     if not len(slices.owner):

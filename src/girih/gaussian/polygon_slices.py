@@ -60,6 +60,13 @@ def find_frame(tail: Tensor, head: Tensor, edges: Edges) -> Frame:
     return Frame(anchor, height, up, side)
 
 
+def tilted_frame(tilt: Tensor) -> Frame:
+    """The frame of polygons that are given relative to their anchors, tilts `(n, 2)`, already."""
+    height = torch.hypot(tilt[:, 0], tilt[:, 1])
+    up = tilt / height[:, None]
+    return Frame(torch.zeros_like(tilt), height, up, torch.stack((-up[:, 1], up[:, 0]), -1))
+
+
 def cut(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> Slices:
     """Panels between the levels of the vertices of each polygon, and the lines that bound them."""
     a, b = _coordinates(tail, edges.tail_finite, frame), _coordinates(head, edges.head_finite, frame)
@@ -135,6 +142,12 @@ def sliced_log_mass(tail: Tensor, head: Tensor, edges: Edges) -> Tensor:
 def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
     """Log-mass `(n,)`, mean `(n, 2)` and a root of the covariance `(n, 2, 2)` of the truncated normal on polygons."""
     frame = find_frame(tail, head, edges)
+    log_mass, mean, root = local_moments(tail, head, edges, frame)
+    return log_mass - 0.5 * frame.height.square(), frame.anchor + mean, root
+
+
+def local_moments(tail: Tensor, head: Tensor, edges: Edges, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    """`sliced_moments` about the anchors: the log-mass without the height `-|c|^2 / 2` of the anchor."""
     slices = cut(tail, head, edges, frame)
     count = len(frame.height)
     height = frame.height[slices.owner]
@@ -165,5 +178,4 @@ def sliced_moments(tail: Tensor, head: Tensor, edges: Edges) -> tuple[Tensor, Te
     spread += (w * variance).sum(1)[:, None, None] * across[:, :, None] * across[:, None, :]
     local = at.new_zeros(count, 2, 2).index_add_(0, owner, spread)
     turn = torch.stack((frame.up, frame.side), -1)  # columns: level, side
-    log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
-    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)
+    return total - _HALF_LOG_2PI, (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)

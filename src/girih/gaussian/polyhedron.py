@@ -16,7 +16,7 @@ from girih.gaussian.compact import log_mass_of, moments_of
 from girih.gaussian.faces import Faces, make_faces, select
 from girih.gaussian.polyhedron_compact import compact_polyhedra
 from girih.gaussian.polyhedron_signed import signed_mass, signed_moments
-from girih.gaussian.polyhedron_slices import sliced_log_mass, sliced_moments
+from girih.gaussian.polyhedron_slices import local_moments, sliced_log_mass, sliced_moments, tilted_frame
 from girih.gaussian.ragged import buckets, gather, slots
 from girih.gaussian.roots import square_root, squared
 
@@ -135,6 +135,23 @@ def polyhedron_roots(
             part[rows], m[rows], r[rows] = sliced_moments(select(faces, rows))
         log_mass[chosen], mean[chosen], root[chosen] = part, m, r
     return log_mass, mean, root
+
+
+def tilted_polyhedron_moments(
+    tail: Tensor, head: Tensor, face: Tensor, normal: Tensor, offset: Tensor, owner: Tensor, count: int, tilt: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logarithm of the integral of `exp(-tilt y - |y|^2 / 2) / (2 pi)^(3/2)` over each polyhedron, moments of y.
+
+    A standard normal seen from a point of the polyhedron far out, `tilt (count, 3)`, that is nearest to its mean: 0 here.
+    """
+    log_mass, mean, covariance = tilt.new_zeros(count), torch.zeros_like(tilt), tilt.new_zeros(count, 3, 3)
+    for chosen, faces in tables(tail, head, face, normal, offset, owner, count):
+        every = torch.arange(len(chosen), device=chosen.device)
+        for rows in _split(every, every[:0], faces):
+            at = chosen[rows]
+            parts = local_moments(select(faces, rows), tilted_frame(tilt[at]))
+            log_mass[at], mean[at], covariance[at] = parts
+    return log_mass, mean, covariance
 
 
 def _terms(faces: Faces) -> Tensor:

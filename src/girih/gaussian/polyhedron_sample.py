@@ -14,7 +14,7 @@ from girih.gaussian.level_sample import make_panels, sample_levels
 from girih.gaussian.polygon import padded_log_mass
 from girih.gaussian.polygon_sample import sample_padded as sample_plane
 from girih.gaussian.polyhedron import tables
-from girih.gaussian.polyhedron_slices import cut, find_frame, polygons
+from girih.gaussian.polyhedron_slices import cut, find_frame, polygons, tilted_frame
 
 _CELLS = 1 << 13  # edges at a time
 
@@ -29,6 +29,7 @@ def sample_polyhedra(
     count: int,
     which: Tensor,
     generator: torch.Generator | None = None,
+    tilt: Tensor | None = None,
 ) -> Tensor:
     """Exact draws of `x ~ N(0, I)` given that x lies in a polyhedron, for a list of convex polyhedra.
 
@@ -42,6 +43,7 @@ def sample_polyhedra(
         count: see `polyhedron_log_mass`.
         which: the polyhedron of each draw, `(n,)` long, in any order and with repetitions.
         generator: source of randomness; the same seed gives the same draws.
+        tilt: where polyhedra are given relative to their points nearest to the origin, these points, `(count, 3)`.
 
     Returns:
         `(n, 3)`; a polyhedron without volume gives its point nearest to the origin.
@@ -70,13 +72,14 @@ def sample_polyhedra(
             place = torch.full((count,), -1, device=which.device)
             place[chosen[some]] = torch.arange(len(some), device=which.device)
             draws = (place[which] >= 0).nonzero()[:, 0]
-            out[draws] = _sample(select(faces, some), place[which[draws]], generator)
+            own = None if tilt is None else tilt[chosen[some]]
+            out[draws] = _sample(select(faces, some), place[which[draws]], generator, own)
     return out
 
 
-def _sample(faces: Faces, which: Tensor, generator: torch.Generator | None) -> Tensor:
+def _sample(faces: Faces, which: Tensor, generator: torch.Generator | None, tilt: Tensor | None) -> Tensor:
     _, edges = plane_edges(faces)
-    frame = find_frame(faces)
+    frame = find_frame(faces) if tilt is None else tilted_frame(tilt)
     slices = cut(faces, edges, frame)
     panels = make_panels(slices.owner, slices.lower, slices.upper, len(frame.height))
     if not len(slices.owner):

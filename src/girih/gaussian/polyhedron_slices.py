@@ -60,6 +60,13 @@ def find_frame(faces: Faces) -> Frame:
     return Frame(anchor, height, basis)
 
 
+def tilted_frame(tilt: Tensor) -> Frame:
+    """The frame of polyhedra that are given relative to their anchors, tilts `(n, 3)`, already."""
+    height = tilt.norm(dim=-1)
+    up = tilt / height[:, None]
+    return Frame(torch.zeros_like(tilt), height, torch.cat((up[:, None], complete(up)), 1))
+
+
 def cut(faces: Faces, edges: Edges, frame: Frame) -> Slices:
     """Panels between levels of vertices; on each, the edge that every face draws in the slices."""
     a, b = _coordinates(faces.tail, frame), _coordinates(faces.head, frame)  # (n, F, K, 3)
@@ -162,15 +169,10 @@ def polygons(slices: Slices, panel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return out[0], out[1]
 
 
-def _frame_and_slices(faces: Faces) -> tuple[Frame, Slices]:
-    _, edges = plane_edges(faces)
-    frame = find_frame(faces)
-    return frame, cut(faces, edges, frame)
-
-
 def sliced_log_mass(faces: Faces) -> Tensor:
     """Log-mass `(n,)` of polyhedra; -inf for those without volume."""
-    frame, slices = _frame_and_slices(faces)
+    frame = find_frame(faces)
+    slices = cut(faces, plane_edges(faces)[1], frame)
     height = frame.height[slices.owner]
 
     def log_f(panel: Tensor, t: Tensor) -> Tensor:
@@ -182,7 +184,14 @@ def sliced_log_mass(faces: Faces) -> Tensor:
 
 def sliced_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
     """Log-mass `(n,)`, mean `(n, 3)` and a root of the covariance `(n, 3, 3)` of the truncated normal on polyhedra."""
-    frame, slices = _frame_and_slices(faces)
+    frame = find_frame(faces)
+    log_mass, mean, root = local_moments(faces, frame)
+    return log_mass - 0.5 * frame.height.square(), frame.anchor + mean, root
+
+
+def local_moments(faces: Faces, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+    """`sliced_moments` about the anchors: the log-mass without the height `-|c|^2 / 2` of the anchor."""
+    slices = cut(faces, plane_edges(faces)[1], frame)
     count = len(frame.height)
     height = frame.height[slices.owner]
     planes: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -207,6 +216,5 @@ def sliced_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
     axes = own_axes(at.new_zeros(count, 3, 3).index_add_(0, owner, spread))
     off = torch.cat(((off @ axes[owner])[:, :, None], root.mT @ axes[owner, None, 1:]), 2)  # (m, 33, 3, 3)
     local = at.new_zeros(count, 3, 3).index_add_(0, owner, torch.einsum("mk,mkai,mkaj->mij", w, off, off))
-    log_mass = total - 0.5 * frame.height.square() - _HALF_LOG_2PI
     turn = frame.basis.mT
-    return log_mass, frame.anchor + (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)
+    return total - _HALF_LOG_2PI, (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)

@@ -61,7 +61,7 @@ def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
         left_out = left_out_bound(log_p, len(model.cells.origin))
         return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), dense
     pairs = select_pairs(model, rows)
-    log_p, sparse = SparseMoments.of(model, pairs)
+    log_p, sparse = SparseMoments.of(model, rows, pairs)
     return Evidence(log_p, (pairs.log_left_out - log_p).exp(), of_log_prob(model, rows, log_p)), sparse
 
 

@@ -7,7 +7,8 @@ With u the whitened latent (prior N(0, I)), `u = o + t` on a piece with origin o
 
 by the QR factors of `[J; I] = Q R`, `c = Q^T b`, `b = [y - f; -o]`, `base = const - (far^2 + |b - Q c|^2) / 2`. So
 `w = R t - c` is standard normal before truncation: for complete rows all that a row changes on a piece is a shift.
-Nothing is formed as a difference of squares, so steep maps and small noise lose no digits.
+Nothing is formed as a difference of squares, so steep maps and small noise lose no digits. Where the signal is more
+than 1e6 times the noise, `b - Q c` is projected once more: what rounding left of it along Q goes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from girih.inference.model import Model, Rows
 
 _CHUNK = 2**19  # entries of the largest temporary
+_LOUD = 1e6  # signals beyond which residuals are projected twice
 
 
 class Maps(NamedTuple):
@@ -37,10 +39,11 @@ class Gaussians(NamedTuple):
     root: Tensor  # (m, S, S)
     centre: Tensor  # (m, S)
     shared: bool  # whether the roots are those of `Maps`
+    energy: Tensor  # (m,) |b - Q c|^2: base without what a row has in common on all pieces
 
     def take(self, index: Tensor) -> Gaussians:
         """Those of some pairs."""
-        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared)
+        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared, self.energy[index])
 
     def log_volume(self) -> Tensor:
         """`-log det R`: what a volume in w is more than one in u."""
@@ -75,20 +78,27 @@ def pair_gaussians(
     width = maps.start.shape[1] * (1 if rows.observed is None else rows.reduced.shape[2])
     parts = []
     for r, p in zip(*(index.split(max(1, _CHUNK // width)) for index in (row, piece)), strict=True):
-        if rows.observed is None:
-            start, basis, root = maps.start[p], maps.basis[p], maps.root[p]
-        else:
-            reduced = rows.reduced[r]
-            columns = reduced @ torch.cat((slope[p], model.cells.value[p, :, None]), 2)
-            start = torch.cat((columns[:, :, -1], origin[p]), 1)
-            basis, root = _factor(columns[:, :, :-1])
+        start, basis, root = maps_of_pairs(model, rows, maps, slope, origin, r, p)
         b = torch.nn.functional.pad(rows.y[r], (0, origin.shape[1])) - start
         centre = (basis * b[:, :, None]).sum(1)
-        off = torch.linalg.vector_norm(b - (basis @ centre[:, :, None])[:, :, 0], dim=1)
+        off = b - (basis @ centre[:, :, None])[:, :, 0]
+        if len(b) and b.abs().max() > _LOUD:
+            off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
+        energy = torch.linalg.vector_norm(off, dim=1).square_()
         constant = rows.constant if rows.observed is None else rows.constant[r]
-        parts.append((constant - 0.5 * (rows.far2[r] + off.square()), root, centre))
+        parts.append((constant - 0.5 * (rows.far2[r] + energy), root, centre, energy))
     if not parts:
-        S = origin.shape[1]
-        parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
-    base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Gaussians(base, root, centre, rows.observed is None)
+        S, none = origin.shape[1], rows.y.new_empty(0)
+        parts = [(none, rows.y.new_empty(0, S, S), rows.y.new_empty(0, S), none)]
+    base, root, centre, energy = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Gaussians(base, root, centre, rows.observed is None, energy)
+
+
+def maps_of_pairs(
+    model: Model, rows: Rows, maps: Maps, slope: Tensor, origin: Tensor, row: Tensor, piece: Tensor
+) -> Maps:
+    """`Maps` of the pairs (row, piece): those of the pieces, or the row's own where entries are missing."""
+    if rows.observed is None:
+        return Maps(maps.start[piece], maps.basis[piece], maps.root[piece])
+    columns = rows.reduced[row] @ torch.cat((slope[piece], model.cells.value[piece, :, None]), 2)
+    return Maps(torch.cat((columns[:, :, -1], origin[piece]), 1), *_factor(columns[:, :, :-1]))

@@ -85,6 +85,14 @@ class Rows(NamedTuple):
     far2: Tensor  # (n,) squared whitened distance from the range of W
     constant: Tensor  # () or (n,): -1/2 log det(2 pi noise)
 
+    def take(self, index: Tensor) -> Rows:
+        """Some of the rows."""
+        if self.observed is None:
+            return self._replace(x=self.x[index], y=self.y[index], far2=self.far2[index])
+        observed = Observed(self.observed.noise, self.observed.mask[index] > 0)
+        parts = (self.reduced[index], self.y[index], self.far2[index], self.constant[index])
+        return Rows(self.x[index], observed, *parts)
+
 
 def reduce_complete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows without missing entries."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from girih.inference.anchors import find_anchors
 from girih.inference.gaussians import pair_gaussians
 from girih.inference.model import Model, Rows
 from girih.inference.polytopes import centres_of, gap_from, geometry
@@ -28,24 +29,34 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
         return constant[row] - 0.5 * (gap2 + away.square().sum(1))
 
     def peaks(row: Tensor, piece: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, heights and places of the peaks of pairs that may be above what is known."""
+        """Rows, pieces and heights of the peaks of pairs that may be above what is known."""
         gaussian = pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
-        keep = gaussian.base >= least[row]
+        keep = gaussian.base >= _below(least)[row]
         row, piece, gaussian = row[keep], piece[keep], gaussian.take(keep)
-        w = g.nearest(piece, gaussian)
-        t = torch.linalg.solve_triangular(gaussian.root, (w + gaussian.centre)[:, :, None], upper=True)[:, :, 0]
-        return row, gaussian.base - 0.5 * w.square().sum(1), g.origin[piece] + t
+        return row, piece, gaussian.base - 0.5 * g.nearest(piece, gaussian).square().sum(1)
 
     least = constant.new_full((count,), -torch.inf)
     found = [peaks(*g.tree.promising(gap, centres_of(g, rows), count, _BEAM), least)]
-    least = least.scatter_reduce(0, found[0][0], found[0][1], "amax")
+    least = least.scatter_reduce(0, found[0][0], found[0][2], "amax")
     outer = torch.arange(count).repeat_interleave(len(g.unbounded))
     found.append(peaks(outer, g.unbounded.repeat(count), least))
-    least = least.scatter_reduce(0, found[1][0], found[1][1], "amax")
-    row, piece, _, _ = g.tree.search(gap, count, bound, least - 1e-12 * (1.0 + least.abs()))
+    least = least.scatter_reduce(0, found[1][0], found[1][2], "amax")
+    row, piece, _, _ = g.tree.search(gap, count, bound, _below(least))
     found.append(peaks(row, piece, least))
-    row, height, place = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = height.argsort(descending=True, stable=True)
+    row, piece, height = (torch.cat(parts) for parts in zip(*found, strict=True))
+    least = least.scatter_reduce(0, row, height, "amax")
+    # those that rounding cannot tell apart are compared once more, by differences
+    close = height >= _below(least)[row]
+    row, piece = row[close], piece[close]
+    gaussian = pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
+    anchors = find_anchors(model, rows, row, piece, gaussian)
+    order = anchors.log_peak.argsort(descending=True, stable=True)
     order = order[row[order].argsort(stable=True)]
-    first = torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))
-    return place[order[first]]
+    best = order[torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))]
+    t = torch.linalg.solve_triangular(gaussian.root[best], anchors.place[best, :, None], upper=True)[:, :, 0]
+    return g.origin[piece[best]] + t
+
+
+def _below(height: Tensor) -> Tensor:
+    """Heights of which rounding cannot say that they are less."""
+    return height - 1e-12 * (1.0 + height.abs())

@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
-from girih.gaussian.polygon import polygon_log_mass, polygon_mass, polygon_moments, polygon_raw_moments
+from girih.gaussian.polygon import (
+    polygon_log_mass,
+    polygon_mass,
+    polygon_moments,
+    polygon_raw_moments,
+    tilted_polygon_moments,
+)
 from girih.gaussian.polygon_sample import sample_polygons
 from girih.gaussian.polyhedron import (
     polyhedron_log_mass,
     polyhedron_mass,
     polyhedron_moments,
     polyhedron_raw_moments,
+    tilted_polyhedron_moments,
 )
 from girih.gaussian.polyhedron_sample import sample_polyhedra
 from girih.partition.growing import ragged
@@ -32,6 +39,9 @@ from girih.partition.polytope_cells import PolytopeCells
 SIGNED_ERROR = 1e-13
 # Vertices are right to this part of their distance from 0.
 _ROUNDING = 1e-14
+
+# Points so many deviations out are seen from themselves, not from the mean.
+_FAR_OUT = 30.0
 
 
 class Pieces:
@@ -185,14 +195,43 @@ class Pieces:
         """The point w of each piece that is nearest to 0, `(m, S)`."""
         return (polygon_nearest if self.dim == 2 else polyhedron_nearest)(*self.polytopes(piece, root, centre))
 
-    def sample(
-        self, piece: Tensor, root: Tensor, centre: Tensor, which: Tensor, generator: torch.Generator | None
+    def local_moments(self, piece: Tensor, root: Tensor, place: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `moments`, of `w - tilt` about points `w = tilt` of the pieces, `root t = place`, without their heights.
+
+        The log-mass is that of `exp(-tilt (w - tilt) - |w - tilt|^2 / 2)`, 1 at the point, which must be the nearest
+        to 0 where it is far out: there w itself has too few digits.
+        """
+        far = torch.linalg.vector_norm(tilt, dim=1) > _FAR_OUT
+        log_mass, mean, covariance = tilt.new_zeros(len(piece)), torch.zeros_like(tilt), torch.zeros_like(root)
+        near = ~far
+        log, about, spread = self.moments(piece[near], root[near], (place - tilt)[near])
+        log_mass[near], mean[near] = log + 0.5 * tilt[near].square().sum(1), about - tilt[near]
+        covariance[near] = spread
+        tilted: Any = tilted_polygon_moments if self.dim == 2 else tilted_polyhedron_moments
+        log_mass[far], mean[far], covariance[far] = tilted(
+            *self.polytopes(piece[far], root[far], place[far]), tilt[far]
+        )
+        return log_mass, mean, covariance
+
+    def local_sample(
+        self, pairs: tuple[Tensor, Tensor, Tensor, Tensor], which: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """Draws of w on the pieces numbered `which` in the list, `(len(which), S)`."""
-        polytopes: Any = self.polytopes(piece, root, centre)
-        if self.dim == 2:
-            return sample_polygons(*(*polytopes, which, generator))
-        return sample_polyhedra(*(*polytopes, which, generator))
+        """Draws of `w - tilt`, `(len(which), S)`, for the piece, root, place and tilt (`local_moments`) of pairs."""
+        far = torch.linalg.vector_norm(pairs[3], dim=1) > _FAR_OUT
+        draw: Any = sample_polygons if self.dim == 2 else sample_polyhedra
+        number, out = torch.empty_like(far, dtype=torch.long), pairs[3][which]
+        for some in (far, ~far):
+            drawn = some[which].nonzero()[:, 0]
+            if not len(drawn):
+                continue
+            number[some] = torch.arange(int(some.sum()))
+            piece, root, place, tilt = (part[some] for part in pairs)
+            own = number[which[drawn]]
+            if some is far:
+                out[drawn] = draw(*self.polytopes(piece, root, place), own, generator, tilt)
+            else:
+                out[drawn] = draw(*self.polytopes(piece, root, place - tilt), own, generator) - tilt[own]
+        return out
 
 
 def _moved_planes(root: Tensor, owner: Tensor, normal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from girih.inference.anchors import Anchors, find_anchors
 from girih.inference.estep import chunks
-from girih.inference.expected import expected_log_joint
-from girih.inference.gaussians import Gaussians
+from girih.inference.expected import expected_log_ratio
 from girih.inference.model import Model, Rows
 from girih.inference.peak import find_peaks
 from girih.inference.polytopes import geometry, select_pairs
 from girih.inference.posterior import Posterior
+from girih.inference.rounding import MATTERS, lengths, of_posterior
 from girih.inference.sparse import normalise
 from girih.networks import Trace
 
@@ -23,16 +24,27 @@ _CHUNK = 2**20
 
 
 class _Part(NamedTuple):
-    """The pairs of one chunk of rows, with the moments of w on them."""
+    """The pairs of one chunk of rows, seen from their anchors, with the moments of `s = w - tilt` on them."""
 
     row: Tensor
     piece: Tensor
-    base: Tensor
     root: Tensor
-    centre: Tensor
-    log_mass: Tensor
+    place: Tensor  # R t at the anchor
+    tilt: Tensor
+    log_peak: Tensor
+    log_joint: Tensor
     mean: Tensor
     covariance: Tensor
+
+
+class _Chunk(NamedTuple):
+    """A chunk of rows."""
+
+    index: Tensor
+    rows: Rows
+    anchors: Anchors
+    reference: Tensor  # log-density at the highest anchor
+    log_left_out: Tensor
 
 
 class PolytopePosterior(Posterior):
@@ -49,66 +61,94 @@ class PolytopePosterior(Posterior):
         self._factor = torch.linalg.cholesky(model.prior)
         # densities in z are those in w times this
         self._log_scale = -0.5 * model.latent_dim * _LOG_2PI - self._factor.diagonal().log().sum()
-        self._chunks: list[tuple[Tensor, Rows]] = []
+        self._chunks: list[_Chunk] = []
         parts: list[_Part] = []
-        lost: list[Tensor] = []
         for index, rows in chunks(model, x):
             pairs = select_pairs(model, rows)
-            self._chunks.append((index, rows))
-            shape, root = self._geometry.shape(pairs.gaussian)
-            moments = shape.moments(pairs.piece, root, pairs.gaussian.centre)
-            parts.append(_Part(index[pairs.row], pairs.piece, *pairs.gaussian[:3], *moments))
-            lost.append(pairs.log_left_out)
+            root, a = pairs.gaussian.root, find_anchors(model, rows, pairs.row, pairs.piece, pairs.gaussian)
+            log_mass, *moments = self._geometry.pieces.local_moments(pairs.piece, root, a.place, a.tilt)
+            log_joint = a.log_peak + pairs.gaussian.log_volume() + log_mass
+            some = a.place, a.tilt, a.log_peak, log_joint
+            parts.append(_Part(index[pairs.row], pairs.piece, root, *some, *moments))
+            reference = rows.constant - 0.5 * (rows.far2 + a.least)
+            self._chunks.append(_Chunk(index, rows, a, reference, pairs.log_left_out))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         del parts
         if len(self._chunks) > 1 and bool((columns[0].diff() < 0).any()):
             by_row = columns[0].argsort(stable=True)
             columns = [column[by_row] for column in columns]
-        self._row, self._piece, base, root, centre, log_mass, self._mean_w, self._covariance_w = columns
-        self._gaussian = g = Gaussians(base, root, centre, False)
-        log_evidence, self._share = normalise(self._row, g.base + g.log_volume() + log_mass, len(x))
+        self._pairs = p = _Part(*columns)
+        self._row, self._piece = p.row, p.piece
+        # log p(x) less the log-density at each row's highest anchor, from which pairs are counted
+        self._log_total, self._share = normalise(p.row, p.log_joint, len(x))
         # pairs without mass have no moments
         none = self._share == 0.0
-        self._mean_w[none], self._covariance_w[none] = 0.0, 0.0
-        order = torch.cat([index for index, _ in self._chunks]).argsort()
-        super().__init__(model, log_evidence, (torch.cat(lost)[order] - log_evidence).exp())
+        p.mean[none], p.covariance[none] = 0.0, 0.0
+        order = torch.cat([chunk.index for chunk in self._chunks]).argsort()
+        reference, lost = (torch.cat([chunk[k] for chunk in self._chunks])[order] for k in (3, 4))
+        log_evidence = reference + self._log_total
+        super().__init__(model, log_evidence, (lost - log_evidence).exp(), self._rounding(model, log_evidence, order))
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""
         return values.new_zeros(len(self.log_evidence), *values.shape[1:]).index_add(0, self._row, values)
 
-    def _to_latents(self, w: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
-        """z of points w, `(m, S)`, of the pairs named."""
-        g, piece = self._gaussian, self._piece[pair]
-        t = torch.linalg.solve_triangular(g.root[pair], (w + g.centre[pair])[:, :, None], upper=True)[:, :, 0]
-        return (self._geometry.origin[piece] + t) @ self._factor.mT
+    def _rounding(self, model: Model, log_evidence: Tensor, order: Tensor) -> Tensor:
+        """The bound on the error of log p(z | x), `(N,)`."""
+        cells, T, p = model.cells, model.head[1].abs(), self._pairs
+        u = self._to_whitened(torch.zeros_like(p.tilt))
+        t = (u - self._geometry.origin[p.piece]).abs()
+        # absolute values throughout: what the images of anchors are rounded from
+        size = cells.value.abs()[p.piece] + (self._geometry.slope.abs()[p.piece] @ t[:, :, None])[:, :, 0]
+        size = torch.linalg.vector_norm(size @ T.mT, dim=1)
+        slope = torch.linalg.vector_norm((p.tilt[:, None] @ p.root)[:, 0], dim=1)
+        far = torch.linalg.vector_norm(u, dim=1)
+        matters, none = self._share > MATTERS, log_evidence.new_zeros(len(log_evidence))
+        several = none.index_add(0, p.row, matters.to(none)) > 1.0
+        spread, pull = (
+            none.scatter_reduce(0, p.row, torch.where(matters, part, 0.0), "amax")
+            for part in (size, far * (slope + far))
+        )
+        length = torch.cat([lengths(c.rows, log_evidence[c.index]) for c in self._chunks])[order]
+        return of_posterior(model, length, torch.where(several, spread, 0.0), pull)
+
+    def _to_whitened(self, s: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
+        """u of points `s = w - tilt`, `(m, S)`, of the pairs named."""
+        p = self._pairs
+        t = torch.linalg.solve_triangular(p.root[pair], (p.place[pair] + s)[:, :, None], upper=True)[:, :, 0]
+        return self._geometry.origin[p.piece[pair]] + t
+
+    def _to_latents(self, s: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
+        """z of points `s = w - tilt`, `(m, S)`, of the pairs named."""
+        return self._to_whitened(s, pair) @ self._factor.mT
 
     @property
     def mean(self) -> Tensor:
         """E[z | x], `(N, S)`."""
-        return self._sum(self._share[:, None] * self._to_latents(self._mean_w))
+        return self._sum(self._share[:, None] * self._to_latents(self._pairs.mean))
 
     @property
     def covariance(self) -> Tensor:
         """Cov[z | x], `(N, S, S)`: the spread of the cells' means plus the spread inside the cells."""
-        means = self._to_latents(self._mean_w)
+        means = self._to_latents(self._pairs.mean)
         off = means - self._sum(self._share[:, None] * means)[self._row]
-        inverse = self._factor @ torch.linalg.inv(self._gaussian.root)
-        inside = inverse @ self._covariance_w @ inverse.mT
+        inverse = self._factor @ torch.linalg.inv(self._pairs.root)
+        inside = inverse @ self._pairs.covariance @ inverse.mT
         return self._sum(self._share[:, None, None] * (off[:, :, None] * off[:, None, :] + inside))
 
     @property
     def mode(self) -> Tensor:
         """The z of highest posterior density, exact over all cells, `(N, S)`."""
         out = torch.empty(len(self.log_evidence), self._model.latent_dim, dtype=torch.float64)
-        for index, rows in self._chunks:
+        for index, rows, *_ in self._chunks:
             out[index] = find_peaks(self._model, rows) @ self._factor.mT
         return out
 
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
-        square = self._mean_w.square().sum(1) + self._covariance_w.diagonal(dim1=1, dim2=2).sum(1)
-        expected = self._gaussian.base - self.log_evidence[self._row] + self._log_scale - 0.5 * square
+        p = self._pairs
+        square = p.mean.square().sum(1) + p.covariance.diagonal(dim1=1, dim2=2).sum(1)
+        expected = p.log_peak - self._log_total[p.row] + self._log_scale - (p.tilt * p.mean).sum(1) - 0.5 * square
         return -self._sum(torch.where(self._share > 0.0, self._share * expected, 0.0))
 
     def _log_density(self, z: Tensor) -> Tensor:
@@ -116,15 +156,15 @@ class PolytopePosterior(Posterior):
         z = z.expand(*shape, z.shape[-1]).reshape(-1, *self.batch_shape, z.shape[-1])
         out = torch.empty(z.shape[:-1], dtype=torch.float64)
         whole = self._trace.hidden_values
-        for index, rows in self._chunks:
+        for index, rows, anchors, *_ in self._chunks:
             some = z[:, index]
             with torch.no_grad():
                 h = whole(some.reshape(-1, z.shape[-1])).reshape(*some.shape[:-1], -1)
             image = h @ rows.reduced.mT if rows.observed is None else torch.einsum("nkh,mnh->mnk", rows.reduced, h)
             u = torch.linalg.solve_triangular(self._factor, some.reshape(-1, z.shape[-1]).mT, upper=False).mT
-            energy = (rows.y - image).square().sum(-1) + u.square().sum(1).reshape(some.shape[:-1]) + rows.far2
-            out[:, index] = rows.constant - 0.5 * energy
-        return (out + self._log_scale - self.log_evidence).reshape(shape)
+            image = torch.cat((image, u.reshape(some.shape)), 2)
+            out[:, index] = anchors.log_ratio(torch.arange(len(index)), image)
+        return (out + self._log_scale - self._log_total).reshape(shape)
 
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` of the pairs that matter."""
@@ -144,13 +184,13 @@ class PolytopePosterior(Posterior):
         rows = torch.arange(len(size)).repeat(count)
         pair = torch.minimum(torch.maximum(pair, first[rows]), (first + size - 1)[rows])
         used, which = torch.unique(pair, return_inverse=True)
-        g = self._gaussian
-        w = self._geometry.pieces.sample(self._piece[used], g.root[used], g.centre[used], which, generator)
-        return self._to_latents(w, pair)
+        p = self._pairs
+        pairs = p.piece[used], p.root[used], p.place[used], p.tilt[used]
+        return self._to_latents(self._geometry.pieces.local_sample(pairs, which, generator), pair)
 
     def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and `(N, S, S)`."""
         out = torch.empty_like(self.log_evidence)
-        for index, rows in self._chunks:
-            out[index] = expected_log_joint(self._model, rows, mean[index], factor[index])
-        return out + self._log_scale - self.log_evidence
+        for index, rows, anchors, *_ in self._chunks:
+            out[index] = expected_log_ratio(self._model, rows, anchors, mean[index], factor[index])
+        return out + self._log_scale - self._log_total

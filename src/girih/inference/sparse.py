@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from girih.gaussian.ragged import gather, slots
+from girih.inference.anchors import DISTANT, find_anchors
 from girih.inference.model import Cells, Model, Rows
 from girih.inference.polytopes import Pairs, geometry
 
@@ -29,20 +30,21 @@ class SparseMoments(NamedTuple):
     shape: tuple[int, int]  # rows and pieces
 
     @classmethod
-    def of(cls, model: Model, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
+    def of(cls, model: Model, rows: Rows, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
         """`log p(x)` of each row, and the moments of its posterior."""
         count, g = len(pairs.log_left_out), pairs.gaussian
+        log_scale = g.log_volume() - 0.5 * g.energy
         pieces, root = geometry(model).shape(g)
         mass, first, second = pieces.raw_moments(pairs.piece, root, g.centre)
-        log_joint = pairs.log_scale + mass.clamp(min=0.0).log()
+        log_joint = log_scale + mass.clamp(min=0.0).log()
         some = needs_care(pairs, mass)
         careful = g.take(some)
         pieces, root = geometry(model).shape(careful)
         log_mass, mean, covariance = pieces.moments(pairs.piece[some], root, careful.centre)
-        log_joint[some] = pairs.log_scale[some] + log_mass
-        log_p, e0 = normalise(pairs.row, log_joint, count)
+        log_joint[some] = log_scale[some] + log_mass
+        log_total, e0 = normalise(pairs.row, log_joint, count)
         # raw moments are in units of the mass; those taken with care are multiplied by it here
-        unit = (pairs.log_scale - log_p[pairs.row]).exp()
+        unit = (log_scale - log_total[pairs.row]).exp()
         unit[some] = e0[some]
         square = mean[:, :, None] * mean[:, None, :] + covariance
         none = e0[some] == 0.0  # a piece without mass has no moments
@@ -55,7 +57,14 @@ class SparseMoments(NamedTuple):
         second = second + shift + shift.mT + e0[:, None, None] * g.centre[:, :, None] * g.centre[:, None, :]
         first = first + e0[:, None] * g.centre
         first = (inverse @ first[:, :, None])[:, :, 0]
-        return log_p, cls(pairs.row, pairs.piece, e0, first, inverse @ second @ inverse.mT, (count, pieces.count))
+        second = inverse @ second @ inverse.mT
+        distant = (log_total < -0.5 * DISTANT).nonzero()[:, 0]
+        if len(distant):
+            of = torch.isin(pairs.row, distant).nonzero()[:, 0]
+            found = _from_anchors(model, rows.take(distant), torch.searchsorted(distant, pairs.row[of]), pairs, of)
+            log_total[distant], e0[of], first[of], second[of] = found
+        log_p = rows.constant - 0.5 * rows.far2 + log_total
+        return log_p, cls(pairs.row, pairs.piece, e0, first, second, (count, pieces.count))
 
     def _first(self) -> Tensor:
         """E[(t, 1)], `(m, S + 1)`."""
@@ -114,6 +123,21 @@ class SparseMoments(NamedTuple):
             return padded.permute(0, 2, 1, 3).flatten(2)
 
         return torch.nn.functional.pad(table(about @ self._second()) @ table(about).mT, (0, 1, 0, 1))
+
+
+def _from_anchors(
+    model: Model, rows: Rows, row: Tensor, pairs: Pairs, of: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`SparseMoments.of` for rows far off and their pairs: `log p(x)` less constants, E[1], E[t] and E[t t^T]."""
+    piece, gaussian = pairs.piece[of], pairs.gaussian.take(of)
+    anchors = find_anchors(model, rows, row, piece, gaussian)
+    log_mass, mean, spread = geometry(model).pieces.local_moments(piece, gaussian.root, anchors.place, anchors.tilt)
+    total, share = normalise(row, anchors.log_peak + gaussian.log_volume() + log_mass, len(rows.x))
+    mean, spread = (torch.where(share.view(-1, *[1] * k) > 0.0, part, 0.0) for k, part in ((1, mean), (2, spread)))
+    inverse = torch.linalg.cholesky(model.prior) @ torch.linalg.inv(gaussian.root)
+    first = (inverse @ (anchors.place + mean)[:, :, None])[:, :, 0]
+    second = inverse @ spread @ inverse.mT + first[:, :, None] * first[:, None, :]
+    return total - 0.5 * anchors.least, share, share[:, None] * first, share[:, None, None] * second
 
 
 def _columns(cells: Cells) -> Tensor:

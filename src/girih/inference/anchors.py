@@ -1,0 +1,105 @@
+r"""(row, piece) pairs seen from the highest points of their pieces, their *anchors* (S = 2, 3).
+
+On a piece `log p(x, z) = const - (energy + |w|^2) / 2`, with w standard normal before truncation (`gaussians`). From
+the anchor, the point w = tilt of the piece nearest to 0, it falls as `-tilt s - |s|^2 / 2`, `s = w - tilt`. Rows a
+million deviations off have w of a million, and |w|^2 of 1e12: s, of the size of the posterior, and the heights of the
+anchors, counted from the row's highest one, are all that is left of it here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from girih.inference.gaussians import Gaussians, maps_of_pairs
+from girih.inference.model import Model, Rows
+from girih.inference.polytopes import Geometry, geometry
+
+# Squared distances above this are compared by differences: the last digits of this one are worth 1e-13 nats.
+DISTANT = 1e3
+_SCALE = 100.0  # tilts are shortened to this to find an anchor
+
+
+class Anchors(NamedTuple):
+    """Where pairs have their highest points, and how high these are.
+
+    Everything is in coordinates `(T h, u)`, of images and of whitened latents.
+    """
+
+    place: Tensor  # (m, S) R t at the anchor, t relative to the origin of the piece
+    tilt: Tensor  # (m, S) w there
+    log_peak: Tensor  # (m,) log p(x, z) there, less that at the row's highest one
+    least: Tensor  # (n,) energy at the highest anchor of each row
+    image: Tensor  # (n, K + S) the highest anchor
+    residual: Tensor  # (n, K + S) (y, 0) less that
+
+    def log_ratio(self, row: Tensor, image: Tensor) -> Tensor:
+        """`log p(x, z)` at images `(k, K + S)`, less that at the highest anchor of their rows `(k,)`."""
+        step = image - self.image[row]
+        return 0.5 * (step * (2.0 * self.residual[row] - step)).sum(-1)
+
+
+def find_anchors(model: Model, rows: Rows, row: Tensor, piece: Tensor, gaussian: Gaussians) -> Anchors:
+    """The anchors of pairs (row, piece), `(m,)`; each row must have one."""
+    g, count = geometry(model), len(rows.x)
+    tilt = g.nearest(piece, gaussian)
+    place = tilt + gaussian.centre
+    energy = gaussian.energy + tilt.square().sum(1)
+    energy = energy.nan_to_num(torch.inf, torch.inf)  # a pair that overflowed counts as infinitely far
+    least = energy.new_full((count,), torch.inf).scatter_reduce(0, row, energy, "amin")
+    log_peak = 0.5 * (least[row] - energy)
+    distant = (least > DISTANT)[row].nonzero()[:, 0]
+    if len(distant):
+        pairs = rows, row[distant], piece[distant]
+        place[distant], tilt[distant] = _refined(model, g, *pairs, gaussian.take(distant), place[distant])
+    best = torch.zeros(count, dtype=torch.long)
+    highest = (energy == least[row]).nonzero()[:, 0]
+    best[row[highest]] = highest
+    image = _images(model, g, rows, row[best], piece[best], place[best])
+    found = Anchors(place, tilt, log_peak, least, image, _target(rows, g) - image)
+    if len(distant):
+        ratio = found.log_ratio(row[distant], _images(model, g, *pairs, place[distant]))
+        log_peak[distant] = torch.where(_shorter(model, g, rows, found)[row[distant]], ratio, log_peak[distant])
+    return found
+
+
+def _target(rows: Rows, g: Geometry) -> Tensor:
+    return torch.nn.functional.pad(rows.y, (0, g.pieces.dim))
+
+
+def _images(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor, place: Tensor) -> Tensor:
+    maps = maps_of_pairs(model, rows, g.maps, g.slope, g.origin, row, piece)
+    return maps.start + (maps.basis @ place[:, :, None])[:, :, 0]
+
+
+def _refined(
+    model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor, gaussian: Gaussians, place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Places and tilts of anchors to the last digits of the piece, not of the distance of the row.
+
+    The tilt at a place is a product with the residual there. A place that has tilt c as its normal is the point
+    nearest to w = 0 for every multiple of c, so the nearest point is found again with a short one.
+    """
+    maps = maps_of_pairs(model, rows, g.maps, g.slope, g.origin, row, piece)
+    off = _target(rows, g)[row] - maps.start - (maps.basis @ place[:, :, None])[:, :, 0]
+    tilt = -(maps.basis * off[:, :, None]).sum(1)
+    length = torch.linalg.vector_norm(tilt, dim=1)
+    far = (length > _SCALE).nonzero()[:, 0]
+    short = tilt[far] * (_SCALE / length[far])[:, None]
+    shape, root = g.shape(gaussian.take(far))
+    step = shape.nearest(piece[far], root, place[far] - short) - short
+    place, tilt = place.clone(), tilt.clone()
+    place[far] += step
+    tilt[far] += step
+    return place, tilt
+
+
+def _shorter(model: Model, g: Geometry, rows: Rows, anchors: Anchors) -> Tensor:
+    """The rows `(n,)` whose image, from that of z = 0 on, is shorter than their residual: that of few digits."""
+    every = torch.arange(len(rows.x))
+    nearest = g.origin.square().sum(1).argmin().expand(len(rows.x))
+    zero = _images(model, g, rows, every, nearest, torch.zeros_like(anchors.tilt[:1]).expand(len(every), -1))
+    length = torch.linalg.vector_norm((anchors.image - zero)[:, : rows.y.shape[1]], dim=1)
+    return torch.linalg.vector_norm(anchors.residual, dim=1) * length < anchors.least
