@@ -16,6 +16,7 @@ from torch import Tensor
 from girih.inference.gaussians import Gaussians, maps_of_pairs
 from girih.inference.model import Model, Rows
 from girih.inference.polytopes import Geometry, geometry
+from girih.inference.rounding import unit
 
 # Squared distances above this are compared by differences: the last digits of this one are worth 1e-13 nats.
 DISTANT = 1e3
@@ -60,7 +61,12 @@ def find_anchors(model: Model, rows: Rows, row: Tensor, piece: Tensor, gaussian:
     image = _images(model, g, rows, row[best], piece[best], place[best])
     found = Anchors(place, tilt, log_peak, least, image, _target(rows, g) - image)
     if len(distant):
-        ratio = found.log_ratio(row[distant], _images(model, g, *pairs, place[distant]))
+        own = _images(model, g, *pairs, place[distant])
+        ratio = found.log_ratio(row[distant], own)
+        # pieces that meet at the highest anchor have it in common, up to the rounding of images
+        size = torch.linalg.vector_norm(own, dim=1) + torch.linalg.vector_norm(g.maps.start[piece[distant]], dim=1)
+        apart = torch.linalg.vector_norm(own - image[row[distant]], dim=1)
+        ratio = torch.where(apart <= unit(model) * size, 0.0, ratio)
         log_peak[distant] = torch.where(_shorter(model, g, rows, found)[row[distant]], ratio, log_peak[distant])
     return found
 

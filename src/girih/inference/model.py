@@ -61,8 +61,7 @@ class Model:
     @cached_property
     def head(self) -> tuple[Tensor, Tensor]:
         """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
-        basis, reduced = torch.linalg.qr(whiten(self.noise, self.weight))
-        return basis, reduced
+        return _factor(whiten(self.noise, self.weight))
 
     @cached_property
     def constant(self) -> Tensor:
@@ -73,6 +72,15 @@ class Model:
     def memory(self) -> dict[str, Any]:
         """What the exact computations want to find again at the next call."""
         return {}
+
+
+def _factor(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """`L^-1 W = Q T` for `(..., D, H)`. Where Q would be square it is the identity: nothing is reduced, nor rounded."""
+    D, H = columns.shape[-2:]
+    if D <= H:
+        return torch.eye(D, dtype=columns.dtype, device=columns.device).expand(*columns.shape[:-2], D, D), columns
+    basis, reduced = torch.linalg.qr(columns)
+    return basis, reduced
 
 
 class Rows(NamedTuple):
@@ -107,7 +115,7 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows that each have their own missing entries."""
     seen = ~torch.isnan(x)
     patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-    basis, reduced = torch.linalg.qr(Observed(model.noise, patterns).whiten(model.weight))
+    basis, reduced = _factor(Observed(model.noise, patterns).whiten(model.weight))
     basis, reduced = basis[which], reduced[which]
     observed = Observed(model.noise, seen)
     white = observed.whiten(torch.nan_to_num(x - model.bias)[:, :, None])

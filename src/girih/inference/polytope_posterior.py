@@ -104,13 +104,12 @@ class PolytopePosterior(Posterior):
         slope = torch.linalg.vector_norm((p.tilt[:, None] @ p.root)[:, 0], dim=1)
         far = torch.linalg.vector_norm(u, dim=1)
         matters, none = self._share > MATTERS, log_evidence.new_zeros(len(log_evidence))
-        several = none.index_add(0, p.row, matters.to(none)) > 1.0
         spread, pull = (
             none.scatter_reduce(0, p.row, torch.where(matters, part, 0.0), "amax")
             for part in (size, far * (slope + far))
         )
         length = torch.cat([lengths(c.rows, log_evidence[c.index]) for c in self._chunks])[order]
-        return of_posterior(model, length, torch.where(several, spread, 0.0), pull)
+        return of_posterior(model, length, spread, pull)
 
     def _to_whitened(self, s: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
         """u of points `s = w - tilt`, `(m, S)`, of the pairs named."""
