@@ -1,6 +1,6 @@
 r"""(row, piece) pairs seen from the highest points of their pieces, their *anchors* (S = 2, 3).
 
-On a piece `log p(x, z) = const - (energy + |w|^2) / 2`, with w standard normal before truncation (`gaussians`). From
+On a piece `log p(x, z) = base - |w|^2 / 2`, with w standard normal before truncation (`gaussians`). From
 the anchor, the point w = tilt of the piece nearest to 0, it falls as `-tilt s - |s|^2 / 2`, `s = w - tilt`. Rows a
 million deviations off have w of a million, and |w|^2 of 1e12: s, of the size of the posterior, and the heights of the
 anchors, counted from the row's highest one, are all that is left of it here.
@@ -43,11 +43,11 @@ class Anchors(NamedTuple):
 
 
 def find_anchors(model: Model, rows: Rows, row: Tensor, piece: Tensor, gaussian: Gaussians) -> Anchors:
-    """The anchors of pairs (row, piece), `(m,)`; each row must have one."""
+    """The anchors of pairs (row, piece), `(m,)`, with the Gaussians of `rows.relative()`; each row must have one."""
     g, count = geometry(model), len(rows.x)
     tilt = g.nearest(piece, gaussian)
     place = tilt + gaussian.centre
-    energy = gaussian.energy + tilt.square().sum(1)
+    energy = tilt.square().sum(1) - 2.0 * gaussian.base
     energy = energy.nan_to_num(torch.inf, torch.inf)  # a pair that overflowed counts as infinitely far
     least = energy.new_full((count,), torch.inf).scatter_reduce(0, row, energy, "amin")
     log_peak = 0.5 * (least[row] - energy)

@@ -60,9 +60,10 @@ def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
         log_p, dense = DenseMoments.of(pair_up(model, rows))
         left_out = left_out_bound(log_p, len(model.cells.origin))
         return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), dense
-    pairs = select_pairs(model, rows)
-    log_p, sparse = SparseMoments.of(model, rows, pairs)
-    return Evidence(log_p, (pairs.log_left_out - log_p).exp(), of_log_prob(model, rows, log_p)), sparse
+    pairs = select_pairs(model, rows.relative())
+    log_total, sparse = SparseMoments.of(model, rows, pairs)
+    log_p, left_out = rows.common + log_total, (pairs.log_left_out - log_total).exp()
+    return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), sparse
 
 
 def evidence(model: Model, x: Tensor) -> Evidence:
@@ -74,8 +75,9 @@ def evidence(model: Model, x: Tensor) -> Evidence:
             log_p = dense.log_highest + torch.logsumexp(dense.log_joint, 1)
             out.left_out[index] = left_out_bound(log_p, len(model.cells.origin))
         else:
-            pairs = select_pairs(model, rows)
-            log_p = log_marginal(model, pairs)
-            out.left_out[index] = (pairs.log_left_out - log_p).exp()
+            pairs = select_pairs(model, rows.relative())
+            log_total = log_marginal(model, pairs)
+            log_p = rows.common + log_total
+            out.left_out[index] = (pairs.log_left_out - log_total).exp()
         out.log_prob[index], out.rounding[index] = log_p, of_log_prob(model, rows, log_p)
     return out

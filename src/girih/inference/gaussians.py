@@ -39,11 +39,10 @@ class Gaussians(NamedTuple):
     root: Tensor  # (m, S, S)
     centre: Tensor  # (m, S)
     shared: bool  # whether the roots are those of `Maps`
-    energy: Tensor  # (m,) |b - Q c|^2: base without what a row has in common on all pieces
 
     def take(self, index: Tensor) -> Gaussians:
         """Those of some pairs."""
-        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared, self.energy[index])
+        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared)
 
     def log_volume(self) -> Tensor:
         """`-log det R`: what a volume in w is more than one in u."""
@@ -84,14 +83,13 @@ def pair_gaussians(
         off = b - (basis @ centre[:, :, None])[:, :, 0]
         if len(b) and b.abs().max() > _LOUD:
             off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
-        energy = torch.linalg.vector_norm(off, dim=1).square_()
         constant = rows.constant if rows.observed is None else rows.constant[r]
-        parts.append((constant - 0.5 * (rows.far2[r] + energy), root, centre, energy))
+        parts.append((constant - 0.5 * (rows.far2[r] + torch.linalg.vector_norm(off, dim=1).square()), root, centre))
     if not parts:
-        S, none = origin.shape[1], rows.y.new_empty(0)
-        parts = [(none, rows.y.new_empty(0, S, S), rows.y.new_empty(0, S), none)]
-    base, root, centre, energy = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Gaussians(base, root, centre, rows.observed is None, energy)
+        S = origin.shape[1]
+        parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
+    base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Gaussians(base, root, centre, rows.observed is None)
 
 
 def maps_of_pairs(

@@ -93,6 +93,15 @@ class Rows(NamedTuple):
     far2: Tensor  # (n,) squared whitened distance from the range of W
     constant: Tensor  # () or (n,): -1/2 log det(2 pi noise)
 
+    @property
+    def common(self) -> Tensor:
+        """What log p(x, z) has in common for all z, `(n,)`: from this on, comparisons lose no digits to it."""
+        return self.constant - 0.5 * self.far2
+
+    def relative(self) -> Rows:
+        """The rows with log-densities that are counted from `common`."""
+        return self._replace(far2=torch.zeros_like(self.far2), constant=torch.zeros_like(self.constant))
+
     def take(self, index: Tensor) -> Rows:
         """Some of the rows."""
         if self.observed is None:

@@ -20,13 +20,12 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
     On a piece `log p(x, u) = base - |w|^2 / 2`, so its peak is the point w nearest to 0. Whole branches of the tree
     are left out where `-gap^2 / 2 - |u|^2 / 2` is below a peak that is known.
     """
-    g, count = geometry(model), len(rows.x)
-    constant = (rows.constant - 0.5 * rows.far2).expand(count)
+    g, count, rows = geometry(model), len(rows.x), rows.relative()
     gap = gap_from(g, rows)
 
     def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
         away = torch.zeros_like(level.low[node]).clamp(level.low[node], level.high[node])
-        return constant[row] - 0.5 * (gap2 + away.square().sum(1))
+        return -0.5 * (gap2 + away.square().sum(1))
 
     def peaks(row: Tensor, piece: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, pieces and heights of the peaks of pairs that may be above what is known."""
@@ -35,7 +34,7 @@ def find_peaks(model: Model, rows: Rows) -> Tensor:
         row, piece, gaussian = row[keep], piece[keep], gaussian.take(keep)
         return row, piece, gaussian.base - 0.5 * g.nearest(piece, gaussian).square().sum(1)
 
-    least = constant.new_full((count,), -torch.inf)
+    least = rows.y.new_full((count,), -torch.inf)
     found = [peaks(*g.tree.promising(gap, centres_of(g, rows), count, _BEAM), least)]
     least = least.scatter_reduce(0, found[0][0], found[0][2], "amax")
     outer = torch.arange(count).repeat_interleave(len(g.unbounded))

@@ -44,7 +44,7 @@ class _Chunk(NamedTuple):
     rows: Rows
     anchors: Anchors
     reference: Tensor  # log-density at the highest anchor
-    log_left_out: Tensor
+    log_left_out: Tensor  # the bound, counted from there
 
 
 class PolytopePosterior(Posterior):
@@ -64,14 +64,13 @@ class PolytopePosterior(Posterior):
         self._chunks: list[_Chunk] = []
         parts: list[_Part] = []
         for index, rows in chunks(model, x):
-            pairs = select_pairs(model, rows)
+            pairs = select_pairs(model, rows.relative())
             root, a = pairs.gaussian.root, find_anchors(model, rows, pairs.row, pairs.piece, pairs.gaussian)
             log_mass, *moments = self._geometry.pieces.local_moments(pairs.piece, root, a.place, a.tilt)
             log_joint = a.log_peak + pairs.gaussian.log_volume() + log_mass
             some = a.place, a.tilt, a.log_peak, log_joint
             parts.append(_Part(index[pairs.row], pairs.piece, root, *some, *moments))
-            reference = rows.constant - 0.5 * (rows.far2 + a.least)
-            self._chunks.append(_Chunk(index, rows, a, reference, pairs.log_left_out))
+            self._chunks.append(_Chunk(index, rows, a, rows.common - 0.5 * a.least, pairs.log_left_out + 0.5 * a.least))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         del parts
         if len(self._chunks) > 1 and bool((columns[0].diff() < 0).any()):
@@ -87,7 +86,7 @@ class PolytopePosterior(Posterior):
         order = torch.cat([chunk.index for chunk in self._chunks]).argsort()
         reference, lost = (torch.cat([chunk[k] for chunk in self._chunks])[order] for k in (3, 4))
         log_evidence = reference + self._log_total
-        super().__init__(model, log_evidence, (lost - log_evidence).exp(), self._rounding(model, log_evidence, order))
+        super().__init__(model, log_evidence, (lost - self._log_total).exp(), self._rounding(model, log_evidence, order))
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""

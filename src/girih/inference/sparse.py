@@ -31,9 +31,9 @@ class SparseMoments(NamedTuple):
 
     @classmethod
     def of(cls, model: Model, rows: Rows, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
-        """`log p(x)` of each row, and the moments of its posterior."""
+        """`log p(x)` of each row less `rows.common`, and the moments of its posterior; pairs of `rows.relative()`."""
         count, g = len(pairs.log_left_out), pairs.gaussian
-        log_scale = g.log_volume() - 0.5 * g.energy
+        log_scale = pairs.log_scale
         pieces, root = geometry(model).shape(g)
         mass, first, second = pieces.raw_moments(pairs.piece, root, g.centre)
         log_joint = log_scale + mass.clamp(min=0.0).log()
@@ -63,8 +63,7 @@ class SparseMoments(NamedTuple):
             of = torch.isin(pairs.row, distant).nonzero()[:, 0]
             found = _from_anchors(model, rows.take(distant), torch.searchsorted(distant, pairs.row[of]), pairs, of)
             log_total[distant], e0[of], first[of], second[of] = found
-        log_p = rows.constant - 0.5 * rows.far2 + log_total
-        return log_p, cls(pairs.row, pairs.piece, e0, first, second, (count, pieces.count))
+        return log_total, cls(pairs.row, pairs.piece, e0, first, second, (count, pieces.count))
 
     def _first(self) -> Tensor:
         """E[(t, 1)], `(m, S + 1)`."""
@@ -128,7 +127,7 @@ class SparseMoments(NamedTuple):
 def _from_anchors(
     model: Model, rows: Rows, row: Tensor, pairs: Pairs, of: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`SparseMoments.of` for rows far off and their pairs: `log p(x)` less constants, E[1], E[t] and E[t t^T]."""
+    """`SparseMoments.of` for rows far off and their pairs: `log p(x)`, E[1], E[t] and E[t t^T]."""
     piece, gaussian = pairs.piece[of], pairs.gaussian.take(of)
     anchors = find_anchors(model, rows, row, piece, gaussian)
     log_mass, mean, spread = geometry(model).pieces.local_moments(piece, gaussian.root, anchors.place, anchors.tilt)
@@ -146,7 +145,7 @@ def _columns(cells: Cells) -> Tensor:
 
 
 def log_marginal(model: Model, pairs: Pairs) -> Tensor:
-    """`log p(x)` of each row, `(n,)`: what `SparseMoments.of` gives, without the moments."""
+    """What `SparseMoments.of` gives, without the moments, `(n,)`."""
     g = pairs.gaussian
     pieces, root = geometry(model).shape(g)
     mass = pieces.raw_masses(pairs.piece, root, g.centre)
