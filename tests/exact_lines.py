@@ -7,6 +7,7 @@ anew, and each holds a Gaussian whose mass and moments are error functions; digi
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import mpmath
@@ -63,7 +64,9 @@ def cells_of(net: nn.Sequential) -> list[Cell]:
         for layer in net:
             if isinstance(layer, nn.Linear):
                 weight, bias = exact(layer.weight), exact(layer.bias)
-                cells = [Cell(c.lower, c.upper, _times(weight, c.slope), _add(_times(weight, c.value), bias)) for c in cells]
+                cells = [
+                    Cell(c.lower, c.upper, _times(weight, c.slope), _add(_times(weight, c.value), bias)) for c in cells
+                ]
             else:
                 negative = mpf(getattr(layer, "negative_slope", 0.0))
                 cells = [part for cell in cells for part in _bent(cell, negative)]
@@ -87,7 +90,7 @@ def _bent(cell: Cell, negative: mpf) -> list[Cell]:
     roots = {-b / a for a, b in zip(cell.slope, cell.value, strict=True) if a != 0}
     ends = [cell.lower, *sorted(root for root in roots if cell.lower < root < cell.upper), cell.upper]
     out = []
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in pairwise(ends):
         inside = (low + high) / 2 if mpmath.isfinite(low + high) else (high - 1 if mpmath.isfinite(high) else low + 1)
         inside = mpf(0) if not mpmath.isfinite(inside) else inside
         gain = [mpf(1) if a * inside + b > 0 else negative for a, b in zip(cell.slope, cell.value, strict=True)]
@@ -139,9 +142,11 @@ def posterior(cells: list[Cell], noise: Tensor, prior: float, row: Tensor) -> Ex
         log_prob = mpmath.log(total)
         mean = mpmath.fsum(p[1] for p in parts) / total
         square = mpmath.fsum(p[2] for p in parts) / total
-        entropy = log_prob - mpmath.fsum(
-            c0 * p[0] + c1 * p[1] + c2 * p[2] for (c0, c1, c2), p in zip(joint, parts, strict=True)
-        ) / total
+        entropy = (
+            log_prob
+            - mpmath.fsum(c0 * p[0] + c1 * p[1] + c2 * p[2] for (c0, c1, c2), p in zip(joint, parts, strict=True))
+            / total
+        )
         mode = max(parts, key=lambda p: p[3])[4]
         probs = [p[0] / total for p in parts]
         return Exact(log_prob, mean, square - mean**2, entropy, mode, [c.lower for c in cells], probs, joint)

@@ -87,7 +87,9 @@ def test_lines(seed):
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize(("S", "seed"), [*((2, n) for n in range(cases(4, 150))), *((3, n) for n in range(cases(1, 20)))])
+@pytest.mark.parametrize(
+    ("S", "seed"), [*((2, n) for n in range(cases(4, 150))), *((3, n) for n in range(cases(1, 20)))]
+)
 def test_products_of_lines(S, seed):
     """S = 2, 3: a product of lines in latents turned by integers is known as exactly as a line is."""
     net, lines = product_of_lines(S, seed, 0.125 * (seed % 2))

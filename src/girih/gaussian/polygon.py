@@ -125,7 +125,7 @@ def tilted_polygon_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logarithm of the integral of `exp(-tilt y - |y|^2 / 2) / 2 pi` over each polygon, mean and covariance of y.
 
-    A standard normal seen from a point of the polygon far out, `tilt (count, 2)`, that is nearest to its mean: 0 here.
+    A standard normal seen from a point of the polygon far out, `tilt (count, 2)`, nearest to its mean: 0 here.
     """
     log_mass, mean, covariance = tilt.new_zeros(count), torch.zeros_like(tilt), tilt.new_zeros(count, 2, 2)
     size, _ = slots(owner, count)

@@ -142,7 +142,7 @@ def tilted_polyhedron_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logarithm of the integral of `exp(-tilt y - |y|^2 / 2) / (2 pi)^(3/2)` over each polyhedron, moments of y.
 
-    A standard normal seen from a point of the polyhedron far out, `tilt (count, 3)`, that is nearest to its mean: 0 here.
+    A standard normal seen from a point of the polyhedron far out, `tilt (count, 3)`, nearest to its mean: 0 here.
     """
     log_mass, mean, covariance = tilt.new_zeros(count), torch.zeros_like(tilt), tilt.new_zeros(count, 3, 3)
     for chosen, faces in tables(tail, head, face, normal, offset, owner, count):

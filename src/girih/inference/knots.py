@@ -50,7 +50,9 @@ class Knots:
         width = (self.region.upper - self.region.lower)[1:-1]
         steps = direction[..., 1:-1, :] * width[:, None]
         up, down = steps[..., self._first :, :], steps[..., : self._first, :]
-        return torch.cat((-down.flip(-2).cumsum(-2).flip(-2), torch.zeros_like(direction[..., :1, :]), up.cumsum(-2)), -2)
+        return torch.cat(
+            (-down.flip(-2).cumsum(-2).flip(-2), torch.zeros_like(direction[..., :1, :]), up.cumsum(-2)), -2
+        )
 
     def paths(self, speed: Tensor, anchor: Tensor) -> Tensor:
         """How long the ways of images to anchors `(n, R)` are, from a common point on, for the speeds `(R,)`."""

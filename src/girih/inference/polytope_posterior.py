@@ -86,7 +86,9 @@ class PolytopePosterior(Posterior):
         order = torch.cat([chunk.index for chunk in self._chunks]).argsort()
         reference, lost = (torch.cat([chunk[k] for chunk in self._chunks])[order] for k in (3, 4))
         log_evidence = reference + self._log_total
-        super().__init__(model, log_evidence, (lost - self._log_total).exp(), self._rounding(model, log_evidence, order))
+        super().__init__(
+            model, log_evidence, (lost - self._log_total).exp(), self._rounding(model, log_evidence, order)
+        )
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""

@@ -80,7 +80,12 @@ class Joint:
         scale = deviation / p.deviation[row]
         v = scale * (u - shift) - p.anchor[row] / p.deviation[row]
         tilted = p.tilt[row] + v
-        h = p.log_highest[row, None] + p.log_peak[row] - v * p.tilt[row] - 0.5 * (v.square() + scale.square() * m.variance)
+        h = (
+            p.log_highest[row, None]
+            + p.log_peak[row]
+            - v * p.tilt[row]
+            - 0.5 * (v.square() + scale.square() * m.variance)
+        )
         by_mean = -tilted / p.deviation[row]
         by_factor = -(tilted * u + scale * m.variance) / p.deviation[row]
         kept = mass > 0.0
