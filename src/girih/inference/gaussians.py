@@ -81,7 +81,7 @@ def pair_gaussians(
         b = torch.nn.functional.pad(rows.y[r], (0, origin.shape[1])) - start
         centre = (basis * b[:, :, None]).sum(1)
         off = b - (basis @ centre[:, :, None])[:, :, 0]
-        if len(b) and b.abs().max() > _LOUD:
+        if len(r) and centre.abs().max() > _LOUD:
             off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
         constant = rows.constant if rows.observed is None else rows.constant[r]
         parts.append((constant - 0.5 * (rows.far2[r] + torch.linalg.vector_norm(off, dim=1).square()), root, centre))
