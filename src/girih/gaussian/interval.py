@@ -96,12 +96,12 @@ def anchored_moments(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tens
     out = tuple(torch.empty_like(half) for _ in range(3))
     for part in closed.nonzero()[:, 0].split(_CELLS // 8):
         _write(out, part, _by_error_functions(below[part], above[part], anchor[part]))
-    left, above = ~closed, -torch.inf
+    left, least = ~closed, -torch.inf
     for nodes, weights, limit in _RULES:
-        here = left & (range_ > above) & (range_ <= limit) if limit < torch.inf else left & ~(range_ <= above)
+        here = left & (range_ > least) & (range_ <= limit) if limit < torch.inf else left & ~(range_ <= least)
         for part in here.nonzero()[:, 0].split(_CELLS // len(nodes)):
             _write(out, part, _by_nodes(start[part], half[part], anchor[part], nodes, weights))
-        above = limit
+        least = limit
     return out[0], out[1], out[2]
 
 

@@ -63,8 +63,9 @@ def sample_polygons(
         place = torch.full_like(asked, -1)
         place[some] = torch.arange(len(some), device=some.device)
         draws = (place[row] >= 0).nonzero()[:, 0]
-        ends, own = (pad(part, index, real) for part in (tail, head)), None if tilt is None else tilt[asked[some]]
-        out[draws] = sample_padded(*ends, place[row[draws]], generator, own)
+        a, b = pad(tail, index, real), pad(head, index, real)
+        own = None if tilt is None else tilt[asked[some]]
+        out[draws] = sample_padded(a, b, place[row[draws]], generator, own)
     return out
 
 

@@ -100,7 +100,8 @@ class LinePosterior(Posterior):
     def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
         cell = torch.multinomial(self._weights, count, replacement=True, generator=generator).mT  # (count, N)
         n, p = torch.arange(cell.shape[1], device=cell.device).expand_as(cell), self._pairs
-        u = sample_anchored(*(end[n, cell] for end in self._ends), p.tilt[n, cell], generator)
+        below, above = self._ends
+        u = sample_anchored(below[n, cell], above[n, cell], p.tilt[n, cell], generator)
         return self._best[:, 0] + (self._offset[n, cell] + u * p.deviation[n, cell])
 
     def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class _Part(NamedTuple):
 class _Chunk(NamedTuple):
     """A chunk of rows."""
 
-    index: Tensor
+    which: Tensor
     rows: Rows
     anchors: Anchors
     reference: Tensor  # log-density at the highest anchor
@@ -83,8 +83,9 @@ class PolytopePosterior(Posterior):
         # pairs without mass have no moments
         none = self._share == 0.0
         p.mean[none], p.covariance[none] = 0.0, 0.0
-        order = torch.cat([chunk.index for chunk in self._chunks]).argsort()
-        reference, lost = (torch.cat([chunk[k] for chunk in self._chunks])[order] for k in (3, 4))
+        order = torch.cat([chunk.which for chunk in self._chunks]).argsort()
+        reference = torch.cat([chunk.reference for chunk in self._chunks])[order]
+        lost = torch.cat([chunk.log_left_out for chunk in self._chunks])[order]
         log_evidence = reference + self._log_total
         super().__init__(
             model, log_evidence, (lost - self._log_total).exp(), self._rounding(model, log_evidence, order)
@@ -109,7 +110,7 @@ class PolytopePosterior(Posterior):
             none.scatter_reduce(0, p.row, torch.where(matters, part, 0.0), "amax")
             for part in (size, far * (slope + far))
         )
-        length = torch.cat([lengths(c.rows, log_evidence[c.index]) for c in self._chunks])[order]
+        length = torch.cat([lengths(c.rows, log_evidence[c.which]) for c in self._chunks])[order]
         return of_posterior(model, length, spread, pull)
 
     def _to_whitened(self, s: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
