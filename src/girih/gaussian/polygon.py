@@ -132,8 +132,8 @@ def tilted_polygon_moments(
     for chosen, width in buckets(size, _CHUNK):
         index, real = gather(chosen, width, size)
         a, b = (pad(ends, index, real) for ends in (tail, head))
-        parts = local_moments(a, b, describe(a, b), tilted_frame(tilt[chosen]))
-        log_mass[chosen], mean[chosen], covariance[chosen] = parts
+        log_mass[chosen], mean[chosen], root = local_moments(a, b, describe(a, b), tilted_frame(tilt[chosen]))
+        covariance[chosen] = squared(root)
     return log_mass, mean, covariance
 
 

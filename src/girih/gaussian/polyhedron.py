@@ -149,8 +149,8 @@ def tilted_polyhedron_moments(
         every = torch.arange(len(chosen), device=chosen.device)
         for rows in _split(every, every[:0], faces):
             at = chosen[rows]
-            parts = local_moments(select(faces, rows), tilted_frame(tilt[at]))
-            log_mass[at], mean[at], covariance[at] = parts
+            log_mass[at], mean[at], root = local_moments(select(faces, rows), tilted_frame(tilt[at]))
+            covariance[at] = squared(root)
     return log_mass, mean, covariance
 
 
