@@ -65,7 +65,8 @@ class Run:
         """A run from its `tensors` and `numbers`."""
         prefix = "parameters."
         parameters = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        return cls(parameters, tensors["pairs"], **{**numbers, "pace": Pace(*numbers["pace"])})
+        # a copy lies in memory as a tensor that was computed does; one in a file buffer may be rounded otherwise
+        return cls(parameters, tensors["pairs"].clone(), **{**numbers, "pace": Pace(*numbers["pace"])})
 
 
 @dataclass

@@ -69,7 +69,11 @@ def _remember(pairs: Tensor, step: Tensor, change: Tensor) -> Tensor:
     if not float(step @ change) > 1e-10 * float(step.norm() * change.norm()):
         return pairs
     new = torch.stack((step, change))[:, None, :]
-    return new if not pairs.shape[1] else torch.cat((pairs, new), 1)[:, -_MEMORY:]
+    # whole tensors, no views: where a vector starts in memory decides how its sums are rounded, and a memory that
+    # comes back from a checkpoint must give the same sums
+    return new if not pairs.shape[1] else torch.cat((pairs, new), 1)[:, -_MEMORY:].clone(
+        memory_format=torch.contiguous_format
+    )
 
 
 def _two_loop(local: LocalModel, pairs: Tensor, damping: float) -> Tensor:
