@@ -161,7 +161,8 @@ def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
-    return {"noise": dgn.noise, "prior": dgn.prior}
+    rest = {} if dgn.bias_rest is None else {"bias_rest": dgn.bias_rest}
+    return {"noise": dgn.noise, "prior": dgn.prior} | rest
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -239,6 +240,7 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
 
         return dgn_flow_from(tensors, net)
     dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
+    dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:
         return dgn
     return _estimator(config["estimator"], dgn)

@@ -15,7 +15,8 @@ from girih._files import read_tensors
 from girih.cli.inputs import MODEL, has_names, is_file
 from girih.cli.terminal import CommandError, Terminal
 from girih.em import DGNEstimator
-from girih.em.scaling import Scaling, fold_estimator
+from girih.em.estimator import fold_estimator
+from girih.em.scaling import Scaling
 from girih.errors import ModelFileError
 from girih.io import check_target
 

@@ -134,11 +134,11 @@ class Checkpoint:
         return State(runs["run"], metadata["start"], runs.get("best"), metadata["starts"])
 
 
-def fingerprint(problem: Problem, settings: Settings, updates: tuple[str, ...]) -> str:
-    """A digest of everything that the numbers of a fit depend on."""
+def fingerprint(problem: Problem, x: Tensor, settings: Settings, updates: tuple[str, ...]) -> str:
+    """A digest of everything that the numbers of a fit to the rows x depend on."""
     shapes = [list(p.shape) for p in problem.dgn.parameters()]
     text = json.dumps([astuple(settings), updates, str(problem.prior), problem.noise_floor.tolist(), shapes])
     digest = hashlib.sha256(text.encode())
-    for tensor in (problem.x, problem.weight):
+    for tensor in (x, problem.weight):
         digest.update(tensor.cpu().contiguous().numpy())  # type: ignore[arg-type]
     return digest.hexdigest()

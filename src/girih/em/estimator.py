@@ -22,6 +22,7 @@ from girih._arrays import as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
 from girih.em.fit import EMResult, fit_em
+from girih.em.scaling import Scaling
 from girih.em.trained import count_affine
 from girih.em.warm import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
@@ -262,3 +263,16 @@ def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
     D, S = dgn.output_dim, dgn.latent_dim
     count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]
     return count + (S * (S + 1) // 2 if learn_prior else 0)
+
+
+def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:
+    """Turn an estimator fitted to `scaling.apply(X)` into one over X, in place; returns it.
+
+    Its NLL curve moves by the mean log-Jacobian. The parameters are counted anew: the scale of each column was
+    taken from the data, and is now in the noise.
+    """
+    est.dgn_ = scaling.fold(est.dgn_)
+    est.nll_curve_ = est.nll_curve_ + float(scaling.log_jacobian(X).mean())
+    est.noise = ("isotropic", "diagonal", "full")[est.dgn_.noise.ndim]
+    est.n_parameters_ = count_parameters(est.dgn_, est.learn_prior)
+    return est

@@ -22,7 +22,9 @@ from girih.em.initial import randomise
 from girih.em.minibatch import epoch
 from girih.em.penalty import WeightPrior
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
+from girih.em.scaling import Scaling
 from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step
+from girih.em.trained import Trained
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
 
@@ -85,7 +87,8 @@ def fit_em(
     Args:
         dgn: the model; its network's float64 layers, noise and (if asked) prior are changed in place.
         X: `(N, D)`; NaN entries are missing.
-        sample_weight: `(N,)` non-negative row weights.
+        sample_weight: `(N,)` non-negative row weights; only their ratios matter, as they are scaled to the mean 1
+            over the rows that have any.
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
             The last two need a chain of Linear layers and activations.
         learn_prior: also update the latent prior.
@@ -128,11 +131,35 @@ def fit_em(
         raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
     batch_size = None if batch_size is None else whole(batch_size, "batch_size")
     tol, noise_floor = real(tol, "tol", positive=False), real(noise_floor, "noise_floor")
-    problem = Problem(dgn, x, weight, WeightPrior.parse(weight_prior), noise_floor)
+    prior = WeightPrior.parse(weight_prior)
     updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
     settings = Settings(max_iter, tol, n_init, init_iter, seed, acceleration, batch_size)
-    saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, settings, updates))
-    return _Loop(problem, updates, settings, callback, saved).run(progress)
+    Trained.of(dgn.net, dgn.trace)  # refuses what EM cannot train before anything is changed
+    scaling, y = Scaling.for_fit(dgn, x, weight, rescale=prior is None)
+    shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
+    with scaling.inside(dgn):
+        problem = Problem(dgn, y, weight, prior, noise_floor)
+        saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, x, settings, updates))
+        watch = None if callback is None else _in_units_of_the_data(callback, dgn, scaling, shift)
+        return _Loop(problem, updates, settings, watch, saved).run(progress, shift)
+
+
+def _in_units_of_the_data(
+    callback: Callable[[int, float], None], dgn: DGN, scaling: Scaling, shift: float
+) -> Callable[[int, float], None]:
+    """The callback, which finds the model over x when it is called."""
+
+    def call(iteration: int, nll: float) -> None:
+        before = [p.detach().clone() for p in dgn.parameters()]
+        scaling.leave(dgn)
+        try:
+            callback(iteration, nll + shift)
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(dgn.parameters(), before, strict=True):
+                    parameter.copy_(value)
+
+    return call
 
 
 class _Loop:
@@ -155,7 +182,8 @@ class _Loop:
         self.accelerated = smooth and settings.acceleration != "none"
         self.trial_length = min(settings.init_iter, settings.max_iter)
 
-    def run(self, progress: bool) -> EMResult:
+    def run(self, progress: bool, shift: float = 0.0) -> EMResult:
+        """Run to the end; NLLs are shown and returned with `shift` added, which the units of the rows make."""
         state = None if self.checkpoint is None else self.checkpoint.read()
         if state is None:
             state = State(self._new_run(0))
@@ -164,7 +192,7 @@ class _Loop:
         bar = Progress("EM", total, self._done(state), progress)
         try:
             for description in self._iterations(state):
-                bar.show(self._done(state), f"NLL {state.run.curve[-1]:.4f}", description)
+                bar.show(self._done(state), f"NLL {state.run.curve[-1] + shift:.4f}", description)
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -175,7 +203,7 @@ class _Loop:
         if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
             kept = state.best
         self.problem.restore(kept.parameters)
-        return self._result(kept, state.starts or [kept.curve[-1]], interrupted)
+        return self._result(kept, state.starts or [kept.curve[-1]], interrupted, shift)
 
     def _iterations(self, state: State) -> Iterator[str]:
         """Run to the end, yielding what is going on after each iteration."""
@@ -252,7 +280,7 @@ class _Loop:
     def _done(self, state: State) -> int:
         return state.start * self.trial_length + len(state.run.curve) - 1
 
-    def _result(self, run: Run, starts: list[float], interrupted: bool) -> EMResult:
+    def _result(self, run: Run, starts: list[float], interrupted: bool, shift: float) -> EMResult:
         now = self.problem.evaluate()
         converged = run.quiet >= _PATIENCE
         if interrupted:
@@ -268,7 +296,8 @@ class _Loop:
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        return EMResult(run.curve, now.log_likelihood, len(run.curve) - 1, converged, interrupted, starts)
+        curve, starts = [nll + shift for nll in run.curve], [nll + shift for nll in starts]
+        return EMResult(curve, now.log_likelihood - shift, len(curve) - 1, converged, interrupted, starts)
 
 
 def _check_data(dgn: DGN, X: Any, sample_weight: Any) -> tuple[Tensor, Tensor]:
@@ -281,8 +310,10 @@ def _check_data(dgn: DGN, X: Any, sample_weight: Any) -> tuple[Tensor, Tensor]:
         if len(weight) != len(x):
             raise ShapeError(f"sample_weight has {len(weight)} entries for {len(x)} rows; pass one weight a row")
         check_finite(weight, "sample_weight")
-        if (weight < 0).any() or not weight.sum() > 0:
-            raise ParameterError("sample_weight must be non-negative with a positive sum")
+        if (weight < 0).any() or not (weight > 0).any():
+            raise ParameterError("sample_weight must be non-negative, and positive for one row at least")
+        weight = weight / weight.max()  # their size means nothing, and their sum must not overflow
+        weight = weight * ((weight > 0).sum() / weight.sum())
     unseen = (~torch.isnan(x[weight > 0]).all(0)).logical_not().nonzero()[:, 0].tolist()
     if unseen:
         raise EmptyDataError(f"columns {unseen[:10]} of X have no observed entries; drop them")

@@ -17,16 +17,46 @@ _PROBES = 512
 _BATCH = 8192
 
 
-def column_statistics(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and variance of the observed entries of each column, `(D,)` each."""
+def column_statistics(
+    x: Tensor, weight: Tensor, origin: Tensor | float = 0.0, unit: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Weighted mean and variance of the observed entries of each column of `(x - origin) / unit`, `(D,)` each."""
     total, mean, variance = (x.new_zeros(x.shape[1]) for _ in range(3))
     for rows, w in _batches(x, weight):
         total += w @ (~torch.isnan(rows)).to(w)
-        mean += w @ torch.nan_to_num(rows)
+        mean += w @ torch.nan_to_num((rows - origin) / unit)
     mean /= total
     for rows, w in _batches(x, weight):
-        variance += w @ torch.nan_to_num(rows - mean).square()
+        variance += w @ torch.nan_to_num((rows - origin) / unit - mean).square()
     return mean, variance / total
+
+
+def column_spread(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An entry in the midst of each column, and the mean from there and the deviation of its entries, `(D,)` each.
+
+    Differences from an entry of the column are exact where an offset is much larger than the spread, so mean and
+    deviation are bit for bit those of the column without the offset; nothing overflows. A column whose entries differ
+    by rounding alone has the deviation 0; one without entries has the entry NaN. Rows of weight 0 do not count.
+    """
+    entry = x.new_full((x.shape[1],), torch.nan)
+    low, high = torch.full_like(entry, torch.inf), torch.full_like(entry, -torch.inf)
+    for rows, w in _batches(x, weight):
+        seen = rows.masked_fill((w <= 0)[:, None], torch.nan)
+        if bool(torch.isnan(entry).any()):
+            entry = torch.where(torch.isnan(entry), seen.nanmedian(0).values, entry)
+        low = torch.minimum(low, seen.nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0))
+        high = torch.maximum(high, seen.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0))
+    reach = 0.5 * high - 0.5 * low
+    varies = reach > 4.0 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())  # false without entries
+    unit = torch.ldexp(torch.ones_like(reach), torch.frexp(torch.where(varies, reach, 1.0)).exponent - 1)
+    mean, variance = column_statistics(x, weight, entry, unit)
+    return entry, torch.where(varies, unit * mean, 0.0), torch.where(varies, unit * variance.sqrt(), 0.0)
+
+
+def root_mean_square(values: Tensor) -> float:
+    """The root of the mean square of the entries, without overflow on the way."""
+    largest = values.abs().max()
+    return float(largest * (values / largest).square().mean().sqrt()) if largest > 0 else 0.0
 
 
 def _batches(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

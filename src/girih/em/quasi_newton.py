@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.coordinates import LocalModel
 from girih.em.step import LEAST_DAMPING, MOST_DAMPING, Evaluation, Problem, attempt, em_step
@@ -38,7 +39,9 @@ def quasi_newton_step(
 ) -> tuple[Evaluation, float, Tensor]:
     """One accelerated iteration; returns the new E-step, damping and memory."""
     learn_prior = "prior" in set(updates)
-    local = LocalModel(problem, now, learn_prior)
+    local = _local(problem, now, learn_prior)
+    if local is None:
+        return *em_step(problem, now, damping, updates), no_pairs()
     direction = _two_loop(local, pairs, damping)
     slope = -float(local.gradient @ direction)
     if not slope < 0.0:  # an indefinite memory, or NaN
@@ -47,21 +50,31 @@ def quasi_newton_step(
         slope = -float(local.gradient @ direction)
     before, rows = problem.parameters(), float(now.statistics.weight)
     length = 1.0
+    made: list[Tensor] = []
     for _ in range(_TRIES):
-        made = local.move(length * direction)
-        after = attempt(problem, now.nll + _ARMIJO * length * slope / rows, before)
+        made.clear()
+        step = length * direction
+        bound = now.nll + _ARMIJO * length * slope / rows
+        after = attempt(problem, bound, before, lambda step=step: made.append(local.move(step)))  # type: ignore[misc]
         if after is not None:
             if length == 1.0:
                 damping = max(damping / _LOWER, LEAST_DAMPING)
-            return (
-                after,
-                damping,
-                _remember(pairs, made, local.gradient - LocalModel(problem, after, learn_prior).gradient),
-            )
+            there = _local(problem, after, learn_prior)
+            pairs = no_pairs() if there is None else _remember(pairs, made[0], local.gradient - there.gradient)
+            return after, damping, pairs
         damping = min(damping * _RAISE, MOST_DAMPING)
         length *= 0.3
     after, damping = em_step(problem, now, damping, updates)
     return after, damping, no_pairs()
+
+
+def _local(problem: Problem, now: Evaluation, learn_prior: bool) -> LocalModel | None:
+    """Gradient and curvature; `None` where a covariance is too near to a singular one for them."""
+    try:
+        local = LocalModel(problem, now, learn_prior)
+    except LinAlgError:
+        return None
+    return local if bool(torch.isfinite(local.gradient).all()) else None
 
 
 def _remember(pairs: Tensor, step: Tensor, change: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ what is kept is a plain `DGN` over x:
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_tensor
-from girih.em.estimator import DGNEstimator, count_parameters
-from girih.em.initial import column_statistics
+from girih.em.initial import column_spread, root_mean_square
+from girih.errors import NonFiniteError
 from girih.inference import DGN
 from girih.networks import Affine, trace
 from girih.networks.operators import LinearMap
 from girih.networks.sources import Live
 from girih.networks.stages import as_stage
 from girih.networks.steps import AffineStep
+
+# Deviations whose squares, times or over the least noise, are normal numbers.
+_SMALLEST, _LARGEST = 1e-140, 1e150
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,7 @@ class Scaling:
     Attributes:
         mean: what is subtracted from each column, `(D,)`.
         scale: what each column is then divided by, `(D,)`, positive.
+        offset: what is subtracted before the mean, so that a mean that is small beside it keeps its digits.
 
     Example:
         >>> import numpy as np
@@ -46,16 +52,15 @@ class Scaling:
 
     mean: Tensor
     scale: Tensor
+    offset: Tensor | float = 0.0
 
     @classmethod
     def of(cls, X: Any) -> Scaling:
         """To mean 0 and variance 1 of the observed entries of each column of `(N, D)`; a constant one is only moved."""
         x = as_tensor(X, "X")
-        mean, variance = column_statistics(x, torch.ones(len(x), dtype=torch.float64))
-        mean = torch.nan_to_num(mean)  # a column without entries has no mean; the fit refuses it by name
-        # a constant column keeps its unit: rounding errors of its mean are no scale
-        varies = variance > 1e-24 * mean.square()
-        return cls(mean, torch.where(varies, variance, 1.0).sqrt())
+        entry, mean, deviation = column_spread(x, torch.ones(len(x), dtype=torch.float64))
+        # a column without entries has no mean; the fit refuses it by name. A constant one keeps its unit
+        return cls(torch.nan_to_num(entry + mean), torch.where(deviation > 0, deviation, 1.0))
 
     @classmethod
     def of_range(cls, X: Any) -> Scaling:
@@ -66,9 +71,86 @@ class Scaling:
         scale = high - low if high > low else torch.ones_like(high)
         return cls(low.expand(x.shape[1]), scale.expand(x.shape[1]))
 
+    @classmethod
+    def for_fit(cls, dgn: DGN, x: Tensor, weight: Tensor, rescale: bool) -> tuple[Scaling, Tensor]:
+        """The units that EM works in, and x `(N, D)` in them: a fit then is the same in whatever units x comes.
+
+        Every column is centred, if the last layer has a bias that can take the centre back, and divided by its
+        deviation; under an isotropic noise, which ties the columns together, all by the same number. Columns that
+        vary by rounding alone become 0.
+
+        Args:
+            dgn: the model.
+            x: the rows.
+            weight: of the rows, `(N,)`.
+            rescale: whether units may change; the scale of a weight prior is in those of the data.
+
+        Raises:
+            NonFiniteError: columns whose variance is out of the range of double precision.
+        """
+        offset, mean, deviation = column_spread(x, weight)
+        scale, head = torch.ones_like(deviation), dgn.trace.head
+        centred = head is not None and head.has_bias
+        if not centred:
+            offset, mean = torch.zeros_like(offset), torch.zeros_like(mean)
+        if head is not None and rescale and bool((deviation > 0).any()):
+            common = root_mean_square(deviation)
+            alike = torch.full_like(scale, common)
+            scale = alike if dgn.noise.ndim == 0 else torch.where(deviation > 0, deviation, alike)
+        bad = ((deviation > _LARGEST) | (scale < _SMALLEST)).nonzero()[:, 0].tolist()
+        if bad:
+            raise NonFiniteError(
+                f"columns {bad[:10]} of X have a standard deviation of {float(deviation[bad[0]]):.1e}, whose square is "
+                "out of the range of double precision; express them in another unit"
+            )
+        scaling = cls(mean, scale, offset)
+        y = scaling.apply(x)
+        if centred:
+            y[:, deviation == 0] *= 0.0  # a missing entry stays NaN
+        return scaling, y
+
+    @contextmanager
+    def inside(self, dgn: DGN) -> Iterator[None]:
+        """A block in which the model is over y, and after which it is over x again."""
+        self.enter(dgn)
+        try:
+            yield
+        finally:
+            self.leave(dgn)
+
+    @torch.no_grad()
+    def enter(self, dgn: DGN) -> None:
+        """Turn a model over x into the same model over standardised y, in place."""
+        head = dgn.trace.head
+        if head is not None:
+            head.module.weight.div_(self.scale[:, None])
+            if head.has_bias:
+                rest = 0.0 if dgn.bias_rest is None else dgn.bias_rest
+                head.module.bias.sub_(self.offset).add_(rest).sub_(self.mean).div_(self.scale)
+                dgn.bias_rest = None
+            dgn.noise.div_(self._unit_of(dgn.noise))
+
+    @torch.no_grad()
+    def leave(self, dgn: DGN) -> None:
+        """Undo `enter`, in place."""
+        head = dgn.trace.head
+        if head is not None:
+            head.module.weight.mul_(self.scale[:, None])
+            dgn.noise.mul_(self._unit_of(dgn.noise))
+            if head.has_bias:
+                bias = head.module.bias
+                rest = _add(bias.mul_(self.scale).add_(self.mean), self.offset)
+                dgn.bias_rest = _if_it_matters(rest, dgn.noise)
+
+    def _unit_of(self, noise: Tensor) -> Tensor:
+        """What a noise over x is, in the shape of `noise`, where that over y is 1."""
+        if noise.ndim == 2:
+            return self.scale * self.scale[:, None]
+        return (self.scale[0] if noise.ndim == 0 else self.scale).square()
+
     def apply(self, X: Any) -> Tensor:
         """The rows in standard units, `(N, D)`; missing entries stay missing."""
-        return (as_tensor(X, "X") - self.mean) / self.scale
+        return (as_tensor(X, "X") - self.offset - self.mean) / self.scale
 
     def log_jacobian(self, X: Any) -> Tensor:
         """What `log p` of each row is larger by in standard units, `(N,)`: the observed columns' log scales."""
@@ -95,24 +177,32 @@ class Scaling:
                 head.bias.zero_()
                 net = nn.Sequential(net, nn.Flatten(), head)
             head.weight.mul_(scale[:, None])
-            head.bias.mul_(scale).add_(mean)
+            rest = _add(head.bias.mul_(scale), mean) + _add(head.bias, self.offset)
+            if dgn.bias_rest is not None:
+                rest += scale * dgn.bias_rest
             noise = dgn.noise.detach()
             alike = bool((scale == scale[0]).all())
             if noise.ndim == 2:
                 noise = noise * scale * scale[:, None]
             else:
                 noise = noise * (scale[0] if noise.ndim == 0 and alike else scale).square()
-        return DGN(net, noise=noise, prior=dgn.prior.detach(), tol=dgn.tol)
+        folded = DGN(net, noise=noise, prior=dgn.prior.detach(), tol=dgn.tol)
+        folded.bias_rest = _if_it_matters(rest, noise)
+        return folded
 
 
-def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:
-    """Turn an estimator fitted to `scaling.apply(X)` into one over X, in place; returns it.
+def _add(target: Tensor, more: Tensor | float) -> Tensor:
+    """Add in place; returns what rounding takes from the sum (Knuth's exact addition)."""
+    before = target.clone()
+    target.add_(more)
+    added = target - before
+    return (before - (target - added)) + (more - added)
 
-    Its NLL curve moves by the mean log-Jacobian. The parameters are counted anew: the scale of each column was
-    taken from the data, and is now in the noise.
-    """
-    est.dgn_ = scaling.fold(est.dgn_)
-    est.nll_curve_ = est.nll_curve_ + float(scaling.log_jacobian(X).mean())
-    est.noise = ("isotropic", "diagonal", "full")[est.dgn_.noise.ndim]
-    est.n_parameters_ = count_parameters(est.dgn_, est.learn_prior)
-    return est
+
+# A bias that is wrong by this share of the noise's deviation changes no log p by more than 1e-9 nats, or its last digits.
+_NEGLIGIBLE = 1e-11
+
+
+def _if_it_matters(rest: Tensor, noise: Tensor) -> Tensor | None:
+    variance = noise.detach().diagonal() if noise.ndim == 2 else noise.detach()
+    return rest if bool((rest.abs() > _NEGLIGIBLE * variance.sqrt()).any()) else None

@@ -7,7 +7,8 @@ the hidden layers can, and is then damped more and tried again. So the NLL never
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.hidden import HiddenSystem, hidden_layers
-from girih.em.initial import column_statistics
+from girih.em.initial import column_spread, root_mean_square
 from girih.em.jacobian import JacobianSystem
 from girih.em.mstep import head_change, noise_update, prior_update
 from girih.em.normal import NormalSystem
@@ -102,6 +103,10 @@ class Problem:
             for name, parameter in self.dgn.named_parameters():
                 parameter.copy_(parameters[name])
 
+    def is_finite(self) -> bool:
+        """Whether no parameter has overflowed."""
+        return all(bool(torch.isfinite(p).all()) for p in self.dgn.parameters())
+
     def system(self, now: Evaluation) -> NormalSystem | None:
         """The hidden update at the current parameters, those of `now`; `None` if there is nothing to update."""
         if now.system is None and self.trained.hidden:
@@ -152,10 +157,10 @@ def em_step(
 def exact_step(problem: Problem, now: Evaluation, updates: Iterable[str]) -> Evaluation:
     """M-step of the last affine map, the noise and the latent prior, those named in `updates`."""
     dgn, s, chosen = problem.dgn, now.statistics, set(updates)
-    before = problem.parameters()
     head = problem.trained.head
-    change = torch.zeros_like(s.outer)
-    with torch.no_grad():
+
+    def move() -> None:
+        change = torch.zeros_like(s.outer)
         if "head" in chosen and head is not None:
             change = head_change(now.model, s, head.has_bias, problem.prior)
             problem.change_head(change)
@@ -163,7 +168,8 @@ def exact_step(problem: Problem, now: Evaluation, updates: Iterable[str]) -> Eva
             dgn.noise.copy_(noise_update(s, change, dgn.noise, problem.noise_floor))
         if "prior" in chosen:
             dgn.prior.copy_(prior_update(s))
-    return attempt(problem, now.nll, before) or now
+
+    return attempt(problem, now.nll, problem.parameters(), move) or now
 
 
 def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Evaluation, float]:
@@ -172,23 +178,34 @@ def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Eval
     if system is None:
         return now, damping
     before = problem.parameters()
-    with torch.no_grad():
-        for _ in range(_TRIES):
-            problem.change(system.changes(system.direction(damping)))
-            better = attempt(problem, now.nll, before)
-            if better is not None:
-                return better, max(damping / _LOWER, LEAST_DAMPING)
-            damping = min(damping * _RAISE, MOST_DAMPING)
+
+    def move() -> None:
+        problem.change(system.changes(system.direction(damping)))
+
+    for _ in range(_TRIES):
+        better = attempt(problem, now.nll, before, move)
+        if better is not None:
+            return better, max(damping / _LOWER, LEAST_DAMPING)
+        damping = min(damping * _RAISE, MOST_DAMPING)
     return now, damping
 
 
-def attempt(problem: Problem, bound: float, before: dict[str, Tensor]) -> Evaluation | None:
-    """The evaluation of the current parameters, or `None` and the old parameters when its NLL is above the bound."""
+def attempt(
+    problem: Problem, bound: float, before: dict[str, Tensor], move: Callable[[], object] | None = None
+) -> Evaluation | None:
+    """Move the parameters and evaluate them; `None`, and the parameters of `before`, when that fails.
+
+    A move fails that leaves the NLL above the bound, overflows, or gives a covariance that is not positive definite,
+    and so does one that cannot be computed at all.
+    """
     try:
-        after: Evaluation | None = problem.evaluate()
+        with torch.no_grad():
+            if move is not None:
+                move()
+        after = problem.evaluate() if problem.is_finite() else None
     except (NonFiniteError, LinAlgError):
-        after = None  # the step overflowed, which is as bad as a risen NLL
-    if after is not None and after.nll <= bound:  # false for NaN
+        after = None
+    if after is not None and -math.inf < after.nll <= bound:  # false for NaN
         return after
     problem.restore(before)
     return None
@@ -199,9 +216,8 @@ def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float) -> Tensor:
 
     Columns without variance are measured by the mean variance, and data without any by their size.
     """
-    mean, variance = column_statistics(x, weight)
-    variance = torch.where(variance > 1e-24 * mean.square(), variance, 0.0)
-    fallback = float(variance.mean()) or float(mean.square().mean()) or 1.0
+    entry, mean, deviation = column_spread(x, weight)
+    common = root_mean_square(deviation) or root_mean_square(entry + mean) or 1.0
     if dgn.noise.ndim == 0:
-        return share * variance.new_tensor(fallback)
-    return share * torch.where(variance > 0, variance, fallback)
+        return share * deviation.new_tensor(common).square()
+    return share * torch.where(deviation > 0, deviation, common).square()

@@ -77,6 +77,9 @@ class DGN(nn.Module):
         gaussian_noise.check_prior(prior, self.trace.latent_dim)
         self.noise: Tensor = _own(noise)
         self.prior: Tensor = _own(prior)
+        # what rounding took from the last bias of a fit to data far from 0: `(D,)`, or `None`
+        self.bias_rest: Tensor | None
+        self.register_buffer("bias_rest", None, persistent=False)
 
     @property
     def latent_dim(self) -> int:
@@ -110,7 +113,10 @@ class DGN(nn.Module):
             weight, bias = (part.detach() for part in self.trace.head_parameters())
             prior = self.prior.detach().clone()
             cells = Cells(partition.piece_origins, value, slope, _region(partition, prior))
-            return Model(cells, weight.clone(), bias.clone(), self.noise.detach().clone(), prior, self.tol)
+            rest = self.bias_rest
+            if rest is not None:  # a bias that was changed since then has no such rest
+                rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
+            return Model(cells, weight.clone(), bias.clone(), self.noise.detach().clone(), prior, self.tol, rest)
 
     def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""

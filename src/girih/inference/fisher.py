@@ -81,7 +81,7 @@ def score(model: Model, x: Tensor) -> Tensor:
     out = torch.zeros_like(x)
     for index, rows in chunks(model, x):
         _, e = expect(model, rows)
-        residual = torch.nan_to_num(rows.x - model.bias) - e.features(model.cells) @ model.weight.mT
+        residual = torch.nan_to_num(model.without_bias(rows.x)) - e.features(model.cells) @ model.weight.mT
         if rows.observed is not None:
             residual = rows.observed.complete(residual[:, :, None])[:, :, 0]
         part = -gaussian_noise.solve(model.noise, residual.mT).mT

@@ -39,6 +39,7 @@ class Model:
 
     Attributes:
         tol: the share of each p(x) that may be left out, for S = 2, 3; 0 leaves out nothing.
+        bias_rest: what rounding took from the bias, `(D,)`, where that matters.
     """
 
     cells: Cells
@@ -47,6 +48,12 @@ class Model:
     noise: Tensor  # (), (D,) or (D, D)
     prior: Tensor  # (S, S) covariance of z
     tol: float = 0.0
+    bias_rest: Tensor | None = None
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """`x - v`, `(n, D)`: with an offset that x and v share, the difference keeps the digits that x has."""
+        difference = x - self.bias
+        return difference if self.bias_rest is None else difference.sub_(self.bias_rest)
 
     @property
     def output_dim(self) -> int:
@@ -114,7 +121,7 @@ class Rows(NamedTuple):
 def reduce_complete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows without missing entries."""
     basis, reduced = model.head
-    white = whiten(model.noise, (x - model.bias).mT).mT
+    white = whiten(model.noise, model.without_bias(x).mT).mT
     y = white @ basis
     far2 = torch.linalg.vector_norm(torch.addmm(white, y, basis.mT, alpha=-1.0), dim=1).square_()
     return Rows(x, None, reduced, y, far2, model.constant)
@@ -127,7 +134,7 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     basis, reduced = _factor(Observed(model.noise, patterns).whiten(model.weight))
     basis, reduced = basis[which], reduced[which]
     observed = Observed(model.noise, seen)
-    white = observed.whiten(torch.nan_to_num(x - model.bias)[:, :, None])
+    white = observed.whiten(torch.nan_to_num(model.without_bias(x))[:, :, None])
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))
     return Rows(x, observed, reduced, y[:, :, 0], far2, observed.constant)

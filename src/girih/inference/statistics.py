@@ -74,9 +74,10 @@ def _chunk_statistics(model: Model, rows: Rows, e: Moments, weight: Tensor, log_
     if rows.observed is None:
         image = rows.reduced @ columns  # (P, K, S + 1)
         pull = rows.reduced.mT @ (e.rows_on_cells(weight, rows.y) - image @ moments)
-        residual = rows.x - mean_features @ head.mT
+        residual = torch.addmm(model.without_bias(rows.x), mean_features[:, :-1], model.weight.mT, alpha=-1.0)
         weighted = weight[:, None] * residual
         spread = second - mean_features.mT @ (weight[:, None] * mean_features)  # sum_n g_n Cov[(h, 1) | x]
+        spread[-1], spread[:, -1] = 0.0, 0.0  # exactly: the bias, which may be large, must not meet rounding errors
         outer = weighted.mT @ mean_features - head @ spread
         if model.noise.ndim == 2:
             scatter = weighted.mT @ residual + head @ spread @ head.mT
@@ -105,7 +106,7 @@ def _incomplete(
         raise AssertionError("rows are complete")
     observed = rows.observed
     spread = e.feature_covariance(model.cells, mean_features)
-    residual = torch.nan_to_num(rows.x) - mean_features @ head.mT
+    residual = torch.nan_to_num(model.without_bias(rows.x)) - mean_features[:, :-1] @ model.weight.mT
     completed = observed.complete(residual[:, :, None])[:, :, 0]
     gain = observed.complete(head.expand(len(weight), -1, -1))  # (n, D, H + 1)
     spread_gain = gain @ spread

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from girih.em import DGNEstimator
-from girih.em.scaling import Scaling, fold_estimator
+from girih.em.estimator import fold_estimator
+from girih.em.scaling import Scaling
 from girih.selection.baselines import fit_baseline
 from girih.selection.candidates import Candidate
 from girih.selection.splits import Split
