@@ -161,6 +161,8 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
     est.set_params(checkpoint=None, verbose=0)
     if is_file(settings.source) and has_names(dataset):
         est.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
+    if est.overfit_ is not None:
+        terminal.note(est.overfit_)
     if est.interrupted_:
         terminal.note(f"interrupted after {est.n_iter_} iterations; keeping the best model so far")
     elif not est.converged_:

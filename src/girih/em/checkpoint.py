@@ -45,6 +45,7 @@ class Run:
     quiet: int = 0  # iterations in a row that gained less than tol
     batch: int = 0  # rows in a batch; 0 once all rows are used together
     pace: Pace = field(default_factory=Pace)
+    warmup: int = 0  # iterations without the weight prior that are left; the curve begins after them
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is a tensor, by name."""
@@ -58,6 +59,7 @@ class Run:
             "quiet": self.quiet,
             "batch": self.batch,
             "pace": self.pace.to_json(),
+            "warmup": self.warmup,
         }
 
     @classmethod

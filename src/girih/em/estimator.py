@@ -23,7 +23,7 @@ from girih._numbers import column_labels
 from girih._options import whole, wholes
 from girih.em.fit import EMResult, fit_em
 from girih.em.scaling import Scaling
-from girih.em.trained import count_affine
+from girih.em.trained import count_parameters
 from girih.em.warm import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
@@ -64,6 +64,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         n_iter_: iterations of that run.
         converged_: whether `tol` was reached.
         n_parameters_: free parameters that the data can identify; see `aic`.
+        overfit_: `None`, or what `girih.em.OverfitWarning` said: too many parameters for the data.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
     Source:
@@ -163,7 +164,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.nll_curve_ = np.array(result.nll_curve)
         self.n_iter_ = result.n_iter
         self.converged_ = result.converged
-        self.interrupted_ = result.interrupted
+        self.interrupted_, self.overfit_ = result.interrupted, result.overfit
         self.n_parameters_ = count_parameters(self.dgn_, self.learn_prior)
         self._n_features_out = self.dgn_.latent_dim
 
@@ -250,19 +251,6 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
 
 def _as_numpy(value: Any, name: str) -> np.ndarray:
     return as_tensor(value, name).detach().cpu().numpy()
-
-
-def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
-    """Identifiable free parameters: weights, biases, noise and prior, less one for the scale of each hidden unit.
-
-    For a generator that is no chain of Linear layers, nothing is taken off: an upper bound.
-    """
-    count = count_affine(dgn.trace)
-    if dgn.trace.is_chain:
-        count -= dgn.trace.hidden_units
-    D, S = dgn.output_dim, dgn.latent_dim
-    count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]
-    return count + (S * (S + 1) // 2 if learn_prior else 0)
 
 
 def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:

@@ -18,13 +18,14 @@ from girih._arrays import as_tensor, check_finite, check_largest
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.em.checkpoint import Checkpoint, Run, Settings, State, fingerprint
-from girih.em.initial import randomise
+from girih.em.initial import be_constant, randomise
 from girih.em.minibatch import epoch
+from girih.em.overfit import OverfitWarning, overfit_reason
 from girih.em.penalty import WeightPrior
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
 from girih.em.scaling import Scaling
-from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step
-from girih.em.trained import Trained
+from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step, exact_step
+from girih.em.trained import Trained, count_parameters
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
 
@@ -45,6 +46,7 @@ class EMResult:
         converged: whether the last iterations gained less than `tol`.
         interrupted: whether Ctrl-C ended it.
         starts: penalised NLL of each start after its trial iterations.
+        overfit: why the fit says little about other rows, where the data cannot carry its parameters.
     """
 
     nll_curve: list[float]
@@ -53,6 +55,7 @@ class EMResult:
     converged: bool
     interrupted: bool
     starts: list[float]
+    overfit: str | None = None
 
 
 def fit_em(
@@ -140,26 +143,17 @@ def fit_em(
     with scaling.inside(dgn):
         problem = Problem(dgn, y, weight, prior, noise_floor)
         saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, x, settings, updates))
-        watch = None if callback is None else _in_units_of_the_data(callback, dgn, scaling, shift)
-        return _Loop(problem, updates, settings, watch, saved).run(progress, shift)
 
+        def watch(iteration: int, nll: float) -> None:
+            if callback is not None:
+                with scaling.outside(dgn):
+                    callback(iteration, nll + shift)
 
-def _in_units_of_the_data(
-    callback: Callable[[int, float], None], dgn: DGN, scaling: Scaling, shift: float
-) -> Callable[[int, float], None]:
-    """The callback, which finds the model over x when it is called."""
-
-    def call(iteration: int, nll: float) -> None:
-        before = [p.detach().clone() for p in dgn.parameters()]
-        scaling.leave(dgn)
-        try:
-            callback(iteration, nll + shift)
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(dgn.parameters(), before, strict=True):
-                    parameter.copy_(value)
-
-    return call
+        result = _Loop(problem, updates, settings, watch, saved).run(progress, shift)
+    reason = overfit_reason(count_parameters(dgn, learn_prior), x, weight)
+    if reason is not None:
+        warnings.warn(reason, OverfitWarning, stacklevel=2)
+    return replace(result, overfit=reason)
 
 
 class _Loop:
@@ -170,17 +164,19 @@ class _Loop:
         problem: Problem,
         updates: tuple[str, ...],
         settings: Settings,
-        callback: Callable[[int, float], None] | None,
+        callback: Callable[[int, float], None],
         checkpoint: Checkpoint | None,
     ) -> None:
         self.problem, self.updates, self.settings = problem, updates, settings
-        self.callback, self.checkpoint = callback, checkpoint
+        self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
         # a single start needs no trial: it simply goes on
         self.trials = settings.n_init if settings.n_init > 1 else 0
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
         self.accelerated = smooth and settings.acceleration != "none"
         self.trial_length = min(settings.init_iter, settings.max_iter)
+        # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
+        self.warmup = self.trial_length if problem.prior is not None and settings.n_init > 0 else 0
 
     def run(self, progress: bool, shift: float = 0.0) -> EMResult:
         """Run to the end; NLLs are shown and returned with `shift` added, which the units of the rows make."""
@@ -199,7 +195,7 @@ class _Loop:
             bar.close()
         if self.checkpoint is not None:
             self.checkpoint.write(state)
-        kept = state.run
+        kept = self._with_prior(state.run)
         if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
             kept = state.best
         self.problem.restore(kept.parameters)
@@ -211,7 +207,7 @@ class _Loop:
             now: Evaluation | None = None
             while not self._ended(state.run, self.trial_length):
                 now = self._iterate(state, now)
-                yield f"start {state.start + 1} of {self.trials}"
+                yield f"start {state.start + 1} of {self.trials}" + (", no weight prior yet" * bool(state.run.warmup))
             state.starts.append(state.run.curve[-1])
             if state.best is None or state.run.curve[-1] < state.best.curve[-1]:
                 state.best = state.run
@@ -220,15 +216,16 @@ class _Loop:
         now = None
         while not self._ended(state.run, self.settings.max_iter):
             now = self._iterate(state, now)
-            if self.callback is not None:
-                self.callback(len(state.run.curve) - 1, state.run.curve[-1])
+            self.callback(len(state.run.curve) - 1, state.run.curve[-1])
             yield "EM"
+        state.run = self._no_worse_than_constant(state.run)
 
     def _ended(self, run: Run, length: int) -> bool:
-        return len(run.curve) > length or run.quiet >= _PATIENCE
+        return not run.warmup and (len(run.curve) > length or run.quiet >= _PATIENCE)
 
-    def _iterate(self, state: State, now: Evaluation | None) -> Evaluation:
+    def _iterate(self, state: State, now: Evaluation | None) -> Evaluation | None:
         run = state.run
+        self.problem.prior = None if run.warmup else self.prior
         if now is None:
             self.problem.restore(run.parameters)
             now = self.problem.evaluate()
@@ -237,7 +234,11 @@ class _Loop:
                 "the likelihood is not finite at the starting parameters; rescale the columns of X to moderate values"
             )
         # one assignment, so that Ctrl-C finds either the old run or the new one
-        after, state.run = self._epoch(run, now) if run.batch else self._step(run, now)
+        after, done = self._epoch(run, now) if run.batch else self._step(run, now)
+        if run.warmup:
+            left = run.warmup - 1 if done.quiet < _PATIENCE else 0
+            done, after = replace(done, warmup=left, curve=done.curve[-1:]), after if left else None
+        state.run = done if after is not None else self._with_prior(replace(done, warmup=1))
         if self.checkpoint is not None:
             self.checkpoint.write_now_and_then(state)
         return after
@@ -259,7 +260,7 @@ class _Loop:
     def _epoch(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
         """An iteration in batches; after one that had to be undone, batches are twice as large."""
         problem, batch = self.problem, run.batch
-        generator = torch.Generator().manual_seed(_mix(self.settings.seed, len(run.curve)))
+        generator = torch.Generator().manual_seed(_mix(self.settings.seed, len(run.curve) - run.warmup))
         after = epoch(problem, now, self.updates, batch, generator)
         if after is None or run.curve[-1] - after.nll < self.settings.tol:
             batch = 2 * batch if 2 * batch < len(problem.x) else 0
@@ -272,10 +273,39 @@ class _Loop:
         if self.settings.n_init > 0:
             generator = torch.Generator().manual_seed(_mix(self.settings.seed, start))
             randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
-            problem.admit()
-        size = self.settings.batch_size
+        warmup = 0 if start % 2 else self.warmup  # some starts with the prior from the beginning: the better one counts
+        problem.prior = None if warmup else self.prior
+        return replace(self._fresh(), warmup=warmup)
+
+    def _fresh(self) -> Run:
+        """A run that begins at the current parameters, moved into the support of the prior."""
+        problem, size = self.problem, self.settings.batch_size
+        problem.admit()
         batch = size if size is not None and size < len(problem.x) else 0
         return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
+
+    def _with_prior(self, run: Run) -> Run:
+        """What follows on a run without the prior: a fresh one with it, from the same parameters."""
+        self.problem.prior = self.prior
+        if not run.warmup:
+            return run
+        self.problem.restore(run.parameters)
+        self.problem.balance()
+        return self._fresh()
+
+    def _no_worse_than_constant(self, run: Run) -> Run:
+        """The run, or that of a generator without weights, which under a strong prior may be the better optimum."""
+        problem, head = self.problem, self.problem.trained.head
+        if self.prior is None or head is None or not head.has_bias:
+            return run
+        problem.restore(run.parameters)
+        be_constant(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor)
+        constant = problem.evaluate()
+        for _ in range(_PATIENCE):
+            constant = exact_step(problem, constant, self.updates)
+        if not constant.nll < run.curve[-1]:
+            return run
+        return replace(run, parameters=problem.parameters(), pairs=no_pairs(), curve=[*run.curve[:-1], constant.nll])
 
     def _done(self, state: State) -> int:
         return state.start * self.trial_length + len(state.run.curve) - 1

@@ -88,8 +88,23 @@ def randomise(
             _aim(trained.head, h, x, weight, mean, variance, generator)
         elif not trained.is_chain:
             starts.scale_output(dgn, h, mean, variance)
-        start = torch.maximum(variance, noise_floor)
-        dgn.noise.copy_({0: start.mean(), 1: start, 2: torch.diag(start)}[dgn.noise.ndim])
+        dgn.noise.copy_(_in_shape(torch.maximum(variance, noise_floor), dgn.noise))
+
+
+@torch.no_grad()
+def be_constant(dgn: DGN, trained: Trained, x: Tensor, weight: Tensor, noise_floor: Tensor) -> None:
+    """Make the generator a constant, the mean of the data, in place; the noise is their variance."""
+    mean, variance = column_statistics(x, weight)
+    for parameter in trained.weights:
+        parameter.zero_()
+    assert trained.head is not None
+    trained.head.module.bias.copy_(mean)
+    dgn.noise.copy_(_in_shape(torch.maximum(variance, noise_floor), dgn.noise))
+
+
+def _in_shape(variance: Tensor, noise: Tensor) -> Tensor:
+    """Variances `(D,)` as a noise in the shape of `noise`."""
+    return {0: variance.mean(), 1: variance, 2: torch.diag(variance)}[noise.ndim]
 
 
 def _normal(generator: torch.Generator, device: torch.device, *shape: int) -> Tensor:

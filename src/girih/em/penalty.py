@@ -6,12 +6,13 @@ regression, a Laplace prior the lasso, a uniform prior clipping (EM-DGN, appendi
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girih.errors import ParameterError
 
@@ -79,6 +80,24 @@ class WeightPrior:
         if self.family == "uniform":
             for weight in weights:
                 weight.clamp_(-self.scale, self.scale)
+
+    def balance(self, layers: list[nn.Linear]) -> None:
+        """Rescale the hidden units of a chain so that its weights are as probable as they can be, in place.
+
+        A unit with one kink at 0 may have its input weights and bias multiplied by a > 0 and its output weights
+        divided by it: the generator stays the same. With p the norm of the family (2, 1 or the largest entry) the
+        best a is `sqrt(|out|_p / |in|_p)`.
+        """
+        order = {"gaussian": 2.0, "laplace": 1.0, "uniform": math.inf}[self.family]
+        for _ in range(_SWEEPS if len(layers) > 2 else 1):
+            for below, above in itertools.pairwise(layers):
+                into = torch.linalg.vector_norm(below.weight, order, dim=1)
+                out = torch.linalg.vector_norm(above.weight, order, dim=0)
+                factor = torch.where((into > 0) & (out > 0), (out / into).sqrt(), 1.0)
+                below.weight.mul_(factor[:, None])
+                if below.bias is not None:
+                    below.bias.mul_(factor)
+                above.weight.div_(factor)
 
     def proximal(self, value: Tensor, step: Tensor) -> Tensor:
         """The minimiser of `(w - value)^2 / 2 + step * energy(w)`, entry by entry."""

@@ -118,6 +118,19 @@ class Scaling:
         finally:
             self.leave(dgn)
 
+    @contextmanager
+    def outside(self, dgn: DGN) -> Iterator[None]:
+        """A block inside of `inside` in which the model is over x; its parameters are not changed by it."""
+        before = [p.detach().clone() for p in dgn.parameters()]
+        self.leave(dgn)
+        try:
+            yield
+        finally:
+            dgn.bias_rest = None
+            with torch.no_grad():
+                for parameter, value in zip(dgn.parameters(), before, strict=True):
+                    parameter.copy_(value)
+
     @torch.no_grad()
     def enter(self, dgn: DGN) -> None:
         """Turn a model over x into the same model over standardised y, in place."""

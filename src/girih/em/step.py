@@ -27,6 +27,7 @@ from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
 from girih.inference.model import Model
 from girih.inference.statistics import Statistics, accumulate
+from girih.networks import Affine
 from girih.partition import Partition
 
 UPDATES = ("head", "noise", "prior", "hidden")
@@ -141,6 +142,13 @@ class Problem:
         """Move the weights into the support of their prior, which rounding and random starts may leave."""
         if self.prior is not None:
             self.prior.admit(list(self.trained.weights))
+
+    @torch.no_grad()
+    def balance(self) -> None:
+        """Give the weights the scales that their prior likes best, if the network is a chain: the same generator."""
+        if self.prior is not None and self.trained.is_chain:
+            stages = self.dgn.trace.stages
+            self.prior.balance([stage.module for stage in stages if isinstance(stage, Affine)])
 
 
 def em_step(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.errors import UnsupportedLayerError
+from girih.inference import DGN
 from girih.networks import Affine, Trace
 from girih.networks.operators import Convolution, LinearMap
 from girih.networks.sources import Derived, Live, Source
@@ -79,6 +80,19 @@ def count_affine(trace: Trace) -> int:
             shared = isinstance(live.raw, nn.Parameter)
             sizes[(id(live.raw), "") if shared else (id(live.module), live.name)] = live.raw.numel()
     return sum(sizes.values())
+
+
+def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
+    """Identifiable free parameters: weights, biases, noise and prior, less one for the scale of each hidden unit.
+
+    For a generator that is no chain of Linear layers, nothing is taken off: an upper bound.
+    """
+    count = count_affine(dgn.trace)
+    if dgn.trace.is_chain:
+        count -= dgn.trace.hidden_units
+    D, S = dgn.output_dim, dgn.latent_dim
+    count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]
+    return count + (S * (S + 1) // 2 if learn_prior else 0)
 
 
 def _sources(trace: Trace) -> Iterator[tuple[str, Source, str]]:
