@@ -1,5 +1,7 @@
 """A weight prior does not pull a fit to a worse optimum than the data allow."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,11 @@ def test_the_circle_under_a_gaussian_prior():
     assert est.nll_curve_[-1] < 1.02
 
 
-@pytest.mark.parametrize("prior, bound", [(("gaussian", 0.02), 0.0), (("laplace", 0.4), -0.1), (("uniform", 0.8), -0.5)])
-def test_never_worse_than_a_constant(circle, prior, bound):
-    result = fit_em(dgn := build(), circle, weight_prior=prior, n_init=2, init_iter=15, max_iter=20, tol=1e-3)
-    assert result.nll_curve[-1] <= constant_nll(circle) + bound + 1e-9
+@pytest.mark.parametrize("prior", [("gaussian", 0.02), ("gaussian", 0.5), ("laplace", 0.4), ("uniform", 0.8)])
+def test_never_worse_than_a_constant(circle, prior):
+    result = fit_em(dgn := build((1, 3, 2)), circle, weight_prior=prior, n_init=2, init_iter=6, max_iter=8, tol=1e-3)
+    assert result.nll_curve[-1] <= constant_nll(circle) + 1e-9
+    assert all(later <= earlier for earlier, later in itertools.pairwise(result.nll_curve))
     energy = WeightPrior(*prior).energy([m.weight for m in dgn.net if isinstance(m, torch.nn.Linear)])
     assert result.nll_curve[-1] == pytest.approx(energy / len(circle) - result.log_likelihood, abs=1e-9)
 
@@ -49,7 +52,7 @@ def test_balanced_weights_are_more_probable_and_make_the_same_generator(family):
             return
         balanced = prior.energy([m.weight for m in layers])
         assert balanced < energy
-        for below, above in zip(layers, layers[1:], strict=False):  # no unit can do better
+        for below, above in itertools.pairwise(layers):  # no unit can do better
             for unit in range(below.out_features):
                 for a in (0.9, 1.1):
                     into, out = below.weight[unit].clone(), above.weight[:, unit].clone()

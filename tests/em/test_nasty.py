@@ -90,7 +90,7 @@ def test_fits(name, S, noise):
 @pytest.mark.parametrize("S, noise", KINDS)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name, S, noise):
-    with pytest.raises(ValueError, match="X|infinity"):
+    with pytest.raises(ValueError, match=r"X|infinity"):
         fit(REFUSED[name], S, noise)
 
 

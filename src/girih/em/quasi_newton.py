@@ -84,8 +84,10 @@ def _remember(pairs: Tensor, step: Tensor, change: Tensor) -> Tensor:
     new = torch.stack((step, change))[:, None, :]
     # whole tensors, no views: where a vector starts in memory decides how its sums are rounded, and a memory that
     # comes back from a checkpoint must give the same sums
-    return new if not pairs.shape[1] else torch.cat((pairs, new), 1)[:, -_MEMORY:].clone(
-        memory_format=torch.contiguous_format
+    return (
+        new
+        if not pairs.shape[1]
+        else torch.cat((pairs, new), 1)[:, -_MEMORY:].clone(memory_format=torch.contiguous_format)
     )
 
 

@@ -212,7 +212,7 @@ def _add(target: Tensor, more: Tensor | float) -> Tensor:
     return (before - (target - added)) + (more - added)
 
 
-# A bias that is wrong by this share of the noise's deviation changes no log p by more than 1e-9 nats, or its last digits.
+# A bias that is wrong by this share of the noise's deviation changes log p by 1e-9 nats at most, or in its last digits.
 _NEGLIGIBLE = 1e-11
 
 
