@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from effort import cases
 
 import girih
+from effort import cases
 from girih.em.initial import column_spread
 from girih.em.scaling import Scaling
 
