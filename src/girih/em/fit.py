@@ -25,6 +25,7 @@ from girih.em.penalty import WeightPrior
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
 from girih.em.scaling import Scaling
 from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step, exact_step
+from girih.em.step import noise_floor as floor_of
 from girih.em.trained import Trained, count_parameters
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
@@ -138,10 +139,11 @@ def fit_em(
     updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
     settings = Settings(max_iter, tol, n_init, init_iter, seed, acceleration, batch_size)
     Trained.of(dgn.net, dgn.trace)  # refuses what EM cannot train before anything is changed
-    scaling, y = Scaling.for_fit(dgn, x, weight, rescale=prior is None)
+    scaling = Scaling.for_fit(dgn, x, weight, rescale=prior is None)
+    floor = scaling.variance(floor_of(dgn, x, weight, noise_floor))
     shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
     with scaling.inside(dgn):
-        problem = Problem(dgn, y, weight, prior, noise_floor)
+        problem = Problem(dgn, scaling.apply(x), weight, prior, floor)
         saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, x, settings, updates))
 
         def watch(iteration: int, nll: float) -> None:

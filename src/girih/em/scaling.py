@@ -72,12 +72,11 @@ class Scaling:
         return cls(low.expand(x.shape[1]), scale.expand(x.shape[1]))
 
     @classmethod
-    def for_fit(cls, dgn: DGN, x: Tensor, weight: Tensor, rescale: bool) -> tuple[Scaling, Tensor]:
-        """The units that EM works in, and x `(N, D)` in them: a fit then is the same in whatever units x comes.
+    def for_fit(cls, dgn: DGN, x: Tensor, weight: Tensor, rescale: bool) -> Scaling:
+        """The units that EM works in, such that a fit is the same in whatever units x `(N, D)` comes.
 
         Every column is centred, if the last layer has a bias that can take the centre back, and divided by its
-        deviation; under an isotropic noise, which ties the columns together, all by the same number. Columns that
-        vary by rounding alone become 0.
+        deviation; under an isotropic noise, which ties the columns together, all by the same number.
 
         Args:
             dgn: the model.
@@ -103,11 +102,7 @@ class Scaling:
                 f"columns {bad[:10]} of X have a standard deviation of {float(deviation[bad[0]]):.1e}, whose square is "
                 "out of the range of double precision; express them in another unit"
             )
-        scaling = cls(mean, scale, offset)
-        y = scaling.apply(x)
-        if centred:
-            y[:, deviation == 0] *= 0.0  # a missing entry stays NaN
-        return scaling, y
+        return cls(mean, scale, offset)
 
     @contextmanager
     def inside(self, dgn: DGN) -> Iterator[None]:
@@ -160,6 +155,10 @@ class Scaling:
         if noise.ndim == 2:
             return self.scale * self.scale[:, None]
         return (self.scale[0] if noise.ndim == 0 else self.scale).square()
+
+    def variance(self, value: Tensor) -> Tensor:
+        """A variance `()`, the same for all columns, or variances `(D,)` over x as those over y."""
+        return value / (self.scale[0] if value.ndim == 0 else self.scale).square()
 
     def apply(self, X: Any) -> Tensor:
         """The rows in standard units, `(N, D)`; missing entries stay missing."""

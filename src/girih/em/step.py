@@ -60,11 +60,11 @@ class Problem:
     """
 
     def __init__(
-        self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor_share: float = 1e-6
+        self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor: Tensor | None = None
     ) -> None:
         self.dgn, self.x, self.weight, self.prior = dgn, x, weight, prior
         self.evaluations = 0  # exact evaluations of all rows so far
-        self.noise_floor = noise_floor(dgn, x, weight, floor_share)
+        self.noise_floor = noise_floor(dgn, x, weight) if floor is None else floor
         self.trained = Trained.of(dgn.net, dgn.trace)
         if prior is not None and prior.family != "gaussian" and not self.trained.is_chain:
             raise ParameterError(
@@ -219,13 +219,14 @@ def attempt(
     return None
 
 
-def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float) -> Tensor:
+def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Tensor:
     """The lower bound on the noise variances: a share of the variance of the data, column by column.
 
     Columns without variance are measured by the mean variance, and data without any by their size.
     """
     entry, mean, deviation = column_spread(x, weight)
-    common = root_mean_square(deviation) or root_mean_square(entry + mean) or 1.0
+    size = root_mean_square(entry + mean)
+    common = root_mean_square(deviation) or (size if 1e-140 < size < 1e150 else 1.0)  # its square is a number
     if dgn.noise.ndim == 0:
         return share * deviation.new_tensor(common).square()
     return share * torch.where(deviation > 0, deviation, common).square()
