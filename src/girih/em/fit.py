@@ -275,7 +275,7 @@ class _Loop:
         if self.settings.n_init > 0:
             generator = torch.Generator().manual_seed(_mix(self.settings.seed, start))
             randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
-        warmup = 0 if start % 2 else self.warmup  # some starts with the prior from the beginning: the better one counts
+        warmup = 0 if start == 1 else self.warmup  # one has the prior from the beginning: the best of all counts
         problem.prior = None if warmup else self.prior
         return replace(self._fresh(), warmup=warmup)
 
