@@ -125,7 +125,7 @@ def test_spread_of_columns_of_any_size():
     x = torch.cat((x, torch.full((1, 4), torch.nan)))
     x[3, 3] = 8.0
     x[:, 3] = torch.tensor([7.0, 9e9, 7.0, 8.0])
-    entry, mean, deviation = column_spread(x, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    entry, mean, deviation = column_spread(x, torch.tensor([1.0, 1.0, 1.0, 0.0]).double())
     assert (entry + mean)[:3].tolist() == pytest.approx([2e300, 5.0, 1e12 + 1])
     assert deviation[:3].tolist() == pytest.approx([np.sqrt(2 / 3) * 1e300, 0.0, np.sqrt(2 / 3)])
     assert column_spread(x[:3], ones[:3])[2][3] > 0.0
