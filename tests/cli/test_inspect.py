@@ -44,6 +44,14 @@ def broken():
     net = girih.mlp([2, 3, 2], seed=0)
     net[0].weight.data.fill_(float("nan"))
     return net
+class Several(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = girih.mlp([2, 5, 4], seed=1), torch.nn.Sigmoid()
+    def forward(self, z):
+        h = self.body(z)
+        return {"logits": h, "probability": self.head(h)}
+def several(): return Several()
 number = 3
 """
 ALWAYS = {"report.html", "inspection.json", "cells.csv", ".girih.json"}
@@ -242,6 +250,9 @@ def test_sampling_when_asked_or_needed_and_other_priors(girih, code, no_pictures
         ("{code}:leaves", (), "fails: SystemExit: 3"),
         ("{code}:curved", (), "Tanh"),
         ("{code}:conv", (), "pass --latent-dim S"),
+        ("{code}:several", (), "returns 2 tensors ('logits', 'probability')"),
+        ("{code}:several", ("--output", "probability"), "or --until head"),
+        ("{code}:several", ("--output", "x"), "no output 'x'"),
         ("{code}:broken", (), "64 of 64 prior draws"),
         ("{code}:plane", ("--image-shape", "28x28"), "has 784 pixels, and the decoder has D = 3 outputs"),
         ("{code}:plane", ("--image-shape", "large"), "--image-shape takes HxW"),
@@ -268,6 +279,14 @@ def test_errors(girih, code, decoder, options, message):
     assert not os.path.exists("girih-out") or not any(
         files for _, _, files in os.walk("girih-out") if "report.html" in files
     )
+
+
+@pytest.mark.parametrize("options", [("--output", "logits"), ("--output", "0"), ("--until", "head")])
+def test_one_output_or_what_goes_into_a_head(girih, code, no_pictures, monkeypatch, options):
+    done = girih("inspect", f"{code}:several", *options, "--out", "o", "--json")
+    assert done.code == 0, done.err
+    assert done.json["cells"]["count"] == len(library.Partition(library.mlp([2, 5, 4], seed=1)))
+    assert f"{options[0][2:]}=" in run_code(text("o/report.html"), monkeypatch)
 
 
 def test_a_latent_dimension_can_be_told(girih, code, no_pictures):

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from girih.cli.inputs import MODEL, read_model
 from girih.cli.terminal import CommandError
-from girih.errors import GirihError, UnsupportedLayerError
+from girih.errors import UnsupportedLayerError
 
 if TYPE_CHECKING:
     from girih.networks import Trace
@@ -50,7 +50,23 @@ class Decoder:
     notes: list[str] = field(default_factory=list)
 
 
-def load_decoder(source: str, latent_dim: int | None = None) -> Decoder:
+class Wanted(NamedTuple):
+    """What of a network is traced: see `girih.trace`."""
+
+    until: str | None = None
+    output: str | int | None = None
+    latent_dim: int | None = None
+
+    @property
+    def code(self) -> str:
+        """The arguments of `girih.trace`, after the network."""
+        return "".join(f", {name}={value!r}" for name, value in self._asdict().items() if value is not None)
+
+
+_ALL = Wanted()
+
+
+def load_decoder(source: str, wanted: Wanted = _ALL) -> Decoder:
     """Read DECODER.
 
     Raises:
@@ -60,12 +76,14 @@ def load_decoder(source: str, latent_dim: int | None = None) -> Decoder:
     """
     path = Path(source)
     if path.is_dir():
+        if wanted.code:
+            raise CommandError(f"--until, --output and --latent-dim are for networks, and {source} is a fitted model")
         return _from_model(source, path)
     module, colon, name = source.rpartition(":")
     if path.suffix in (".pt2", ".onnx"):
-        return _from_file(source, path, latent_dim)
+        return _from_file(source, path, wanted)
     if colon and module and name.isidentifier():
-        return _from_code(source, module, name, latent_dim)
+        return _from_code(source, module, name, wanted)
     what = "is neither" if path.exists() else "is not there, and is not"
     raise CommandError(
         f"{source} {what} a .pt2 file (torch.export.save), module:function, or a folder that girih fit wrote"
@@ -117,23 +135,13 @@ def _from_model(source: str, path: Path) -> Decoder:
     return Decoder(source, saved.name, saved.dgn.trace, lines, prior, saved.image_shape, columns)
 
 
-def _from_file(source: str, path: Path, latent_dim: int | None) -> Decoder:
-    from girih.networks.exported import load_exported
-
-    if not path.is_file():
+def _from_file(source: str, path: Path, wanted: Wanted) -> Decoder:
+    if path.suffix == ".pt2" and not path.is_file():
         raise CommandError(f"there is no file {source}")
-    try:
-        program = load_exported(path)
-    except GirihError:
-        raise
-    except Exception as error:  # torch has no one error for a file that it cannot read
-        raise CommandError(
-            f"{source} cannot be read as a torch.export file ({_line(error)}); write it with torch.export.save"
-        ) from None
-    return _traced(source, path.stem, program, f"trace = girih.trace({source!r})", latent_dim)
+    return _traced(source, path.stem, path, f"trace = girih.trace({source!r}{wanted.code})", wanted)
 
 
-def _from_code(source: str, module: str, name: str, latent_dim: int | None) -> Decoder:
+def _from_code(source: str, module: str, name: str, wanted: Wanted) -> Decoder:
     with _user_code():
         maker = _find(_import(module), module, name)
         net = _make(maker, f"{module}:{name}")
@@ -146,8 +154,8 @@ def _from_code(source: str, module: str, name: str, latent_dim: int | None) -> D
     made = name if not callable(maker) or _is_module(maker) else f"{name}()"
     home = str(Path(module).parent) if module.endswith(".py") else "."
     path = "" if home == "." else f"import sys\n\nsys.path.insert(0, {home!r})\n"
-    code = f"{path}from {short} import {name}\n\ntrace = girih.trace({made}.eval())"
-    return _traced(source, f"{short}-{name}", net, code, latent_dim, notes)
+    code = f"{path}from {short} import {name}\n\ntrace = girih.trace({made}.eval(){wanted.code})"
+    return _traced(source, f"{short}-{name}", net, code, wanted, notes)
 
 
 @contextlib.contextmanager
@@ -256,32 +264,15 @@ def _in_training(net: Any) -> bool:
     )
 
 
-def _traced(
-    source: str, name: str, net: Any, code: str, latent_dim: int | None, notes: list[str] | None = None
-) -> Decoder:
+def _traced(source: str, name: str, net: Any, code: str, wanted: Wanted, notes: list[str] | None = None) -> Decoder:
     from girih.networks import trace
 
     try:
-        traced = trace(net, latent_dim)
+        traced = trace(net, **wanted._asdict())
     except UnsupportedLayerError as error:
         text = str(error).replace("pass latent_dim= to girih.trace", "pass --latent-dim S")
         raise UnsupportedLayerError(text) from None
-    return Decoder(source, name, traced, code, output_shape=_output_shape(net, traced), notes=notes or [])
-
-
-def _output_shape(net: Any, traced: Trace) -> tuple[int, ...] | None:
-    """The shape of one output, where the network takes one latent."""
-    import torch
-
-    if not isinstance(net, torch.nn.Module):
-        values = [spec.arg.name for spec in getattr(getattr(net, "graph_signature", None), "output_specs", [])]
-        nodes = {node.name: node for node in net.graph.nodes} if values else {}
-        shape = nodes[values[0]].meta["val"].shape[1:] if values and values[0] in nodes else ()
-        return tuple(int(side) for side in shape) or None
-    kind = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float64)
-    with torch.no_grad():
-        out = net(torch.zeros(2, traced.latent_dim, dtype=kind))  # two rows, as girih.trace did
-    return tuple(out.shape[1:])
+    return Decoder(source, name, traced, code, output_shape=traced.output_shape, notes=notes or [])
 
 
 def _line(error: BaseException) -> str:

@@ -56,6 +56,26 @@ def inspect(
             rich_help_panel=_PRIOR,
         ),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="NAME",
+            help="Stop before the module or call of this name: for a Sigmoid, Tanh or Softmax at the end.",
+            show_default=False,
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            help="Which tensor of a network that returns several: a key, a field, or a place (0, 1, ...).",
+            show_default=False,
+            rich_help_panel=_PRIOR,
+        ),
+    ] = None,
     image_shape: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +117,8 @@ def inspect(
     are exact; for larger S they are estimated from cells that prior draws meet, with standard errors.
 
     Writes [b]report.html[/b], [b]inspection.json[/b], [b]cells.csv[/b] and pictures. A module is imported from the
-    current folder or from the installed packages, and its code runs; a .pt2 file is only read by torch.export.
+    current folder or from the installed packages, and its code runs; of a .pt2 file the graph and the weights are
+    read, and nothing in it runs.
     """
     terminal = Terminal(as_json)
     started = time.perf_counter()
@@ -107,7 +128,7 @@ def inspect(
         from girih.cli import decoders, inspected
         from girih.report import inspect_decoder
 
-        loaded = decoders.load_decoder(decoder, latent_dim)
+        loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
         latent = _prior(prior, uniform, loaded.prior)
         shape, guessed = decoders.image_shape_of(loaded, image_shape)
         path = default_out(out, loaded.name, "inspect")
@@ -136,6 +157,11 @@ def inspect(
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
     metrics = inspected.write(folder, loaded, found, shape, settings, seconds, terminal)
     inspected.tell(terminal, folder.path, metrics)
+
+
+def _place(output: str | None) -> str | int | None:
+    """The output by its place, where a number is given."""
+    return int(output) if output is not None and output.lstrip("-").isdecimal() else output
 
 
 def _prior(variance: float | None, uniform: tuple[float, float] | None, fitted: Any) -> Any:

@@ -27,7 +27,7 @@ class SmoothGenerator(nn.Module):
         if not isinstance(net, nn.Module):
             raise UnsupportedLayerError(f"expected a torch.nn.Module to smooth, got {type(net).__name__}")
         self.beta = beta
-        self._trace = trace(net, latent_dim)
+        self._trace = trace(net, latent_dim=latent_dim)
         self.net = net
         example = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), None)
         dtype = torch.float64 if example is None else example.dtype

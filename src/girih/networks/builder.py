@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -30,14 +31,14 @@ class Builder:
     """The steps so far.
 
     Args:
-        latent_dim: S.
+        latent_shape: of one latent, (S,) or (C, 1, 1).
         batch: the number of rows that sizes in the graph were read with.
         device: of the parameters.
     """
 
-    def __init__(self, latent_dim: int, batch: int, device: torch.device) -> None:
-        self.steps: list[Step] = [LatentStep(latent_dim)]
-        self.latent_dim, self.batch, self.device = latent_dim, batch, device
+    def __init__(self, latent_shape: tuple[int, ...], batch: int, device: torch.device) -> None:
+        self.steps: list[Step] = [LatentStep(math.prod(latent_shape))]
+        self.latent_shape, self.batch, self.device = latent_shape, batch, device
         self.label = ""  # how errors name the current layer: "layer '1' is Tanh"
         self.path = ""
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from girih.errors import ParameterError
 from girih.networks.builder import Builder, Feature
-from girih.networks.operators import Combination, Concatenation, Convolution, LinearMap, Normalisation, Scaling
+from girih.networks.operators import Combination, Concatenation, Convolution, LinearMap, Normalisation, Product, Scaling
 from girih.networks.sources import Derived, Fixed, Method, Source
 
 Handler = Callable[..., Any]
@@ -33,16 +33,120 @@ def linear(b: Builder, h: Feature, weight: Source, bias: Source | None = None, m
     return b.affine(LinearMap(weight, bias, module), h)
 
 
-def matmul(b: Builder, h: Any, weight: Any) -> Feature:
-    """`h @ weight`."""
-    if not isinstance(h, Feature) or not isinstance(weight, Source) or weight.raw.ndim != 2:
-        b.refuse(" is supported only for features times a constant matrix; use a Linear layer")
-    return linear(b, h, Derived(torch.t, (weight,)))
+def matmul(b: Builder, left: Any, right: Any) -> Feature:
+    """`left @ right`, of which one is a constant."""
+    if isinstance(left, Feature) and isinstance(right, Source):
+        if right.raw.ndim > 2:
+            right = _beside(b, right, len(left.shape))
+        if right.raw.ndim == 2:
+            return linear(b, left, Derived(torch.t, (right,)))
+        return _multilinear(b, torch.matmul, left, right)
+    if isinstance(right, Feature) and isinstance(left, Source) and len(right.shape) > 1:
+        return _multilinear(b, _matmul_left, right, _beside(b, left, len(right.shape)) if left.raw.ndim > 2 else left)
+    b.refuse(" is supported only for features times a constant matrix, row by row; use a Linear layer")
 
 
-def addmm(b: Builder, bias: Source, h: Feature, weight: Source) -> Feature:
-    """`bias + h @ weight`."""
-    return linear(b, h, Derived(torch.t, (weight,)), bias)
+def _matmul_left(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return weight @ h
+
+
+def einsum(b: Builder, equation: str, *operands: Any) -> Feature:
+    """`torch.einsum` of features and one constant."""
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = tuple(operands[0])
+    if len(operands) == 1 and isinstance(operands[0], Feature):
+        return b.average(partial(_einsum, equation, False), operands[0])
+    if (
+        len(operands) != 2
+        or not isinstance(operands[1], Feature | Source)
+        or not isinstance(operands[0], Feature | Source)
+    ):
+        b.refuse(" is supported for features and one constant")
+    swap = isinstance(operands[0], Source)
+    h, weight = operands[::-1] if swap else operands
+    if not isinstance(weight, Source):
+        b.refuse(" multiplies two branches, which is not affine on cells and not supported")
+    return _multilinear(b, partial(_einsum, equation, swap), h, weight)
+
+
+def _einsum(equation: str, swap: bool, *tensors: torch.Tensor) -> torch.Tensor:
+    return torch.einsum(equation, *(tensors[::-1] if swap else tensors))
+
+
+def _multilinear(b: Builder, function: Callable[..., Any], h: Feature, weight: Source) -> Feature:
+    """A product of features and a constant, refused where it mixes the rows of a batch."""
+    rows = torch.zeros(b.batch, *h.shape, dtype=torch.float64, device=b.device)
+    rows[0] = 1.0
+    with torch.no_grad():
+        out = function(rows, weight.value.abs())
+    if out.ndim < 1 or len(out) != b.batch or (out[1:] != 0).any():
+        b.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
+    return b.affine(Product(function, weight), h)
+
+
+def addmm(b: Builder, bias: Any, left: Any, right: Any, *, beta: float = 1.0, alpha: float = 1.0) -> Feature:
+    """`beta bias + alpha left @ right`, of matrices or of batches of them."""
+    if isinstance(left, Feature) and isinstance(right, Source) and right.raw.ndim == 2 and isinstance(bias, Source):
+        shift = _beside(b, bias, len(left.shape))
+        if shift.raw.shape in ((), (1,), (right.raw.shape[1],)):
+            weight, shift = Derived(torch.t, (right,)), Derived(_expanded, (shift, right.raw.shape[1]))
+            if alpha != 1.0:
+                weight = Derived(torch.mul, (weight, alpha))
+            return linear(b, left, weight, shift if beta == 1.0 else Derived(torch.mul, (shift, beta)))
+    product = matmul(b, left, right)
+    product = product if alpha == 1.0 else multiply(b, product, alpha)
+    return product if beta == 0.0 else add(b, product, bias, beta)
+
+
+def _expanded(value: torch.Tensor, size: int) -> torch.Tensor:
+    return value.expand(size)
+
+
+def lerp(b: Builder, start: Any, end: Any, weight: Any) -> Feature:
+    """`start + weight (end - start)`."""
+    if isinstance(weight, Feature):
+        b.refuse(" with a weight that depends on z, which is not affine on cells and not supported")
+    if isinstance(start, Feature) or isinstance(end, Feature):
+        parts = [multiply(b, h, w) if isinstance(h, Feature) else _constant_product(h, w) for h, w in (
+            (start, _one_minus(weight)), (end, weight)
+        )]  # fmt: skip
+        return add(b, *parts)
+    b.refuse(" with a weight that depends on z, which is not affine on cells and not supported")
+
+
+def _one_minus(weight: Any) -> Any:
+    return Derived(torch.rsub, (weight, 1)) if isinstance(weight, Source) else 1.0 - weight
+
+
+def _constant_product(left: Any, right: Any) -> Any:
+    return Derived(torch.mul, (left, right)) if isinstance(left, Source) or isinstance(right, Source) else left * right
+
+
+def addcmul(b: Builder, h: Any, left: Any, right: Any, *, value: float = 1.0) -> Feature:
+    """`h + value left right`."""
+    if isinstance(left, Feature) or isinstance(right, Feature):
+        return add(b, multiply(b, left, right), h) if value == 1.0 else add(b, h, multiply(b, left, right), value)
+    return add(b, h, _constant_product(left, right), value)
+
+
+def where(b: Builder, mask: Any, left: Any, right: Any) -> Feature:
+    """`torch.where` with a mask that does not depend on z."""
+    if not isinstance(mask, Source):
+        b.refuse(" by a condition on z, which is supported as an activation alone; use ReLU, LeakyReLU or torch.clamp")
+    chosen, rest = Derived(Method("to"), (mask, torch.float64)), Derived(_rest, (mask,))
+    parts = [multiply(b, h, m) if isinstance(h, Feature) else _constant_product(h, m) for h, m in (
+        (left, chosen), (right, rest)
+    )]  # fmt: skip
+    return add(b, *parts)
+
+
+def _rest(mask: torch.Tensor) -> torch.Tensor:
+    return 1.0 - mask.to(torch.float64)
+
+
+def masked_fill(b: Builder, h: Feature, mask: Any, value: Any) -> Feature:
+    """`h` with `value` where the mask is set."""
+    return where(b, mask, value, h)
 
 
 def conv(b: Builder, h: Feature, weight: Source, bias: Source | None = None, *args: Any, **kwargs: Any) -> Feature:
@@ -265,28 +369,63 @@ def _scale(b: Builder, h: Feature, factor: Any, shift: Any, divide: bool = False
     constants = []
     for value in (factor, shift):
         if isinstance(value, Source):
-            extra = tuple(value.raw.shape)
-            if len(extra) == len(h.shape) + 1 and extra[0] == 1:
-                value, extra = Derived(Method("squeeze"), (value, 0)), extra[1:]
-            if len(extra) > len(h.shape):
-                b.refuse(f" broadcasts {h.shape} to {extra}, which is not supported; unsqueeze the features first")
-            shape = torch.broadcast_shapes(shape, extra)
+            value = _beside(b, value, len(h.shape))
+            shape = torch.broadcast_shapes(shape, value.raw.shape)
         constants.append(value)
     return b.affine(Scaling(constants[0], constants[1], tuple(shape), divide, sign), h)
 
 
+def _beside(b: Builder, value: Source, dimensions: int) -> Source:
+    """A constant beside features of so many dimensions, without the dimension of the batch."""
+    shape = tuple(value.raw.shape)
+    if len(shape) > dimensions + 1 or (len(shape) == dimensions + 1 and shape[0] not in (1, b.batch)):
+        b.refuse(
+            f" broadcasts features of {dimensions} dimensions to {shape}, which is not supported; unsqueeze the "
+            "features first"
+        )
+    if len(shape) <= dimensions:
+        return value
+    with torch.no_grad():
+        if not torch.equal(value.raw, value.raw[:1].expand_as(value.raw)):
+            b.refuse(" has a constant that differs from row to row; a generator maps each z by itself")
+    return Derived(Method("select"), (value, 0, 0))
+
+
 def concatenate(b: Builder, tensors: Sequence[Any], dim: int = 0) -> Feature:
-    """`torch.cat` of branches."""
-    if not all(isinstance(part, Feature) for part in tensors):
-        b.refuse(" joins constants to the features, which is not supported; use a Linear layer with a bias")
-    dim = dim % (len(tensors[0].shape) + 1)
-    return b.affine(Concatenation(dim), *tensors)
+    """`torch.cat` of branches and constants."""
+    first = next(part for part in tensors if isinstance(part, Feature))
+    dim = dim % (len(first.shape) + 1)
+    features = [part for part in tensors if isinstance(part, Feature)]
+    if len(features) == len(tensors):
+        return b.affine(Concatenation(dim), *tensors)
+    if dim == 0:
+        b.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
+    parts = [part if isinstance(part, Feature) else _beside(b, part, len(first.shape)) for part in tensors]
+    for part in parts:
+        if isinstance(part, Source) and part.raw.ndim != len(first.shape):
+            b.refuse(
+                f" joins features {first.shape} and a constant {tuple(part.raw.shape)}; expand it to each row first"
+            )
+    gaps = tuple(part.raw.shape[dim - 1] if isinstance(part, Source) else None for part in parts)
+    held = tuple(part.shape if isinstance(part, Feature) else part for part in parts)
+    return b.affine(Concatenation(dim, Derived(_joined, (dim - 1, held)), gaps), *features)
+
+
+def _joined(dim: int, parts: Sequence[Any]) -> torch.Tensor:
+    """Constants one after the other, with zeros of a shape between them."""
+    like = next(part for part in parts if isinstance(part, torch.Tensor)).to(torch.float64)
+    filled = [part.to(like) if isinstance(part, torch.Tensor) else like.new_zeros(part) for part in parts]
+    return torch.cat(filled, dim)
 
 
 def stack(b: Builder, tensors: Sequence[Any], dim: int = 0) -> Feature:
     """`torch.stack` of branches."""
-    dim = dim % (len(tensors[0].shape) + 2)
-    return concatenate(b, [b.move(part, partial(torch.unsqueeze, dim=dim)) for part in tensors], dim)
+    dim = dim % (len(next(part for part in tensors if isinstance(part, Feature)).shape) + 2)
+    widen = partial(torch.unsqueeze, dim=dim)
+    parts = [
+        b.move(part, widen) if isinstance(part, Feature) else Derived(torch.unsqueeze, (part, dim)) for part in tensors
+    ]
+    return concatenate(b, parts, dim)
 
 
 def dropout(b: Builder, h: Feature, p: float = 0.5, training: bool = True, inplace: bool = False) -> Feature:

@@ -59,7 +59,7 @@ class Convolution:
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The convolution with the kernel."""
-        return self.function(values[0], _signed(self.weight.value, absolute))
+        return self.function(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
 
     def bias(self) -> Tensor | None:
         """One number for each channel."""
@@ -86,7 +86,7 @@ class Normalisation:
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The scaling of each channel."""
-        return values[0] * self._shaped(_signed(self._scale(), absolute))
+        return values[0] * self._shaped(_signed(self._scale(), absolute)).to(values[0].dtype)
 
     def bias(self) -> Tensor | None:
         """One number for each channel."""
@@ -150,13 +150,41 @@ class Combination:
 
 @dataclass(frozen=True)
 class Concatenation:
-    """The inputs one after the other along a dimension (counted with the batch)."""
+    """The inputs one after the other along a dimension (counted with the batch), with constants between them."""
 
     dim: int
+    shift: Source | None = None  # the constants in their places, zeros elsewhere
+    gaps: tuple[int | None, ...] = ()  # for each part the size of a constant, or `None` for an input
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
-        """The inputs joined."""
-        return torch.cat(values, self.dim)
+        """The inputs joined, with zeros for the constants."""
+        if not self.gaps:
+            return torch.cat(values, self.dim)
+        shape, left = list(values[0].shape), iter(values)
+        parts = []
+        for size in self.gaps:
+            if size is None:
+                parts.append(next(left))
+            else:
+                shape[self.dim] = size
+                parts.append(values[0].new_zeros(shape))
+        return torch.cat(parts, self.dim)
+
+    def bias(self) -> Tensor | None:
+        """The constants."""
+        return None if self.shift is None else self.shift.value
+
+
+@dataclass(frozen=True)
+class Product:
+    """`h -> function(h, weight)`, which is linear in each of them, and a sum of products."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    weight: Source
+
+    def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
+        """The product."""
+        return self.function(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
 
     def bias(self) -> Tensor | None:
         """None."""
@@ -176,6 +204,8 @@ class Scaling:
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The scaled features."""
         factor = _number(self.factor)
+        if isinstance(factor, Tensor):
+            factor = factor.to(values[0].dtype)
         if absolute:
             factor = abs(factor)
         return (values[0] / factor if self.divide else values[0] * factor).expand(-1, *self.shape)

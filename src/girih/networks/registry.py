@@ -19,8 +19,13 @@ from girih.networks.sources import Live
 # than the function's are in ATEN.
 CALLS: dict[str, calls.Handler] = {
     "linear": calls.linear,
-    **dict.fromkeys(("matmul", "mm"), calls.matmul),
-    "addmm": calls.addmm,
+    **dict.fromkeys(("matmul", "mm", "bmm"), calls.matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), calls.addmm),
+    "einsum": calls.einsum,
+    "lerp": calls.lerp,
+    "addcmul": calls.addcmul,
+    "where": calls.where,
+    "masked_fill": calls.masked_fill,
     **dict.fromkeys(("conv1d", "conv2d"), calls.conv),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), calls.conv_transpose),
     "batch_norm": calls.batch_norm,
@@ -48,7 +53,8 @@ CALLS: dict[str, calls.Handler] = {
     "stack": calls.stack,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), calls.dropout),
     **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), calls.dropout),
-    **dict.fromkeys(("contiguous", "clone", "alias", "to", "_to_copy", "double", "float", "pos"), calls.same),
+    **dict.fromkeys(("contiguous", "clone", "alias", "to", "_to_copy", "double", "float", "pos", "detach"), calls.same),
+    **dict.fromkeys(("type", "type_as", "cpu", "cuda", "requires_grad_", "lift_fresh_copy"), calls.same),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d"), pooling.avg_pool),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), pooling.adaptive_avg_pool),
     **dict.fromkeys(("interpolate", "upsample"), pooling.interpolate),
@@ -88,6 +94,7 @@ MOVES = frozenset((
     "slice", "select", "narrow", "expand", "repeat", "tile", "split", "chunk", "unbind", "pixel_shuffle",
     "pixel_unshuffle", "channel_shuffle", "movedim", "moveaxis", "swapaxes", "swapdims", "flip", "roll", "getitem",
     "index_select", "view_as", "split_with_sizes", "repeat_interleave", "tensor_split",
+    "expand_as", "broadcast_to", "squeeze_", "unsqueeze_", "ravel", "rot90", "fliplr", "flipud",
 ))  # fmt: skip
 
 _SPACES = (F, torch, operator)

@@ -34,15 +34,17 @@ class Trace:
         output: the index of the step that is the output.
         latent_dim: S, the dimension of z.
         output_dim: D, the dimension of x; an output of any shape is flattened.
+        output_shape: of one x in the module.
         hidden_units: U, the number of units with a kink, and of maxima.
         is_chain: whether the network is a chain of Linear layers and one-kink activations at 0.
         head: the last layer where it is a Linear layer, else `None`.
     """
 
-    def __init__(self, steps: Sequence[Step], output: int) -> None:
+    def __init__(self, steps: Sequence[Step], output: int, output_shape: Sequence[int] | None = None) -> None:
         self.steps, self.output = list(steps), output
         self.latent_dim = self.steps[0].size
         self.output_dim = self.steps[output].size
+        self.output_shape = (self.output_dim,) if output_shape is None else tuple(output_shape)
         self._units: dict[int, slice] = {}
         count = 0
         for index, step in enumerate(self.steps):
@@ -261,7 +263,7 @@ class Trace:
         operator = LinearMap(Live(plane, "weight"), Live(plane, "bias"), plane)
         first = AffineStep(operator, (0,), ((k,),), (size,), "the plane")
         rest = [step.rewired([index + 1 for index in step.inputs]) for step in self.steps[1:]]
-        return Trace([LatentStep(k), first, *rest], self.output + 1)
+        return Trace([LatentStep(k), first, *rest], self.output + 1, self.output_shape)
 
 
 def _advance(step: Step, taken: list[Jet], patterns: Tensor, units: slice | None) -> Jet:

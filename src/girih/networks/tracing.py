@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,20 +14,27 @@ from torch import Tensor, fx, nn
 
 from girih.errors import ParameterError, UnsupportedLayerError
 from girih.networks.activations import Abs, Maxout
-from girih.networks.builder import Builder
-from girih.networks.exported import load_exported, program_input
+from girih.networks.builder import Builder, Feature
+from girih.networks.exported import Exported, exported_file, exported_program
+from girih.networks.latents import given_shape, guessed_shape, latent_shape
+from girih.networks.outputs import before, choose, cut, parts_of
 from girih.networks.steps import AffineStep, KinkStep, MaxStep
+from girih.networks.symbolic import eager, graph_of, one_input, unwrapped
 from girih.networks.trace import Trace
-from girih.networks.walk import SUPPORTED, walk
+from girih.networks.walk import SUPPORTED, Walker
 
 # The traced map must equal the module to this, relative to the largest output.
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 _COARSE = 5e-2
 _CHECKED_ROWS = 5
+_ROWS = 2  # that sizes are read with, unless an exported program has others
 
 
 def trace(
-    net: nn.Module | Trace | torch.export.ExportedProgram | str | os.PathLike[str], latent_dim: int | None = None
+    net: nn.Module | Trace | torch.export.ExportedProgram | str | os.PathLike[str],
+    until: str | None = None,
+    output: str | int | None = None,
+    latent_dim: int | tuple[int, ...] | None = None,
 ) -> Trace:
     """Read a generator as affine maps, activations with kinks, and maxima.
 
@@ -31,98 +42,168 @@ def trace(
         net: a feed-forward module from `(N, S)` to `(N, ...)` made of linear, convolutional, pooling, upsampling and
             reshaping layers, batch normalisation and dropout in eval mode, sums and concatenations of branches, and
             piecewise-linear activations, as modules or as functions; or a program of `torch.export`, or the path of
-            its `.pt2` file. An output of any shape is flattened to D numbers.
-        latent_dim: S, where the first layer does not tell it.
+            its `.pt2` file, of which no code is run. Arguments of its forward other than the first keep their
+            defaults. An output of any shape is flattened to D numbers.
+        until: the name of a module or call to stop before: g is what goes into it. For a head that is not piecewise
+            linear (Sigmoid, Tanh, Softmax).
+        output: which tensor of a network that returns several: a key, the name of a field, or a place; of nested ones
+            the names joined by dots.
+        latent_dim: S, where the first layer does not tell it; or the shape of one latent, as `(100, 1, 1)`.
 
     Raises:
         UnsupportedLayerError: names the layer, its type and what to use instead.
+        ParameterError: there is no module `until` or output `output`.
+        ModelFileError: a file that is damaged.
 
     Example:
         >>> import girih, torch
-        >>> t = girih.trace(torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)))
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(1, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2), torch.nn.Sigmoid()
+        ... )
+        >>> t = girih.trace(net, until="3")
         >>> t.latent_dim, t.output_dim, t.hidden_units
         (1, 2, 4)
     """
     if isinstance(net, Trace):
         return net
+    if isinstance(until, int):  # the second argument once was latent_dim
+        warnings.warn("girih.trace(net, S) is now girih.trace(net, latent_dim=S)", DeprecationWarning, stacklevel=2)
+        until, latent_dim = None, until
+    shape = given_shape(latent_dim)
     if isinstance(net, str | os.PathLike):
-        net = load_exported(net)
-    batch = None
-    root: nn.Module
+        return _trace_exported(exported_file(net), until, output, f"the network in {Path(net).name}")
     if isinstance(net, torch.export.ExportedProgram):
-        program: Any = net.module()
-        latent_dim, batch = program_input(program)
-        graph, root, net = program.graph, program, program
-    elif isinstance(net, nn.Module):
-        root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
-        graph = _graph(root, net)
-    else:
+        return _trace_exported(exported_program(net), until, output, "the exported network")
+    if not isinstance(net, nn.Module):
         raise UnsupportedLayerError(
             f"expected a torch.nn.Module, got {type(net).__name__}; build one with girih.mlp or torch.nn.Sequential"
         )
-    if latent_dim is None:
-        latent_dim = _latent_dim(graph, root)
-    elif latent_dim < 1:
-        raise ParameterError(f"latent_dim must be 1 or more, got {latent_dim}")
-    example = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
-    example = torch.zeros((), dtype=torch.float64) if example is None else example
-    builder = Builder(latent_dim, 2 if batch is None else batch, example.device)
-    result = Trace(*walk(graph, root, builder))
-    _check(result, net if isinstance(net, nn.Module) else root, example, _CHECKED_ROWS if batch is None else batch)
+    return _trace_module(unwrapped(net), until, output, shape)
+
+
+def _trace_exported(program: Exported, until: str | None, output: str | int | None, name: str) -> Trace:
+    batch = _ROWS if program.batch is None else program.batch
+    builder = Builder(program.shape, batch, _example(program.root).device)
+    result, part = _walk(program.graph, program.root, program.outputs, builder, until, output)
+    rows = _CHECKED_ROWS if program.batch is None else program.batch
+    _check(
+        result,
+        _part(program.graph, program.root, program.outputs, until, part),
+        program.root,
+        program.shape,
+        rows,
+        name,
+    )
     return result
 
 
-class _LeafTracer(fx.Tracer):
-    """Looks into the user's own modules, but keeps torch's layers and ours whole."""
-
-    proxy_buffer_attributes = True  # else what is computed from a buffer would be a constant, and go stale
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Abs | Maxout) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _graph(root: nn.Module, net: nn.Module) -> fx.Graph:
-    try:
-        return _LeafTracer().trace(root)
-    except Exception as error:
+def _trace_module(net: nn.Module, until: str | None, output: str | int | None, shape: tuple[int, ...] | None) -> Trace:
+    if isinstance(net, torch.jit.ScriptModule):
         raise UnsupportedLayerError(
-            f"{type(net).__name__} could not be traced ({error}); its forward must be a fixed chain of layers and "
-            f"branches, without control flow on values. Supported: {SUPPORTED}"
-        ) from error
+            f"{type(net).__name__} was compiled by torch.jit; pass the module that it was made from, or a program of "
+            "torch.export"
+        )
+    one_input(net)
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in net.parameters()):
+        raise UnsupportedLayerError(
+            f"{type(net).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
+        )
+    root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
+    kind = _example(root)
+
+    def graph_with(rows: int) -> tuple[fx.Graph, tuple[int, ...]]:
+        def example(graph: fx.Graph) -> Tensor:
+            guess = guessed_shape(graph, root) if shape is None else shape
+            return torch.zeros(rows, *guess, dtype=kind.dtype, device=kind.device)
+
+        graph = graph_of(root, net, rows, example, SUPPORTED)
+        return graph, latent_shape(graph, root, shape)
+
+    with eager():
+        graph, full = graph_with(_ROWS)
+        parts = _returned(graph)
+        result, part = _walk(graph, root, parts, Builder(full, _ROWS, kind.device), until, output)
+        if until is None:
+            run: Callable[[Tensor], Any] = partial(_output_part, net, part)
+        else:  # made again, since sizes in it may be those of the number of rows
+            graph, _ = graph_with(_CHECKED_ROWS)
+            run = _part(graph, root, _returned(graph), until, part)
+        _check(result, run, root, full, _CHECKED_ROWS, type(net).__name__)
+    return result
 
 
-def _latent_dim(graph: fx.Graph, root: nn.Module) -> int:
-    """S from the first layer that tells it."""
-    for node in graph.nodes:
-        if node.op == "call_module":
-            module = root.get_submodule(str(node.target))
-            if isinstance(module, nn.Linear):
-                return module.in_features
-            if isinstance(module, nn.BatchNorm1d):
-                return module.num_features
-            if isinstance(module, nn.Unflatten) and isinstance(module.unflattened_size, tuple | list):
-                sizes = [n if isinstance(n, int) else n[1] for n in module.unflattened_size]
-                return int(torch.tensor(sizes).prod())
-        elif node.target is nn.functional.linear and len(node.args) > 1 and isinstance(node.args[1], fx.Node):
-            owner, _, name = str(node.args[1].target).rpartition(".")
-            if node.args[1].op == "get_attr":
-                return int(getattr(root.get_submodule(owner), name).shape[1])
-    raise UnsupportedLayerError(
-        "the network has no Linear layer, so its latent dimension is unknown; pass latent_dim= to girih.trace"
-    )
+def _walk(
+    graph: fx.Graph,
+    root: nn.Module,
+    parts: dict[str, Any],
+    builder: Builder,
+    until: str | None,
+    output: str | int | None,
+) -> tuple[Trace, str]:
+    """The trace of one output, or of what goes into `until`, and the name of that output."""
+    name, rest = choose(parts, output, fx.Node) if output is not None or until is None else ("", "")
+    walker = Walker(graph, root, builder)
+    value = walker.value(parts[name] if until is None else before(graph, until))
+    if isinstance(value, tuple | list) and until is None:
+        inner = parts_of(value)
+        below, rest = choose(inner, rest or None, Feature)
+        value, name = inner[below], f"{name}.{below}".strip(".")
+    if rest not in ("", "0"):
+        raise ParameterError(f"the network has no output {output!r}; leave output out, since it returns one tensor")
+    if not isinstance(value, Feature):
+        raise UnsupportedLayerError(f"the output {name!r} of the network does not depend on z".replace(" ''", ""))
+    steps, place = builder.finish(value.step)
+    return Trace(steps, place, value.shape), name
+
+
+def _returned(graph: fx.Graph) -> dict[str, Any]:
+    """What a graph returns, by name."""
+    (last,) = (node for node in graph.nodes if node.op == "output")
+    return parts_of(last.args[0])
+
+
+def _part(
+    graph: fx.Graph, root: nn.Module, parts: dict[str, Any], until: str | None, name: str
+) -> Callable[[Tensor], Any]:
+    """What the module itself gives for the part of the graph that was traced."""
+    if until is not None:
+        name, node = "", before(graph, until)
+    else:
+        known, rest = choose(parts, name, fx.Node) if name else (next(iter(parts)), "")
+        name, node = rest, parts[known]
+    interpreter = fx.Interpreter(root, graph=cut(graph, node))
+    empty = [None] * (sum(n.op == "placeholder" for n in interpreter.graph.nodes) - 1)
+    return lambda z: _named_part(interpreter.run(z, *empty), name)
+
+
+def _output_part(net: nn.Module, name: str, z: Tensor) -> Any:
+    return _named_part(net(z), name)
+
+
+def _named_part(value: Any, name: str) -> Any:
+    return parts_of(value)[name]
+
+
+def _example(root: nn.Module) -> Tensor:
+    """A tensor of the type and on the device of a network."""
+    found = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
+    return torch.zeros((), dtype=torch.float64) if found is None else found
 
 
 @torch.no_grad()
-def _check(trace: Trace, net: nn.Module, example: Tensor, rows: int) -> None:
+def _check(
+    trace: Trace, run: Callable[[Tensor], Any], root: nn.Module, shape: tuple[int, ...], rows: int, name: str
+) -> None:
     """Compare the traced map with the module on random latents."""
+    example = _example(root)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(rows, trace.latent_dim, dtype=torch.float64, generator=generator).to(example.device, example.dtype)
     try:
-        expected: Any = net(z)
+        expected = run(z.reshape(rows, *shape))
     except Exception as error:
         raise UnsupportedLayerError(
-            f"{type(net).__name__} fails on a batch of {rows} latents of dimension {trace.latent_dim}: {error}; where "
-            "its first layer does not tell the latent dimension, pass latent_dim= to girih.trace"
+            f"{name} fails on a batch of {rows} latents of shape {shape}: {error}; where its first layer does not tell "
+            "the latent dimension, pass latent_dim= to girih.trace"
         ) from error
     values = trace.values(z.to(torch.float64))
     expected, found = expected.to(torch.float64).reshape(rows, -1), values[trace.output]
@@ -133,8 +214,8 @@ def _check(trace: Trace, net: nn.Module, example: Tensor, rows: int) -> None:
     bound = torch.maximum(tolerance * expected.abs().max(), 8 * torch.finfo(example.dtype).eps * _size(trace, values))
     if (gap > bound).any():
         raise UnsupportedLayerError(
-            f"the traced map of {type(net).__name__} differs from the module by {float(gap.max()):.1e}; its forward "
-            "must not depend on the batch size, on random numbers or on the type of numbers, nor change values in place"
+            f"the traced map of {name} differs from the module by {float(gap.max()):.1e}; its forward must not depend "
+            "on the batch size, on random numbers or on the type of numbers, nor change values in place"
         )
 
 

@@ -10,9 +10,9 @@ from torch import fx, nn
 from girih.errors import GirihError, UnsupportedLayerError
 from girih.networks.builder import Builder, Feature
 from girih.networks.calls import SMOOTH, constant
+from girih.networks.outputs import ATTRIBUTES, SIZES, call_name, name_of
 from girih.networks.registry import ATEN, CALLS, MOVES, NAMES, layer_handler
 from girih.networks.sources import Derived, Live, Method, Source
-from girih.networks.steps import Step
 
 SUPPORTED = (
     "Linear, Conv1d/2d, ConvTranspose1d/2d, BatchNorm and Dropout in eval mode, AvgPool, MaxPool, Upsample, Flatten, "
@@ -22,29 +22,42 @@ SUPPORTED = (
 
 _SMOOTH = (
     nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Mish, nn.Softmax, nn.LogSigmoid,
-    nn.Tanhshrink, nn.Softsign, nn.Hardswish, nn.LogSoftmax,
+    nn.Tanhshrink, nn.Softsign, nn.Hardswish, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.GLU,
 )  # fmt: skip
-_SMOOTH_NAMES = {kind.__name__.lower() for kind in _SMOOTH} | {"exp", "sin", "cos", "sqrt", "log", "pow", "square"}
+_SMOOTH_NAMES = {kind.__name__.lower() for kind in _SMOOTH} | {
+    "exp", "sin", "cos", "sqrt", "rsqrt", "log", "log1p", "expm1", "pow", "square", "log_softmax", "log_sigmoid", "erf",
+    "expit", "arctan", "atan", "norm", "normalize", "reciprocal",
+}  # fmt: skip
 
 
-def walk(graph: fx.Graph, root: nn.Module, builder: Builder) -> tuple[list[Step], int]:
-    """The steps of a graph, and the index of the output among them."""
-    values: dict[fx.Node, Any] = {}
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise UnsupportedLayerError("the network takes more than one input; a generator takes z alone")
-    values[inputs[0]] = Feature(0, (builder.latent_dim,))
-    for node in graph.nodes:
-        if node.op == "output":
-            result = values[node.args[0]] if isinstance(node.args[0], fx.Node) else node.args[0]
-            if isinstance(result, tuple | list) and len(result) == 1:  # an exported program returns a tuple
-                result = values[result[0]] if isinstance(result[0], fx.Node) else result[0]
-            if not isinstance(result, Feature):
-                raise UnsupportedLayerError("the network must return the output of its last layer, and nothing else")
-            return builder.finish(result.step)
-        if node.op != "placeholder":
-            values[node] = _evaluate(node, root, builder, values)
-    raise UnsupportedLayerError("the network returns nothing")
+class Walker:
+    """Evaluates nodes of a graph as steps, those alone that are asked for and what they need.
+
+    Args:
+        graph: of a module.
+        root: the module that it reads from.
+        builder: collects the steps.
+    """
+
+    def __init__(self, graph: fx.Graph, root: nn.Module, builder: Builder) -> None:
+        self.root, self.builder, self.graph = root, builder, graph
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        self.values: dict[fx.Node, Any] = {inputs[0]: Feature(0, builder.latent_shape)}
+
+    def value(self, wanted: fx.Node) -> Any:
+        """What a node is: a feature, a constant, or a tuple of them."""
+        needed, waiting = {wanted}, [wanted]
+        while waiting:
+            for source in waiting.pop().all_input_nodes:
+                if source not in needed and source not in self.values:
+                    needed.add(source)
+                    waiting.append(source)
+        for node in self.graph.nodes:
+            if node in needed and node not in self.values:
+                if node.op == "placeholder":
+                    raise UnsupportedLayerError("the network takes more than one input; a generator takes z alone")
+                self.values[node] = _evaluate(node, self.root, self.builder, self.values)
+        return self.values[wanted]
 
 
 def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, Any]) -> Any:
@@ -67,31 +80,30 @@ def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, 
 def _name_layer(node: fx.Node, root: nn.Module, b: Builder) -> None:
     """Set how errors name the node, and the path of its step."""
     if node.op == "call_module":
-        b.path = str(node.target)
+        b.path = name_of(node)
         b.label = f"layer '{b.path}'"
-        kind = type(root.get_submodule(b.path)).__name__
-        b.label += f" is {kind}" if layer_handler(root.get_submodule(b.path)) is None else ""
+        module = root.get_submodule(str(node.target))
+        b.label += f" is {type(module).__name__}" if layer_handler(module) is None else ""
         return
-    owners = [
-        str(entry[0] if isinstance(entry, tuple) else entry) for entry in node.meta.get("nn_module_stack", {}).values()
-    ]
-    owner = owners[-1] if owners else ""
-    b.path = f"{owner}.{node.name}" if owner else node.name
+    b.path = name_of(node)
     b.label = f"the call '{_name(node)}' (node '{b.path}')"
 
 
 def _name(node: fx.Node) -> str:
-    target: Any = node.target
-    if isinstance(target, str):
-        return target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return NAMES.get(target) or str(getattr(target, "__name__", repr(target)))
+    return (NAMES.get(node.target) if callable(node.target) else None) or call_name(node)
+
+
+def _leaves(*values: Any) -> list[Any]:
+    found: list[Any] = []
+    fx.node.map_aggregate(values, lambda leaf: found.append(leaf))
+    return found
 
 
 def _layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], b: Builder) -> Any:
     if type(module).__name__ == "GuardsFn":  # the checks of shapes that torch.export adds
         return None
+    if not any(isinstance(leaf, Feature) for leaf in _leaves(args, kwargs)):
+        return _derived(module, list(args), kwargs)
     handler = layer_handler(module)
     if handler is not None and len(args) == 1 and not kwargs and isinstance(args[0], Feature):
         kind = type(module).__name__
@@ -100,17 +112,25 @@ def _layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], b: 
         return handler(b, args[0], module)
     if handler is not None:
         b.refuse(" is not called on features alone, which is not supported")
+    if isinstance(module, torch.jit.ScriptModule):
+        b.refuse(", which torch.jit compiled; put the module that it was made from in its place")
     if isinstance(module, _SMOOTH):
-        b.refuse(f", which is not supported{SMOOTH}Supported: {SUPPORTED}")
-    b.refuse(f", which is not supported; write it with supported layers. Supported: {SUPPORTED}")
+        b.refuse(f", which is not supported{SMOOTH}{_until(b)}Supported: {SUPPORTED}")
+    b.refuse(f", which is not supported; write it with supported layers. {_until(b)}Supported: {SUPPORTED}")
+
+
+def _until(b: Builder) -> str:
+    return (
+        f"If all up to here is piecewise linear, and it is a head, stop before it: girih.trace(net, until={b.path!r}), "
+        f"or --until {b.path} on the command line. "
+    )
 
 
 def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) -> Any:
     target: Any = node.target
     name = _name(node)
     function = Method(target) if node.op == "call_method" else target
-    leaves: list[Any] = []
-    fx.node.map_aggregate((tuple(args), kwargs), lambda leaf: leaves.append(leaf))
+    leaves = _leaves(args, kwargs)
     if not any(isinstance(leaf, Feature) for leaf in leaves):
         if any(isinstance(leaf, Source) for leaf in leaves):
             return _derived(function, args, kwargs)
@@ -118,26 +138,33 @@ def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) ->
     first = args[0] if args else kwargs.pop("input", None)
     if not args:
         args = [first]
-    if name in ("getitem", "getattr", "size", "sym_size", "dim", "ndimension", "max", "min") or name in MOVES:
+    if name in ("getitem", "getattr", "max", "min") or name in SIZES or name in MOVES:
         if isinstance(first, tuple):
             return first[args[1]] if name == "getitem" else first[0]  # getattr(torch.max(...), "values")
-        if name in ("getattr", "size", "sym_size", "dim", "ndimension"):
-            if isinstance(first, Feature) and (name != "getattr" or args[1] in ("shape", "ndim", "dtype", "device")):
-                return function(b.numbered(first), *args[1:], **kwargs)
+        if name == "getattr" and args[1] in ("mT", "T", "H", "mH"):
+            return b.move(first, lambda h: getattr(h, args[1]))
+        if name == "getattr" or name in SIZES:
+            if isinstance(first, Feature) and (name != "getattr" or args[1] in ATTRIBUTES):
+                return constant(function(b.numbered(first), *args[1:], **kwargs))
             b.refuse(f" is not supported. Supported: {SUPPORTED}")
         if name in MOVES and isinstance(first, Feature):
-            others = [_tensor(value) for value in args[1:]]
-            return b.move(first, lambda h: function(h, *others, **kwargs))
+            others = [_tensor(value, b) for value in args[1:]]
+            named = {key: _tensor(value, b) for key, value in kwargs.items()}
+            return b.move(first, lambda h: function(h, *others, **named))
     aten = isinstance(target, torch._ops.OpOverload)
     handler = (ATEN.get(name) if aten else None) or CALLS.get(name)
     known = aten or node.op == "call_method" or target in NAMES
     if handler is None or not known:
-        remedy = SMOOTH if name.rstrip("_") in _SMOOTH_NAMES else ". "
+        remedy = f"{SMOOTH}{_until(b)}" if name.rstrip("_") in _SMOOTH_NAMES else f". {_until(b)}"
         b.refuse(f" is not supported{remedy}Supported: {SUPPORTED}")
     return handler(b, *args, **kwargs)
 
 
-def _tensor(value: Any) -> Any:
+def _tensor(value: Any, b: Builder) -> Any:
+    if isinstance(value, Feature):  # of view_as and expand_as: the size alone
+        return b.numbered(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_tensor(part, b) for part in value)
     return value.raw if isinstance(value, Source) else value
 
 
