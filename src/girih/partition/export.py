@@ -106,7 +106,7 @@ def _triangles(part: Partition, span: Any) -> tuple[Array, Array, Array]:
     cells = _cells(part)
     if span is not None or (cells.complex.points[:, 2] == 0).any():
         bounded = _cells(_clipped(part, cells, span))
-        origin = Lookup(cells.codes).find(bounded.codes)
+        origin = Lookup(cells.packed).find(bounded.packed)
     else:
         bounded, origin = cells, np.arange(len(cells))
     complex_ = bounded.complex

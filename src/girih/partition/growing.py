@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+_LARGE = 2**18  # bytes
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 class Growing:
     """A NumPy array with spare room for more rows; `data` is a view of the rows in use."""
 
     def __init__(self, rows: Array) -> None:
-        self._store = np.array(rows)
+        self._store = _room(rows.shape, rows.dtype)
+        self._store[...] = rows
         self.length = len(rows)
 
     @property
@@ -33,10 +38,18 @@ class Growing:
         """Add uninitialised rows at the end and return them."""
         start, self.length = self.length, self.length + count
         if self.length > len(self._store):
-            room = np.empty((max(self.length, 2 * len(self._store) + 16), *self._store.shape[1:]), self._store.dtype)
+            room = _room((max(self.length, 2 * len(self._store) + 16), *self._store.shape[1:]), self._store.dtype)
             room[:start] = self._store[:start]
             self._store = room
         return self._store[start : self.length]
+
+
+def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+    """An uninitialised array. A large one has pages of its own: unused ones cost nothing, and all are given back."""
+    size = math.prod(shape) * kind.itemsize
+    if size < _LARGE:
+        return np.empty(shape, kind)
+    return np.frombuffer(mmap.mmap(-1, size, **_PRIVATE), kind).reshape(shape)
 
 
 def ragged(start: Array, length: Array) -> tuple[Array, Array]:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from girih.gaussian import interval_log_mass
 from girih.networks import Trace
+from girih.partition.codes import Packing
 from girih.partition.growing import Array
+from girih.partition.limits import Limits
 from girih.partition.line import Line, cell_bounds, cell_origins, line_partition
 from girih.partition.subdivision import subdivide
 
@@ -115,18 +117,18 @@ class LineCells:
         return ends.new_tensor([[-1.0], [1.0]])[finite], ends[finite]
 
 
-def cut_line(trace: Trace, max_cells: int) -> Line:
-    """All cells of R; `max_cells` as in `subdivide`."""
-    return line_partition(trace) if trace.is_chain else _from_complex(trace, max_cells)
+def cut_line(trace: Trace, limits: Limits) -> Line:
+    """All cells of R; `limits` as in `subdivide`."""
+    return line_partition(trace) if trace.is_chain else _from_complex(trace, limits)
 
 
-def _from_complex(trace: Trace, max_cells: int) -> Line:
+def _from_complex(trace: Trace, limits: Limits) -> Line:
     """Breakpoints and patterns from the general subdivision, for networks that are not chains."""
-    result = subdivide(trace, None, max_cells)
+    result = subdivide(trace, None, limits)
     points = result.complex.points[result.complex.ends.data]
     ends = torch.as_tensor(points[:, :, 0]) / torch.as_tensor(points[:, :, 1])  # +-1 / 0: infinite
     order = ends.amin(1).argsort()
-    codes, ends = torch.as_tensor(result.codes)[order], ends[order]
+    codes, ends = torch.as_tensor(Packing(trace.steps).unpack(result.codes))[order], ends[order]
     new = torch.cat((torch.tensor([True]), (codes[1:] != codes[:-1]).any(1)))
     knots = ends.amin(1)[new][1:]
     return Line(knots.to(trace.device), codes[new].to(trace.device))

@@ -12,6 +12,7 @@ from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
 from girih.networks import Jet, Trace, trace
 from girih.partition import domain as domains
+from girih.partition.limits import Limits
 from girih.partition.line_cells import LineCells, cut_line
 from girih.partition.polytope_cells import PolytopeCells
 from girih.partition.subdivision import expected_cells, subdivide
@@ -51,11 +52,12 @@ class Partition:
         prior: covariance of the latent prior for `prior_mass`: a variance, or `(S, S)`; the identity by default.
         max_cells: the largest number of cells to enumerate.
         progress: whether to show a progress bar on a terminal for large partitions.
+        memory: how many GB the enumeration may take; by default most of what is free on this machine.
 
     Attributes:
         affine: `(A, b)` of every cell, `(R, D, S)` and `(R, D)`.
-        patterns: the code of every hidden unit, `(R, U)` int8: -1 or +1 for one kink, -1, 0, +1 for two kinks,
-            the position of the largest input for a maximum.
+        patterns: the code of every hidden unit, `(R, U)` int8, unpacked from bits when it is read: -1 or +1 for one
+            kink, -1, 0, +1 for two kinks, the position of the largest input for a maximum.
         volume: length, area or volume of every cell, `(R,)`, infinite for unbounded cells.
         centroid: `(R, S)`, NaN for unbounded cells.
         interior: a point inside every cell, `(R, S)`.
@@ -65,7 +67,7 @@ class Partition:
 
     Raises:
         LatentDimensionError: S is larger than 3.
-        CellLimitError: there are more than `max_cells` cells.
+        CellLimitError: there are more than `max_cells` cells, or more than fit into `memory`.
         ShapeError, ParameterError, EmptyDataError: a domain of the wrong shape, or an empty one.
         NoiseError: a prior that is not symmetric positive definite.
         NonFiniteError: weights that are not finite.
@@ -87,6 +89,8 @@ class Partition:
         prior: Any = 1.0,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
+        *,
+        memory: float | None = None,
     ) -> None:
         self.trace = trace(net)
         check_latent_dim(self.trace.latent_dim)
@@ -96,10 +100,11 @@ class Partition:
         self._cells: LineCells | PolytopeCells
         if dim == 1:
             low, high = domains.interval(domain)
-            self._cells = LineCells(cut_line(self.trace, max_cells), low, high)
+            self._cells = LineCells(cut_line(self.trace, Limits(max_cells, memory)), low, high)
         else:
             halfspaces = domains.halfspaces(domain, dim)
-            self._cells = PolytopeCells(self.trace, subdivide(self.trace, halfspaces, max_cells, progress), halfspaces)
+            result = subdivide(self.trace, halfspaces, Limits(max_cells, memory), progress)
+            self._cells = PolytopeCells(self.trace, result, halfspaces)
 
     @classmethod
     def _of(cls, traced: Trace, prior: Tensor, cells: LineCells | PolytopeCells) -> Partition:
@@ -156,6 +161,7 @@ class Partition:
         *,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
+        memory: float | None = None,
     ) -> Partition:
         """The cells of a latent space of any dimension that meet the plane `z = origin + a u + b v`.
 
@@ -171,8 +177,10 @@ class Partition:
             domain: as in `Partition`, in the coordinates (a, b).
             max_cells: as in `Partition`.
             progress: as in `Partition`.
+            memory: as in `Partition`.
 
         Raises:
+            CellLimitError: as in `Partition`.
             ShapeError: a vector that does not have S entries.
             ParameterError: u and v are parallel, or zero.
 
@@ -198,7 +206,7 @@ class Partition:
         spread = torch.linalg.svdvals(basis / basis.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny))
         if spread[1] < 1e-10:
             raise ParameterError("u and v must span a plane, but they are parallel or zero; choose other directions")
-        return cls(traced.restrict(vectors[0], basis), domain, max_cells=max_cells, progress=progress)
+        return cls(traced.restrict(vectors[0], basis), domain, max_cells=max_cells, progress=progress, memory=memory)
 
     @property
     def latent_dim(self) -> int:
@@ -308,7 +316,7 @@ class Partition:
 
         A point on a face belongs to the cell where the unit of that face is negative.
         """
-        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self.patterns.device)
+        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self.trace.device)
         return self._cells.locate(rows.detach())
 
     def touching(self, z: Any) -> list[int]:

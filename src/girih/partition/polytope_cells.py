@@ -10,6 +10,7 @@ from torch import Tensor
 
 from girih.networks.steps import MaxStep
 from girih.networks.trace import Jet, Trace
+from girih.partition.codes import Packing
 from girih.partition.growing import Array
 from girih.partition.lookup import Lookup
 from girih.partition.polygons import boundary, interior_points, log_masses, piece_vertices, volumes
@@ -18,6 +19,7 @@ from girih.partition.subdivision import Subdivision
 
 _TOUCHES = 1e-9
 _NOTHING = -800.0  # the smallest double is exp(-744.4)
+_KEPT = 2**26  # bytes of patterns
 
 
 class PolytopeCells:
@@ -39,11 +41,27 @@ class PolytopeCells:
             self.cell_of_piece = self.cell_of_piece.reshape(-1)
         else:
             self.cell_of_piece = np.arange(len(codes))
-        self.codes = codes
-        self.patterns = torch.as_tensor(codes).to(trace.device)
+        self.packing, self.packed = Packing(trace.steps), codes
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.packed)
+
+    @property
+    def codes(self) -> Array:
+        """The code of every hidden unit on every cell, `(R, U)` int8."""
+        return self.packing.unpack(self.packed)
+
+    @property
+    def patterns(self) -> Tensor:
+        """The same on the device of the network; kept where that takes little."""
+        return self._kept if len(self) * self.trace.hidden_units <= _KEPT else self._made(self.packed)
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        return self._made(self.packed)
+
+    def _made(self, packed: Array) -> Tensor:
+        return torch.as_tensor(self.packing.unpack(packed)).to(self.trace.device)
 
     # Pieces
 
@@ -143,7 +161,7 @@ class PolytopeCells:
     @property
     def piece_patterns(self) -> Tensor:
         """The code of every hidden unit on every piece, `(P, U)` int8."""
-        return self.patterns[torch.as_tensor(self.cell_of_piece)] if self.several else self.patterns
+        return self._made(self.packed[self.cell_of_piece]) if self.several else self.patterns
 
     @cached_property
     def origins(self) -> Tensor:
@@ -178,7 +196,14 @@ class PolytopeCells:
 
     @cached_property
     def _lookup(self) -> Lookup:
-        return Lookup(self.codes)
+        return Lookup(self.packed)
+
+    def _find(self, z: Tensor) -> Array:
+        """The cell with the pattern of each z, -1 for none."""
+        rows = max(_KEPT // max(self.trace.hidden_units, 1), 1)
+        return np.concatenate(
+            [self._lookup.find(self.packing.pack(self.trace.pattern(part).cpu().numpy())) for part in z.split(rows)]
+        )
 
     def _room(self, points: Array) -> Array:
         """How far points are inside the domain, `(N,)`; negative outside."""
@@ -190,7 +215,7 @@ class PolytopeCells:
     def locate(self, z: Tensor) -> Tensor:
         """The cell of each z, -1 outside the domain."""
         rows = z.cpu()
-        index = self._lookup.find(self.trace.pattern(rows).cpu().numpy())
+        index = self._find(rows)
         known = self._room(rows.numpy()) >= 0.0
         for row in np.flatnonzero(known & (index < 0)):  # on a face, where the pattern is that of no cell
             index[row] = self._nearest(rows[row].numpy())
@@ -203,7 +228,7 @@ class PolytopeCells:
         for size in np.logspace(-14, -6, 17):
             around = point + size * (1.0 + np.abs(point).max()) * directions
             around = around[self._room(around) >= 0.0]
-            found = self._lookup.find(self.trace.pattern(torch.as_tensor(around)).cpu().numpy())
+            found = self._find(torch.as_tensor(around))
             if (found >= 0).any():
                 return int(found[found >= 0][0])
         return -1
@@ -269,7 +294,7 @@ class PolytopeCells:
         cut = self.cuts[label]
         step, column = self.trace.steps[cut.step], cut.column
         value, slope = (part[0].cpu().numpy() for part in jets[step.inputs[0]])  # what the unit of the cut reads
-        mine, theirs = int(self.codes[i, column]), int(self.codes[neighbour, column])
+        mine, theirs = self.packing.unpack(self.packed[[i, neighbour]])[:, column].tolist()
         if isinstance(step, MaxStep):
             window = step.windows[cut.unit]
             a, b = window[mine], window[theirs]  # mine >= theirs inside
@@ -280,7 +305,9 @@ class PolytopeCells:
     def _jets(self, i: int) -> list[Jet]:
         """The affine map of every step on cell i, about 0."""
         with torch.no_grad():
-            return self.trace.step_jets(self.patterns[i : i + 1], torch.zeros(1, self.complex.dim, dtype=torch.float64))
+            return self.trace.step_jets(
+                self._made(self.packed[i : i + 1]), torch.zeros(1, self.complex.dim, dtype=torch.float64)
+            )
 
     def cell_points(self, i: int) -> tuple[Tensor, Tensor]:
         """The vertices `(V, S)` and extreme rays `(K, S)` of cell i; of a line in the cell, both directions."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from girih.networks import Trace
+from girih.partition.codes import Packing
 from girih.partition.growing import Array
 from girih.partition.line import Line
 from girih.partition.line_cells import LineCells
@@ -109,7 +110,9 @@ def _polytopes(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace)
     _require(cell_of_piece.shape == (below,) and _indices(cell_of_piece, len(codes)), "cell_of_piece")
     _require(len(np.unique(cell_of_piece)) == len(codes), "cell_of_piece")
     complex_ = Complex(dim, points, ends, levels, label)
-    return PolytopeCells(trace, Subdivision(complex_, codes[cell_of_piece], cuts, several), halfspaces)
+    return PolytopeCells(
+        trace, Subdivision(complex_, Packing(trace.steps).pack(codes)[cell_of_piece], cuts, several), halfspaces
+    )
 
 
 def _indices(values: Array, count: int) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -11,15 +12,20 @@ from torch import Tensor
 
 from girih._progress import Progress
 from girih.errors import CellLimitError, EmptyDataError, NonFiniteError
-from girih.networks.operators import LinearMap
 from girih.networks.steps import AffineStep, KinkStep, MaxStep
 from girih.networks.trace import Trace
+from girih.partition.codes import is_sign, pack_bytes, pack_signs
 from girih.partition.fan import Fan, fan
 from girih.partition.growing import Array, Growing
+from girih.partition.limits import Limits
 from girih.partition.polytopes import BLOCK, DOMAIN, Complex
 
 _EPS = float(np.finfo(np.float64).eps)
-_CHUNK = 2**16
+_CHUNK = 2**18  # numbers
+_FACES = {1: 6, 2: 30, 3: 120}  # numbers that describe the faces of a cell
+
+
+Block = tuple[int, str, int]  # the step, "value" or "error", the number of the block
 
 
 class Cut(NamedTuple):
@@ -35,7 +41,7 @@ class Subdivision(NamedTuple):
     """The cells of a generator, as pieces: several where a plane was needed that no unit made."""
 
     complex: Complex
-    codes: Array  # (P, U) int8
+    codes: Array  # (P, B) uint8, packed
     cuts: list[Cut]  # what the label of a facet stands for
     several: bool  # whether a cell may consist of several pieces
 
@@ -47,17 +53,17 @@ def expected_cells(trace: Trace) -> int:
 
 
 def subdivide(
-    trace: Trace, halfspaces: tuple[Array, Array] | None, max_cells: int, show_progress: bool = True
+    trace: Trace, halfspaces: tuple[Array, Array] | None, limits: Limits, show_progress: bool = True
 ) -> Subdivision:
     """Cut the domain `{z: H z <= h}`, or all of R^S, with every unit of a generator.
 
     Raises:
-        CellLimitError: there are more than `max_cells` cells.
+        CellLimitError: there are more cells than the limits allow, or they take more memory.
         NonFiniteError: weights that are not finite, or overflow.
         EmptyDataError: the domain is empty.
     """
     with torch.no_grad():
-        return _Subdivider(trace, max_cells, show_progress).run(halfspaces)
+        return _Subdivider(trace, limits, show_progress).run(halfspaces)
 
 
 def _cuts_of_step(step: object) -> int:
@@ -69,8 +75,8 @@ def _cuts_of_step(step: object) -> int:
 class _Subdivider:
     """Walks through the steps of a network, with the values of those that are still needed at every vertex."""
 
-    def __init__(self, trace: Trace, max_cells: int, show_progress: bool) -> None:
-        self.trace, self.max_cells = trace, max_cells
+    def __init__(self, trace: Trace, limits: Limits, show_progress: bool) -> None:
+        self.trace, self.limits = trace, limits
         self.total = sum(_cuts_of_step(step) for step in trace.steps)
         self.done = 0
         self.cuts: list[Cut] = []
@@ -90,7 +96,8 @@ class _Subdivider:
                 self._cut_domain(*halfspaces, first)
             else:
                 on_planes = {int(c): row for c, row in zip(first.chosen, first.on, strict=True)}
-            self.codes = np.empty((self.complex.count, 0), np.int8)
+            self.codes = np.empty((self.complex.count, 0), np.uint8)
+            self.column = 0
             for index, step in enumerate(self.trace.steps[: self.last + 1]):
                 self.current = index
                 if isinstance(step, KinkStep):
@@ -192,45 +199,93 @@ class _Subdivider:
         moved = [value.to(device) for value in values]
         return (step.magnitude(*moved) if absolute else step.linear(*moved)).cpu()
 
+    # Values and bounds on their errors lie in blocks of 64 units, each with columns of its own, (V, 64) and float32
+
+    def _blocks(self, index: int) -> list[tuple[Block, Block]]:
+        """The names of the values and errors of a step."""
+        size = self.trace.steps[index].size
+        return [((index, "value", b), (index, "error", b)) for b in range(-(-size // BLOCK))]
+
+    def _columns(self, index: int) -> list[tuple[Growing, Growing]]:
+        return [(self.complex.columns[value], self.complex.columns[error]) for value, error in self._blocks(index)]
+
+    def _write(self, index: int, part: slice, values: Array, errors: Array) -> None:
+        for b, (value, error) in enumerate(self._blocks(index)):
+            units = slice(b * BLOCK, (b + 1) * BLOCK)
+            self.complex.columns[value].data[part] = values[:, units]
+            self.complex.columns[error].data[part] = errors[:, units]
+
+    def _pick(self, index: int, kind: str, units: Array) -> Array:
+        """Values or errors of some units of a step at all vertices."""
+        block, place = np.divmod(units, BLOCK)
+        out = np.empty((len(self.complex.points), len(units)), np.float64 if kind == "value" else np.float32)
+        for b in np.unique(block):
+            at = block == b
+            out[:, at] = self.complex.columns[index, kind, int(b)].data[:, place[at]]
+        return out
+
+    def _make(self, index: int, sources: Sequence[int]) -> None:
+        """Room for the values of a step: that of its sources, where nothing else reads them, then new room."""
+        columns, size, rows = self.complex.columns, self.trace.steps[index].size, len(self.complex.points)
+        spare = [pair for i in dict.fromkeys(sources) if self.last_use[i] <= index for pair in self._blocks(i)]
+        free = [pair for pair in spare if columns[pair[0]].data.shape[1] == BLOCK]
+        needed = size - BLOCK * min(len(free), size // BLOCK)
+        self._afford(needed, self.trace.steps[index].path)
+        for b, (value, error) in enumerate(self._blocks(index)):
+            width = min(size - b * BLOCK, BLOCK)
+            if width == BLOCK and free:
+                old = free.pop()
+                columns[value], columns[error] = columns[old[0]], columns[old[1]]
+            else:
+                columns[value] = Growing(np.empty((0, width)))
+                columns[error] = Growing(np.empty((0, width), np.float32))
+                for name in (value, error):
+                    columns[name].extend(rows)
+
     def _advance(self, index: int, step: object) -> None:
         """The values of an affine step at all vertices, and bounds on their rounding errors."""
         complex_ = self.complex
         points = complex_.points
         if index == 0:
-            complex_.columns[0] = Growing(points[:, :-1])
-            complex_.columns[0, "error"] = Growing((_EPS * np.abs(points[:, :-1])).astype(np.float32))
+            self._make(0, ())
+            z = points[:, :-1]
+            self._write(0, slice(None), z, _EPS * np.abs(z))
             return
         assert isinstance(step, AffineStep)
         bias = step.bias.cpu()
-        # bounds need no more than three digits; operators other than dense ones compute in float64 only
-        precision = torch.float32 if isinstance(step.operator, LinearMap) else torch.float64
-        values, errors = np.empty((len(points), step.size)), np.empty((len(points), step.size), np.float32)
-        for start in range(0, len(points), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        precision = torch.float32  # bounds need no more than three digits
+        widest = max(step.size, *(self.trace.steps[i].size for i in step.inputs))
+        sources = {i: self._columns(i) for i in step.inputs}
+        self._make(index, step.inputs)
+        for part in _chunks(len(points), widest):
             t = torch.as_tensor(points[part, -1:])
-            inputs = [torch.as_tensor(complex_.columns[i].data[part]) for i in step.inputs]
-            wrong = [torch.as_tensor(complex_.columns[i, "error"].data[part]).to(precision) for i in step.inputs]
+            read = [_joined(sources[i], part) for i in step.inputs]
+            inputs, wrong = [value for value, _ in read], [error for _, error in read]
             width = sum(value.shape[1] for value in inputs) + 1
             value = self._linear(step, inputs) + t * bias
             # a sum of n terms is off by at most n eps of their sizes; in practice by sqrt(n), and 8 leaves room
             rounding = _EPS * min(width, 8.0 + 2.0 * width**0.5)
             spread = [torch.add(e, v.abs().to(precision), alpha=rounding) for e, v in zip(wrong, inputs, strict=True)]
             error = self._linear(step, spread, absolute=True) + (rounding * t * bias.abs()).to(precision)
-            values[part], errors[part] = value.numpy(), error.numpy()
             _check(value, step.path)
-            _check(torch.as_tensor(errors[part]), step.path)
-        complex_.columns[index], complex_.columns[index, "error"] = Growing(values), Growing(errors)
+            _check(error, step.path)
+            self._write(index, part, value.numpy(), error.numpy())
 
     def _cut_kinks(self, index: int, step: KinkStep, on_planes: dict[int, Array]) -> None:
         """Cut with every unit; `on_planes` are the vertices known to lie on the plane of a unit at a threshold."""
         complex_, source = self.complex, step.inputs[0]
-        column, K = self.codes.shape[1], len(step.thresholds)
-        counts = np.zeros((complex_.count, step.size), np.int8)
+        column, K, signed = self.column, len(step.thresholds), is_sign(step)
+        counts = np.zeros((complex_.count, 0 if signed else step.size), np.int8)
         units = [range(start, min(start + BLOCK, step.size)) for start in range(0, step.size, BLOCK)]
-        blocks = self._blocks(source, units)
+        blocks = self._blocks(index)
+        kept = self.last_use[source] > index
+        for own, names in zip(blocks, self._blocks(source), strict=True):
+            for name, old in zip(own, names, strict=True):
+                columns = complex_.columns
+                columns[name] = Growing(columns[old].data) if kept else columns.pop(old)
         for k, threshold in enumerate(step.thresholds):
             for part, block in zip(units, blocks, strict=True):
-                value, error = complex_.columns.pop(block), complex_.columns.pop((block, "error"))
+                value, error = (complex_.columns.pop(name) for name in block)
                 t = complex_.points[:, -1:]
                 value.data[...] -= threshold * t
                 error.data[...] += _EPS * abs(threshold) * t
@@ -239,92 +294,105 @@ class _Subdivider:
                     if on is not None:
                         value.data[: len(on), j][on] = 0.0
                 signs = self._cut_block(value, error, [Cut(index, u, column + u, threshold) for u in part])
-                counts = counts[complex_.origin.data]
-                counts[:, part.start : part.stop] += signs
+                if signed:
+                    self.codes = np.concatenate((self.codes, pack_signs(signs)), 1)  # blocks are of whole bytes
+                else:
+                    counts = counts[complex_.origin.data]
+                    counts[:, part.start : part.stop] += signs
                 value.data[...] += threshold * complex_.points[:, -1:]
                 if index != self.last or k + 1 < K:
-                    complex_.columns[block], complex_.columns[block, "error"] = value, error
-        self.codes = np.concatenate((self.codes, _code(counts, K)), 1)
+                    complex_.columns[block[0]], complex_.columns[block[1]] = value, error
+        if not signed:
+            self.codes = np.concatenate((self.codes, pack_bytes(counts - 1 if K == 2 else counts)), 1)
+        self.column += step.size
         if index != self.last:
-            self._activate(index, step, blocks)
-            for block in blocks:
-                del complex_.columns[block], complex_.columns[block, "error"]
-
-    def _blocks(self, source: int, units: list[range]) -> list[tuple[str, int]]:
-        """The values of a step in blocks of units, each with columns of its own; dropped as a whole if not needed."""
-        columns = self.complex.columns
-        for b, part in enumerate(units):
-            columns["block", b] = Growing(columns[source].data[:, part.start : part.stop])
-            columns[("block", b), "error"] = Growing(columns[source, "error"].data[:, part.start : part.stop])
-        if self.last_use[source] <= self.current:
-            del columns[source], columns[source, "error"]
-        return [("block", b) for b in range(len(units))]
+            self._activate(index, step, index)
 
     def _cut_block(self, value: Growing, error: Growing, cuts: list[Cut]) -> Array:
         """Cut with up to 64 functions; returns on which cells each is positive."""
         complex_ = self.complex
         complex_.begin(value, error)
+        width = self._width()
+        most = self.limits.bytes / width
         for j, cut in enumerate(cuts):
             label = len(self.cuts)
             self.cuts.append(cut)
             complex_.cut(j, label)
             self.done += 1
-            if complex_.count > self.max_cells:
-                path = self.trace.steps[cut.step].path or "the input"
-                raise CellLimitError(
-                    f"the partition has more than max_cells = {self.max_cells:,} cells: {complex_.count:,} were "
-                    f"reached after {self.done} of {self.total} cuts (at layer '{path}'); raise max_cells, pass a "
-                    "smaller domain=, or use Partition.slice or girih.trace(net).affine(z)"
-                )
+            if complex_.count > self.limits.max_cells or len(complex_.points) > most:
+                self._refuse(self.trace.steps[cut.step].path, width)
             if not self.bar.hidden and (self.done % 8 == 0 or self.done == self.total):
                 self.bar.show(self.done, f"{complex_.count:,} cells")
         del complex_.columns["value"], complex_.columns["error"]
         self.codes = self.codes[complex_.origin.data]
         return complex_.block_signs(len(cuts))
 
-    def _activate(self, index: int, step: KinkStep | MaxStep, names: list[Any]) -> None:
-        """The values and errors after an activation of the columns `names` side by side, at all vertices."""
+    def _width(self, more: int = 0) -> float:
+        """The bytes that a vertex takes, with what belongs to it of cells; `more` values are about to be made."""
+        held = sum(column.data.dtype.itemsize * column.data[0].size for column in self.complex.columns.values())
+        share = self.complex.count / max(len(self.complex.points), 1)
+        # a column has room to grow, patterns are copied as they grow, and faces take some 30 numbers for each cell
+        return 1.25 * (held + 12.0 * more) + share * (3.0 * self.codes.shape[1] + 8.0 * _FACES[self.complex.dim])
+
+    def _afford(self, more: int, path: str) -> None:
+        """Refuse to make values of so many units at every vertex where they do not fit into memory."""
+        width = self._width(more)
+        if width * len(self.complex.points) > self.limits.bytes:
+            self._refuse(path, width)
+
+    def _refuse(self, path: str, width: float) -> NoReturn:
+        """Stop where there are too many cells, or they take too much memory."""
+        count, most = self.complex.count, self.limits.max_cells
+        where = f"after {self.done} of {self.total} cuts (at layer '{path or 'the input'}')"
+        if count > most:
+            raise CellLimitError(
+                f"the partition has more than max_cells = {most:,} cells: {count:,} were reached {where}; raise "
+                "max_cells, pass a smaller domain=, or use Partition.slice or girih.trace(net).affine(z)"
+            )
+        takes = width * len(self.complex.points) / 1e9
+        raise CellLimitError(
+            f"the partition takes more memory than memory = {self.limits.bytes / 1e9:.2g} GB: {count:,} cells were "
+            f"reached {where}, which take {takes:.2g} GB here; pass a smaller domain=, use "
+            " girih.partition.walk for a cell and its neighbours, or raise memory= where the machine has more"
+        )
+
+    def _activate(self, index: int, step: KinkStep | MaxStep, source: int) -> None:
+        """The values and errors of step `index`, from those before it that lie under the name of step `source`."""
         complex_, device = self.complex, self.trace.device
-        points = complex_.points
-        values, errors = np.empty((len(points), step.size)), np.empty((len(points), step.size), np.float32)
-
-        def read(names: list[Any], part: slice) -> Tensor:
-            data = [complex_.columns[name].data[part] for name in names]
-            return torch.as_tensor(data[0] if len(data) == 1 else np.concatenate(data, 1)).to(device)
-
-        for start in range(0, len(points), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            h, error = read(names, part), read([(name, "error") for name in names], part)
+        points, sources = complex_.points, self._columns(source)
+        if source != index:
+            self._make(index, ())
+        for part in _chunks(len(points), sum(value.data.shape[1] for value, _ in sources)):
+            h, error = (tensor.to(device) for tensor in _joined(sources, part))
             if isinstance(step, KinkStep):
                 t = torch.as_tensor(points[part, -1:]).to(device)
-                values[part] = step.apply(h, t).cpu().numpy()
+                values = step.apply(h, t)
                 code = step.code(h, t)
                 # at a kink either slope may act: take the larger of the slope here and the outermost ones
                 slope = step.slopes(code).abs()
                 for outer in (-1, 1):
                     slope = slope.maximum(step.slopes(torch.full_like(code[:1], outer)).abs())
-                errors[part] = (error * slope).cpu().numpy()
+                errors = error * slope
             else:
-                values[part] = step.apply(h).cpu().numpy()
-                errors[part] = error[:, step.windows.to(device)].amax(2).cpu().numpy()
-        complex_.columns[index], complex_.columns[index, "error"] = Growing(values), Growing(errors)
+                values, errors = step.apply(h), error[:, step.windows.to(device)].amax(2)
+            self._write(index, part, values.cpu().numpy(), errors.cpu().numpy())
 
     def _cut_maxima(self, index: int, step: MaxStep) -> None:
         """A maximum as a knock-out: each input in turn against the largest before it."""
         columns, source = self.complex.columns, step.inputs[0]
         windows = step.windows.cpu().numpy()
-        column = self.codes.shape[1]
+        column = self.column
         self.several |= windows.shape[1] > 2
         winner = np.zeros((self.complex.count, step.size), np.int8)
-        columns["best"] = Growing(columns[source].data[:, windows[:, 0]])
-        columns["best", "error"] = Growing(columns[source, "error"].data[:, windows[:, 0]])
+        columns["best"] = Growing(self._pick(source, "value", windows[:, 0]))
+        columns["best", "error"] = Growing(self._pick(source, "error", windows[:, 0]))
         for i in range(1, windows.shape[1]):
             for start in range(0, step.size, BLOCK):
                 units = range(start, min(start + BLOCK, step.size))
                 part = slice(units.start, units.stop)
                 rivals = windows[part, i]
-                value = columns[source].data[:, rivals] - columns["best"].data[:, part]
-                error = columns[source, "error"].data[:, rivals] + columns["best", "error"].data[:, part]
+                value = self._pick(source, "value", rivals) - columns["best"].data[:, part]
+                error = self._pick(source, "error", rivals) + columns["best", "error"].data[:, part]
                 padding = (windows[part, :i] == rivals[:, None]).any(1)
                 value[:, padding], error[:, padding] = 0.0, 1.0  # no rival at all
                 cuts = [Cut(index, u, column + u, 0.0) for u in units]
@@ -332,12 +400,13 @@ class _Subdivider:
                 winner = winner[self.complex.origin.data]
                 winner[:, part][signs] = i
             best, error = columns["best"].data, columns["best", "error"].data
-            np.maximum(best, columns[source].data[:, windows[:, i]], out=best)
-            np.maximum(error, columns[source, "error"].data[:, windows[:, i]], out=error)
+            np.maximum(best, self._pick(source, "value", windows[:, i]), out=best)
+            np.maximum(error, self._pick(source, "error", windows[:, i]), out=error)
         del columns["best"], columns["best", "error"]
-        self.codes = np.concatenate((self.codes, winner), 1)
+        self.codes = np.concatenate((self.codes, pack_bytes(winner)), 1)
+        self.column += step.size
         if index != self.last:
-            self._activate(index, step, [source])
+            self._activate(index, step, source)
 
     def _forget(self, index: int) -> None:
         """Drop the values that no later step reads."""
@@ -357,10 +426,16 @@ def fan_rest(rows: Array, normals: Array) -> Array:
     return np.flatnonzero((np.linalg.norm(left, axis=1) > 1e-6 * size) & (size > 0))
 
 
-def _code(counts: Array, thresholds: int) -> Array:
-    if thresholds == 1:
-        return 2 * counts - 1
-    return counts - 1 if thresholds == 2 else counts
+def _joined(blocks: list[tuple[Growing, Growing]], part: slice) -> tuple[Tensor, Tensor]:
+    """Values and errors at some vertices, `(n, size)`."""
+    values, errors = zip(*((value.data[part], error.data[part]) for value, error in blocks), strict=True)
+    return tuple(torch.as_tensor(np.concatenate(parts, 1)) for parts in (values, errors))  # type: ignore[return-value]
+
+
+def _chunks(rows: int, width: int) -> list[slice]:
+    """Parts of so many rows that their values take little memory."""
+    size = max(_CHUNK // max(width, 1), 1)
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _check(values: Tensor, path: str) -> None:
