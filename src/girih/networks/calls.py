@@ -110,7 +110,7 @@ def lerp(b: Builder, start: Any, end: Any, weight: Any) -> Feature:
         parts = [multiply(b, h, w) if isinstance(h, Feature) else _constant_product(h, w) for h, w in (
             (start, _one_minus(weight)), (end, weight)
         )]  # fmt: skip
-        return add(b, *parts)
+        return add(b, parts[0], parts[1])
     b.refuse(" with a weight that depends on z, which is not affine on cells and not supported")
 
 
@@ -137,7 +137,7 @@ def where(b: Builder, mask: Any, left: Any, right: Any) -> Feature:
     parts = [multiply(b, h, m) if isinstance(h, Feature) else _constant_product(h, m) for h, m in (
         (left, chosen), (right, rest)
     )]  # fmt: skip
-    return add(b, *parts)
+    return add(b, parts[0], parts[1])
 
 
 def _rest(mask: torch.Tensor) -> torch.Tensor:

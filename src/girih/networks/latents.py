@@ -104,7 +104,8 @@ def _told(node: fx.Node, root: nn.Module) -> tuple[int, int] | None:
     if target in _CONVOLVE and len(arguments) > 1:
         dim, dimensions = _CONVOLVE[target]
         size = _size(arguments[1], root, dim)
-        return None if size is None else (size[0] * int(node.kwargs.get("groups", 1) if dim else 1), dimensions)
+        groups: Any = node.kwargs.get("groups", 1) if dim else 1
+        return None if size is None else (size[0] * int(groups), dimensions)
     if target is torch.reshape and len(arguments) > 1 and isinstance(arguments[1], tuple | list):
         return _told_by_sizes(arguments[1][1:])
     return None

@@ -57,7 +57,7 @@ class _Sized(fx.Proxy):
 
     tracer: _Tracer
 
-    def __getattr__(self, name: str) -> fx.Proxy:
+    def __getattr__(self, name: str) -> _Attribute:
         return _Attribute(self, name)
 
     def __len__(self) -> int:
@@ -154,7 +154,8 @@ class _Tracer(fx.Tracer):
         return bool(self.known(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[i] for i in range(len(self.known(obj)))])
+        parts: Any = obj
+        return iter([parts[i] for i in range(len(self.known(obj)))])
 
     def known(self, proxy: fx.Proxy) -> Any:
         """A value that does not depend on the values of z: a size, or several tensors as such."""

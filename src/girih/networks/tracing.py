@@ -104,7 +104,7 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
             "torch.export"
         )
     one_input(net)
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in net.parameters()):
+    if any(nn.parameter.is_lazy(p) for p in net.parameters()):
         raise UnsupportedLayerError(
             f"{type(net).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
         )
