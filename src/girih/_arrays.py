@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 
 from girih._numbers import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NonFiniteError, ShapeError
@@ -64,8 +68,42 @@ def as_indices(value: Any, name: str) -> Tensor:
     return tensor.long()
 
 
+def bare(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor, without what `torch.func` and forward-mode differentiation wrap around them.
+
+    Under `torch.func.vmap` they have one axis more.
+    """
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return forward_ad.unpack_dual(tensor).primal if forward_ad._current_level >= 0 else tensor
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy of the numbers of a tensor; see `bare`."""
+    return bare(tensor.detach().clone())
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` is under way."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Compute on ordinary tensors as if no transform of `torch.func` were under way.
+
+    Inside one all results are tensors of its own kind, which NumPy cannot read.
+    """
+    if not in_transform():
+        yield
+        return
+    with temporarily_clear_interpreter_stack():
+        yield
+
+
 def check_finite(tensor: Tensor, name: str, allow_missing: bool = False, labels: Sequence[Any] | None = None) -> None:
     """Refuse infinite values, and NaN unless it means "missing" here."""
+    tensor = bare(tensor)
     if torch.isfinite(tensor).all():
         return
     if torch.isinf(tensor).any():

@@ -52,5 +52,9 @@ class CellLimitError(GirihError):
     """A partition has more cells than `max_cells` allows."""
 
 
+class DerivativeError(GirihError):
+    """A derivative was asked for that is not available."""
+
+
 class SingularInformationError(GirihError):
     """A Fisher information that must be inverted is singular: some direction of z is not determined."""

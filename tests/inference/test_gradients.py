@@ -192,12 +192,3 @@ def test_reparametrised_draws_carry_gradients(S):
     dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0), noise=0.3, prior=prior_of_dim(S, 0))
     dgn().rsample((8,), seed=0).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in dgn.parameters())
-
-
-@pytest.mark.parametrize("S", [1, 2])
-def test_second_derivatives_are_refused(S):
-    dgn = girih.DGN(girih.mlp([S, 4, 2], seed=0))
-    x = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(dgn().log_prob(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        gradient.sum().backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from girih.errors import UnsupportedLayerError
 from girih.inference import DGN
 from girih.networks import Affine, Trace
 from girih.networks.operators import Convolution, LinearMap
-from girih.networks.sources import Derived, Live, Source
+from girih.networks.sources import Source, lives
 from girih.networks.steps import AffineStep
 
 
@@ -76,7 +75,7 @@ def count_affine(trace: Trace) -> int:
     """How many numbers the affine layers of a generator hold, each counted once however often it is used."""
     sizes: dict[tuple[int, str], int] = {}
     for _, source, _ in _sources(trace):
-        for live in _inner(source):
+        for live in lives(source):
             shared = isinstance(live.raw, nn.Parameter)
             sizes[(id(live.raw), "") if shared else (id(live.module), live.name)] = live.raw.numel()
     return sum(sizes.values())
@@ -105,22 +104,12 @@ def _sources(trace: Trace) -> Iterator[tuple[str, Source, str]]:
 
 def _parameters(source: Source, path: str) -> Iterator[nn.Parameter]:
     """The parameters that a source reads; constants have none."""
-    for live in _inner(source):
+    for live in lives(source):
         value: Tensor = live.raw
         if not isinstance(value, nn.Parameter) or value.dtype != torch.float64:
             raise UnsupportedLayerError(
                 f"EM trains plain float64 parameters, and the {live.name} of layer '{path}' is "
-                f"{type(value).__name__} {value.dtype}; call net.double() first"
+                f"{type(value).__name__} {value.dtype}; call net.double() first, and make what hooks and "
+                "parametrizations compute permanent, or train by gradients with girih.train"
             )
         yield value
-
-
-def _inner(value: Any) -> Iterator[Live]:
-    """The tensors of modules that a source is computed from."""
-    if isinstance(value, Live):
-        yield value
-    elif isinstance(value, Derived):
-        yield from _inner([*value.args, *value.kwargs.values()])
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _inner(part)

@@ -16,7 +16,8 @@ from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
 from girih.flows.square_net import square_net
 from girih.geometry.priors import as_prior
-from girih.networks import trace
+from girih.networks import Trace
+from girih.networks.following import Followed
 from girih.partition import MAX_LATENT_DIM
 from girih.training import Recorder, TrainingRun, fit_gradient
 from girih.training.checkpoint import digest, seed_of_run
@@ -39,7 +40,6 @@ class DGNFlow(LazyDistribution):
 
     Attributes:
         net: the generator.
-        trace: what `girih.trace` makes of it.
         features: D.
 
     Raises:
@@ -62,7 +62,7 @@ class DGNFlow(LazyDistribution):
 
     def __init__(self, net: nn.Module, prior: Any = None) -> None:
         super().__init__()
-        self.trace = trace(net)
+        self._followed = Followed(net)
         size, outputs = self.trace.latent_dim, self.trace.output_dim
         if size != outputs:
             raise ShapeError(
@@ -77,6 +77,11 @@ class DGNFlow(LazyDistribution):
             )
         self.net, self.features = net, size
         self.prior = as_prior(1.0 if prior is None else prior, size)
+
+    @property
+    def trace(self) -> Trace:
+        """What `girih.trace` makes of the generator as it is built now."""
+        return self._followed.trace
 
     @classmethod
     def square(

@@ -16,6 +16,7 @@ from girih.flows.kinks import crossings
 from girih.flows.layerwise import invert_chain, is_bijective_chain
 from girih.geometry.preimages import preimages_by
 from girih.geometry.search import Search
+from girih.networks.following import Snapshot
 from girih.partition import Partition
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PushForward(Distribution):
 
     def __init__(self, flow: DGNFlow) -> None:
         self._flow, self._dim = flow, flow.features
-        self._state: Any = None
+        self._traced, self._weights = flow.trace, Snapshot(())
         self._search: Search | None = None
         super().__init__(torch.Size([]), torch.Size([flow.features]), validate_args=False)
 
@@ -138,9 +139,11 @@ class PushForward(Distribution):
 
     def _current(self) -> Search:
         """The cells for the current parameters."""
-        state = tuple((id(p), p._version, p.data_ptr()) for p in (*self._flow.parameters(), *self._flow.buffers()))
-        if self._search is None or state != self._state:
-            self._search, self._state = Search(Partition(self._flow.trace, progress=False)), state
+        traced = self._flow.trace
+        tensors = traced.tensors()
+        if self._search is None or traced is not self._traced or not self._weights.holds(tensors):
+            self._weights, self._traced = Snapshot(tensors), traced
+            self._search = Search(Partition(traced, progress=False))
         return self._search
 
     def rsample(self, sample_shape: Sequence[int] = (), seed: int | None = None) -> Tensor:

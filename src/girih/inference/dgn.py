@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_rows, as_tensor
+from girih._arrays import as_rows, as_tensor, bare, in_transform, outside_transforms
 from girih._options import real
-from girih.errors import NonFiniteError, ParameterError
+from girih.errors import DerivativeError, NonFiniteError, ParameterError
 from girih.inference import noise as gaussian_noise
 from girih.inference.estep import Evidence, chunks, expect
-from girih.inference.fisher import MarginalLogProb
+from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
 from girih.inference.limits import check_latent_dim
 from girih.inference.line_posterior import LinePosterior
 from girih.inference.model import Cells, Intervals, Model
 from girih.inference.pieces import Pieces
 from girih.inference.polytope_posterior import PolytopePosterior
 from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
-from girih.networks import trace
+from girih.networks import Trace
+from girih.networks.following import Followed, Snapshot
 from girih.partition import Partition
 from girih.partition.line_cells import LineCells
 
@@ -37,7 +39,8 @@ class DGN(nn.Module):
 
     Args:
         net: the generator g, any module that `girih.trace` supports; kept by reference, so training the
-            module changes the model.
+            module changes the model, and so does replacing a layer of it. What girih does not see is a change inside
+            a list, a dict or an object of your own that a module holds.
         noise: the noise *variance*: a scalar, `(D,)` variances, or a `(D, D)` covariance.
         prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity.
         tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
@@ -63,23 +66,37 @@ class DGN(nn.Module):
     def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None, tol: float = TOL) -> None:
         super().__init__()
         self.tol = _check_tol(tol)
-        self.trace = trace(net)
-        check_latent_dim(self.trace.latent_dim)
+        self._followed = Followed(net)
+        traced = self.trace
+        check_latent_dim(traced.latent_dim)
         self.net = net
-        device = self.trace.device
+        device = traced.device
         noise = as_tensor(noise, "noise", device)
-        if noise.ndim == 1 and len(noise) == 1 and self.trace.output_dim != 1:
+        if noise.ndim == 1 and len(noise) == 1 and traced.output_dim != 1:
             noise = noise[0]
-        gaussian_noise.check_noise(noise, self.trace.output_dim)
+        gaussian_noise.check_noise(noise, traced.output_dim)
         prior = as_tensor(1.0 if prior is None else prior, "prior", device)
         if prior.ndim < 2 and prior.numel() == 1:
-            prior = prior.reshape(()) * torch.eye(self.trace.latent_dim, dtype=torch.float64, device=device)
-        gaussian_noise.check_prior(prior, self.trace.latent_dim)
+            prior = prior.reshape(()) * torch.eye(traced.latent_dim, dtype=torch.float64, device=device)
+        gaussian_noise.check_prior(prior, traced.latent_dim)
         self.noise: Tensor = _own(noise)
         self.prior: Tensor = _own(prior)
         # what rounding took from the last bias of a fit to data far from 0: `(D,)`, or `None`
         self.bias_rest: Tensor | None
         self.register_buffer("bias_rest", None, persistent=False)
+        self._home = list(self.parameters())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy or a pickle; those of earlier versions hold a trace of their own."""
+        state.pop("trace", None)
+        super().__setstate__(state)
+        if "_followed" not in state:
+            self._followed, self._home = Followed(self.net), list(self.parameters())
+
+    @property
+    def trace(self) -> Trace:
+        """What `girih.trace` makes of the network as it is built now."""
+        return self._followed.trace
 
     @property
     def latent_dim(self) -> int:
@@ -100,23 +117,34 @@ class DGN(nn.Module):
         """The distribution of x for the current parameters."""
         return DGNDistribution(self)
 
-    def model(self, partition: Partition | None = None) -> Model:
-        """The current parameters as detached tensors, in the form that the exact computations take."""
-        if self.latent_dim > 1 and self.trace.device.type != "cpu":
+    def model(self, partition: Partition | None = None, traced: Trace | None = None) -> Model:
+        """The current parameters as detached tensors, in the form that the exact computations take.
+
+        Args:
+            partition: the latent partition for the current parameters, where it is known.
+            traced: the network, where its trace is known.
+        """
+        traced = self.trace if traced is None else traced
+        if traced.latent_dim > 1 and traced.device.type != "cpu":
             raise ParameterError(
-                f"exact inference with S = {self.latent_dim} runs on the CPU, and the network is on "
-                f"{self.trace.device}; call net.cpu() first"
+                f"exact inference with S = {traced.latent_dim} runs on the CPU, and the network is on "
+                f"{traced.device}; call net.cpu() first"
             )
         with torch.no_grad():
-            partition = self.partition if partition is None else partition
-            value, slope = partition.hidden_jet()
-            weight, bias = (part.detach() for part in self.trace.head_parameters())
-            prior = self.prior.detach().clone()
+            noise, prior = (_covariance(self, name) for name in ("noise", "prior"))
+            partition = Partition(traced, prior=prior) if partition is None else partition
+            value, slope = traced.hidden_jet(partition.piece_patterns, partition.piece_origins)
+            weight, bias = (part.detach().clone() for part in traced.head_parameters())
+            if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+                raise NonFiniteError(
+                    "the last layer of the network has weights that are not finite; reload the network, or train it "
+                    "with smaller steps"
+                )
             cells = Cells(partition.piece_origins, value, slope, _region(partition, prior))
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
-            return Model(cells, weight.clone(), bias.clone(), self.noise.detach().clone(), prior, self.tol, rest)
+            return Model(cells, weight, bias, noise, prior, self.tol, rest)
 
     def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
@@ -129,7 +157,7 @@ class DGN(nn.Module):
         model, rows = self.model(), self.rows(x).detach()
         if self.latent_dim == 1:
             return LinePosterior(model, rows)
-        return PolytopePosterior(model, self.trace, rows)
+        return PolytopePosterior(model, self.trace.frozen(), rows)
 
     def elbo(self, x: Any, q: GaussianQ) -> Tensor:
         r"""The evidence lower bound `E_q[log p(x, z)] + H(q)` in nats, `(N,)`, exact for a Gaussian q.
@@ -171,7 +199,12 @@ class DGN(nn.Module):
 
 
 class DGNDistribution(Distribution):
-    """The distribution of x under a `DGN`. The partition is made once, and again if the parameters change."""
+    """The distribution of x under a `DGN`. The partition is made once, and again if the parameters change.
+
+    The values of all parameters are compared at each use, so it does not matter how they were changed: by a step of
+    an optimiser, `load_state_dict`, `.data`, an array that shares their memory, other layers in the network, or what a
+    hook or a parametrization computes them from.
+    """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -179,28 +212,64 @@ class DGNDistribution(Distribution):
 
     def __init__(self, dgn: DGN) -> None:
         self._dgn = dgn
-        self._state: Any = None
+        # tensors that are there only for now, as inside torch.func.functional_call
+        self._away = not _same_objects(dgn.parameters(), dgn._home)
+        self._state: _State | None = None
         super().__init__(torch.Size([]), torch.Size([dgn.output_dim]), validate_args=False)
         self._refresh()
 
-    def _refresh(self) -> tuple[Partition, Model]:
-        state = tuple((id(p), p._version, p.data_ptr()) for p in (*self._dgn.parameters(), *self._dgn.buffers()))
-        if state != self._state:
-            self._partition = self._dgn.partition
-            self._model = self._dgn.model(self._partition)
-            self._state = state
-        return self._partition, self._model
+    def _refresh(self) -> _State:
+        dgn, state = self._dgn, self._state
+        if self._away and state is not None and _same_objects(dgn.parameters(), dgn._home):
+            raise ParameterError(
+                "this distribution was made with other tensors as parameters, as inside torch.func.functional_call, "
+                "and they are gone; call log_prob inside it, in the forward of a module that holds the DGN: "
+                "`return self.dgn().log_prob(x)`; or call dgn() again"
+            )
+        traced = dgn.trace
+        tensors = traced.tensors()
+        if state is None or traced is not state.traced or dgn.tol != state.model.tol:
+            state = None
+        if state is None or not state.snapshot.holds([*tensors, dgn.noise, dgn.prior]):
+            every = (*tensors, dgn.noise, dgn.prior)
+            _refuse_batched(every)
+            snapshot, plain = Snapshot(every), traced
+            if in_transform() or any(bare(tensor) is not tensor for tensor in every):
+                plain = traced.frozen()
+            with outside_transforms():
+                partition = Partition(plain, prior=bare(dgn.prior).detach())
+                self._state = state = _State(snapshot, traced, partition, dgn.model(partition, plain))
+        return state
+
+    def _inputs(self, state: _State) -> tuple[Tensor, ...]:
+        """What `log p` is differentiable in: hidden features, the last map, the noise and the prior."""
+        dgn, traced, model = self._dgn, state.traced, state.model
+        tensors = traced.tensors()
+        wrapped = any(bare(tensor) is not tensor for tensor in tensors)
+        if not wrapped and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            return model.cells.value, model.cells.slope, model.weight, model.bias, dgn.noise, dgn.prior
+        if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in (*tensors, dgn.noise, dgn.prior)):
+            raise ParameterError(
+                "the parameters were made in torch.inference_mode, where nothing can be differentiated in them; use a "
+                "copy.deepcopy of the model made outside of it, or torch.no_grad() for densities alone"
+            )
+        jet = traced.hidden_jet(state.partition.piece_patterns, state.partition.piece_origins)
+        return *jet, *traced.head_parameters(), dgn.noise, dgn.prior
 
     @property
     def partition(self) -> Partition:
         """The latent partition."""
-        return self._refresh()[0]
+        return self._refresh().partition
 
     def log_prob(self, value: Any) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, with NaN entries of x marginalised.
 
-        Differentiable once in x, the parameters of the network, the noise and the prior. Leading batch axes
-        are kept: `(..., N, D)` gives `(..., N)`.
+        Differentiable once in the parameters of the network, the noise and the prior, and twice in x. `torch.func`
+        and forward mode work in x; in the parameters, reverse mode does. Leading batch axes are kept: `(..., N, D)`
+        gives `(..., N)`.
+
+        Raises:
+            DerivativeError: on asking for other derivatives: they are refused when they are computed, and never 0.
         """
         return self.evidence(value).log_prob
 
@@ -218,26 +287,65 @@ class DGNDistribution(Distribution):
             >>> bool(dgn().evidence([[0.5, 0.2]]).left_out <= 1e-6)
             True
         """
-        dgn = self._dgn
-        value = as_tensor(value, "x", dgn.trace.device)
+        return Evidence(*self._by_rows(value, self._evidence))
+
+    def score(self, value: Any) -> Tensor:
+        r"""The gradient of `log p(x)` in x, `(N, D)` nats per unit of x, 0 at missing entries.
+
+            score(x) = -noise^-1 (x - E[g(z) | x])
+
+        Differentiable once more in x: its derivative is `noise^-1 Cov[g(z) | x] noise^-1 - noise^-1`, the curvature of
+        `log p`. Leading batch axes are kept.
+
+        Raises:
+            DerivativeError: on differentiating it in the parameters, or twice in x.
+
+        Example:
+            >>> import girih, torch
+            >>> p = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.05)()
+            >>> x = p.sample((4,), seed=0)
+            >>> p.score(x).shape, torch.allclose(p.denoise(x), x + 0.05 * p.score(x))
+            (torch.Size([4, 2]), True)
+        """
+        return self._by_rows(value, lambda x, state: (score_of(state.model, x, self._inputs(state)),))[0]
+
+    def denoise(self, value: Any) -> Tensor:
+        """`E[g(z) | x]`, `(N, D)`: what x was before the noise, on average; missing entries are filled in.
+
+        For complete rows it is `x + noise score(x)` (Tweedie's formula). Leading batch axes are kept.
+
+        Raises:
+            DerivativeError: on differentiating it.
+
+        Example:
+            >>> import girih
+            >>> p = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.05)()
+            >>> p.denoise([[0.5, float("nan")], [0.1, 0.2]]).isnan().any().item()
+            False
+        """
+        return self._by_rows(value, lambda x, state: (Denoised.apply(state.model, x, *self._inputs(state)),))[0]
+
+    def _by_rows(self, value: Any, function: Callable[[Tensor, _State], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """A function of rows `(N, D)`, of a single one `(D,)`, or with leading batch axes."""
+        dgn, state = self._dgn, self._refresh()
+        value = as_tensor(value, "x", state.model.bias.device)
         if value.ndim > 2 and value.shape[-1] == dgn.output_dim:
-            flat = self.evidence(value.reshape(-1, value.shape[-1]))
-            return Evidence(*(part.reshape(value.shape[:-1]) for part in flat))
+            flat = self._by_rows(value.reshape(-1, value.shape[-1]), function)
+            return tuple(part.reshape(*value.shape[:-1], *part.shape[1:]) for part in flat)
         single = value.ndim == 1 and len(value) == dgn.output_dim and dgn.output_dim > 1
-        x = dgn.rows(value)
-        partition, model = self._refresh()
-        differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in dgn.parameters())
-        jet = partition.hidden_jet() if differentiable else model.cells
-        head = dgn.trace.head_parameters()
-        found = Evidence(*MarginalLogProb.apply(model, x, jet.value, jet.slope, *head, dgn.noise, dgn.prior))
-        log_p = found.log_prob
-        if not torch.isfinite(log_p).all():
-            row = int((~torch.isfinite(log_p)).nonzero()[0])
+        found = function(dgn.rows(value), state)
+        return tuple(part[0] for part in found) if single else found
+
+    def _evidence(self, x: Tensor, state: _State) -> tuple[Tensor, ...]:
+        found = log_prob_of(state.model, x, self._inputs(state))
+        numbers = bare(found[0]).detach().reshape(-1)
+        if not torch.isfinite(numbers).all():
+            row = int((~torch.isfinite(numbers)).nonzero()[0])
             raise NonFiniteError(
-                f"log p(x) of row {row} is {log_p[row].item()}: the row or the network's output is out of range, or "
+                f"log p(x) of row {row} is {numbers[row].item()}: the row or the network's output is out of range, or "
                 "the noise is no longer positive definite; rescale x, take smaller training steps, or train log(noise)"
             )
-        return Evidence(*(part[0] for part in found)) if single else found
+        return found
 
     def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
@@ -259,6 +367,35 @@ class DGNDistribution(Distribution):
         # a row with every entry missing has the prior as its posterior
         nothing = torch.full((1, self._dgn.output_dim), torch.nan, dtype=torch.float64, device=self._dgn.trace.device)
         return self._dgn.impute(nothing)[0]
+
+
+class _State(NamedTuple):
+    """What a distribution has found out about its model, and the numbers for which that is right."""
+
+    snapshot: Snapshot
+    traced: Trace
+    partition: Partition
+    model: Model
+
+
+def _same_objects(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    some, others = list(some), list(others)
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _refuse_batched(tensors: Iterable[Tensor]) -> None:
+    if any(bare(tensor).shape != tensor.shape for tensor in tensors):
+        raise DerivativeError(BATCHED)
+
+
+def _covariance(dgn: DGN, name: str) -> Tensor:
+    value = bare(getattr(dgn, name)).detach()
+    if value.is_meta or value.dtype != torch.float64:
+        raise ParameterError(
+            f"the {name} is {value.dtype} on {value.device}, as after dgn.float(), dgn.half() or dgn.to(...), and "
+            "exact inference runs in float64 with values; call dgn.double(), and cast x and the results instead"
+        )
+    return value.clone()
 
 
 def _own(value: Tensor) -> Tensor:

@@ -21,12 +21,34 @@ _CHUNK = 2**19
 Moments: TypeAlias = DenseMoments | SparseMoments
 
 
-class Evidence(NamedTuple):
-    """`log p(x)` in nats, a bound on the relative error of p(x) by what was left out, and one on its rounding."""
-
+class _LogProb(NamedTuple):
     log_prob: Tensor  # (N,)
     left_out: Tensor  # (N,)
-    rounding: Tensor  # (N,) nats
+
+
+class Evidence(_LogProb):
+    """`log p(x)` in nats and a bound on the relative error of p(x) by what was left out: a pair.
+
+    Attributes:
+        rounding: a bound on the error by rounding, nats, `(N,)`.
+    """
+
+    rounding: Tensor
+
+    def __new__(cls, log_prob: Tensor, left_out: Tensor, rounding: Tensor) -> Evidence:
+        """Both, and the bound beside them."""
+        pair = super().__new__(cls, log_prob, left_out)
+        pair.rounding = rounding
+        return pair
+
+    @classmethod
+    def empty(cls, x: Tensor) -> Evidence:
+        """Room for the rows of x `(N, D)`."""
+        return cls(*(torch.empty_like(x[:, 0]) for _ in range(3)))
+
+    def put(self, index: Tensor, part: Evidence) -> None:
+        """Fill in some rows."""
+        self.log_prob[index], self.left_out[index], self.rounding[index] = *part, part.rounding
 
 
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
@@ -68,16 +90,15 @@ def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
 
 def evidence(model: Model, x: Tensor) -> Evidence:
     """`log p(x)` of each row (EM-DGN, eq. 5), and the bounds on what was left out and on rounding."""
-    out = Evidence(*(torch.empty_like(x[:, 0]) for _ in Evidence._fields))
+    out = Evidence.empty(x)
     for index, rows in chunks(model, x):
         if isinstance(model.cells.region, Intervals):
             dense = pair_up(model, rows)
             log_p = dense.log_highest + torch.logsumexp(dense.log_joint, 1)
-            out.left_out[index] = left_out_bound(log_p, len(model.cells.origin))
+            left_out = left_out_bound(log_p, len(model.cells.origin))
         else:
             pairs = select_pairs(model, rows.relative())
             log_total = log_marginal(model, pairs)
-            log_p = rows.common + log_total
-            out.left_out[index] = (pairs.log_left_out - log_total).exp()
-        out.log_prob[index], out.rounding[index] = log_p, of_log_prob(model, rows, log_p)
+            log_p, left_out = rows.common + log_total, (pairs.log_left_out - log_total).exp()
+        out.put(index, Evidence(log_p, left_out, of_log_prob(model, rows, log_p)))
     return out

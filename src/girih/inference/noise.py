@@ -68,8 +68,15 @@ def whiten(noise: Tensor, columns: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(noise), columns, upper=False)
 
 
+def whiten_transposed(noise: Tensor, columns: Tensor) -> Tensor:
+    """`L^-T M` for a matrix M `(D, M)`, where `L L^T` is the noise covariance."""
+    if noise.ndim < 2:
+        return whiten(noise, columns)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(noise).mT, columns, upper=True)
+
+
 def solve(noise: Tensor, columns: Tensor) -> Tensor:
-    """`noise^-1 M` for a matrix M `(D, M)`."""
+    """`noise^-1 M` for a matrix M `(D, M)`, or a batch of them."""
     if noise.ndim == 0:
         return columns / noise
     if noise.ndim == 1:
@@ -127,15 +134,21 @@ class Observed:
             log_determinant = 2.0 * self._factor.diagonal(dim1=1, dim2=2).log().sum(1)
         return -0.5 * (count * math.log(2.0 * math.pi) + log_determinant)
 
+    def solve(self, columns: Tensor) -> Tensor:
+        """`noise_oo^-1 M_{n, o}` with zeros at missing coordinates, for M `(n, D, m)`."""
+        masked = columns * self.mask[:, :, None]
+        if self._factor is None:
+            return masked / (self.noise if self.noise.ndim == 0 else self.noise[:, None])
+        return torch.cholesky_solve(masked, self._factor) * self.mask[:, :, None]
+
     def complete(self, columns: Tensor) -> Tensor:
         """Extend observed residuals to all D coordinates by their conditional mean given the observed ones.
 
         `M_n -> noise_{:, o} noise_oo^-1 M_{n, o}` for M `(n, D, m)`.
         """
-        masked = columns * self.mask[:, :, None]
         if self._factor is None:
-            return masked
-        return self.noise @ (torch.cholesky_solve(masked, self._factor) * self.mask[:, :, None])
+            return columns * self.mask[:, :, None]
+        return self.noise @ self.solve(columns)
 
     def conditional_covariance(self, weight: Tensor) -> Tensor:
         """`sum_n weight_n Cov[e | e_o]`: scalar trace, `(D,)` or `(D, D)`, in the shape of the noise."""

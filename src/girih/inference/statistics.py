@@ -45,12 +45,11 @@ class Statistics:
 
 def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Evidence, Statistics]:
     """One E-step: `log p(x)` `(N,)` and the statistics of all rows with weights `(N,)`."""
-    evidence = Evidence(*(x.new_empty(len(x)) for _ in Evidence._fields))
+    evidence = Evidence.empty(x)
     total: Statistics | None = None
     for index, rows in chunks(model, x):
         found, e = expect(model, rows)
-        for whole, some in zip(evidence, found, strict=True):
-            whole[index] = some
+        evidence.put(index, found)
         part = _chunk_statistics(model, rows, e, weight[index], found.log_prob)
         total = part if total is None else total + part
     if total is None:

@@ -1,17 +1,20 @@
 """Where the numbers of a step come from: tensors read live from a module, or constants.
 
 A step reads its parameters each time it is asked, so a trace never goes stale when the module is trained,
-and gradients reach the module's own parameters.
+and gradients reach the module's own parameters, those of hooks and parametrizations included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from girih._arrays import copied
+from girih.networks.computed import read
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Live:
 
     @property
     def raw(self) -> Tensor:
-        """The tensor in its own type."""
-        return getattr(self.module, self.name)
+        """The tensor in its own type, computed anew where a hook or a parametrization computes it."""
+        return read(self.module, self.name)
 
     @property
     def value(self) -> Tensor:
@@ -70,6 +73,31 @@ class Derived:
 
 
 Source = Live | Fixed | Derived
+
+
+def leaves(value: Any) -> list[Source]:
+    """The sources in a value: itself, or those in a tuple or list."""
+    if isinstance(value, tuple | list):
+        return [source for part in value for source in leaves(part)]
+    return [value] if isinstance(value, Source) else []
+
+
+def lives(value: Any) -> Iterator[Live]:
+    """The tensors of modules that a source is computed from."""
+    if isinstance(value, Live):
+        yield value
+    elif isinstance(value, Derived):
+        yield from lives([*value.args, *value.kwargs.values()])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from lives(part)
+
+
+def frozen(value: Any) -> Any:
+    """The same value with the numbers of now in the place of its sources."""
+    if isinstance(value, Source):
+        return Fixed(copied(value.value))
+    return type(value)(frozen(part) for part in value) if isinstance(value, tuple | list) else value
 
 
 def _read(value: Any) -> Any:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from girih.networks.operators import LinearMap
+from girih.networks.sources import Source
 from girih.networks.steps import AffineStep, KinkStep, Step
 
 
 class Affine:
     """A stage `h -> W h + v`, read live from an `nn.Linear`."""
 
-    def __init__(self, module: nn.Linear, path: str) -> None:
-        self.module = module
+    def __init__(self, module: nn.Linear, weight: Source, shift: Source | None, path: str) -> None:
+        self.module, self._weight, self._shift = module, weight, shift
         self.path = path
         self.in_features: int = module.in_features
         self.out_features: int = module.out_features
@@ -27,19 +28,17 @@ class Affine:
     @property
     def weight(self) -> Tensor:
         """W, `(out, in)`, float64."""
-        return self.module.weight.to(torch.float64)
+        return self._weight.value
 
     @property
     def bias(self) -> Tensor:
         """v, `(out,)`, float64; zeros when the module has none."""
-        if self.module.bias is None:
-            return self.weight.new_zeros(self.out_features)
-        return self.module.bias.to(torch.float64)
+        return self.weight.new_zeros(self.out_features) if self._shift is None else self._shift.value
 
     @property
     def has_bias(self) -> bool:
         """Whether the module has a bias of its own."""
-        return self.module.bias is not None
+        return self._shift is not None
 
 
 class PiecewiseLinear:
@@ -48,7 +47,7 @@ class PiecewiseLinear:
     ReLU has slope 0, leaky ReLU its negative slope, PReLU a trained one, the absolute value -1.
     """
 
-    def __init__(self, source: float | nn.PReLU, path: str, units: int) -> None:
+    def __init__(self, source: float | Source, path: str, units: int) -> None:
         self.source = source
         self.path = path
         self.units = units
@@ -56,8 +55,8 @@ class PiecewiseLinear:
     @property
     def slope(self) -> Tensor:
         """The slope on the negative side, `()` or `(units,)`, float64; read live from a PReLU."""
-        if isinstance(self.source, nn.PReLU):
-            weight = self.source.weight.to(torch.float64)
+        if isinstance(self.source, Source):
+            weight = self.source.value
             return weight if weight.numel() > 1 else weight[0]
         return torch.tensor(self.source, dtype=torch.float64)
 
@@ -74,10 +73,10 @@ def as_stage(step: Step) -> Stage | None:
     """A step as a stage of a fully connected chain, if it can be one."""
     if isinstance(step, AffineStep) and isinstance(step.operator, LinearMap) and len(step.shapes[0]) == 1:
         module = step.operator.module
-        return None if module is None else Affine(module, step.path)
+        return None if module is None else Affine(module, step.operator.weight, step.operator.shift, step.path)
     if isinstance(step, KinkStep) and step.thresholds == (0.0,) and step.pieces[1] == 1.0 and not any(step.constants):
-        below = step.module if step.module is not None else step.pieces[0]
-        if isinstance(below, nn.PReLU | float) and step.channel is None:
+        below = step.pieces[0]
+        if (step.module is not None or isinstance(below, float)) and step.channel is None:
             return PiecewiseLinear(below, step.path, step.size)
     return None
 

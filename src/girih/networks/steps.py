@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.networks.operators import Operator
-from girih.networks.sources import Source
+from girih.networks.sources import Source, frozen, leaves
 
 
 class Step:
@@ -29,6 +29,15 @@ class Step:
     inputs: tuple[int, ...]
     size: int
     path: str
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where its numbers come from."""
+        return []
+
+    def frozen(self) -> Self:
+        """The same step with the numbers of now."""
+        return self
 
     def rewired(self, inputs: Sequence[int]) -> Self:
         """The same step with other inputs."""
@@ -64,6 +73,19 @@ class AffineStep(Step):
         self.operator, self.shapes, self.shape = operator, tuple(shapes), shape
         self.inputs, self.size, self.path = tuple(inputs), math.prod(shape), path
 
+    @property
+    def sources(self) -> list[Source]:
+        """Where its numbers come from."""
+        return leaves(list(vars(self.operator).values()))
+
+    def frozen(self) -> Self:
+        """The same step with the numbers of now."""
+        step, operator = copy.copy(self), copy.copy(self.operator)
+        for name, value in list(vars(operator).items()):
+            object.__setattr__(operator, name, frozen(value))  # operators are frozen dataclasses
+        step.operator = operator
+        return step
+
     def _apply(self, values: Sequence[Tensor], absolute: bool) -> Tensor:
         shaped = [v.reshape(-1, *shape) for v, shape in zip(values, self.shapes, strict=True)]
         return self.operator.linear(*shaped, absolute=absolute).reshape(-1, self.size)
@@ -87,10 +109,7 @@ class AffineStep(Step):
     @property
     def device(self) -> torch.device | None:
         """Where the parameters are; `None` when there are none."""
-        for value in vars(self.operator).values():
-            if isinstance(value, Source):
-                return value.raw.device
-        return None
+        return next((source.raw.device for source in self.sources), None)
 
 
 class KinkStep(Step):
@@ -125,6 +144,17 @@ class KinkStep(Step):
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
         self.pieces, self.constants, self.channel, self.module = tuple(pieces), tuple(offsets), channel, module
         self.inputs, self.size, self.path = (source,), size, path
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where its numbers come from."""
+        return leaves(self.pieces)
+
+    def frozen(self) -> Self:
+        """The same step with the numbers of now."""
+        step = copy.copy(self)
+        step.pieces = frozen(self.pieces)
+        return step
 
     def _piece(self, code: Tensor) -> Tensor:
         """The number of the linear piece, 0 to K."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
+from torch.nn.utils.parametrize import is_parametrized
 
 from girih.errors import UnsupportedLayerError
 from girih.networks.activations import Abs, Maxout
@@ -120,6 +121,8 @@ class _Tracer(fx.Tracer):
         self._running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if is_parametrized(m):  # its class was made by torch, from that of the user
+            return type(m).__mro__[1].__module__.startswith("torch.nn")
         whole = isinstance(m, Abs | Maxout | torch.jit.ScriptModule)
         return whole or super().is_leaf_module(m, module_qualified_name)
 

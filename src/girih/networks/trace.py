@@ -82,6 +82,14 @@ class Trace:
         """The stages of a chain before its head."""
         return self.stages[:-1] if self.head is not None else list(self.stages)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors that the generator is made of, as they are now, in their own types."""
+        return [source.raw for step in self.steps for source in step.sources]
+
+    def frozen(self) -> Trace:
+        """The generator with the numbers of now, whatever becomes of the module; without gradients."""
+        return Trace([step.frozen() for step in self.steps], self.output)
+
     def units(self, index: int) -> slice:
         """The columns of the patterns that belong to step `index`."""
         return self._units[index]

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from girih.errors import ParameterError, UnsupportedLayerError
 from girih.networks.activations import Abs, Maxout
 from girih.networks.builder import Builder, Feature
+from girih.networks.computed import check_hooks, check_tensors
 from girih.networks.exported import Exported, exported_file, exported_program
 from girih.networks.latents import given_shape, guessed_shape, latent_shape
 from girih.networks.outputs import before, choose, cut, parts_of
+from girih.networks.sources import lives
 from girih.networks.steps import AffineStep, KinkStep, MaxStep
 from girih.networks.symbolic import eager, graph_of, one_input, unwrapped
 from girih.networks.trace import Trace
@@ -104,6 +107,7 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
             "torch.export"
         )
     one_input(net)
+    check_tensors(net)
     if any(nn.parameter.is_lazy(p) for p in net.parameters()):
         raise UnsupportedLayerError(
             f"{type(net).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
@@ -205,6 +209,9 @@ def _check(
             f"{name} fails on a batch of {rows} latents of shape {shape}: {error}; where its first layer does not tell "
             "the latent dimension, pass latent_dim= to girih.trace"
         ) from error
+    sources = [(s.module, s.name, step.path) for step in trace.steps for s in lives(step.sources)]
+    check_hooks(root, sources, z.reshape(rows, *shape))
+    _check_reads(trace)
     values = trace.values(z.to(torch.float64))
     expected, found = expected.to(torch.float64).reshape(rows, -1), values[trace.output]
     if not torch.isfinite(expected).all() or not torch.isfinite(found).all():
@@ -217,6 +224,18 @@ def _check(
             f"the traced map of {name} differs from the module by {float(gap.max()):.1e}; its forward must not depend "
             "on the batch size, on random numbers or on the type of numbers, nor change values in place"
         )
+
+
+def _check_reads(trace: Trace) -> None:
+    """Refuse weights that are random or change when they are read."""
+    for step in trace.steps:
+        for source in step.sources:
+            first, second = source.raw, source.raw
+            if first is not second and not torch.equal(first, second) and torch.isfinite(first).all():
+                raise UnsupportedLayerError(
+                    f"a weight of layer '{step.path}' changes each time it is read; a generator has the same weights "
+                    "at each call: call net.eval() first, or make the weight permanent"
+                )
 
 
 def _size(trace: Trace, values: list[Tensor]) -> Tensor:

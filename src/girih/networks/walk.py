@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from girih.errors import GirihError, UnsupportedLayerError
 from girih.networks.builder import Builder, Feature
@@ -65,6 +66,9 @@ def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, 
         owner, _, name = str(node.target).rpartition(".")
         value = Live(root.get_submodule(owner), name)
         return value if isinstance(value.raw, torch.Tensor) else value.raw
+    if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), ParametrizationList):
+        owner, _, name = f".{node.target}".rpartition(".parametrizations.")  # a weight that the owner's class computes
+        return Live(root.get_submodule(owner[1:]), name)
     args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda n: values[n] if isinstance(n, fx.Node) else n)
     _name_layer(node, root, b)
     try:

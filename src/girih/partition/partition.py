@@ -11,6 +11,7 @@ from girih._arrays import as_rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
 from girih.networks import Jet, Trace, trace
+from girih.networks.following import Snapshot
 from girih.partition import domain as domains
 from girih.partition.limits import Limits
 from girih.partition.line_cells import LineCells, cut_line
@@ -43,7 +44,8 @@ class Partition:
     r"""The cells on which a generator is affine, `g(z) = A z + b`.
 
     Exact and complete for S = 1, 2, 3: cells over the whole latent space are unbounded, not cut by a box. For
-    S = 1 they are numbered from left to right. The partition is that of the network at the time of the call.
+    S = 1 they are numbered from left to right. The partition is that of the network at the time of the call: once
+    its weights have changed, in whatever way, what is read from the network (`affine`, `trace`) raises.
 
     Args:
         net: any module that `girih.trace` supports.
@@ -67,6 +69,7 @@ class Partition:
 
     Raises:
         LatentDimensionError: S is larger than 3.
+        ParameterError: on reading `affine` or `trace` after the weights of the network have changed.
         CellLimitError: there are more than `max_cells` cells, or more than fit into `memory`.
         ShapeError, ParameterError, EmptyDataError: a domain of the wrong shape, or an empty one.
         NoiseError: a prior that is not symmetric positive definite.
@@ -92,26 +95,41 @@ class Partition:
         *,
         memory: float | None = None,
     ) -> None:
-        self.trace = trace(net)
-        check_latent_dim(self.trace.latent_dim)
-        dim = self.trace.latent_dim
+        traced = trace(net)
+        check_latent_dim(traced.latent_dim)
+        self._trace, self._weights, dim = traced, Snapshot(traced.tensors()), traced.latent_dim
         self.prior_covariance = prior_covariance(prior, dim)
         max_cells = whole(max_cells, "max_cells")
         self._cells: LineCells | PolytopeCells
         if dim == 1:
             low, high = domains.interval(domain)
-            self._cells = LineCells(cut_line(self.trace, Limits(max_cells, memory)), low, high)
+            self._cells = LineCells(cut_line(traced, Limits(max_cells, memory)), low, high)
         else:
             halfspaces = domains.halfspaces(domain, dim)
-            result = subdivide(self.trace, halfspaces, Limits(max_cells, memory), progress)
-            self._cells = PolytopeCells(self.trace, result, halfspaces)
+            result = subdivide(traced, halfspaces, Limits(max_cells, memory), progress)
+            self._cells = PolytopeCells(traced.frozen(), result, halfspaces)
 
     @classmethod
     def _of(cls, traced: Trace, prior: Tensor, cells: LineCells | PolytopeCells) -> Partition:
         """A partition whose cells are known already."""
         part = cls.__new__(cls)
-        part.trace, part.prior_covariance, part._cells = traced, prior, cells
+        part._trace, part._weights = traced, Snapshot(traced.tensors())
+        part.prior_covariance, part._cells = prior, cells
         return part
+
+    @property
+    def trace(self) -> Trace:
+        """The generator whose cells these are.
+
+        Raises:
+            ParameterError: its weights are no longer those that it had when the partition was made.
+        """
+        if not self._weights.holds(self._trace.tensors()):
+            raise ParameterError(
+                "the weights of the network have changed since this partition was made, and its cells are those of the "
+                "old ones; make a new one: girih.Partition(net)"
+            )
+        return self._trace
 
     @property
     def patterns(self) -> Tensor:
@@ -132,7 +150,7 @@ class Partition:
             return f"Partition(cells={len(self)}, latent_dim=1, domain=({low:g}, {high:g}))"
         faces = self._cells.halfspaces
         where = "whole space" if faces is None else f"{len(faces[1])} half-spaces"
-        return f"Partition(cells={len(self)}, latent_dim={self.trace.latent_dim}, domain={where})"
+        return f"Partition(cells={len(self)}, latent_dim={self._trace.latent_dim}, domain={where})"
 
     @staticmethod
     def estimate(net: nn.Module | Trace) -> int:
@@ -211,7 +229,7 @@ class Partition:
     @property
     def latent_dim(self) -> int:
         """The latent dimension S."""
-        return self.trace.latent_dim
+        return self._trace.latent_dim
 
     @property
     def domain(self) -> Any:
