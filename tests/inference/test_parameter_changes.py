@@ -187,7 +187,8 @@ def check(made: nn.Sequential, change, seed: int) -> float:
         torch.manual_seed(seed)
         change(made)
     fresh = girih.DGN(made, noise=0.05)().log_prob(X)
-    assert not same(fresh, before) or change is CHANGES["float and back"]
+    # the weights were drawn in float32: casting leaves them
+    assert not same(fresh, before) or change in (CHANGES["float and back"], CHANGES["float"])
     return max(float((p.log_prob(X) - fresh).detach().abs().max()) for p in (kept, dgn()))
 
 
@@ -366,7 +367,7 @@ def test_types_and_devices_out_of_reach_are_refused(S):
         girih.DGN(net(0, S).to("meta"))
     with pytest.raises(UnsupportedLayerError, match=r"'0.weight' is complex"):
         girih.DGN(nn.Sequential(nn.Linear(S, 3, dtype=torch.complex128)))
-    with pytest.raises(ParameterError, match="belongs to a lazy layer"):
+    with pytest.raises(UnsupportedLayerError, match="lazy layers .* call it once"):
         girih.DGN(nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 3)))
     for cast in ("float", "half", "bfloat16"):
         dgn = girih.DGN(net(0, S), noise=0.05)

@@ -19,12 +19,19 @@ def test_negative_slope_is_used():
     assert girih.mlp([1, 2, 2], negative_slope=-0.3)[1].negative_slope == -0.3
 
 
+def test_without_a_seed_torch_decides():
+    torch.manual_seed(0)
+    first, other = (girih.mlp([1, 5, 2]) for _ in range(2))
+    torch.manual_seed(0)
+    assert torch.equal(girih.mlp([1, 5, 2])[0].weight, first[0].weight)
+    assert not torch.equal(first[0].weight, other[0].weight)
+
+
 def test_seed_fixes_the_weights_and_leaves_the_global_state_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
     first, second, other = (girih.mlp([1, 5, 2], seed=seed) for seed in (3, 3, 4))
-    girih.mlp([1, 5, 2])
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first[0].weight, other[0].weight)

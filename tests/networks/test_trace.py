@@ -145,7 +145,7 @@ def test_bad_latents_are_refused():
     trace = girih.trace(girih.mlp([2, 4, 3], seed=0))
     with pytest.raises(ShapeError, match="z has 3 columns, but the latent dimension S is 2"):
         trace(torch.zeros(4, 3))
-    with pytest.raises(NonFiniteError, match=r"z holds NaN \(first in row 1\)"):
+    with pytest.raises(NonFiniteError, match=r"z holds NaN or masked entries \(first in row 1\), column 1"):
         trace.affine([[0.0, 1.0], [0.0, float("nan")]])
     with pytest.raises(NonFiniteError, match="z holds infinite values"):
         trace.pattern([[0.0, float("inf")]])

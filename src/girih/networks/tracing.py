@@ -107,11 +107,11 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
             "torch.export"
         )
     one_input(net)
-    check_tensors(net)
     if any(nn.parameter.is_lazy(p) for p in net.parameters()):
         raise UnsupportedLayerError(
             f"{type(net).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
         )
+    check_tensors(net)
     root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
     kind = _example(root)
 
@@ -133,6 +133,8 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
             graph, _ = graph_with(_CHECKED_ROWS)
             run = _part(graph, root, _returned(graph), until, part)
         _check(result, run, root, full, _CHECKED_ROWS, type(net).__name__)
+        sources = [(s.module, s.name, step.path) for step in result.steps for s in lives(step.sources)]
+        check_hooks(net, sources, torch.ones(_CHECKED_ROWS, *full, dtype=kind.dtype, device=kind.device))
     return result
 
 
@@ -209,8 +211,6 @@ def _check(
             f"{name} fails on a batch of {rows} latents of shape {shape}: {error}; where its first layer does not tell "
             "the latent dimension, pass latent_dim= to girih.trace"
         ) from error
-    sources = [(s.module, s.name, step.path) for step in trace.steps for s in lives(step.sources)]
-    check_hooks(root, sources, z.reshape(rows, *shape))
     _check_reads(trace)
     values = trace.values(z.to(torch.float64))
     expected, found = expected.to(torch.float64).reshape(rows, -1), values[trace.output]

@@ -334,7 +334,7 @@ class Partition:
 
         A point on a face belongs to the cell where the unit of that face is negative.
         """
-        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self.trace.device)
+        rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self._trace.device)
         return self._cells.locate(rows.detach())
 
     def touching(self, z: Any) -> list[int]:
