@@ -16,8 +16,7 @@ from torch import Tensor
 
 from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
 from girih._staging import current, is_hidden_work, replacing
-from girih.em import DGNEstimator
-from girih.em.estimator import count_parameters
+from girih.em import DGNEstimator, count_parameters
 from girih.errors import ModelFileError
 from girih.inference import DGN
 from girih.inference.dgn import TOL

@@ -367,7 +367,7 @@ def test_types_and_devices_out_of_reach_are_refused(S):
         girih.DGN(net(0, S).to("meta"))
     with pytest.raises(UnsupportedLayerError, match=r"'0.weight' is complex"):
         girih.DGN(nn.Sequential(nn.Linear(S, 3, dtype=torch.complex128)))
-    with pytest.raises(UnsupportedLayerError, match="lazy layers .* call it once"):
+    with pytest.raises(UnsupportedLayerError, match=r"lazy layers .* call it once"):
         girih.DGN(nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 3)))
     for cast in ("float", "half", "bfloat16"):
         dgn = girih.DGN(net(0, S), noise=0.05)

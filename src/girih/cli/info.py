@@ -64,7 +64,7 @@ def versions() -> dict[str, Any]:
 
 def describe_model(saved: SavedModel) -> dict[str, Any]:
     """Sizes, layers, noise and fit of a model."""
-    from girih.em.estimator import count_parameters
+    from girih.em import count_parameters
     from girih.networks import Affine
 
     dgn, est = saved.dgn, saved.estimator

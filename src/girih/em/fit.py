@@ -236,6 +236,7 @@ class _Loop:
                 "the likelihood is not finite at the starting parameters; rescale the columns of X to moderate values"
             )
         # one assignment, so that Ctrl-C finds either the old run or the new one
+        after: Evaluation | None
         after, done = self._epoch(run, now) if run.batch else self._step(run, now)
         if run.warmup:
             left = run.warmup - 1 if done.quiet < _PATIENCE else 0

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from girih.errors import ParameterError, UnsupportedLayerError
 from girih.networks.activations import Abs, Maxout
