@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih.errors import NonFiniteError
 from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
 from girih.inference.model import Model, Rows
 from girih.inference.pieces import SIGNED_ERROR, Pieces
@@ -30,6 +31,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
 _RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
 _WORTH = 3.0  # nats
+_FARTHEST = 1e75
 _STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
 
 
@@ -108,6 +110,12 @@ def select_pairs(model: Model, rows: Rows) -> Pairs:
     """The pairs of these rows with the pieces that can matter to p(x)."""
     g, count = geometry(model), len(rows.x)
     pieces = g.pieces
+    size = float(torch.linalg.vector_norm(rows.y, torch.inf)) if count else 0.0
+    if _FARTHEST < size < math.inf:  # what overflowed already is refused where it ends up in p(x)
+        raise NonFiniteError(
+            f"a row lies {size:.1e} noise deviations away, and the squares of its squared distance leave the range of "
+            "numbers; rescale x, or check the noise"
+        )
     if model.tol <= 0.0:
         row = torch.arange(count).repeat_interleave(pieces.count)
         piece = torch.arange(pieces.count).repeat(count)
