@@ -17,7 +17,7 @@ from girih._numbers import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NonFiniteError, ShapeError
 
 # Squares of values up to here, summed over rows and columns, are finite.
-_LARGEST = 1e100
+_LARGEST = 1e150
 
 
 def as_tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import girih
-from girih.em.scaling import Scaling, fold_estimator
+from girih.em.estimator import fold_estimator
+from girih.em.scaling import Scaling
 
 NOISES = {
     "isotropic": torch.tensor(0.04, dtype=torch.float64),

@@ -286,7 +286,7 @@ def test_estimator_options(circle):
         ({"noise": "pink"}, "noise must be one of"),
         ({"activation": "gelu"}, "activation must be one of"),
         ({"latent_dim": 4}, "S = 4"),
-        ({"hidden": (0,)}, "sizes must be"),
+        ({"hidden": (0,)}, "hidden must be a whole number"),
         ({"n_init": 0}, "n_init"),
     ]:
         with pytest.raises(girih.errors.GirihError, match=message):

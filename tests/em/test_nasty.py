@@ -29,11 +29,9 @@ def with_missing(rows, columns):
 FITS = {
     "constant column": with_column(1e6),
     "zero column": with_column(0.0),
-    "constant column of 1e300": with_column(1e300),
     "a column of rounding errors": with_column(1e6 * (1 + 2.3e-16 * (np.arange(16) % 3))),
     "all constant": np.full((6, 3), 3.0),
     "all zero": np.zeros((6, 3)),
-    "all 1e300": np.full((6, 3), 1e300),
     "duplicated columns": X[:, [0, 1, 1]],
     "collinear columns": np.column_stack((X[:, :2], X[:, 0] - 2 * X[:, 1])),
     "duplicated rows": np.repeat(X[:3], 5, 0),
@@ -60,6 +58,8 @@ REFUSED = {
     "a column without entries": with_missing(slice(None), 2),
     "no entries": with_missing(slice(None), slice(None)),
     "infinite": with_column(np.inf),
+    "constant column of 1e300": with_column(1e300),
+    "all 1e300": np.full((6, 3), 1e300),
     "1e300": X * 1e300,
     "1e-300": X * 1e-300,
     "one column of 1e300": X * [1e300, 1.0, 1.0],
@@ -94,7 +94,9 @@ def test_refuses(name, S, noise):
         fit(REFUSED[name], S, noise)
 
 
-@pytest.mark.parametrize("scale", [1e300, 1e-300])
-def test_the_message_names_the_columns(scale):
-    with pytest.raises(girih.errors.NonFiniteError, match=r"columns \[2\] of X have a standard deviation of"):
+@pytest.mark.parametrize(
+    "scale, message", [(1e300, r"X holds values up to .* in column 2"), (1e-300, r"columns \[2\] of X have a standard")]
+)
+def test_the_message_names_the_columns(scale, message):
+    with pytest.raises(girih.errors.NonFiniteError, match=message):
         fit(X * [1.0, 1.0, scale], 1, "diagonal")

@@ -139,7 +139,8 @@ def test_the_nll_of_a_fit_with_a_weight_prior_is_that_of_the_model_without_the_p
     options = {"max_iter": 5, "weight_prior": ("gaussian", 0.5)}
     out = execute(Task(Method("EM", "em", options), rng_rows, rng_rows, (1, 4, 2), 0, 1.0))
     assert -out.dgn().log_prob(rng_rows).mean().item() == pytest.approx(out.nll, abs=1e-10)
-    assert (out.objective > out.history["nll"]).all()
+    nll = out.history["nll"]
+    assert (out.objective >= nll).all() and (out.objective[:-1] > nll[:-1]).all()  # at last the weights may be 0
 
 
 def test_with_restarts_the_trials_count_in_steps_and_seconds(rng_rows):

@@ -183,7 +183,7 @@ REFUSED = [
     (lambda p: p.log_prob(torch.zeros(0, 2)), EmptyDataError, "x has no rows"),
     (lambda p: p.log_prob(1.0), ShapeError, "x has shape ()"),
     (lambda p: p.log_prob([["a", "b"]]), ShapeError, "x must be an array of numbers"),
-    (lambda p: p.log_prob([[0.0, math.nan]]), NonFiniteError, "x holds NaN (first in row 0)"),
+    (lambda p: p.log_prob([[0.0, math.nan]]), NonFiniteError, "x holds NaN or masked entries (first in row 0)"),
     (lambda p: p.encode([[0.0, math.inf]]), NonFiniteError, "x holds infinite values"),
     (lambda p: p.log_prob([[1e200, 1e200]]), NonFiniteError, "log p(x) of row 0 is -inf"),
     (lambda p: p.decode(torch.zeros(4, 1), torch.zeros(4, 2).long()), ShapeError, "z has shape (4, 1)"),

@@ -75,6 +75,10 @@ def script(name, global_seed, **options):
     return model, run, torch.rand(3)
 
 
+BRIEF = pytest.mark.filterwarnings("ignore:the flow was best before training")  # it has no time to get better
+
+
+@BRIEF
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_without_a_seed_follows_torch(name):
     model, run, after = script(name, 3)
@@ -89,6 +93,7 @@ class CrashError(Exception):
     pass
 
 
+@BRIEF
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_stopped_run_goes_on_to_the_same_numbers_from_any_step(name, tmp_path, monkeypatch):

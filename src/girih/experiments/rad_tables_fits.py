@@ -119,19 +119,21 @@ def fit_flow(
     for (layers, width), rate in itertools.product(shapes, rates):
         flow = FLOWS[kind](features, layers, width, seed)
         try:
-            run = flow.fit(
-                rows.train,
-                validation=rows.validation,
-                lr=rate,
-                batch_size=_BATCH,
-                steps=steps,
-                smoothing=0.0,
-                average=0.0,
-                patience=_RECORDS,
-                record_every=min(_EVERY, steps),
-                seed=seed,
-                progress=False,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # told by `best_step`
+                run = flow.fit(
+                    rows.train,
+                    validation=rows.validation,
+                    lr=rate,
+                    batch_size=_BATCH,
+                    steps=steps,
+                    smoothing=0.0,
+                    average=0.0,
+                    patience=_RECORDS,
+                    record_every=min(_EVERY, steps),
+                    seed=seed,
+                    progress=False,
+                )
         except NonFiniteError:
             continue
         completed(run)

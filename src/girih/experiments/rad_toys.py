@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from girih.datasets import Dataset, load
 from girih.errors import ParameterError
@@ -163,20 +165,22 @@ def trained_flow(
     The parameters are those that were best on a second set of unseen rows, looked at every 500 steps.
     """
     flow = make_flow(model, seed, hidden)
-    fitted = flow.fit(
-        rows_of(problem, rows, seed, noise=noise),
-        lr=lr,
-        steps=steps,
-        batch_size=BATCH,
-        validation=rows_of(problem, rows, seed, "validation", noise),
-        smoothing=0.0,
-        average=0.0,
-        patience=None,
-        record_every=max(1, min(500, steps // 2)),
-        seed=seed,
-        progress=False,
-        checkpoint=checkpoint,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told by `best_step`
+        fitted = flow.fit(
+            rows_of(problem, rows, seed, noise=noise),
+            lr=lr,
+            steps=steps,
+            batch_size=BATCH,
+            validation=rows_of(problem, rows, seed, "validation", noise),
+            smoothing=0.0,
+            average=0.0,
+            patience=None,
+            record_every=max(1, min(500, steps // 2)),
+            seed=seed,
+            progress=False,
+            checkpoint=checkpoint,
+        )
     run = completed(fitted)
     with torch.no_grad():
         log_p = flow().log_prob(rows_of(problem, rows, seed, "test", noise))

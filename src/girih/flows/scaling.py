@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, Transform
+from torch.distributions import AffineTransform, Transform, constraints
 from zuko.lazy import LazyTransform
-from zuko.transforms import ComposedTransform, LULinearTransform
 
 from girih.errors import ParameterError
 
@@ -81,8 +80,7 @@ class Whiten(LazyTransform):
 
     def forward(self, c: Tensor | None = None) -> Transform:
         """The transform, the same for every context."""
-        centred = AffineTransform(self.location, torch.ones_like(self.location)).inv
-        return ComposedTransform(centred, LULinearTransform(self.factor).inv)
+        return _Whitening(self.location, self.factor)
 
     def set_from(self, x: Tensor) -> None:
         """Take mean and covariance of rows `(N, D)`.
@@ -93,6 +91,29 @@ class Whiten(LazyTransform):
         check_varying(x)
         self.location.copy_(x.mean(0))
         self.factor.copy_(covariance_factor(x))
+
+
+class _Whitening(Transform):
+    """`L^-1 (x - location)`, L lower triangular."""
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+    sign = +1
+
+    def __init__(self, location: Tensor, factor: Tensor) -> None:
+        super().__init__()
+        self._location, self._factor = location, factor
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._factor, (x - self._location)[..., None], upper=False)[..., 0]
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        return z @ self._factor.mT + self._location
+
+    def log_abs_det_jacobian(self, x: Tensor, z: Tensor) -> Tensor:
+        """`-log det L` for each row."""
+        return -self._factor.diagonal().log().sum().expand(x.shape[:-1])
 
 
 def covariance_factor(x: Tensor) -> Tensor:

@@ -183,7 +183,8 @@ class GaussVAE(VAE):
         for more, ask by `record=girih.training.ExactRecorder(rows)`.
         """
         try:
-            units = self.dgn().trace.hidden_units
+            with evaluating(self):
+                units = self.dgn().trace.hidden_units
         except (ParameterError, LatentDimensionError, UnsupportedLayerError):
             return None
         cells = sum(math.comb(units, k) for k in range(self.latent_dim + 1))  # of hyperplanes in general position
