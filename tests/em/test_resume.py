@@ -1,4 +1,4 @@
-"""A fit that is killed after any iteration and started again ends with the same bits (every fifth, in the short form)."""
+"""A fit killed after any iteration (every fifth, in the short form) and started again ends with the same bits."""
 
 import shutil
 

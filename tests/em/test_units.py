@@ -121,10 +121,8 @@ def test_callbacks_see_the_units_of_the_data():
 
 def test_spread_of_columns_of_any_size():
     ones = torch.ones(4, dtype=torch.float64)
-    x = torch.tensor(
-        [[1e300, 5.0, 1e12, 7.0], [3e300, 5.0, 1e12 + 1, 9e9], [2e300, 5.0, 1e12 + 2, 7.0]], dtype=torch.float64
-    )
-    x = torch.cat((x, torch.full((1, 4), torch.nan)))
+    rows = [[1e300, 5.0, 1e12, 7.0], [3e300, 5.0, 1e12 + 1, 9e9], [2e300, 5.0, 1e12 + 2, 7.0], [np.nan] * 4]
+    x = torch.tensor(rows, dtype=torch.float64)
     x[3, 3] = 8.0
     x[:, 3] = torch.tensor([7.0, 9e9, 7.0, 8.0])
     entry, mean, deviation = column_spread(x, torch.tensor([1.0, 1.0, 1.0, 0.0]).double())

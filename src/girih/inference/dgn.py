@@ -98,6 +98,11 @@ class DGN(nn.Module):
         """What `girih.trace` makes of the network as it is built now."""
         return self._followed.trace
 
+    def keep_trace(self) -> DGN:
+        """Keep the trace of the network as it is now, whatever becomes of its mode or its layers; returns self."""
+        self._followed = Followed(self.trace)
+        return self
+
     @property
     def latent_dim(self) -> int:
         """The latent dimension S."""

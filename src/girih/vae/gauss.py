@@ -45,7 +45,7 @@ def exact_dgn(vae: VAE) -> DGN:
             "`vae().log_prob_with_error(x)` estimates log p(x) by importance sampling"
         )
     with evaluating(vae.decoder):
-        return DGN(vae.decoder, noise=vae.noise)
+        return DGN(vae.decoder, noise=vae.noise).keep_trace()  # that of evaluation, in training too
 
 
 def distribution_of(vae: VAE, sampled: Distribution) -> Distribution:
@@ -183,8 +183,7 @@ class GaussVAE(VAE):
         for more, ask by `record=girih.training.ExactRecorder(rows)`.
         """
         try:
-            with evaluating(self):
-                units = self.dgn().trace.hidden_units
+            units = self.dgn().trace.hidden_units
         except (ParameterError, LatentDimensionError, UnsupportedLayerError):
             return None
         cells = sum(math.comb(units, k) for k in range(self.latent_dim + 1))  # of hyperplanes in general position
