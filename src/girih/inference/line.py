@@ -54,6 +54,8 @@ class Pairs(NamedTuple):
     log_joint: Tensor  # (n, R) log p(x, z in cell), -inf where negligible
     mean: Tensor  # (n, R) E[t | x, cell], 0 where negligible
     variance: Tensor  # (n, R) Var[z | x, cell], 0 where negligible
+    local_mean: Tensor  # (n, R) the same of u about the anchor
+    local_variance: Tensor  # (n, R)
 
 
 def pair_up(model: Model, rows: Rows) -> Pairs:
@@ -115,13 +117,14 @@ def _integrate(
     scale, at = pick(deviation), pick(anchor)
     below, above = ((pick(end.expand_as(anchor)) - at) / scale for end in region)
     log_k0, local_mean, local_variance = anchored_moments(below, above, pick(tilt))
-    integrals = anchor.new_zeros(3, anchor.numel())
+    integrals = anchor.new_zeros(5, anchor.numel())
     integrals[0] = -torch.inf
     # an overflowed pair, NaN, counts as infinitely improbable: a row of nothing else is refused by its -inf
     integrals[0, kept] = (pick(log_height) + log_k0).nan_to_num_(-torch.inf, torch.inf, -torch.inf)
     integrals[1, kept] = torch.addcmul(at, scale, local_mean)
     integrals[2, kept] = scale.square() * local_variance
-    integrals = integrals.view(3, *anchor.shape)
+    integrals[3, kept], integrals[4, kept] = local_mean, local_variance
+    integrals = integrals.view(5, *anchor.shape)
     return Pairs(log_highest, log_peak, anchor, tilt, deviation, *integrals)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from girih.gaussian.interval import anchored_moments, interval_moments
+from girih.gaussian.interval import interval_moments
 from girih.gaussian.truncated import sample_anchored
 from girih.inference.estep import chunks
 from girih.inference.knots import Knots
@@ -35,18 +36,25 @@ class LinePosterior(Posterior):
         # the anchors of the cells, and that of the best one, from which they are counted
         knots = Knots(self._region, self._origin)
         self._offset, self._best = knots.offsets(p.anchor, p.log_peak.argmax(1, keepdim=True))
+        self._lengths = torch.cat([lengths(rows, log_evidence[index]) for index, rows, _ in parts])[order]
+        super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)))
+        self._local, self._spread = p.local_mean, p.local_variance
+
+    @cached_property
+    def rounding(self) -> Tensor:
+        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`: see `girih.inference.rounding`."""
+        p, model, cells = self._pairs, self._model, self._model.cells
         speed = torch.linalg.vector_norm(cells.slope[:, :, 0].abs() @ model.head[1].abs().mT, dim=1)
         matters = self.log_weights > math.log(MATTERS)
-        path, z = knots.paths(speed, p.anchor), self._best + self._offset
+        path, z = Knots(self._region, self._origin).paths(speed, p.anchor), self._best + self._offset
         spread = torch.where(matters, path, -torch.inf).amax(1) - torch.where(matters, path, torch.inf).amin(1)
         pull = z.abs() * (p.tilt.abs() / p.deviation + z.abs() / model.prior[0, 0])
-        length = torch.cat([lengths(rows, log_evidence[index]) for index, rows, _ in parts])[order]
-        rounding = of_posterior(model, length, spread, torch.where(matters, pull, 0.0).amax(1))
-        super().__init__(model, log_evidence, left_out_bound(log_evidence, len(self._origin)), rounding)
-        # ends of the cells, and moments of u, about the anchors
-        self._ends = [(end - p.anchor) / p.deviation for end in self._region]
-        flat = anchored_moments(*(part.flatten() for part in (*self._ends, p.tilt)))
-        _, self._local, self._spread = (part.view_as(p.anchor) for part in flat)
+        return of_posterior(model, self._lengths, spread, torch.where(matters, pull, 0.0).amax(1))
+
+    @property
+    def _ends(self) -> list[Tensor]:
+        """The ends of the cells about the anchors, in units of the deviations, `(N, R)` each."""
+        return [(end - self._pairs.anchor) / self._pairs.deviation for end in self._region]
 
     @property
     def _weights(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -87,17 +88,17 @@ class PolytopePosterior(Posterior):
         reference = torch.cat([chunk.reference for chunk in self._chunks])[order]
         lost = torch.cat([chunk.log_left_out for chunk in self._chunks])[order]
         log_evidence = reference + self._log_total
-        super().__init__(
-            model, log_evidence, (lost - self._log_total).exp(), self._rounding(model, log_evidence, order)
-        )
+        super().__init__(model, log_evidence, (lost - self._log_total).exp())
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""
         return values.new_zeros(len(self.log_evidence), *values.shape[1:]).index_add(0, self._row, values)
 
-    def _rounding(self, model: Model, log_evidence: Tensor, order: Tensor) -> Tensor:
-        """The bound on the error of log p(z | x), `(N,)`."""
-        cells, T, p = model.cells, model.head[1].abs(), self._pairs
+    @cached_property
+    def rounding(self) -> Tensor:
+        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`: see `girih.inference.rounding`."""
+        model, log_evidence, p = self._model, self.log_evidence, self._pairs
+        cells, T = model.cells, model.head[1].abs()
         u = self._to_whitened(torch.zeros_like(p.tilt))
         t = (u - self._geometry.origin[p.piece]).abs()
         # absolute values throughout: what the images of anchors are rounded from
@@ -110,6 +111,7 @@ class PolytopePosterior(Posterior):
             none.scatter_reduce(0, p.row, torch.where(matters, part, 0.0), "amax")
             for part in (size, far * (slope + far))
         )
+        order = torch.cat([chunk.which for chunk in self._chunks]).argsort()
         length = torch.cat([lengths(c.rows, log_evidence[c.which]) for c in self._chunks])[order]
         return of_posterior(model, length, spread, pull)
 

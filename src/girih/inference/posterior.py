@@ -46,8 +46,8 @@ class Posterior(Distribution):
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor, rounding: Tensor) -> None:
-        self._model, self.log_evidence, self.left_out, self.rounding = model, log_evidence, left_out, rounding
+    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor) -> None:
+        self._model, self.log_evidence, self.left_out = model, log_evidence, left_out
         if not torch.isfinite(log_evidence).all():
             row = int((~torch.isfinite(log_evidence)).nonzero()[0])
             raise NonFiniteError(
@@ -55,6 +55,11 @@ class Posterior(Distribution):
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
         super().__init__(torch.Size([len(log_evidence)]), torch.Size([model.latent_dim]), validate_args=False)
+
+    @property
+    @abstractmethod
+    def rounding(self) -> Tensor:
+        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`."""
 
     @property
     @abstractmethod
