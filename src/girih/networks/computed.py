@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
@@ -77,12 +76,14 @@ def check_tensors(root: nn.Module) -> None:
     """Refuse parameters and buffers without values, or with complex ones.
 
     Raises:
-        ParameterError: they are on the meta device, or of lazy layers that have not seen data.
-        UnsupportedLayerError: they are complex.
+        ParameterError: they are on the meta device.
+        UnsupportedLayerError: they are complex, or of lazy layers that have not seen data.
     """
     for path, tensor in (*root.named_parameters(), *root.named_buffers()):
-        if isinstance(tensor, UninitializedParameter):
-            raise ParameterError(f"'{path}' belongs to a lazy layer without a size yet; call the network once first")
+        if nn.parameter.is_lazy(tensor):
+            raise UnsupportedLayerError(
+                f"{type(root).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
+            )
         if tensor.is_meta:
             raise ParameterError(
                 f"'{path}' is on the meta device and has no values; call net.to_empty(device='cpu'), then load weights"

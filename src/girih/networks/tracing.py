@@ -106,10 +106,6 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
             "torch.export"
         )
     one_input(net)
-    if any(nn.parameter.is_lazy(p) for p in net.parameters()):
-        raise UnsupportedLayerError(
-            f"{type(net).__name__} has lazy layers that have no weights yet; call it once on a batch of latents"
-        )
     check_tensors(net)
     root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
     kind = _example(root)
