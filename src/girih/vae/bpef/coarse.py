@@ -57,6 +57,7 @@ class CoarseBPEF(Distribution):
         0.6814
     """
 
+    _validate_args = __debug__  # torch's own default, which zuko switches off for everybody when it is imported
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"coefficients": constraints.real_vector}
     has_enumerate_support = True
 

@@ -57,6 +57,7 @@ class BPEF(Distribution):
         0.69314718056
     """
 
+    _validate_args = __debug__  # torch's own default, which zuko switches off for everybody when it is imported
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"coefficients": constraints.real_vector}
     support = constraints.interval(-1.0, 1.0)
 

@@ -45,6 +45,7 @@ class RelaxedBPEF(Distribution):
         (torch.Size([1000]), True)
     """
 
+    _validate_args = __debug__  # torch's own default, which zuko switches off for everybody when it is imported
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real_vector}
     support = constraints.interval(-1.0, 1.0)
     has_rsample = True
