@@ -62,7 +62,7 @@ def test_datasets(girih):
 
 
 def test_reproduce_lists(girih):
-    from girih.experiments import registry
+    from girih_papers import registry
 
     assert girih("reproduce", "--list", "--json").json == {"reproductions": registry.names()}
     assert all(name in girih("reproduce", "--list").out for name in registry.names())
@@ -71,7 +71,7 @@ def test_reproduce_lists(girih):
 @pytest.fixture
 def stand_in(monkeypatch):
     """A registry whose only reproduction writes two files."""
-    from girih.experiments import registry
+    from girih_papers import registry
 
     calls = []
 
