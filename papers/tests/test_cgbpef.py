@@ -10,15 +10,14 @@ from scipy.special import kv
 from scipy.stats import chi2
 
 from girih.errors import DataSourceError, ParameterError
+from girih.training import TrainingRun
+from girih.vae import VAE, evidence
 from girih_papers import cgbpef_table, registry
 from girih_papers.cgbpef_data import images, split
 from girih_papers.cgbpef_fits import CAT, CGBPEF, GAUSS, MODELS, make_vae, measured, relaxed_terms
 from girih_papers.concrete_density import agree, counts_image, density_image, draw_log, log_density
 from girih_papers.concrete_kl import PRINTED, TERM, divergences, drawn, kl, sampling_bias
 from girih_papers.concrete_law import characteristic, ratio_cdf, triangle_masses, z_law
-from girih.training import TrainingRun
-from girih.vae import VAE
-from girih.vae.evidence import enumerate_exact
 
 FIGURES = {
     "concrete-density": {"fig7.png", "masses.png"},
@@ -307,5 +306,5 @@ def test_hard_codes_make_a_bound():
     """On the likelihood of hard codes, which all of them give exactly here."""
     vae, X = trained(CGBPEF)
     found = measured(vae, X, samples=1, more=100, draws=10, law_rows=0)
-    exact = -enumerate_exact(vae, X).mean().item()
+    exact = -evidence.enumerate_exact(vae, X).mean().item()
     assert exact < found["free_energy_hard"] < exact + 30.0

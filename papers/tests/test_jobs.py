@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from girih.errors import ModelFileError, ParameterError
+from girih.training import TrainingRun
 from girih_papers.jobs import completed, run_jobs
 from girih_papers.settings import changed
-from girih.training import TrainingRun
 
 CALLS = []
 

@@ -12,6 +12,7 @@ from torch import nn
 import girih
 from girih.datasets import load
 from girih.errors import ParameterError
+from girih.geometry import smooth
 from girih_papers import (
     mas_angles_circle,
     mas_basis,
@@ -24,7 +25,6 @@ from girih_papers.mas_images import as_pictures, conv_for, draws, entanglement, 
 from girih_papers.mas_smoothing import softened
 from girih_papers.mas_toys import covered, curve, sliced_distance
 from girih_papers.weights import weights_of, with_weights
-from girih.geometry import smooth
 
 FIGURES = {
     "mas-dropout-circle": {"realisations.png"},

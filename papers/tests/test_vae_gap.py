@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from girih.errors import ParameterError
+from girih.vae import gap
 from girih_papers import registry, vae_gap
 from girih_papers.jobs import run_jobs
 from girih_papers.weights import with_weights
-from girih.vae import gap
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from girih.vae import information
 from girih_papers import registry, vae_geometry
 from girih_papers.vae_geometry import BPEF, FIXED, FREE, MODELS, make_vae
-from girih.vae.information import bregman_centroid, family_of
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_the_exact_terms_agree_with_draws():
 def test_the_likelihood_under_a_free_prior_is_that_of_its_draws():
     x = torch.as_tensor(vae_geometry.load("wave", n=5, seed=0).X)
     vae = make_vae(FREE, 2, 6, 0.3, 5, seed=1)
-    family, natural = family_of(vae.encode(x))
-    prior = family.distribution(bregman_centroid(family, natural))
+    family, natural = information.family_of(vae.encode(x))
+    prior = family.distribution(information.bregman_centroid(family, natural))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         p = vae.log_likelihood(x, prior.sample((40_000, 1))).exp()

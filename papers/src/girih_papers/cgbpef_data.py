@@ -6,7 +6,7 @@ import numpy as np
 
 from girih.datasets import load
 from girih.errors import ParameterError
-from girih_papers.methods import Array
+from girih_papers.arrays import Array
 from girih_papers.rivals import Rows
 
 # The shares of training, validation and test rows (section 4).

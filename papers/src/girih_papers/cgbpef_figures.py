@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from girih.plots import BLACK, CYCLE, GREY, LIGHT, new_figure, styled
 from girih_papers.cgbpef_fits import MODELS
 from girih_papers.figures import draw_images as draw_sheet
 from girih_papers.jobs import Result
-from girih.plots import styled
-from girih.plots.style import BLACK, CYCLE, GREY, LIGHT, new_figure
 
 Cell = tuple[int, str, float]  # L, model, T
 Chosen = Mapping[Cell, Sequence[Result]]

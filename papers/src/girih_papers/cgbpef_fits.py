@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributions import Independent
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from girih._arrays import as_tensor
 from girih.errors import ParameterError
+from girih.networks import svhn_decoder, svhn_encoder
+from girih.vae import CGBPEFVAE, VAE, CatVAE, GaussVAE, evidence
+from girih_papers.arrays import Array
 from girih_papers.cgbpef_data import SIDES, images, split
 from girih_papers.concrete_kl import kl
-from girih_papers.concrete_law import Array, z_law
+from girih_papers.concrete_law import z_law
 from girih_papers.jobs import completed, run_jobs
 from girih_papers.rivals import Rows
 from girih_papers.weights import weights_of, with_weights
-from girih.networks import svhn_decoder, svhn_encoder
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
-from girih.vae import CGBPEFVAE, VAE, CatVAE, GaussVAE
-from girih.vae.bpef.concrete import log_concrete, log_density
-from girih.vae.evidence import estimate
 
 GAUSS, CAT, CGBPEF = "Gauss-VAE", "Cat-VAE", "CG-BPEF-VAE"
 MODELS = (GAUSS, CAT, CGBPEF)
@@ -175,8 +172,9 @@ def measured(vae: VAE, X: Array, samples: int, more: int, draws: int, law_rows: 
         some rows, `term_1_same_rows`, the KL of categories on the same, and `free_energy_relaxed`, the free energy
         with their difference added, which bounds the NLL of that model.
     """
-    x = as_tensor(X, "x").to(vae.dtype)
-    with torch.no_grad(), evaluating(vae):
+    x = torch.as_tensor(X, dtype=vae.dtype)
+    vae.eval()
+    with torch.no_grad():
         once, often = (_terms(vae, x, count) for count in (samples, more))
         generator = torch.Generator().manual_seed(_SEED)
         found: dict[str, Any] = {
@@ -194,7 +192,7 @@ def measured(vae: VAE, X: Array, samples: int, more: int, draws: int, law_rows: 
                 found["free_energy_relaxed"] = found["free_energy_more"] + missed
         kinds = {"nll": False, "nll_relaxed": True} if vae.temperature is not None else {"nll": None}
         for name, relaxed in kinds.items():
-            log_p, error, effective = estimate(vae, x, draws, generator, relaxed)
+            log_p, error, effective = evidence.estimate(vae, x, draws, generator, relaxed)
             found |= {
                 name: -log_p.mean().item(),
                 f"{name}_error": error.square().sum().sqrt().item() / len(x),
@@ -225,15 +223,19 @@ def relaxed_terms(vae: VAE, x: torch.Tensor, draws: int, intervals: int = 200) -
         ])  # fmt: skip
         return {"term_1_relaxed": float(term), "term_1_same_rows": categories}
     generator = torch.Generator().manual_seed(_SEED)
-    log_y = log_concrete(q, vae.temperature, (draws,), generator)
-    ratio = log_density(log_y, q, vae.temperature) - log_density(log_y, p, vae.temperature)
+    gumbel = -torch.empty((draws, *q.shape), dtype=q.dtype).exponential_(generator=generator).log()
+    log_y = torch.log_softmax((q + gumbel) / vae.temperature, -1)
+    T = torch.tensor(vae.temperature, dtype=q.dtype)
+    laws = [ExpRelaxedCategorical(T, logits=logits, validate_args=False) for logits in (q, p)]
+    ratio = laws[0].log_prob(log_y) - laws[1].log_prob(log_y)  # of log y, as of y: the Jacobian is the same
     return {"term_1_relaxed": ratio.sum(-1).mean().item(), "term_1_same_rows": categories}
 
 
 def _hard(vae: VAE, x: torch.Tensor, draws: int) -> float:
     """The free energy of the model with hard codes, `KL(q : p) - E_q[log p(x | z)]` of categories throughout."""
     q = vae.encode(x)
-    with own_random_state(_SEED, x.device):
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(_SEED)
         log_p = torch.stack([vae.log_likelihood(x, q.sample()) for _ in range(draws)])
     return float((vae.free_energy(x, seed=_SEED).divergence - log_p.mean(0)).mean())
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from girih._files import write_text
-from girih._staging import target_of
 from girih.errors import ParameterError
 from girih_papers.cgbpef_data import images, split
 from girih_papers.cgbpef_figures import Cell, Chosen, draw_curves, draw_free_energies, draw_images
 from girih_papers.cgbpef_fits import CAT, CGBPEF, GAUSS, MODELS, fit_job, measure_job
 from girih_papers.figures import save
+from girih_papers.files import kept_in, write_text
 from girih_papers.jobs import Result, run_jobs
 from girih_papers.mas_toys import spread
 from girih_papers.settings import arguments
@@ -137,7 +136,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         best.setdefault(cell_of(grid[number]), number)
     best = {cell: best[cell] for cell in dict.fromkeys(map(cell_of, grid))}
     chosen_keys = [(number, i) for number in best.values() for i in range(settings.runs)]
-    home = str(target_of(out).resolve())
+    home = str(kept_in(out).resolve())
     measures = [arguments(measure_job, settings, training=jobs[key], folder=home) for key in chosen_keys]
     measured = dict(
         zip(chosen_keys, run_jobs(measure_job, measures, out, f"{title}, test", quick, progress), strict=True)

@@ -19,10 +19,10 @@ from scipy.stats import chi2
 from torch.distributions import RelaxedOneHotCategorical
 
 from girih.errors import ParameterError
-from girih_papers.concrete_law import Array, ratio_cdf, triangle_masses
+from girih.plots import CYCLE, new_figure, styled
+from girih_papers.arrays import Array
+from girih_papers.concrete_law import ratio_cdf, triangle_masses
 from girih_papers.figures import save
-from girih.plots import styled
-from girih.plots.style import CYCLE, new_figure
 
 # Probabilities of Figs. 6, 7 and 8; Fig. 2 is four panels of Fig. 6.
 ALPHAS = {

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from girih.errors import ParameterError
-from girih_papers.concrete_law import Array, z_law
+from girih.plots import CYCLE, new_figure, styled
+from girih.vae import bpef
+from girih_papers.arrays import Array
+from girih_papers.concrete_law import z_law
 from girih_papers.figures import save
 from girih_papers.jobs import Result, run_jobs
 from girih_papers.settings import arguments
-from girih.plots import styled
-from girih.plots.style import CYCLE, new_figure
-from girih.vae import bpef
 
 # The three divergences by the names of `result.json`.
 CATEGORY, PRINTED, TERM = "category", "z_to_uniform_density", "z_to_relaxed_uniform"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from girih.errors import ParameterError
+from girih_papers.arrays import Array
 
-Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
 # The characteristic function of W^(-1/T) is tabled against v = T log(frequency), with this step and these limits.

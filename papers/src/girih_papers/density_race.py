@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from girih._progress import Progress
 from girih.datasets import load
 from girih.em import DGNEstimator
+from girih.inference import DGN
 from girih_papers.figures import save
+from girih_papers.progress import Progress
 from girih_papers.race_figures import density_maps, nll_dots, sample_sheet
 from girih_papers.rivals import Covariance, Fitted, Rows, fitted_dgn, flow, flow_width, mixture, vae
-from girih.inference import DGN
 
 _FLOW, _LARGE = "RealNVP, equal size", "RealNVP, larger"
 

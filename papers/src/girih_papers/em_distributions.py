@@ -12,14 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
-from girih._progress import Progress
-from girih_papers.figures import save
-from girih_papers.methods import Array
 from girih.inference import DGN
 from girih.networks import mlp
-from girih.plots import styled
-from girih.plots.data import generate, to_array
-from girih.plots.style import BLACK, BLUE, GREEN, VERMILLION, new_figure
+from girih.plots import BLACK, BLUE, GREEN, VERMILLION, new_figure, styled
+from girih_papers.arrays import Array, generate, to_array
+from girih_papers.figures import save
+from girih_papers.progress import Progress
 
 _SIZES = (1, 8, 8, 2)
 _NOISE = 0.1

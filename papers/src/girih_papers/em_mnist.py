@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from girih._files import write_json
 from girih.datasets import load
+from girih.plots import new_figure, styled
+from girih_papers.arrays import Array, generate, quantiles, to_array
 from girih_papers.comparison import (
     Budget,
     by_label,
@@ -26,10 +27,8 @@ from girih_papers.comparison import (
     workers_for,
 )
 from girih_papers.figures import BEYOND, draw_images, kl_figure, nll_figure, save
-from girih_papers.methods import Array, Outcome, Task
-from girih.plots import styled
-from girih.plots.data import generate, quantiles, to_array
-from girih.plots.style import new_figure
+from girih_papers.files import write_json
+from girih_papers.methods import Outcome, Task
 
 _HIDDEN = (8, 16)
 # All methods start from this noise variance: EM and VAEs end lower from 1 than from 0.1.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from girih.plots import BLUE, new_figure, styled
+from girih_papers.arrays import Array
 from girih_papers.figures import save
-from girih_papers.methods import Array
 from girih_papers.toys import compare_on_toy
-from girih.plots import styled
-from girih.plots.style import BLUE, new_figure
 
 # The initial noise variance of all methods: the VAEs end lowest from 1, of 0.03, 0.1, 0.3 and 1.
 _NOISE = 1.0

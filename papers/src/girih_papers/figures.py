@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from girih._files import atomic_path
+from girih.plots import BLUE, CYCLE, GREY, VERMILLION, new_figure, plot_training_curves, styled
+from girih_papers.arrays import Array, curve_latents, generate
 from girih_papers.comparison import EMS, PAPER_VAES, RESTARTS, SAME_START, TUNED, WEIGHT_PRIOR, by_label
-from girih_papers.methods import Array, Outcome
-from girih.plots import plot_training_curves, styled
-from girih.plots.data import curve_latents, generate
-from girih.plots.style import BLUE, CYCLE, GREY, VERMILLION, new_figure
+from girih_papers.files import whole_file
+from girih_papers.methods import Outcome
 
 # The order fixes the colours: as in the paper, blue, red and green for the VAEs and black for EM.
 ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS, WEIGHT_PRIOR)
@@ -36,7 +35,7 @@ def save(figure: Figure, path: Path) -> str:
     """Write a PNG with a palette of 256 colours, which is a third of the size, atomically; returns its name."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=_PRINT_DPI, format="png")
-    with Image.open(buffer) as image, atomic_path(path) as temporary:
+    with Image.open(buffer) as image, whole_file(path) as temporary:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
     return path.name
 
@@ -107,7 +106,7 @@ def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> F
 def draw_manifold(ax: Axes, run: Outcome, rows: Array) -> None:
     """One panel: rows, the curve between the outer 0.1% of the prior, and its kinks."""
     dgn = run.dgn
-    z, limits = curve_latents(dgn, dgn.partition, 400)
+    z, limits = curve_latents(dgn, 400)
     curve, kinks = generate(dgn, z), generate(dgn, limits) if len(limits) else np.empty((0, 2))
     ax.scatter(rows[:, 0], rows[:, 1], s=2.0, color=GREY, lw=0, alpha=0.6, label="rows")
     ax.plot(curve[:, 0], curve[:, 1], color=BLUE if run.kind == "em" else VERMILLION, lw=1.2, label="g(z)")

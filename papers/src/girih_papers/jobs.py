@@ -13,11 +13,10 @@ from typing import Any, Protocol, TypeVar
 import joblib
 import numpy as np
 
-from girih._files import atomic_path
-from girih._progress import Progress
-from girih._staging import target_of
 from girih.errors import ModelFileError
 from girih_papers.comparison import workers_for
+from girih_papers.files import kept_in, whole_file
+from girih_papers.progress import Progress
 
 Result = dict[str, np.ndarray]
 Job = Callable[..., Mapping[str, Any]]
@@ -43,7 +42,7 @@ def run_jobs(
     Raises:
         ModelFileError: a result in the folder is damaged.
     """
-    runs = target_of(folder) / "runs"  # they stay where the results are not yet
+    runs = kept_in(folder) / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     paths = [runs / f"{function.__name__.strip('_')}-{_key(function, job)}.npz" for job in jobs]
     results: dict[int, Result] = {i: _load(path) for i, path in enumerate(paths) if path.exists()}
@@ -89,7 +88,7 @@ def _finish(function: Job, job: Mapping[str, Any], path: Path, index: int) -> in
     checkpoint = path.with_suffix(".checkpoint")
     extra = {"checkpoint": checkpoint} if "checkpoint" in inspect.signature(function).parameters else {}
     result = {name: np.asarray(value) for name, value in function(**job, **extra).items()}
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **result)
     checkpoint.unlink(missing_ok=True)
     return index

@@ -15,26 +15,36 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
 
-from girih._progress import Progress
 from girih.em import DGNEstimator
+from girih.inference import DGN
+from girih.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    draw_classes,
+    draw_prior,
+    new_figure,
+    plot_cells,
+    plot_image_manifold,
+    styled,
+)
+from girih_papers.arrays import Array, to_array
 from girih_papers.density_race import dequantised_mnist
 from girih_papers.figures import draw_images, save
-from girih_papers.methods import Array
-from girih.inference import DGN
-from girih.plots import plot_image_manifold, styled
-from girih.plots.cells import draw_cells
-from girih.plots.colouring import colouring
-from girih.plots.data import to_array
-from girih.plots.latents import COLOURS, draw_classes, draw_prior, view_of
-from girih.plots.polygons import cell_polygons
-from girih.plots.posterior_plane import SHARES, posterior_grid
-from girih.plots.style import BLACK, new_figure
+from girih_papers.progress import Progress
 
 _HIDDEN, _TRAIN, _HELD_OUT, _ITERATIONS = (32,), 1000, 1000, 60
 _SHAPE = (28, 28)
 _NEIGHBOURS = 5
 _PANELS = 6
 _DRAWS = 4000
+_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, ORANGE, PURPLE)
+_SHARES = np.array([0.5, 0.9, 0.99])  # of a posterior, in the regions that are drawn
+
+Window = tuple[tuple[float, float], tuple[float, float]]
 
 
 def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
@@ -114,19 +124,26 @@ def _spread(X: Array, means: Array, posterior: Any) -> Any:
 def _plane(dgn: DGN, means: Array, labels: Any) -> Figure:
     """Cells in pale tints, and each row as its digit at its posterior mean."""
     part = dgn.partition
-    view = view_of(to_array(dgn.prior), means)
-    polygons = cell_polygons(part, view)
     figure = new_figure(6.4, 6.4)
     ax = figure.add_subplot()
-    rgba = colouring(part).rgba
+    plot_cells(part, ax, span=_view(to_array(dgn.prior), means))
+    (cells,) = ax.collections
+    rgba = np.asarray(cells.get_facecolor()).copy()
     rgba[:, :3] = 0.55 + 0.45 * rgba[:, :3]  # paler, so that the digits stand out
-    cells = draw_cells(ax, polygons, rgba, view)
-    cells.set(linewidths=0.15, edgecolors="#999999")
+    cells.set(linewidths=0.15, edgecolors="#999999", facecolors=rgba)
     draw_prior(ax, to_array(dgn.prior))
     draw_classes(ax, means, labels)
     ax.set(xlabel="latent $z_1$", ylabel="latent $z_2$")
     ax.set_title(f"{len(part)} cells; each training row as its digit at E[z | x]; prior: 1, 2, 3 standard deviations")
     return figure
+
+
+def _view(prior: Array, means: Array) -> Window:
+    """A square window around the rows and 2.5 deviations of the prior."""
+    reach = 2.5 * np.sqrt(prior.diagonal())
+    low, high = np.minimum(means.min(0), -reach), np.maximum(means.max(0), reach)
+    middle, half = 0.5 * (low + high), 0.54 * float((high - low).max())
+    return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
 
 
 @styled
@@ -139,12 +156,12 @@ def _posteriors(dgn: DGN, rows: Array, labels: Any) -> Figure:
     posterior = dgn.posterior(rows)
     draws = to_array(posterior.sample((_DRAWS,), seed=0))
     for i in range(len(rows)):
-        _contours(ax, dgn.posterior(rows[i : i + 1]), draws[:, i], COLOURS[i])
+        _contours(ax, dgn.posterior(rows[i : i + 1]), draws[:, i], _COLOURS[i])
     mean = to_array(posterior.mean)
     low, high = draws.reshape(-1, 2).min(0), draws.reshape(-1, 2).max(0)
     room = 0.05 * (high - low)
     for i, point in enumerate(mean):
-        ax.plot(*point, "o", color=COLOURS[i], mec=BLACK, mew=0.5, ms=4.0)
+        ax.plot(*point, "o", color=_COLOURS[i], mec=BLACK, mew=0.5, ms=4.0)
         ax.annotate(
             f"{chr(97 + i)}", point, xytext=(4, 4), textcoords="offset points", color=BLACK, fontsize=9, weight="bold"
         )
@@ -168,10 +185,13 @@ def _contours(ax: Axes, posterior: Any, draws: Array, colour: str) -> None:
     """The smallest regions that hold shares of one posterior."""
     low, high = np.quantile(draws, (5e-4, 1.0 - 5e-4), axis=0)
     room = 0.1 * (high - low)
-    view = ((low[0] - room[0], high[0] + room[0]), (low[1] - room[1], high[1] + room[1]))
-    (x, y), log_p = posterior_grid(posterior, view, 300)
+    x, y = (np.linspace(a, b, 300) for a, b in zip(low - room, high + room, strict=True))
+    grid = torch.as_tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 1, 2))
+    log_p = to_array(posterior.log_prob(grid)).reshape(len(y), len(x))
     at_draws = to_array(posterior.log_prob(torch.as_tensor(draws[:, None])))[:, 0]
-    ax.contour(x, y, log_p, levels=np.quantile(at_draws, 1.0 - SHARES[::-1]), colors=colour, linewidths=(0.5, 0.8, 1.2))
+    ax.contour(
+        x, y, log_p, levels=np.quantile(at_draws, 1.0 - _SHARES[::-1]), colors=colour, linewidths=(0.5, 0.8, 1.2)
+    )
 
 
 @styled

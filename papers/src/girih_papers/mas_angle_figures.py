@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from girih.plots import styled
-from girih.plots.style import BLUE, CYCLE, GREEN, SKY, new_figure
+from girih.plots import BLUE, CYCLE, GREEN, SKY, new_figure, styled
 
 _EDGES = np.linspace(0.0, 0.5 * np.pi, 46).tolist()
 _TICKS = ([0.0, 0.25 * np.pi, 0.5 * np.pi], ["0", "π/4", "π/2"])

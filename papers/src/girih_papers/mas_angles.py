@@ -14,10 +14,10 @@ from torch import Tensor
 
 from girih import geometry
 from girih.errors import ParameterError
+from girih.networks import mlp
 from girih_papers.figures import save
 from girih_papers.jobs import Result, run_jobs
 from girih_papers.mas_angle_figures import draw_grid, draw_widths
-from girih.networks import mlp
 
 _NETWORK_SEEDS = 1000  # networks of one seed
 _BLOCK = 4  # segments at a time

@@ -16,17 +16,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from girih.datasets import load
+from girih.geometry import angles, enumerate_cells
+from girih.networks import mlp
+from girih.partition import Partition
+from girih.plots import GREY, new_figure, styled
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_toys import covered, curve, sliced_distance, spread, train_toy
 from girih_papers.settings import arguments
 from girih_papers.weights import weights_of, with_weights
-from girih.geometry import angles, enumerate_cells
-from girih.networks import mlp
-from girih.partition import Partition
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import GREY, new_figure
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from torch import nn
 
 from girih.datasets import Dataset
 from girih.errors import ParameterError
+from girih.networks import trace
+from girih.plots import new_figure, plot_basis, styled
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.jobs import Result
 from girih_papers.mas_images import (
@@ -29,10 +32,6 @@ from girih_papers.mas_images import (
     restored,
     trained_models,
 )
-from girih.networks import trace
-from girih.plots import plot_basis, styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import new_figure
 
 SETTINGS, QUICK = PAPER, SMALL
 

@@ -15,11 +15,10 @@ from torch import nn
 
 from girih import geometry
 from girih.errors import ParameterError
+from girih.networks import mlp
+from girih.plots import CYCLE, new_figure, styled
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
-from girih.networks import mlp
-from girih.plots import styled
-from girih.plots.style import CYCLE, new_figure
 
 _NETWORK_SEEDS = 1000  # networks of one seed
 

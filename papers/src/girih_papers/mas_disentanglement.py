@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from girih.plots import BLUE, GREY, VERMILLION, new_figure, styled
 from girih_papers.figures import save
 from girih_papers.jobs import Result
 from girih_papers.mas_images import MODELS, NORMS, PAPER, SMALL, Settings, describe, image_rows, trained_models
 from girih_papers.mas_toys import spread
-from girih.plots import styled
-from girih.plots.style import BLUE, GREY, VERMILLION, new_figure
 
 SETTINGS, QUICK = PAPER, SMALL
 

@@ -15,17 +15,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from girih.datasets import load
+from girih.geometry import dropout_dimensions, noisy_generator
+from girih.networks import mlp
+from girih.partition import Partition
+from girih.plots import new_figure, styled
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_toys import curve, sliced_distance, spread, train_toy
 from girih_papers.settings import arguments
 from girih_papers.weights import weights_of, with_weights
-from girih.geometry import dropout_dimensions, noisy_generator
-from girih.networks import mlp
-from girih.partition import Partition
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import new_figure
 
 # Without dropout in the discriminator, too, these generators cover only a part of the circle.
 _DISCRIMINATOR_DROPOUT = 0.2

@@ -15,14 +15,12 @@ from scipy.stats import binom
 
 from girih import geometry
 from girih.errors import ParameterError
+from girih.networks import mlp
+from girih.plots import BLUE, GREY, PALE, VERMILLION, new_figure, styled
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
-from girih.geometry.dropout import KINDS
-from girih.networks import mlp
-from girih.networks.builders import ACTIVATIONS
-from girih.plots import styled
-from girih.plots.style import BLUE, GREY, PALE, VERMILLION, new_figure
 
+_KINDS = ("dropout", "dropconnect")
 _NAMES = {"relu": "ReLU", "leaky_relu": "leaky ReLU", "abs": "absolute value"}
 _NETWORK_SEEDS = 1000  # networks of one seed
 
@@ -63,7 +61,7 @@ Box = dict[str, Any]
 def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings) -> dict[str, Any]:
     """Run it; returns the body of `result.json`."""
     _check(settings)
-    panels = list(product(settings.activations, KINDS, settings.probabilities))
+    panels = list(product(settings.activations, _KINDS, settings.probabilities))
     cases: list[dict[str, Any]] = [
         {"activation": activation, "kind": kind, "probability": p, "width": width}
         for (activation, kind, p), width in product(panels, settings.widths)
@@ -97,9 +95,9 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings) -
 
 
 def _check(settings: Settings) -> None:
-    unknown = set(settings.activations) - set(ACTIVATIONS)
+    unknown = set(settings.activations) - set(_NAMES)
     if unknown:
-        raise ParameterError(f"the setting activations takes {', '.join(ACTIVATIONS)}; got {', '.join(unknown)}")
+        raise ParameterError(f"the setting activations takes {', '.join(_NAMES)}; got {', '.join(unknown)}")
     if settings.output_noise not in (0, 1) or not 1 <= settings.networks <= _NETWORK_SEEDS:
         raise ParameterError("the setting output_noise is 0 or 1, and networks is from 1 to 1000")
 
@@ -156,7 +154,7 @@ def _box(frequencies: np.ndarray, found: list[Any]) -> Box:
 
 @styled
 def _draw(boxes: list[Box], settings: Settings) -> Figure:
-    activations, columns = settings.activations, list(product(KINDS, settings.probabilities))
+    activations, columns = settings.activations, list(product(_KINDS, settings.probabilities))
     figure = new_figure(7.0, 0.5 + 1.9 * len(activations))
     axes = figure.subplots(len(activations), len(columns), sharex=True, sharey=True, squeeze=False)
     for (i, activation), (j, (kind, p)) in product(enumerate(activations), enumerate(columns)):

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from girih.networks import fc_encoder, fc_generator
+from girih.plots import colour_bar, new_figure, styled
+from girih.vae import GaussVAE
+from girih_papers.arrays import Array
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_images import NOISE, image_rows, train_on_images
 from girih_papers.mas_toys import spread
 from girih_papers.settings import arguments
-from girih.networks import fc_encoder, fc_generator
-from girih.plots import styled
-from girih.plots.data import Array
-from girih.plots.style import colour_bar, new_figure
-from girih.vae import GaussVAE
 
 _TYPE = torch.float32
 

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from girih import geometry
 from girih.errors import ParameterError
+from girih.plots import BLACK, CYCLE, VERMILLION, new_figure, styled
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_autoencoders import autoencoder, training_errors
-from girih.plots import styled
-from girih.plots.style import BLACK, CYCLE, VERMILLION, new_figure
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from girih.datasets import Dataset, load
-from girih.datasets.local_images import reader_for
 from girih.errors import ParameterError
-from girih_papers.jobs import Result, completed, run_jobs
-from girih_papers.settings import arguments
-from girih_papers.weights import weights_of, with_weights
 from girih.gan import GAN
 from girih.geometry import disentanglement, sample_cells
 from girih.networks import conv_generator, fc_discriminator, fc_encoder, fc_generator
-from girih.plots.data import Array
 from girih.vae import GaussVAE
+from girih_papers.arrays import Array
+from girih_papers.jobs import Result, completed, run_jobs
+from girih_papers.settings import arguments
+from girih_papers.weights import weights_of, with_weights
 
 MODELS = ("FC GAN", "CONV GAN", "FC VAE", "CONV VAE")
 NORMS = ("spectral", "frobenius", "sum")
@@ -149,9 +148,10 @@ def image_rows(data: str, rows: int) -> Dataset:
         DataSourceError: there are no such data.
     """
     path = os.path.expanduser(data)
-    has_parts = data == "mnist-full" or (os.path.exists(path) and reader_for(path) is not None)
-    options: dict[str, Any] = {"part": "train"} if has_parts else {}
-    dataset = load(path, n=rows or None, **options)
+    try:
+        dataset = load(path, n=rows or None, part="train")
+    except ParameterError:  # the set has no parts
+        dataset = load(path, n=rows or None)
     shape = dataset.image_shape
     if shape is None:
         raise ParameterError(f"the data must be images, and {data!r} has no image shape; try 'mnist'")

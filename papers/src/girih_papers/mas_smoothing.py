@@ -13,18 +13,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from girih.geometry import smooth
+from girih.networks import fc_encoder, mlp
+from girih.plots import BLUE, VERMILLION, new_figure, styled
+from girih.vae import GaussVAE
+from girih_papers.arrays import to_array
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_dropout_elbo import mean_free_energy
 from girih_papers.mas_images import NOISE, conv_for, image_rows, train_on_images
 from girih_papers.mas_toys import spread
 from girih_papers.settings import arguments
-from girih.geometry import smooth
-from girih.networks import fc_encoder, mlp
-from girih.plots import styled
-from girih.plots.data import to_array
-from girih.plots.style import BLUE, VERMILLION, new_figure
-from girih.vae import GaussVAE
 
 _SIZES = (2, 8, 8, 3)
 _REACH = 2.5

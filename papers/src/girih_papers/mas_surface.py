@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from girih._progress import Progress
-from girih_papers.figures import save
 from girih.networks import mlp
 from girih.partition import Partition
-from girih.plots import styled
-from girih.plots.data import to_array
-from girih.plots.image import draw_image, image_points
-from girih.plots.polygons import cell_polygons
-from girih.plots.style import new_figure
+from girih.plots import cell_polygons, draw_image, image_points, new_figure, styled
+from girih_papers.arrays import to_array
+from girih_papers.figures import save
+from girih_papers.progress import Progress
 
 _ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "leaky ReLU", "abs": "absolute value"}
 _SIZES, _QUICK_SIZES = (2, 8, 8, 3), (2, 5, 3)

@@ -10,11 +10,11 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from girih_papers.jobs import completed
 from girih.gan import GAN
 from girih.networks import fc_discriminator
 from girih.partition import Partition
-from girih.plots.data import Array, to_array
+from girih_papers.arrays import Array, to_array
+from girih_papers.jobs import completed
 
 # Prior deviations between which curves are drawn: all but 0.2% of the prior.
 REACH = float(norm.ppf(0.999))

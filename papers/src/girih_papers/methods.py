@@ -12,15 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from girih.em import fit_em
-from girih.em.penalty import WeightPrior
+from girih.em import WeightPrior, fit_em
 from girih.inference import DGN
-from girih.networks import Affine, mlp
-
-Array = NDArray[np.float64]
+from girih.networks import mlp
+from girih_papers.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,11 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
     # with restarts the clock starts before the trials, and the curve with the run that goes on after them
     before = max(options["n_init"] - 1, 0) * min(25, options["max_iter"])
     prior = WeightPrior.parse(options.get("weight_prior"))
-    affine = [stage for stage in dgn.trace.stages if isinstance(stage, Affine)]
+    weights = [layer.weight for layer in dgn.net.modules() if isinstance(layer, torch.nn.Linear)]
 
     def penalty() -> float:
         with torch.no_grad():
-            return 0.0 if prior is None else prior.energy([stage.weight for stage in affine]) / len(task.rows)
+            return 0.0 if prior is None else prior.energy(weights) / len(task.rows)
 
     steps, seconds, penalties = ([0], [0.0], [penalty()]) if warm else ([], [], [])
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
 from scipy.spatial import Delaunay
 
-from girih._progress import Progress
-from girih_papers.figures import save
-from girih_papers.methods import Array
-from girih.gaussian.polygon import polygon_log_mass
+from girih.gaussian import polygon_log_mass
 from girih.networks import mlp
 from girih.partition import Partition
-from girih.plots import plot_discovery, styled
-from girih.plots.data import to_array
-from girih.plots.discovery import walk_steps
-from girih.plots.style import BLACK, new_figure
+from girih.plots import BLACK, new_figure, plot_discovery, styled
+from girih_papers.arrays import Array, to_array
+from girih_papers.figures import save
+from girih_papers.progress import Progress
 
 _SIZES = (2, 6, 6, 2)
 _CORNERS = 5  # of the cell of Fig. 2: three triangles
@@ -77,7 +77,7 @@ def triangulate(corners: Array) -> Array:
 
 
 def _check(part: Partition, seed: int, quick: bool) -> dict[str, Any]:
-    found = walk_steps(part, torch.zeros(1, 2, dtype=torch.float64))
+    found = _walk(part)
     generator = torch.Generator().manual_seed(seed)
     points = 2.0 * torch.randn(_POINTS // (20 if quick else 1), 2, dtype=torch.float64, generator=generator)
     index = part.locate(points)
@@ -96,6 +96,15 @@ def _check(part: Partition, seed: int, quick: bool) -> dict[str, Any]:
         "points_without_cell": int((~met.all(1) | (index < 0)).sum()),
         "triangulation_mass_error": abs(float(_masses(triangles).sum()) - mass) / mass,
     }
+
+
+def _walk(part: Partition) -> NDArray[np.int64]:
+    """The step at which a walk over facets from the origin finds each cell, `(R,)`; -1 if it never does."""
+    first, last = part.neighbors.cpu().numpy().T
+    graph = csr_array((np.ones(len(first)), (first, last)), shape=(len(part), len(part)))
+    start = int(part.locate(torch.zeros(1, 2, dtype=torch.float64))[0])
+    steps = shortest_path(graph, directed=False, unweighted=True, indices=start)
+    return np.where(np.isfinite(steps), steps, -1).astype(np.int64)
 
 
 def _masses(triangles: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from girih.plots import BLUE, GREY, LIGHT, VERMILLION, new_figure, styled
+from girih_papers.arrays import Array
 from girih_papers.figures import draw_images
-from girih_papers.methods import Array
 from girih_papers.rivals import Fitted
-from girih.plots import styled
-from girih.plots.style import BLUE, GREY, LIGHT, VERMILLION, new_figure
 
 
 @styled

@@ -15,12 +15,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from girih.flows import Fold, knots, lines, log_gate, make_fold, piece_of, tied_logits
+from girih.plots import BLACK, BLUE, GREEN, GREY, VERMILLION, new_figure, styled
+from girih_papers.arrays import Array
 from girih_papers.figures import save
-from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
-from girih.flows.gate import log_gate, tied_logits
-from girih.plots import styled
-from girih.plots.data import Array
-from girih.plots.style import BLACK, BLUE, GREEN, GREY, VERMILLION, new_figure
 
 _PIECES = (VERMILLION, GREEN, BLUE)
 _VARIANTS = ("no conditions", "as printed", "with the conditions")

@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from girih.flows import Flow, FoldTransform
+from girih.plots import BLUE, GREEN, LIGHT, VERMILLION, new_figure, styled
 from girih_papers import rad_toys
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.rad_inference import position_colours, scatter, states
 from girih_papers.rad_toys import Settings, described, rows_of, trained_pairs
-from girih.flows import Flow, FoldTransform
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import BLUE, GREEN, LIGHT, VERMILLION, new_figure
 
 SETTINGS = replace(rad_toys.SETTINGS, draws=3000)
 QUICK = rad_toys.QUICK

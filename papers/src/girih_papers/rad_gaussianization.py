@@ -11,6 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from girih.plots import GREY, new_figure, styled
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.mas_toys import sliced_distance
 from girih_papers.rad_toys import (
@@ -24,9 +26,6 @@ from girih_papers.rad_toys import (
     short,
     trained_pairs,
 )
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import GREY, new_figure
 
 __all__ = ["QUICK", "SETTINGS", "run"]
 

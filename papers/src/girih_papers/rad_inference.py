@@ -13,13 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
+from girih.flows import Flow
+from girih.plots import new_figure, styled
 from girih_papers import rad_toys
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.rad_toys import HIDDEN, Settings, described, rows_of, trained_pairs
-from girih.flows import Flow
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import new_figure
 
 SETTINGS = replace(rad_toys.SETTINGS, problems=("moons",), draws=3000)
 QUICK = replace(rad_toys.QUICK, problems=("moons",))

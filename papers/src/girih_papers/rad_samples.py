@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
+from girih.plots import BLUE, GREY, VERMILLION, new_figure, styled
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.rad_toys import HIDDEN, QUICK, SETTINGS, Settings, described, rows_of, short, trained_pairs
-from girih.plots import styled
-from girih.plots.data import Array, to_array
-from girih.plots.style import BLUE, GREY, VERMILLION, new_figure
 
 __all__ = ["QUICK", "SETTINGS", "run"]
 

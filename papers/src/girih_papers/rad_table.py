@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from girih.plots import CYCLE, new_figure, styled
 from girih_papers.figures import save
 from girih_papers.mas_toys import spread
 from girih_papers.rad_toys import HIDDEN, PROBLEMS, check_problems, data_of, trained
-from girih.plots import styled
-from girih.plots.style import CYCLE, new_figure
 
 # Nats per row. The paper does not give the constants of its problems, so only the order and the differences compare.
 PAPER = {

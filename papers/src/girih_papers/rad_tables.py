@@ -17,16 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from girih._files import write_text
+from girih.plots import CYCLE, LIGHT, new_figure, styled
 from girih_papers.figures import save
+from girih_papers.files import write_text
 from girih_papers.jobs import Result, run_jobs
 from girih_papers.mas_toys import spread
 from girih_papers.rad_tables_data import TABLES, continuous, split
 from girih_papers.rad_tables_fits import FLOWS, budget, fit_flow, fit_generator, fit_mixture
 from girih_papers.rivals import Fitted, Rows
 from girih_papers.settings import arguments
-from girih.plots import styled
-from girih.plots.style import CYCLE, LIGHT, new_figure
 
 MIXTURE, GENERATOR = "Gaussian mixture", "DGN, exact EM"
 METHODS = (*FLOWS, MIXTURE, GENERATOR)

@@ -6,7 +6,7 @@ import numpy as np
 
 from girih.datasets import load
 from girih.errors import ParameterError
-from girih_papers.methods import Array
+from girih_papers.arrays import Array
 from girih_papers.rivals import Rows
 
 # The tables of girih.datasets with at most 30 columns; scikit-learn's other ones have 20 rows, or 64 columns.

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from girih.em import DGNEstimator
 from girih.errors import NonFiniteError
-from girih_papers.jobs import completed
-from girih_papers.methods import Array
-from girih_papers.rivals import Covariance, Fitted, Rows, fitted_dgn, mixture
-from girih.flows import RAD, Flow, RealNVP, Standardise
-from girih.flows.checks import zuko
-from girih.flows.rad import couplings
+from girih.flows import RAD, Flow, RealNVP, Standardise, couplings
 from girih.inference import DGN
+from girih_papers.arrays import Array
+from girih_papers.jobs import completed
+from girih_papers.rivals import Covariance, Fitted, Rows, fitted_dgn, mixture
+
+# isort: split
+import zuko  # after girih.flows, which keeps the checks of torch.distributions on
 
 _BINS = 8
 _BATCH = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import numbers
 import os
 import platform
 import time
@@ -15,9 +16,8 @@ import numpy as np
 import torch
 
 import girih
-from girih._files import write_json
-from girih._options import whole
 from girih.errors import ParameterError
+from girih_papers.files import keeping, write_json
 from girih_papers.settings import changed
 
 # Name to module and description; a module has `run(out, quick, seed, progress) -> dict`.
@@ -144,6 +144,7 @@ def run(
     seed: int = 0,
     progress: bool = True,
     changes: Mapping[str, str] | None = None,
+    home: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Run a reproduction; write `result.json` and its pictures into a folder.
 
@@ -154,6 +155,8 @@ def run(
         seed: of the data, the networks and the training. The same seed gives the same numbers, times apart.
         progress: show a progress bar.
         changes: other values for some of its settings, as texts, for those reproductions that have settings.
+        home: the folder that keeps finished runs of training; `out` by default. It matters where `out` goes if the
+            reproduction fails.
 
     Returns:
         What `result.json` holds.
@@ -163,14 +166,15 @@ def run(
     """
     if name not in _KNOWN:
         raise ParameterError(f"there is no reproduction {name!r}; known are {', '.join(_KNOWN)}")
-    seed = whole(seed, "seed", 0)
+    seed = _checked(seed)
     options = options_of(name, bool(quick), changes)
     module, function = _home(name)
     experiment, description = getattr(module, function), _KNOWN[name][1]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    body = experiment(folder, quick=bool(quick), seed=seed, progress=progress, **options)
+    with keeping(folder, folder if home is None else Path(home)):
+        body = experiment(folder, quick=bool(quick), seed=seed, progress=progress, **options)
     seconds = time.perf_counter() - start
     result = {"name": name, "description": description, "quick": bool(quick), "seed": seed, "wall_seconds": seconds}
     result |= body
@@ -199,6 +203,12 @@ def options_of(name: str, quick: bool, changes: Mapping[str, str] | None) -> dic
     elif changes:
         raise ParameterError(f"{name} has no settings to change, only --quick and a seed; got {', '.join(changes)}")
     return options
+
+
+def _checked(seed: int) -> int:
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise ParameterError(f"seed must be a whole number, 0 or more; got {seed!r}")
+    return int(seed)
 
 
 def _home(name: str) -> tuple[ModuleType, str]:

@@ -16,12 +16,15 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from girih_papers.methods import Array
-from girih.flows.checks import zuko
+import girih.flows  # noqa: F401, before zuko, which would switch off the checks of all of torch.distributions
 from girih.inference import DGN
 from girih.networks import mlp
 from girih.training import fit_gradient
 from girih.vae import GaussVAE
+from girih_papers.arrays import Array
+
+# isort: split
+import zuko
 
 Covariance = Literal["spherical", "diag", "full"]
 

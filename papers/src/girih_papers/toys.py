@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from girih._files import write_json
 from girih.datasets import load
+from girih_papers.arrays import Array
 from girih_papers.comparison import (
     SAME_START,
     Budget,
@@ -22,7 +22,8 @@ from girih_papers.comparison import (
     workers_for,
 )
 from girih_papers.figures import kl_figure, manifold_figure, nll_figure, save
-from girih_papers.methods import Array, Outcome, Task
+from girih_papers.files import write_json
+from girih_papers.methods import Outcome, Task
 
 # Found on a grid of rates 0.002 to 0.01, encoders of 32 to (64, 64) units and 1 to 8 draws of z: what brought the
 # VAEs lowest on the circle. It costs half as much again for each step.

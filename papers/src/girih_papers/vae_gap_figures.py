@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from girih.plots import BLACK, CYCLE, GREY, log_scale, new_figure, styled
 from girih_papers.jobs import Result
-from girih.plots import styled
-from girih.plots.style import BLACK, CYCLE, GREY, log_scale, new_figure
 
 _LEAST = 1e-4  # nats; what is below is drawn there, on logarithmic axes
 Grouped = Mapping[str, Mapping[str, list[Result]]]

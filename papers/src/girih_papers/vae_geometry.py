@@ -12,26 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from girih.datasets import load
+from girih.geometry import invert
+from girih.inference import DGN
+from girih.training import Recorder, fit_gradient
+from girih.vae import CGBPEFVAE, VAE, CoarseBPEF, GaussVAE, information
+from girih_papers.arrays import to_array
 from girih_papers.figures import save
 from girih_papers.jobs import completed, run_jobs
 from girih_papers.settings import arguments
 from girih_papers.vae_geometry_figures import Geometry, curves_figure, geometry_figure
 from girih_papers.weights import weights_of, with_weights
-from girih.geometry import invert
-from girih.inference import DGN
-from girih.plots.data import to_array
-from girih.training import Recorder, fit_gradient
-from girih.vae import CGBPEFVAE, VAE, CoarseBPEF, GaussVAE
-from girih.vae.information import (
-    bregman_centroid,
-    compactness,
-    family_of,
-    mean_and_covariance,
-    mean_divergence,
-    mixture_compactness,
-    optimal_free_energy,
-    second_order_reconstruction,
-)
 
 FIXED, FREE, BPEF = "Gauss-VAE", "Gauss-VAE, best prior", "CG-BPEF-VAE"
 MODELS = (FIXED, FREE, BPEF)
@@ -131,7 +121,8 @@ def trained(
 
 def _free_loss(vae: GaussVAE, batch: Tensor) -> Tensor:
     """The free energy under the best Gaussian prior for the batch: eq. 5 in place of term 1."""
-    return compactness(*family_of(vae.encode(batch))) + vae.free_energy(batch).reconstruction.mean()
+    family, natural = information.family_of(vae.encode(batch))
+    return information.compactness(family, natural) + vae.free_energy(batch).reconstruction.mean()
 
 
 _CURVES = ("term_1", "bound_5", "bound_6")
@@ -139,16 +130,18 @@ _CURVES = ("term_1", "bound_5", "bound_6")
 
 def prior_of(model: str, vae: VAE, x: Tensor) -> Tensor:
     """The natural parameters of the prior of a trained model: the centroid where it is free."""
-    return bregman_centroid(*family_of(vae.encode(x))) if model == FREE else family_of(vae.prior())[1]
+    if model == FREE:
+        return information.bregman_centroid(*information.family_of(vae.encode(x)))
+    return information.family_of(vae.prior())[1]
 
 
 def term_1(model: str, vae: VAE, x: Tensor) -> dict[str, float]:
     """Term 1 and what it cannot fall below, for a prior of the family (eq. 5) and for any prior (eq. 6)."""
-    family, natural = family_of(vae.encode(x))
+    family, natural = information.family_of(vae.encode(x))
     return {
-        "term_1": float(mean_divergence(family, natural, prior_of(model, vae, x))),
-        "bound_5": float(compactness(family, natural)),
-        "bound_6": float(mixture_compactness(family, natural)),
+        "term_1": float(information.mean_divergence(family, natural, prior_of(model, vae, x))),
+        "bound_5": float(information.compactness(family, natural)),
+        "bound_6": float(information.mixture_compactness(family, natural)),
     }
 
 
@@ -157,7 +150,7 @@ def measured(model: str, vae: VAE, x: Tensor) -> dict[str, Any]:
     """All terms of Fig. 4, nats per row: exact, but for what is called second order."""
     numbers: dict[str, Any] = term_1(model, vae, x)
     numbers["term_2"] = float(term_2(vae, x).mean())
-    numbers["term_2_second_order"] = float(second_order_reconstruction(vae, x).mean())
+    numbers["term_2_second_order"] = float(information.second_order_reconstruction(vae, x).mean())
     numbers["free_energy"] = numbers["term_1"] + numbers["term_2"]
     numbers["nll"] = float(exact_nll(model, vae, x).mean())
     z, least = maximum_likelihood(vae, x)
@@ -165,7 +158,7 @@ def measured(model: str, vae: VAE, x: Tensor) -> dict[str, Any]:
     numbers["noise"] = float(vae.noise)
     if isinstance(vae, GaussVAE):
         q = vae.encode(x)
-        ends = [optimal_free_energy(vae, x, start=start) for start in (q.mean, z)]
+        ends = [information.optimal_free_energy(vae, x, start=start) for start in (q.mean, z)]
         best = min(ends, key=lambda end: float(end.value))
         numbers["corollary_3"] = {
             "value": float(best.value),
@@ -189,8 +182,8 @@ def exact_nll(model: str, vae: VAE, x: Tensor) -> Tensor:
     if isinstance(vae, GaussVAE):
         mean, deviation = torch.zeros(1), torch.ones(1)
         if model == FREE:
-            family, _ = family_of(vae.encode(x))
-            mean, covariance = mean_and_covariance(family.distribution(prior_of(model, vae, x)))
+            family, _ = information.family_of(vae.encode(x))
+            mean, covariance = information.mean_and_covariance(family.distribution(prior_of(model, vae, x)))
             deviation = covariance[..., 0, 0].sqrt()
         shift = nn.Linear(1, 1, dtype=torch.float64)  # z = mean + deviation z', z' ~ N(0, 1)
         shift.weight.data.fill_(float(deviation))
@@ -226,8 +219,8 @@ def _on_levels(vae: VAE, x: Tensor) -> Tensor:
 @torch.no_grad()
 def located(model: str, vae: VAE, x: Tensor, count: int) -> Geometry:
     """What one panel shows: `count` posteriors in the order of their means, and everything else."""
-    family, natural = family_of(vae.encode(x))
-    centroid = bregman_centroid(family, natural)
+    family, natural = information.family_of(vae.encode(x))
+    centroid = information.bregman_centroid(family, natural)
     means, deviations = _mean_deviation(family.distribution(natural))
     z, least = maximum_likelihood(vae, x)
     lengths, rise = family.divergence(natural, centroid), term_2(vae, x) - least

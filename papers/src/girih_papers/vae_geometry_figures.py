@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from girih.plots import styled
-from girih.plots.data import Array
-from girih.plots.style import BLACK, CYCLE, GREY, ORANGE, VERMILLION, latent_colours, new_figure
+from girih.plots import BLACK, CYCLE, GREY, ORANGE, VERMILLION, latent_colours, new_figure, styled
+from girih_papers.arrays import Array
 
 # Differences below this are rounding.
 _ZERO = 1e-9

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from girih.plots.data import Array
+from girih_papers.arrays import Array
 
 _START = "weights."
 
