@@ -21,10 +21,10 @@ from girih_papers import (
     mas_dropout_circle,
     registry,
 )
+from girih_papers.jobs import weights_of, with_weights
 from girih_papers.mas_images import as_pictures, conv_for, draws, entanglement, image_generator, image_rows
 from girih_papers.mas_smoothing import softened
 from girih_papers.mas_toys import covered, curve, sliced_distance
-from girih_papers.weights import weights_of, with_weights
 
 FIGURES = {
     "mas-dropout-circle": {"realisations.png"},

@@ -10,8 +10,7 @@ from PIL import Image
 from girih.errors import ParameterError
 from girih.vae import gap
 from girih_papers import registry, vae_gap
-from girih_papers.jobs import run_jobs
-from girih_papers.weights import with_weights
+from girih_papers.jobs import run_jobs, with_weights
 
 
 @pytest.fixture(scope="module")

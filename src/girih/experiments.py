@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from types import ModuleType
 
@@ -10,9 +11,9 @@ from girih._papers import papers
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name.startswith("__"):
+    successor = f"{papers().__name__}.{name}"
+    if name.startswith("__") or importlib.util.find_spec(successor) is None:
         raise AttributeError(f"module 'girih.experiments' has no attribute {name!r}")
-    package = papers()
-    message = f"girih.experiments is a package of its own now: import girih_papers.{name} instead"
+    message = f"girih.experiments is a package of its own now: import {successor} instead"
     warnings.warn(message, DeprecationWarning, stacklevel=2)
-    return importlib.import_module(f"{package.__name__}.{name}")
+    return importlib.import_module(successor)

@@ -20,9 +20,8 @@ from girih_papers.arrays import Array
 from girih_papers.cgbpef_data import SIDES, images, split
 from girih_papers.concrete_kl import kl
 from girih_papers.concrete_law import z_law
-from girih_papers.jobs import completed, run_jobs
+from girih_papers.jobs import completed, run_jobs, weights_of, with_weights
 from girih_papers.rivals import Rows
-from girih_papers.weights import weights_of, with_weights
 
 GAUSS, CAT, CGBPEF = "Gauss-VAE", "Cat-VAE", "CG-BPEF-VAE"
 MODELS = (GAUSS, CAT, CGBPEF)

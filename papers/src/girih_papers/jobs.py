@@ -12,14 +12,20 @@ from typing import Any, Protocol, TypeVar
 
 import joblib
 import numpy as np
+import torch
+from torch import nn
 
 from girih.errors import ModelFileError
+from girih_papers.arrays import Array
 from girih_papers.comparison import workers_for
 from girih_papers.files import kept_in, whole_file
 from girih_papers.progress import Progress
 
 Result = dict[str, np.ndarray]
 Job = Callable[..., Mapping[str, Any]]
+Network = TypeVar("Network", bound=nn.Module)
+
+_WEIGHTS = "weights."
 
 
 def run_jobs(
@@ -81,6 +87,23 @@ def completed(run: Run) -> Run:
     if run.ended == "interrupted":
         raise KeyboardInterrupt
     return run
+
+
+def weights_of(net: nn.Module) -> dict[str, Array]:
+    """The parameters of a network as arrays by name, in their own type."""
+    return {f"{_WEIGHTS}{name}": value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
+
+
+def with_weights(net: Network, result: Mapping[str, Any]) -> Network:
+    """The network with parameters that `weights_of` gave; in eval mode."""
+    state = {
+        name.removeprefix(_WEIGHTS): torch.as_tensor(value)
+        for name, value in result.items()
+        if name.startswith(_WEIGHTS)
+    }
+    net.load_state_dict(state)
+    net.eval()
+    return net
 
 
 def _finish(function: Job, job: Mapping[str, Any], path: Path, index: int) -> int:

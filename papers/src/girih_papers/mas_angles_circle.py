@@ -22,10 +22,9 @@ from girih.partition import Partition
 from girih.plots import GREY, new_figure, styled
 from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
-from girih_papers.jobs import run_jobs
+from girih_papers.jobs import run_jobs, weights_of, with_weights
 from girih_papers.mas_toys import covered, curve, sliced_distance, spread, train_toy
 from girih_papers.settings import arguments
-from girih_papers.weights import weights_of, with_weights
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from girih.networks import mlp, trace
 from girih.plots import BLUE, GREY, VERMILLION, log_scale, new_figure, styled
 from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
-from girih_papers.jobs import Result, run_jobs
+from girih_papers.jobs import Result, run_jobs, weights_of, with_weights
 from girih_papers.mas_toys import sliced_distance, spread, train_toy
 from girih_papers.settings import arguments
-from girih_papers.weights import weights_of, with_weights
 
 # Half the distance between the modes, which lie at (-1, 0) and (1, 0).
 _CENTRE = 1.0

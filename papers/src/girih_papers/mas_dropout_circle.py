@@ -21,10 +21,9 @@ from girih.partition import Partition
 from girih.plots import new_figure, styled
 from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
-from girih_papers.jobs import run_jobs
+from girih_papers.jobs import run_jobs, weights_of, with_weights
 from girih_papers.mas_toys import curve, sliced_distance, spread, train_toy
 from girih_papers.settings import arguments
-from girih_papers.weights import weights_of, with_weights
 
 # Without dropout in the discriminator, too, these generators cover only a part of the circle.
 _DISCRIMINATOR_DROPOUT = 0.2

@@ -24,9 +24,8 @@ from girih.geometry import disentanglement, sample_cells
 from girih.networks import conv_generator, fc_discriminator, fc_encoder, fc_generator
 from girih.vae import GaussVAE
 from girih_papers.arrays import Array
-from girih_papers.jobs import Result, completed, run_jobs
+from girih_papers.jobs import Result, completed, run_jobs, weights_of, with_weights
 from girih_papers.settings import arguments
-from girih_papers.weights import weights_of, with_weights
 
 MODELS = ("FC GAN", "CONV GAN", "FC VAE", "CONV VAE")
 NORMS = ("spectral", "frobenius", "sum")

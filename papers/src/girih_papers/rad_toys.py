@@ -16,8 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from girih.datasets import Dataset, load
 from girih.errors import ParameterError
 from girih.flows import RAD, Flow, RealNVP
-from girih_papers.jobs import Result, completed, run_jobs
-from girih_papers.weights import weights_of, with_weights
+from girih_papers.jobs import Result, completed, run_jobs, weights_of, with_weights
 
 # The problems of section 3.1 by the names of our data sets, in the order of the paper's table.
 PROBLEMS = {

@@ -29,9 +29,9 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "em_distributions",
         "Exact marginal and posterior of random generators (EM-DGN, Figs. 3 and 6).",
     ),
-    "em-circle": ("em_circle", "EM against VAEs on a noisy circle: exact NLL and KL (EM-DGN, Figs. 4 and 5)."),
+    "em-circle": ("em_toys:circle", "EM against VAEs on a noisy circle: exact NLL and KL (EM-DGN, Figs. 4 and 5)."),
     "em-wave": (
-        "em_wave",
+        "em_toys:wave",
         "EM against VAEs on a part of a cosine: NLL, KL, manifolds (EM-DGN, Figs. 7-9; v2, Fig. 6).",
     ),
     "em-mnist": (

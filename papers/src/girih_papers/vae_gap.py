@@ -21,10 +21,9 @@ from girih.errors import ParameterError
 from girih.training import Recorder
 from girih.vae import CGBPEFVAE, VAE, GaussVAE, MixtureVAE, gap
 from girih_papers.figures import save
-from girih_papers.jobs import Result, completed, run_jobs
+from girih_papers.jobs import Result, completed, run_jobs, weights_of, with_weights
 from girih_papers.mas_toys import spread
 from girih_papers.vae_gap_figures import bars_figure, curves_figure, posteriors_figure
-from girih_papers.weights import weights_of, with_weights
 
 FAMILIES = ("Gaussian", "mixture of 3", "CG-BPEF")
 NUMBERS = ("nll", "bound", "approximation", "amortisation")

@@ -18,10 +18,9 @@ from girih.training import Recorder, fit_gradient
 from girih.vae import CGBPEFVAE, VAE, CoarseBPEF, GaussVAE, information
 from girih_papers.arrays import to_array
 from girih_papers.figures import save
-from girih_papers.jobs import completed, run_jobs
+from girih_papers.jobs import completed, run_jobs, weights_of, with_weights
 from girih_papers.settings import arguments
 from girih_papers.vae_geometry_figures import Geometry, curves_figure, geometry_figure
-from girih_papers.weights import weights_of, with_weights
 
 FIXED, FREE, BPEF = "Gauss-VAE", "Gauss-VAE, best prior", "CG-BPEF-VAE"
 MODELS = (FIXED, FREE, BPEF)
