@@ -7,6 +7,7 @@ import pytest
 
 from girih.errors import ModelFileError, ParameterError
 from girih.training import TrainingRun
+from girih_papers.files import keeping, whole_file, write_json
 from girih_papers.jobs import completed, run_jobs
 from girih_papers.settings import changed
 
@@ -70,6 +71,24 @@ def test_what_is_finished_survives_a_job_that_fails(tmp_path):
     with pytest.raises(ParameterError, match="two is refused"):
         run_jobs(fails_at_two, [{"number": n} for n in (1, 2, 3)], tmp_path, "x", quick=True, progress=False)
     assert len(list((tmp_path / "runs").glob("*.npz"))) == 1
+
+
+def test_runs_outlive_the_folder_that_results_go_to(tmp_path):
+    stage, home = tmp_path / "stage", tmp_path / "home"
+    with keeping(stage, home):
+        run_jobs(fails_at_two, [{"number": 1}], stage, "x", quick=True, progress=False)
+        run_jobs(fails_at_two, [{"number": 1}], tmp_path / "other", "x", quick=True, progress=False)
+    assert len(list((home / "runs").glob("*.npz"))) == len(list((tmp_path / "other" / "runs").glob("*.npz"))) == 1
+    assert not stage.exists()
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    write_json(tmp_path / "a.json", {"curve": (1.0, float("inf")), 2: np.nan})
+    with pytest.raises(ParameterError), whole_file(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise ParameterError
+    assert (tmp_path / "a.json").read_text() == '{\n  "curve": [\n    1.0,\n    null\n  ],\n  "2": null\n}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_damaged_result_is_named(tmp_path):
