@@ -43,7 +43,7 @@ def read_parquet(path: Path, memory: float) -> pd.DataFrame:
 
 
 def _shape(about: pq.FileMetaData) -> tuple[int, int]:
-    """Rows and columns. What the footer says of single columns is not asked for: where it is damaged, pyarrow aborts."""
+    """Rows and columns. Single columns are not asked about: where the footer is damaged there, pyarrow aborts."""
     rows = sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
     if rows != about.num_rows:
         raise ValueError(f"its parts hold {rows:,} rows, and its footer claims {about.num_rows:,}")
