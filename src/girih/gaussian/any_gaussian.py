@@ -11,11 +11,9 @@ from torch import Tensor
 
 from girih._arrays import as_tensor
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
-from girih.gaussian.boundary import Array, Boundary, polygon_boundary, polyhedron_boundary, tidy
-from girih.gaussian.hull import halfspaces_of
+from girih.gaussian.halfspaces import Array, halfspaces_of, tidy
 from girih.gaussian.interval import interval_log_mass, interval_moments
-from girih.gaussian.polygon import polygon_log_mass, polygon_roots
-from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_roots
+from girih.gaussian.polytopes import from_halfspaces
 from girih.gaussian.roots import squared
 
 
@@ -56,7 +54,7 @@ def log_mass(
         LatentDimensionError: S > 3.
 
     Source:
-        `girih.gaussian.polygon` and `girih.gaussian.polyhedron`, on `L^-1 (x - mean)`, `L L' = covariance`.
+        `Polygons` and `Polyhedra`, on `L^-1 (x - mean)`, `L L' = covariance`.
 
     Example:
         >>> import girih.gaussian, numpy as np
@@ -70,9 +68,8 @@ def log_mass(
     if S == 1:
         out = interval_log_mass(*_bounds(polytopes))
     else:
-        boundaries = _boundaries(polytopes, S)
-        out = (polygon_log_mass if S == 2 else polyhedron_log_mass)(*_flat(boundaries, S))
-        out[torch.tensor([b.empty for b in boundaries])] = -torch.inf
+        shapes, empty = from_halfspaces(polytopes)
+        out = shapes.log_mass().masked_fill(empty, -torch.inf)
     return out[0] if single else out
 
 
@@ -108,9 +105,9 @@ def moments(
         parts = (line.log_mass, (line.anchor + line.mean)[:, None], line.variance.sqrt()[:, None, None])
         nothing = upper <= lower
     else:
-        boundaries = _boundaries(polytopes, S)
-        parts = (polygon_roots if S == 2 else polyhedron_roots)(*_flat(boundaries, S))
-        nothing = torch.tensor([b.empty for b in boundaries]) | torch.isneginf(parts[0])
+        shapes, empty = from_halfspaces(polytopes)
+        parts = shapes.roots()
+        nothing = empty | torch.isneginf(parts[0])
     if nothing.any():
         raise EmptyDataError(f"polytope {int(nothing.nonzero()[0, 0])} holds no open set, so it has no moments")
     out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, squared(root @ parts[2]))
@@ -212,22 +209,3 @@ def _bounds(polytopes: list[tuple[Array, Array]]) -> tuple[Tensor, Tensor]:
         rows.append((0.0, 0.0) if impossible or b <= a else (a, b))
     table = torch.tensor(rows, dtype=torch.float64)
     return table[:, 0], table[:, 1]
-
-
-def _boundaries(polytopes: list[tuple[Array, Array]], S: int) -> list[Boundary]:
-    find = polygon_boundary if S == 2 else polyhedron_boundary
-    return [find(H, h) for H, h in polytopes]
-
-
-def _flat(boundaries: list[Boundary], S: int) -> tuple[Any, ...]:
-    """The flat lists of `polygon_log_mass` (S = 2) or `polyhedron_log_mass` (S = 3)."""
-    tail, head = (torch.as_tensor(np.concatenate([b[i] for b in boundaries])) for i in (0, 1))
-    edges, faces = [len(b.tail) for b in boundaries], [len(b.normal) for b in boundaries]
-    if S == 2:
-        return tail, head, torch.arange(len(edges)).repeat_interleave(torch.tensor(edges)), len(edges)
-    start = np.cumsum([0, *faces[:-1]])
-    face = torch.as_tensor(np.concatenate([b.face + s for b, s in zip(boundaries, start, strict=True)]))
-    normal = torch.as_tensor(np.concatenate([b.normal for b in boundaries]))
-    offset = torch.as_tensor(np.concatenate([b.offset for b in boundaries]))
-    owner = torch.arange(len(faces)).repeat_interleave(torch.tensor(faces))
-    return tail, head, face, normal, offset, owner, len(faces)
