@@ -113,7 +113,7 @@ def test_many_at_once_and_items_without_edges():
     products = (tail[..., :2] * ours[1 : 2 * n : 2, None]).sum(-1) - ours[1 : 2 * n : 2].square().sum(-1)[:, None]
     assert products.min() > -1e-14
     none = torch.zeros(0, dtype=torch.long)
-    assert polygon_nearest(f64(np.zeros((0, 3))), f64(np.zeros((0, 3))), none, 2).eq(0).all()
+    assert Polygons(f64(np.zeros((0, 3))), f64(np.zeros((0, 3))), none, 2).nearest().eq(0).all()
     empty = f64(np.zeros((0, 4)))
     assert Polyhedra(empty, empty, none, empty[:, :3], empty[:, 0], none, 2).nearest().eq(0).all()
 

@@ -46,8 +46,8 @@ class Polytopes:
         """`log P(x in set)` for `x ~ N(0, I)`, `(count,)`, nats; -inf for sets without area or volume.
 
         Args:
-            form: "best" chooses for each set; "slices" is slow and right for all, "cones" is for small sets, with NaN for
-                others: checks of each other.
+            form: "best" chooses for each set; "slices" is slow and right for all, "cones" for small sets only, with NaN
+                for others: they check each other.
 
         Returns:
             Errors are below `1e-10 max(1, |log P|)` (S = 2) or `1e-9 max(1, |log P|)` (S = 3), however small the mass.

@@ -13,10 +13,10 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.geometry.cells import enumerate_cells
+from girih.geometry.dimension import RANK_TOLERANCE, intrinsic_dimension
 from girih.geometry.noisy_ranks import ranks_met
 from girih.geometry.priors import Prior, as_prior
 from girih.geometry.shown import Shown
-from girih.geometry.spectrum import RANK_TOLERANCE, intrinsic_dimension
 from girih.networks import Abs, Affine, PiecewiseLinear, Trace, trace
 from girih.partition import MAX_LATENT_DIM
 
