@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -50,6 +51,8 @@ def _call(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """A method of a list that is made of the first arguments, as functions took them in girih 0.1."""
     names = [field.name for field in fields(kind)]
-    own = dict(zip(names, values, strict=False)) | {name: named.pop(name) for name in names if name in named}
+    own: dict[str, Any] = dict(zip(names, values, strict=False)) | {
+        name: named.pop(name) for name in names if name in named
+    }
     result: Tensor | tuple[Tensor, Tensor, Tensor] = getattr(kind(**own), method)(*values[len(names) :], **named)
     return result

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
 from girih.gaussian.halfspaces import Array, halfspaces_of, tidy
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.polytopes import from_halfspaces
 from girih.gaussian.roots import squared
+
+Points = ArrayLike | Sequence[ArrayLike]
+Rays = ArrayLike | Sequence[ArrayLike | None]
+Halfspaces = tuple[ArrayLike, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]]
 
 
 class Moments(NamedTuple):
@@ -26,7 +30,12 @@ class Moments(NamedTuple):
 
 
 def log_mass(
-    vertices: Any = None, halfspaces: Any = None, mean: Any = None, covariance: Any = None, *, rays: Any = None
+    vertices: Points | None = None,
+    halfspaces: Halfspaces | None = None,
+    mean: ArrayLike | None = None,
+    covariance: ArrayLike | None = None,
+    *,
+    rays: Rays | None = None,
 ) -> Tensor:
     r"""`log P(x in polytope)` for `x ~ N(mean, covariance)`, S = 1, 2 or 3.
 
@@ -74,7 +83,12 @@ def log_mass(
 
 
 def moments(
-    vertices: Any = None, halfspaces: Any = None, mean: Any = None, covariance: Any = None, *, rays: Any = None
+    vertices: Points | None = None,
+    halfspaces: Halfspaces | None = None,
+    mean: ArrayLike | None = None,
+    covariance: ArrayLike | None = None,
+    *,
+    rays: Rays | None = None,
 ) -> Moments:
     r"""Log-probability, `E[x | x in polytope]` and `Cov[x | x in polytope]` for `x ~ N(mean, covariance)`.
 
@@ -115,46 +129,18 @@ def moments(
 
 
 def _prepare(
-    vertices: Any, halfspaces: Any, mean: Any, covariance: Any, rays: Any
+    vertices: Points | None,
+    halfspaces: Halfspaces | None,
+    mean: ArrayLike | None,
+    covariance: ArrayLike | None,
+    rays: Rays | None,
 ) -> tuple[list[tuple[Array, Array]], bool, Array, Tensor]:
     """Half-spaces `(H, h)` of every polytope in whitened coordinates, whether one was given, mean and Cholesky root."""
     if (vertices is None) == (halfspaces is None):
         raise ParameterError("give either vertices or halfspaces, and not both")
     if rays is not None and vertices is None:
         raise ParameterError("rays go with vertices; half-spaces say by themselves where a polytope is unbounded")
-    if vertices is not None:
-        single = _is_array(vertices, 2)
-        listed = [vertices] if single else list(vertices)
-        directions = [rays] if single or rays is None else list(rays)
-        directions = directions * len(listed) if rays is None else directions
-        if len(directions) != len(listed):
-            raise ShapeError(f"{len(listed)} polytopes but {len(directions)} sets of rays")
-    else:
-        single = isinstance(halfspaces, tuple) and len(halfspaces) == 2 and _is_array(halfspaces[1], 1)
-        listed = [halfspaces] if single else list(halfspaces)
-    if not listed:
-        raise EmptyDataError("the list of polytopes is empty")
-
-    arrays: list[tuple[Array, Array]] = []
-    if vertices is not None:
-        for v, r in zip(listed, directions, strict=True):
-            points = _array(v, "vertices", 2)
-            if not points.size:
-                raise EmptyDataError(f"vertices of shape {points.shape}: at least one point is needed")
-            ways = np.zeros((0, points.shape[1])) if r is None else _array(r, "rays", 2)
-            if ways.shape[1] != points.shape[1]:
-                raise ShapeError(f"rays {ways.shape} do not go with vertices {points.shape}")
-            if (ways == 0).all(1).any():
-                raise ParameterError("a ray is 0: every ray needs a direction")
-            arrays.append((points, ways))
-    else:
-        for pair in listed:
-            if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise ShapeError("half-spaces are a pair (H, h), or a list of such pairs")
-            H, h = _array(pair[0], "H", 2), _array(pair[1], "h", 1)
-            if len(H) != len(h):
-                raise ShapeError(f"H {H.shape} and h {h.shape} must have the same number of rows")
-            arrays.append((H, h))
+    arrays, single = _from_halfspaces(halfspaces) if vertices is None else _from_vertices(vertices, rays)
     S = arrays[0][0].shape[1]
     if any(first.shape[1] != S for first, _ in arrays):
         raise ShapeError("all polytopes must have the same dimension")
@@ -171,15 +157,57 @@ def _prepare(
     return polytopes, single, mu, root
 
 
-def _is_array(value: Any, ndim: int) -> bool:
+def _from_vertices(vertices: Points, rays: Rays | None) -> tuple[list[tuple[Array, Array]], bool]:
+    """Vertices and rays of every polytope, and whether one was given."""
+    single = _is_array(vertices, 2)
+    listed = [vertices] if single else list(cast("Sequence[Points]", vertices))
+    directions = [rays] if single or rays is None else list(cast("Sequence[Rays | None]", rays))
+    directions = directions * len(listed) if rays is None else directions
+    if len(directions) != len(listed):
+        raise ShapeError(f"{len(listed)} polytopes but {len(directions)} sets of rays")
+    out = []
+    for v, r in zip(listed, directions, strict=True):
+        points = _array(v, "vertices", 2)
+        if not points.size:
+            raise EmptyDataError(f"vertices of shape {points.shape}: at least one point is needed")
+        ways = np.zeros((0, points.shape[1])) if r is None else _array(r, "rays", 2)
+        if ways.shape[1] != points.shape[1]:
+            raise ShapeError(f"rays {ways.shape} do not go with vertices {points.shape}")
+        if (ways == 0).all(1).any():
+            raise ParameterError("a ray is 0: every ray needs a direction")
+        out.append((points, ways))
+    return _listed(out), single
+
+
+def _from_halfspaces(halfspaces: Halfspaces | None) -> tuple[list[tuple[Array, Array]], bool]:
+    """`(H, h)` of every polytope, and whether one was given."""
+    single = isinstance(halfspaces, tuple) and len(halfspaces) == 2 and _is_array(halfspaces[1], 1)
+    out = []
+    for pair in [halfspaces] if single else list(cast("Sequence[object]", halfspaces)):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ShapeError("half-spaces are a pair (H, h), or a list of such pairs")
+        H, h = _array(pair[0], "H", 2), _array(pair[1], "h", 1)
+        if len(H) != len(h):
+            raise ShapeError(f"H {H.shape} and h {h.shape} must have the same number of rows")
+        out.append((H, h))
+    return _listed(out), single
+
+
+def _listed(arrays: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    if not arrays:
+        raise EmptyDataError("the list of polytopes is empty")
+    return arrays
+
+
+def _is_array(value: object, ndim: int) -> bool:
     """Whether `value` is, or is a list for, an array with `ndim` dimensions."""
     try:
-        return np.ndim(value) == ndim
+        return np.ndim(cast("ArrayLike", value)) == ndim
     except ValueError:  # ragged
         return False
 
 
-def _array(value: Any, name: str, ndim: int) -> Array:
+def _array(value: object, name: str, ndim: int) -> Array:
     out = as_tensor(value, name).detach().cpu().numpy().copy()
     if out.ndim != ndim:
         raise ShapeError(f"{name} must have {ndim} dimensions, not shape {out.shape}")
@@ -188,7 +216,7 @@ def _array(value: Any, name: str, ndim: int) -> Array:
     return out
 
 
-def _gaussian(mean: Any, covariance: Any, S: int) -> tuple[Array, Tensor]:
+def _gaussian(mean: ArrayLike | None, covariance: ArrayLike | None, S: int) -> tuple[Array, Tensor]:
     mu = np.zeros(S) if mean is None else _array(mean, "mean", 1)
     sigma = np.eye(S) if covariance is None else _array(covariance, "covariance", 2)
     if mu.shape != (S,) or sigma.shape != (S, S):

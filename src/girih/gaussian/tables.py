@@ -138,7 +138,9 @@ class PolyhedronTable(NamedTuple):
 
     def select(self, rows: Tensor) -> PolyhedronTable:
         """Some of the polyhedra."""
-        return PolyhedronTable(*(part[rows] for part in self[:6]), Edges(*(part[rows] for part in self.edges)))
+        tail, head, normal, offset, real, axes = (part[rows] for part in self[:6])
+        edges = Edges(*(part[rows] for part in self.edges))
+        return PolyhedronTable(tail, head, normal, offset, real, axes, edges)
 
     def terms(self) -> Tensor:
         """How many edges each polyhedron has, `(n,)`; they count for more where vertices are far.

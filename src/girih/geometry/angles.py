@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from girih._arrays import as_indices
+from girih._arrays import ArrayLike, as_indices
 from girih._options import wholes
 from girih.errors import ParameterError, ShapeError
 from girih.geometry.cells import Cells, CellValues, as_cells, chunks
@@ -37,7 +36,7 @@ class Angles(Shown):
     largest: Tensor
 
 
-def angles(cells: Source, pairs: Any = None, tolerance: float = RANK_TOLERANCE) -> Angles:
+def angles(cells: Source, pairs: ArrayLike | None = None, tolerance: float = RANK_TOLERANCE) -> Angles:
     r"""Principal angles between the tangent spaces of pairs of cells; the largest has `sin(angle) = ||P - P'||_2`.
 
     P and P' project onto the column spaces of A and A'. Angles below pi/4 are taken from their sines and the others
@@ -85,7 +84,7 @@ def angles(cells: Source, pairs: Any = None, tolerance: float = RANK_TOLERANCE) 
     return Angles(cells, chosen, out, largest)
 
 
-def _pairs(cells: Cells, pairs: Any) -> Tensor:
+def _pairs(cells: Cells, pairs: ArrayLike | None) -> Tensor:
     if pairs is None:
         if cells.neighbors is None:
             raise ParameterError(
@@ -193,7 +192,7 @@ def _norm(Q: Tensor, norm: str) -> Tensor:
     return torch.linalg.matrix_norm(Q) if norm == "frobenius" else 0.5 * Q.sum((1, 2))
 
 
-def basis(cells: Source, shape: Sequence[int] | None = None, index: Any = None) -> Tensor:
+def basis(cells: Source, shape: Sequence[int] | None = None, index: ArrayLike | None = None) -> Tensor:
     r"""The columns of A as images: what x changes by when one latent moves within the cell.
 
     Args:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girih.errors import LatentDimensionError, ParameterError
-from girih.geometry.priors import GaussianPrior, Prior, UniformPrior, as_prior
+from girih.geometry.priors import GaussianPrior, Prior, PriorLike, UniformPrior, as_prior
 from girih.geometry.shown import Shown
 from girih.networks import Jet, Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
@@ -157,7 +156,7 @@ def jets(traced: Trace, patterns: Tensor, origins: Tensor) -> Iterator[tuple[sli
             yield rows, traced.output_jet(patterns[rows], origins[rows])
 
 
-def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Cells:
+def enumerate_cells(net: nn.Module | Trace | Partition, prior: PriorLike | None = None) -> Cells:
     """All cells of a generator with S <= 3, with exact prior masses and all pairs of neighbours.
 
     Args:
@@ -207,12 +206,12 @@ def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Ce
     return Cells(traced, part.patterns, part.interior, mass, torch.zeros_like(mass), part.neighbors, prior, part)
 
 
-def box(low: Tensor, high: Tensor) -> Any:
+def box(low: Tensor, high: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
     """The domain of a `Partition` for the box between two corners."""
     return (float(low[0]), float(high[0])) if len(low) == 1 else (low, high)
 
 
-def as_cells(value: Cells | Partition | nn.Module | Trace, prior: Any = None) -> Cells:
+def as_cells(value: Cells | Partition | nn.Module | Trace, prior: PriorLike | None = None) -> Cells:
     """Cells as they are, or all cells of a partition or generator with S <= 3."""
     if not isinstance(value, Cells):
         return enumerate_cells(value, prior)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import whole
 from girih.geometry.cells import Cells, as_cells, box, prior_of
 from girih.geometry.dimension import RANK_TOLERANCE, Source, log_volume
 from girih.geometry.invert import TOLERANCE, Preimages, as_partition, preimages
-from girih.geometry.priors import UniformPrior, as_prior
+from girih.geometry.priors import PriorLike, UniformPrior, as_prior
 from girih.geometry.sampling import distinct_cells
 from girih.geometry.shown import Shown
 from girih.networks import Trace, trace
@@ -39,7 +38,7 @@ class ManifoldDensity(Shown):
 
 
 def density(
-    net: nn.Module | Trace | Partition, x: Any, prior: Any = None, tolerance: float = TOLERANCE
+    net: nn.Module | Trace | Partition, x: ArrayLike, prior: PriorLike | None = None, tolerance: float = TOLERANCE
 ) -> ManifoldDensity:
     r"""`p(x) = sum_{z: g(z) = x} p(z) / sqrt det(A_z^T A_z)` for S <= 3: points may have several preimages.
 
@@ -112,7 +111,7 @@ def _plain(traced: Trace, patterns: Tensor, points: Tensor) -> Cells:
     return Cells(traced, patterns, points, unknown, unknown)
 
 
-def latent_density(net: nn.Module | Trace | Partition, z: Any, prior: Any = 1.0) -> Tensor:
+def latent_density(net: nn.Module | Trace | Partition, z: ArrayLike, prior: PriorLike = 1.0) -> Tensor:
     r"""`log p(g(z)) = log p(z) - log sqrt det(A_z^T A_z)` at generated points, any S, for an injective generator.
 
     Where other latents are mapped to the same point, this is a lower bound of the density; `density` has their sum.
@@ -163,7 +162,7 @@ class Entropy:
     mean_log_volume: float
 
 
-def entropy(cells: Source, prior: Any = None, tolerance: float = RANK_TOLERANCE) -> Entropy:
+def entropy(cells: Source, prior: PriorLike | None = None, tolerance: float = RANK_TOLERANCE) -> Entropy:
     r"""`H[x] = H[z] + sum_r P(z in cell r) log sqrt det(A_r^T A_r)` of an injective generator.
 
     Exact for enumerated cells. From sampled cells it is the average over their draws, with its standard error. For
@@ -203,7 +202,9 @@ def entropy(cells: Source, prior: Any = None, tolerance: float = RANK_TOLERANCE)
     return Entropy(latent.entropy() + mean, volume.mean_error, 0.0, mean)
 
 
-def folded_entropy(net: nn.Module | Trace | Partition, n: int, prior: Any = None, seed: int = 0) -> tuple[float, float]:
+def folded_entropy(
+    net: nn.Module | Trace | Partition, n: int, prior: PriorLike | None = None, seed: int = 0
+) -> tuple[float, float]:
     r"""`H[x] = -E log p(x)` by n draws of x, with `p(x)` summed over all preimages: S <= 3, injective or not.
 
     Args:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.geometry.cells import chunks
@@ -45,7 +44,7 @@ class Inverse(Shown):
     partition: Partition | None = None
 
 
-def invert(net: nn.Module | Trace | Partition, x: Any, restarts: int = 8, seed: int = 0) -> Inverse:
+def invert(net: nn.Module | Trace | Partition, x: ArrayLike, restarts: int = 8, seed: int = 0) -> Inverse:
     r"""`argmin_z |x - g(z)|` over all cells, exact for S <= 3; a local search with restarts for larger S.
 
     On a cell it is the point of a polytope nearest to x. A tree over the images of the cells finds those that can be
@@ -186,7 +185,7 @@ class Preimages(Shown):
     degenerate: Tensor
 
 
-def preimages(net: nn.Module | Trace | Partition, x: Any, tolerance: float = TOLERANCE) -> Preimages:
+def preimages(net: nn.Module | Trace | Partition, x: ArrayLike, tolerance: float = TOLERANCE) -> Preimages:
     r"""All z with `g(z) = x`, one for each cell at most.
 
     A tree over the images of the cells finds those that may hold x. The least-squares latent `A^+ (x - b)` of each is

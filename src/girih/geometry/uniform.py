@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import ConvexHull
 from torch import Tensor, nn
 
+from girih._arrays import ArrayLike
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.geometry.cells import as_cells, jets, prior_of
 from girih.geometry.density import log_volume_of
 from girih.geometry.dimension import Source, log_volume
+from girih.geometry.priors import PriorLike
 from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
@@ -42,7 +43,10 @@ class ManifoldSample(Shown):
 
 
 def sample_uniform_on_manifold(
-    net: nn.Module | Trace | Partition, n: int, domain: Any = None, seed: int = 0
+    net: nn.Module | Trace | Partition,
+    n: int,
+    domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    seed: int = 0,
 ) -> ManifoldSample:
     r"""n points uniform on `g(domain)`: a cell with probability `volume_r sqrt det(A_r^T A_r)`, then uniform in it.
 
@@ -142,7 +146,7 @@ class Uniformity:
     most: float
 
 
-def uniformity(cells: Source, prior: Any = None, tolerance: float = 1e-9) -> Uniformity:
+def uniformity(cells: Source, prior: PriorLike | None = None, tolerance: float = 1e-9) -> Uniformity:
     r"""Whether `det(A^T A)` is the same on all cells with prior mass: then a uniform latent gives uniform points.
 
     Args:
