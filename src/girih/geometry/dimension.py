@@ -15,6 +15,7 @@ from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep
 from girih.partition import Partition
 
 RANK_TOLERANCE = 1e-10
+_CLEAR = 1e-11  # a squared ratio of singular values far above what rounding makes of 0
 
 Source = Cells | Partition | nn.Module | Trace
 
@@ -77,6 +78,36 @@ def nonzero(cells: Cells, tolerance: float) -> Tensor:
         raise ParameterError(f"tolerance must be below 1, got {tolerance}")
     values = cells.singular_values
     return values > tolerance * values[:, :1]
+
+
+def ranks(A: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
+    r"""The rank of each map `(R, D, S)`, `(R,)`.
+
+    A map has rank S without singular values being taken if the determinant says so: with `G = A^T A`,
+    `sigma_S^2 >= det(G) / (tr(G) / (S - 1))^(S - 1)`, since the other squares have at most this product.
+
+    Args:
+        A: the maps, float64.
+        tolerance: singular values up to this multiple of the largest one of the map count as 0.
+
+    Example:
+        >>> import girih, torch
+        >>> girih.geometry.ranks(torch.tensor([[[1.0, 0], [0, 2], [3, 4]], [[1, 2], [2, 4], [0, 0]]]).double())
+        tensor([2, 1])
+    """
+    outputs, S = A.shape[1:]
+    rank = torch.full((len(A),), S, dtype=torch.int64, device=A.device)
+    doubtful = torch.ones(len(A), dtype=torch.bool, device=A.device)
+    if outputs >= S > 1 and tolerance**2 < 1e-2 * _CLEAR:
+        gram = A.mT @ A
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+        scaled = factor.diagonal(dim1=1, dim2=2).square() / trace[:, None]
+        least = scaled.prod(1) * (S - 1.0) ** (S - 1)  # sigma_S^2 / tr(G), or less
+        doubtful = (failed != 0) | ~(least > _CLEAR)
+    values = torch.linalg.svdvals(triangle(A[doubtful]))
+    rank[doubtful] = (values > tolerance * values[:, :1]).sum(1)
+    return rank
 
 
 def log_volume(cells: Source, tolerance: float = RANK_TOLERANCE, pseudo: bool = False) -> CellValues:
@@ -187,7 +218,7 @@ def _ranks(
     """The rank of a layer on every cell; `image (size, S)` is that of random columns before the activation."""
     step, count = traced.steps[index], len(patterns)
     if isinstance(step, AffineStep):
-        return _rank(image[None], tolerance).expand(count)
+        return ranks(image[None], tolerance).expand(count)
     out = torch.empty(count, dtype=torch.int64, device=patterns.device)
     for rows in chunks(traced, count):
         codes = patterns[rows, traced.units(index)]
@@ -199,13 +230,8 @@ def _ranks(
                 part = image[step.chosen(codes)]
         if factor is not None:
             part = part * (factor if factor.ndim == 1 else factor[rows])[..., None]
-        out[rows] = _rank(part, tolerance)
+        out[rows] = ranks(part, tolerance)
     return out
-
-
-def _rank(A: Tensor, tolerance: float) -> Tensor:
-    values = torch.linalg.svdvals(triangle(A))
-    return (values > tolerance * values[:, :1]).sum(1)
 
 
 def _bottlenecks(traced: Trace) -> list[int]:

@@ -44,7 +44,9 @@ class Inverse(Shown):
     partition: Partition | None = None
 
 
-def invert(net: nn.Module | Trace | Partition, x: ArrayLike, restarts: int = 8, seed: int = 0) -> Inverse:
+def invert(
+    net: nn.Module | Trace | Partition, x: ArrayLike, restarts: int = 8, seed: int = 0, exact: bool | None = None
+) -> Inverse:
     r"""`argmin_z |x - g(z)|` over all cells, exact for S <= 3; a local search with restarts for larger S.
 
     On a cell it is the point of a polytope nearest to x. A tree over the images of the cells finds those that can be
@@ -57,14 +59,17 @@ def invert(net: nn.Module | Trace | Partition, x: ArrayLike, restarts: int = 8, 
     Args:
         net: a partition, or any module that `girih.trace` supports.
         x: `(N, D)`.
-        restarts: S > 3: how many starting points for each row, up to 1024.
-        seed: S > 3: of the latents to choose them from.
+        restarts: for a local search: how many starting points for each row, up to 1024.
+        seed: for a local search: of the latents to choose them from.
+        exact: whether to look at all cells; by default where S <= 3. False takes the local search there, too, for
+            networks with too many cells.
 
     Returns:
         Latents, distances and cells. Of several latents at the same distance, one.
 
     Raises:
-        ParameterError: `restarts` is not a whole number from 1 to 1024.
+        ParameterError: `restarts` is not a whole number from 1 to 1024; a local search on a partition.
+        LatentDimensionError: `exact=True` and S is larger than 3.
         ShapeError, NonFiniteError: x is not a table of finite numbers with D columns.
 
     Source:
@@ -82,10 +87,13 @@ def invert(net: nn.Module | Trace | Partition, x: ArrayLike, restarts: int = 8, 
     restarts, seed = whole(restarts, "restarts"), whole(seed, "seed", None)
     if restarts > _STARTS:
         raise ParameterError(f"restarts may be {_STARTS} at most, got {restarts}")
-    if traced.latent_dim > MAX_LATENT_DIM:
+    exact = traced.latent_dim <= MAX_LATENT_DIM if exact is None else exact
+    if not exact:
+        if isinstance(net, Partition):
+            raise ParameterError("a local search knows no domain: pass the network, not a partition, or exact=True")
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(_STARTS, traced.latent_dim, generator=generator, dtype=torch.float64).to(rows.device)
-        return Inverse(*descend(traced, rows, good_starts(traced, rows, draws, restarts)), exact=False)
+        return Inverse(*_descend(traced, rows, _good_starts(traced, rows, draws, restarts)), exact=False)
     part = net if isinstance(net, Partition) else as_partition(traced)
     search = Search(part)
     shapes, places, pieces = search.images, [], []
@@ -112,7 +120,7 @@ def misses(traced: Trace, z: Tensor, x: Tensor, row: Tensor | None = None) -> Te
     return torch.cat(parts) if parts else z.new_zeros(0)
 
 
-def descend(traced: Trace, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def _descend(traced: Trace, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Damped Gauss-Newton steps from the best of some latents: `argmin_z |x - g(z)|`, locally.
 
     On one cell a step without damping is the exact least-squares answer. A step is taken only if it comes nearer.
@@ -135,7 +143,7 @@ def descend(traced: Trace, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     return z.reshape(count, tries, S)[index, best], distance[index, best]
 
 
-def good_starts(traced: Trace, x: Tensor, draws: Tensor, tries: int) -> Tensor:
+def _good_starts(traced: Trace, x: Tensor, draws: Tensor, tries: int) -> Tensor:
     """For each row the draws `(m, S)` whose images are nearest, `(N, tries, S)`."""
     with torch.no_grad():
         images = traced(draws)
@@ -209,7 +217,7 @@ def preimages(net: nn.Module | Trace | Partition, x: ArrayLike, tolerance: float
         >>> import girih, torch
         >>> net = girih.mlp([2, 8, 2], activation="relu", seed=0)
         >>> x = net(torch.tensor([[0.3, -0.2]], dtype=torch.float64)).detach()
-        >>> girih.geometry.invert(net, x).latent  # the generator folds
+        >>> girih.geometry.preimages(net, x).latent  # the generator folds
         tensor([[ 0.3000, -0.2000],
                 [ 0.4432, -0.1232]], dtype=torch.float64)
     """
