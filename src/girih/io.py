@@ -148,7 +148,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.training.generators import evaluating
+    from girih.training import evaluating
     from girih.vae.store import vae_parts
 
     more, config = vae_parts(vae)

@@ -16,7 +16,7 @@ from girih.experiments.cgbpef_fits import CAT, CGBPEF, GAUSS, MODELS, make_vae, 
 from girih.experiments.concrete_density import agree, counts_image, density_image, draw_log, log_density
 from girih.experiments.concrete_kl import PRINTED, TERM, divergences, drawn, kl, sampling_bias
 from girih.experiments.concrete_law import characteristic, ratio_cdf, triangle_masses, z_law
-from girih.training import TrainingRun
+from girih.training import FitResult
 from girih.vae import VAE
 from girih.vae.evidence import enumerate_exact
 
@@ -253,7 +253,7 @@ def trained(model, steps=60):
 
 def test_a_run_that_was_interrupted_is_no_result(tmp_path, monkeypatch):
     def interrupted(self, *_, **__):
-        return TrainingRun({"step": np.arange(2), "held_out": np.ones(2)}, 1, 0.0, "interrupted")
+        return FitResult({"step": np.arange(2), "held_out": np.ones(2)}, 1, 0.0, "interrupted")
 
     monkeypatch.setattr(VAE, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):

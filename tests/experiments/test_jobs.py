@@ -8,7 +8,7 @@ import pytest
 from girih.errors import ModelFileError, ParameterError
 from girih.experiments.jobs import completed, run_jobs
 from girih.experiments.settings import changed
-from girih.training import TrainingRun
+from girih.training import FitResult
 
 CALLS = []
 
@@ -87,7 +87,7 @@ def test_processes_give_the_same(tmp_path):
 
 
 def test_a_run_that_was_cut_short_is_no_result():
-    run = TrainingRun({}, steps=3, seconds=0.1, ended="max_steps")
+    run = FitResult({}, steps=3, seconds=0.1, ended="max_steps")
     assert completed(run) is run
     with pytest.raises(KeyboardInterrupt):
         completed(replace(run, ended="interrupted"))

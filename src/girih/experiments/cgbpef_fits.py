@@ -21,8 +21,7 @@ from girih.experiments.jobs import completed, run_jobs
 from girih.experiments.rivals import Rows
 from girih.experiments.weights import weights_of, with_weights
 from girih.networks import svhn_decoder, svhn_encoder
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
+from girih.training import evaluating, own_random_state
 from girih.vae import CGBPEFVAE, VAE, CatVAE, GaussVAE
 from girih.vae.bpef.concrete import log_concrete, log_density
 from girih.vae.evidence import estimate

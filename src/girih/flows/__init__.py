@@ -6,21 +6,20 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
+from girih._deprecated import moved
+
 # first, before the others import zuko
 from girih.flows import checks as _checks  # noqa: F401
 
 # isort: split
-from girih.flows.coupling import RADCoupling
-from girih.flows.dgn import DGNFlow
+from girih.flows.coupling import Folded, FoldTransform, RADCoupling
+from girih.flows.dgn import DGNFlow, square_net
 from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
-from girih.flows.fitting import FlowRun, fit_flow
-from girih.flows.flow import Flow
-from girih.flows.fold_transform import Folded, FoldTransform
+from girih.flows.flow import Flow, fit_flow
+from girih.flows.layerwise import invert_chain
 from girih.flows.push_forward import Latents, PushForward
-from girih.flows.rad import RAD
-from girih.flows.realnvp import RealNVP
+from girih.flows.rad import RAD, RealNVP, masks
 from girih.flows.scaling import Standardise, Whiten
-from girih.flows.square_net import square_net
 
 __all__ = [
     "RAD",
@@ -29,7 +28,6 @@ __all__ = [
     "Encoded",
     "Flow",
     "FlowDistribution",
-    "FlowRun",
     "FoldTransform",
     "Folded",
     "Latents",
@@ -41,5 +39,9 @@ __all__ = [
     "Step",
     "Whiten",
     "fit_flow",
+    "invert_chain",
+    "masks",
     "square_net",
 ]
+
+__getattr__ = moved(__name__, {"FlowRun": ("girih", "FitResult")})

@@ -12,8 +12,8 @@ from torch.distributions import Distribution, Transform, constraints
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.flows.fold_transform import FoldTransform
-from girih.training.surroundings import own_random_state
+from girih.flows.coupling import FoldTransform
+from girih.training import own_random_state
 
 # The most preimages of a point that are listed.
 _MAX_COMPONENTS = 100_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,22 @@ from girih.errors import ShapeError
 from girih.flows.kinks import crossings
 from girih.flows.layerwise import invert_chain, is_bijective_chain
 from girih.geometry.preimages import preimages_by
+from girih.geometry.priors import Prior
 from girih.geometry.search import Search
+from girih.networks import Trace
 from girih.networks.following import Snapshot
 from girih.partition import Partition
 
-if TYPE_CHECKING:
-    from girih.flows.dgn import DGNFlow
+
+class Generator(Protocol):
+    """What is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
+
+    features: int
+    prior: Prior
+
+    @property
+    def trace(self) -> Trace:
+        """The generator as it is built now."""
 
 
 class Latents(NamedTuple):
@@ -53,7 +63,7 @@ class PushForward(Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, flow: DGNFlow) -> None:
+    def __init__(self, flow: Generator) -> None:
         self._flow, self._dim = flow, flow.features
         self._traced, self._weights = flow.trace, Snapshot(())
         self._search: Search | None = None

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-
-# Gradient steps between two visits of Lightning's loop. Its bookkeeping costs as much as a step of a small
-# network, so it is paid once for a block of steps.
-BLOCK = 25
 
 
 class Batches:
@@ -23,7 +18,7 @@ class Batches:
         seed: of the orders.
 
     Example:
-        >>> from girih.training.batches import Batches
+        >>> from girih.training import Batches
         >>> batches = Batches(5, 2, seed=0)
         >>> batches.per_pass, sorted(torch.cat([batches.index(step) for step in range(3)]).tolist())
         (3, [0, 1, 2, 3, 4])
@@ -51,17 +46,3 @@ class Batches:
             self._order = torch.randperm(self.count, generator=torch.Generator().manual_seed(mixed))
             self._pass = number
         return self._order[position * self.size : (position + 1) * self.size]
-
-
-def blocks(start: int, end: int, every: int) -> Iterator[tuple[int, int]]:
-    """Ranges of gradient steps from `start` to `end`, cut where a record is due.
-
-    Example:
-        >>> from girih.training.batches import blocks
-        >>> list(blocks(20, 70, every=40))
-        [(20, 40), (40, 65), (65, 70)]
-    """
-    while start < end:
-        stop = min(start + BLOCK, end, (start // every + 1) * every)
-        yield start, stop
-        start = stop
