@@ -16,7 +16,7 @@ from girih.flows import RAD, Flow, RealNVP, Whiten, fit_flow
 
 from .rad_cases import f64
 
-QUICK = {"steps": 30, "record_every": 10, "batch_size": 50, "progress": False}
+QUICK = {"max_steps": 30, "record_every": 10, "batch_size": 50, "progress": False}
 
 
 def small(model=RAD, seed=0, **options):
@@ -64,7 +64,7 @@ def test_no_rows_held_out_leaves_the_last_parameters():
 
 
 def test_patience_ends_a_run_that_no_longer_improves():
-    run = small().fit(data(), lr=1e-12, smoothing=0.0, patience=2, **(QUICK | {"steps": 1000}))
+    run = small().fit(data(), lr=1e-12, smoothing=0.0, patience=2, **(QUICK | {"max_steps": 1000}))
     assert run.converged and run.steps < 100
 
 
@@ -148,14 +148,14 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
 def test_a_run_without_smoothing_can_be_made_longer(tmp_path):
     options = QUICK | {"checkpoint_seconds": 0.0, "smoothing": 0.0}
     expected = small().fit(data(), **options)
-    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"steps": 12}))
+    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"max_steps": 12}))
     assert small().fit(data(), checkpoint=tmp_path / "run", **options).held_out == expected.held_out
 
 
 def test_noise_that_falls_over_the_run_ties_it_to_its_length(tmp_path):
     small().fit(data(), checkpoint=tmp_path / "run", **QUICK)
     with pytest.raises(ParameterError, match="smoothing"):
-        small().fit(data(), checkpoint=tmp_path / "run", **(QUICK | {"steps": 60}))
+        small().fit(data(), checkpoint=tmp_path / "run", **(QUICK | {"max_steps": 60}))
 
 
 @pytest.mark.parametrize("model", [RAD, RealNVP])

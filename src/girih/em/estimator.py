@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ from sklearn.utils.validation import (
 from girih._arrays import as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
-from girih.em.fit import EMResult, fit_em
+from girih.em.fit import fit_em
+from girih.em.options import EMOptions
 from girih.em.scaling import Scaling
 from girih.em.trained import count_parameters
 from girih.em.warm import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp
+from girih.training import FitResult
 
 NOISES = ("isotropic", "diagonal", "full")
 
@@ -139,32 +142,33 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         if warm:
             dgn = warm_model(self.dgn_, dgn)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        n_init = whole(self.n_init, "n_init")
+        whole(self.n_init, "n_init")
+        options = self.em_options(seed)
         result = fit_em(
             dgn,
             X,
             sample_weight=sample_weight,
-            weight_prior=self.weight_prior,
-            learn_prior=self.learn_prior,
-            noise_floor=self.noise_floor,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            n_init=0 if warm else n_init,
-            seed=seed,
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
-            acceleration=self.acceleration,
-            batch_size=self.batch_size,
+            **vars(replace(options, n_init=0) if warm else options),
         )
         self.dgn_ = dgn
         self._record(result)
         return self
 
-    def _record(self, result: EMResult) -> None:
-        self.nll_curve_ = np.array(result.nll_curve)
-        self.n_iter_ = result.n_iter
+    def em_options(self, seed: int = 0) -> EMOptions:
+        """The options of `girih.em.fit_em` that `fit` uses, checked.
+
+        Raises:
+            ParameterError: one of them is out of its domain.
+        """
+        return EMOptions.among({**vars(self), "seed": seed})
+
+    def _record(self, result: FitResult) -> None:
+        self.nll_curve_ = result.curve
+        self.n_iter_ = result.steps
         self.converged_ = result.converged
-        self.interrupted_, self.overfit_ = result.interrupted, result.overfit
+        self.interrupted_, self.overfit_ = result.ended == "interrupted", result.overfit
         self.n_parameters_ = count_parameters(self.dgn_, self.learn_prior)
         self._n_features_out = self.dgn_.latent_dim
 

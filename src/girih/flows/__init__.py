@@ -12,6 +12,7 @@ from girih._deprecated import moved
 from girih.flows import checks as _checks  # noqa: F401
 
 # isort: split
+from girih.flows import fold, gate
 from girih.flows.coupling import Folded, FoldTransform, RADCoupling
 from girih.flows.dgn import DGNFlow, square_net
 from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
@@ -39,6 +40,8 @@ __all__ = [
     "Step",
     "Whiten",
     "fit_flow",
+    "fold",
+    "gate",
     "invert_chain",
     "masks",
     "square_net",

@@ -183,7 +183,7 @@ class DGNFlow(LazyDistribution):
         record_every: int | None = None,
         progress: bool = True,
         checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float = 2.0,
         settings: Mapping[str, Any] | None = None,
         log: str | os.PathLike[str] | None = None,
         log_format: LogFormat = "csv",

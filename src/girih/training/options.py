@@ -64,7 +64,7 @@ class FitOptions:
         checkpoint: a file. A run that was killed goes on from it when called again with the same arguments and the same
             initial parameters, to the same numbers; `max_epochs`, `max_steps` and `patience` may be raised. A finished
             run is not repeated.
-        checkpoint_seconds: time between writes of that file.
+        checkpoint_seconds: time between writes of that file; more where a write takes long.
         settings: names and plain values that tell this run from others, for the checkpoint's checks: whatever a loss of
             your own depends on.
         log: a folder that each record is written to when it is taken. What an earlier run logged there is replaced; a
@@ -96,7 +96,7 @@ class FitOptions:
     record_every: int | None = None
     progress: bool = True
     checkpoint: str | os.PathLike[str] | None = None
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 2.0
     settings: Mapping[str, Any] | None = None
     log: str | os.PathLike[str] | None = None
     log_format: LogFormat = "csv"
