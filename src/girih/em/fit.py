@@ -15,7 +15,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from girih._arrays import as_tensor, check_finite, check_largest
+from girih._arrays import Rows, as_tensor, check_finite, check_largest
 from girih._options import real
 from girih._progress import Progress
 from girih.em.checkpoint import Run, State, told_apart_by
@@ -31,7 +31,7 @@ from girih.em.step import noise_floor as floor_of
 from girih.em.trained import Trained, count_parameters
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
-from girih.training import Checkpoint, FitResult, Rows, seed_of_run
+from girih.training import Checkpoint, FitResult, seed_of_run
 
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
@@ -42,7 +42,7 @@ def fit_em(
     X: Rows,
     *,
     sample_weight: Tensor | np.ndarray | Sequence[float] | None = None,
-    weight_prior: WeightPrior | tuple[str, float] | None = None,
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     learn_prior: bool = False,
     noise_floor: float = 1e-6,
     max_iter: int = 200,

@@ -38,7 +38,7 @@ class EMOptions:
         ('head', 'noise', 'hidden')
     """
 
-    weight_prior: WeightPrior | tuple[str, float] | None = None
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None
     learn_prior: bool = False
     noise_floor: float = 1e-6
     max_iter: int = 200

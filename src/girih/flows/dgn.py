@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
-from girih._arrays import as_rows
+from girih._arrays import Rows, as_rows
 from girih._options import real, whole
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
 from girih.flows.fitting import mean_nll
@@ -26,7 +25,6 @@ from girih.networks import Trace
 from girih.networks.following import Followed
 from girih.partition import MAX_LATENT_DIM
 from girih.training import (
-    PLAIN,
     Accelerator,
     FitOptions,
     FitResult,
@@ -34,9 +32,7 @@ from girih.training import (
     Measure,
     OptimizerName,
     Recorder,
-    Rows,
     minimise,
-    seed_of_run,
     split,
     watching,
 )
@@ -238,8 +234,7 @@ class DGNFlow(LazyDistribution):
             >>> result.history["step"].tolist(), bool(result.history["loss"][-1] < result.history["loss"][1])
             ([0, 25, 50], True)
         """
-        options = FitOptions.among(locals()).filled(PLAIN)
-        options = replace(options, seed=seed_of_run(options.seed, options.checkpoint))
+        options = FitOptions.among(locals()).filled()
         rows, held_out = split(self._rows(X), options.validation, options.seed, self._rows)
         check_varying(rows)
         if held_out is not None:

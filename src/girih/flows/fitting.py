@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from girih._options import real
 from girih.errors import ParameterError
 from girih.flows.scaling import Standardise, Whiten, check_varying, covariance_factor
-from girih.training import PLAIN, Beside, FitOptions, FitResult, minimise, watching
+from girih.training import Beside, FitOptions, FitResult, minimise, watching
 
 # Rows per evaluation of held-out data: bounds the memory.
 _CHUNK = 20_000
@@ -36,8 +36,14 @@ class Trained(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+    def state_dict(self) -> dict[str, Any]:
+        """All numbers."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
         """Take over all numbers of another."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Whether they are trained."""
 
 
 def maximise(
@@ -65,20 +71,18 @@ def maximise(
         first.set_from(standardise)
     smooth = _Smoothing(rows[:, : flow.features], smoothing, wanted)
     trained = _Averaged(flow, _share(average))
-    options = replace(
-        options,
+    suits = FitOptions(batch_size=size, lr=5e-3 if count < 5000 else 1e-3, patience=15, record_every=every)
+    settled = replace(
+        options.filled(suits),
         max_epochs=math.ceil(wanted / per_pass),
         max_steps=None,
         batch_size=size,
-        lr=(5e-3 if count < 5000 else 1e-3) if options.lr is None else options.lr,
-        patience=None if held_out is None else 15 if options.patience == "auto" else options.patience,
-        record_every=every,
         record=Beside(options.record, lambda model: {}, every, lambda model: model.mean),
     ).told_apart_by({"smoothing": (smooth.width, smooth.steps) if smooth.width else None, "average": trained.share})
     if held_out is not None:
-        options = watching(options, held_out, mean_nll)
-    elif options.monitor is None:
-        options = replace(options, monitor="loss")
+        settled = watching(settled, held_out, mean_nll)
+    else:
+        settled = replace(settled, monitor=settled.monitor or "loss", patience=None)
 
     def before_step(step: int) -> None:
         trained.update(step)
@@ -87,7 +91,7 @@ def maximise(
     def loss(model: _Averaged, batch: Tensor) -> Tensor:
         return model.flow.nll(smooth(batch))
 
-    result = minimise(trained, rows, loss, options.filled(PLAIN), before_step=before_step)
+    result = minimise(trained, rows, loss, settled, before_step=before_step)
     flow.load_state_dict(trained.mean.state_dict())
     if held_out is not None and result.best_step == 0 and result.steps > 0:
         warnings.warn(

@@ -13,16 +13,14 @@ from torch.distributions import Independent, Normal
 from zuko.lazy import LazyComposedTransform, LazyDistribution, LazyTransform
 from zuko.transforms import ComposedTransform
 
-from girih._arrays import as_rows, as_tensor, check_finite
+from girih._arrays import Rows, as_rows, as_tensor, check_finite
 from girih._deprecated import renamed
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
 from girih.flows.coupling import check_context
 from girih.flows.distribution import FlowDistribution
 from girih.flows.fitting import maximise
-from girih.training import Accelerator, FitOptions, FitResult, LogFormat, Measure, Recorder, Rows, seed_of_run, split
-
-_DEFAULTS = FitOptions(validation=0.2)
+from girih.training import Accelerator, FitOptions, FitResult, LogFormat, Measure, Recorder, split
 
 
 class StandardNormal(LazyDistribution):
@@ -211,20 +209,20 @@ class Flow(LazyDistribution):
             >>> bool(result.held_out < result.history["held_out"][0]), result.ended
             (True, 'max_epochs')
         """
-        options = FitOptions.among(locals()).filled(_DEFAULTS)
-        options = replace(options, seed=seed_of_run(options.seed, options.checkpoint))
+        options = FitOptions.among(locals())
+        settled = options.filled(FitOptions(validation=0.2))
         columns = self.features + self.context
 
-        def checked(given: Any) -> Tensor:
+        def checked(given: Rows) -> Tensor:
             return as_rows(given, "validation", columns, "the number of features and context features").detach()
 
         every = self._rows(X, context)
-        rows, held_out = split(every, options.validation, options.seed, checked)
+        rows, held_out = split(every, settled.validation, settled.seed, checked)
         return maximise(
             self,
             rows,
             held_out,
-            options,
+            replace(options, seed=settled.seed),
             smoothing=smoothing,
             average=average,
             standardise=every[:, : self.features] if standardise else None,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import Rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import ShapeError
 from girih.flows.kinks import crossings
@@ -69,7 +69,7 @@ class PushForward(Distribution):
         self._search: Search | None = None
         super().__init__(torch.Size([]), torch.Size([flow.features]), validate_args=False)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: Rows) -> Tensor:
         """`log p(x)` in nats, `(...)` for x `(..., D)`; minus infinity where x has no preimage.
 
         Differentiable in x and in the parameters of the network: each preimage moves by
@@ -112,7 +112,7 @@ class PushForward(Distribution):
         none = ~torch.isfinite(top)  # constants, so that log 0 has no gradient
         return torch.where(none, top, shift + torch.where(none, 1.0, total).log())
 
-    def latents(self, value: Any) -> Latents:
+    def latents(self, value: Rows) -> Latents:
         """All z with `g(z) = x` for rows x `(N, D)`, with `log p(x, z)` of each; differentiable like `log_prob`.
 
         Raises:
@@ -168,7 +168,7 @@ class PushForward(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, seed)
 
-    def _event(self, value: Any) -> Tensor:
+    def _event(self, value: Rows) -> Tensor:
         x = as_tensor(value, "x", self._flow.trace.device)
         if x.ndim == 0 or x.shape[-1] != self._dim:
             raise ShapeError(

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from girih._arrays import as_rows
+from girih._arrays import Rows, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError, ShapeError
 from girih.gan import losses
 from girih.gan.losses import LossName, check_loss_name
 from girih.networks import fc_discriminator
 from girih.training import (
-    PLAIN,
     Accelerator,
     Batches,
     FitOptions,
@@ -26,13 +25,11 @@ from girih.training import (
     LogFormat,
     Measure,
     Recorder,
-    Rows,
     check_loss,
     dimensions,
     mean_loss,
     number_type,
     run_steps,
-    seed_of_run,
     split,
     tried,
     type_of,
@@ -133,7 +130,7 @@ class GAN(nn.Module):
         """Where the parameters are."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
-    def generate(self, z: Any) -> Tensor:
+    def generate(self, z: Rows) -> Tensor:
         """The generator at latents `(N, S)`, `(N, D)`.
 
         Raises:
@@ -141,7 +138,7 @@ class GAN(nn.Module):
         """
         return self.generator(self._own(z, "z", self.latent_dim, "the latent dimension S")).flatten(1)
 
-    def discriminate(self, x: Any) -> Tensor:
+    def discriminate(self, x: Rows) -> Tensor:
         """Logits of "x is data", or the values of the critic, at rows `(N, D)`: `(N,)`.
 
         Raises:
@@ -150,7 +147,7 @@ class GAN(nn.Module):
         x = self._own(x, "x", self.output_dim, "the data dimension D")
         return self.discriminator(x).reshape(len(x))
 
-    def _own(self, rows: Any, name: str, columns: int, meaning: str) -> Tensor:
+    def _own(self, rows: Rows, name: str, columns: int, meaning: str) -> Tensor:
         """Rows in the type of the networks; those that are in it already, as in every step, are not checked again."""
         dtype = self.dtype
         if isinstance(rows, Tensor) and rows.dtype == dtype and rows.ndim == 2 and rows.shape[1] == columns:
@@ -246,12 +243,11 @@ class GAN(nn.Module):
             >>> result.steps, sorted(result.history)
             (8, ['generator_loss', 'loss', 'seconds', 'step'])
         """
-        options = FitOptions.among(locals()).filled(_DEFAULTS).filled(PLAIN)
-        options = replace(options, seed=seed_of_run(options.seed, options.checkpoint))
+        options = FitOptions.among(locals()).filled(_DEFAULTS)
         pair = _check_betas(_BETAS[self.loss] if betas is None else betas)
         every = whole(_STEPS[self.loss] if discriminator_steps is None else discriminator_steps, "discriminator_steps")
 
-        def checked(given: Any) -> Tensor:
+        def checked(given: Rows) -> Tensor:
             return as_rows(given, "X", self.output_dim, "the data dimension D", device=self.device).detach()
 
         rows, held_out = split(checked(X), options.validation, options.seed, checked)
@@ -295,7 +291,7 @@ def _check_discriminator(discriminator: nn.Module, output_dim: int, dtype: torch
         )
 
 
-def _check_betas(betas: Any) -> tuple[float, float]:
+def _check_betas(betas: tuple[float, float]) -> tuple[float, float]:
     if not (isinstance(betas, tuple | list) and len(betas) == 2):
         raise ParameterError(f"betas must be two numbers in [0, 1); got {betas!r}")
     first, second = (real(beta, "each of betas", positive=False) for beta in betas)

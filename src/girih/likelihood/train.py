@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from girih._arrays import Rows
 from girih._options import real
 from girih.em import WeightPrior
 from girih.em.step import noise_floor as floor_of
@@ -18,7 +19,6 @@ from girih.errors import EmptyDataError, ParameterError
 from girih.inference import DGN
 from girih.likelihood.model import Likelihood
 from girih.training import (
-    PLAIN,
     Accelerator,
     Batches,
     Beside,
@@ -28,9 +28,7 @@ from girih.training import (
     Measure,
     OptimizerName,
     Recorder,
-    Rows,
     minimise,
-    seed_of_run,
     split,
     watching,
 )
@@ -49,7 +47,7 @@ def train(
     learn_noise: bool = True,
     learn_prior: bool = False,
     noise_floor: float = 1e-6,
-    weight_prior: WeightPrior | tuple[str, float] | None = None,
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     max_epochs: int | None = None,
     max_steps: int | None = None,
     batch_size: int | Literal["auto"] | None = "auto",
@@ -136,8 +134,7 @@ def train(
         raise ParameterError(f"optimizer must be 'adam' or 'lbfgs'; got {optimizer!r}")
     share = real(noise_floor, "noise_floor")
     own = FitOptions(lr=_LEARNING_RATES[optimizer], patience=20, min_improvement=1e-5, keep_best=True)
-    options = FitOptions.among(locals()).filled(own).filled(PLAIN)
-    options = replace(options, seed=seed_of_run(options.seed, options.checkpoint))
+    options = FitOptions.among(locals()).filled(own)
     rows, held_out = split(
         dgn.rows(X).detach(), options.validation, options.seed, lambda given: dgn.rows(given).detach()
     )
@@ -147,10 +144,8 @@ def train(
     floor = floor_of(dgn, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device), share)
     prior = WeightPrior.parse(weight_prior)
     model = Likelihood(dgn, floor, learn_noise, learn_prior, prior, len(rows))
-    every = record_every
-    if every is None:
-        steps = Batches(len(rows), options.batch_size, 0).per_pass
-        every = _EVERY if optimizer == "adam" and steps == 1 else steps
+    steps = Batches(len(rows), options.batch_size, options.seed).per_pass
+    every = record_every or (_EVERY if optimizer == "adam" and steps == 1 else steps)
 
     def measure(likelihood: Likelihood) -> dict[str, float]:
         nll = float(likelihood.nll(rows.to(next(likelihood.parameters()).device)).mean())
@@ -173,7 +168,9 @@ def train(
     try:
         result = minimise(model, rows, _loss, options, optimizer=optimizer)
     finally:
-        if options.record.entries:  # the parameters that were kept are in place
+        if (
+            isinstance(options.record, Recorder) and options.record.entries
+        ):  # the parameters that were kept are in place
             model.write_back()
         dgn.to(home)
     kept = int(np.searchsorted(result.history["step"], result.best_step))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from girih._options import real, whole
 from girih.em.estimator import NOISES
 from girih.errors import EmptyDataError, ParameterError
 from girih.inference.limits import check_latent_dim
-
-T = TypeVar("T")
 
 DGN_MODEL = "DGN"
 BASELINES = ("GaussianMixture", "FactorAnalysis")
@@ -97,7 +95,7 @@ def _baselines(value: bool | str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _several(value: T | Iterable[T], name: str) -> Iterable[T]:
+def _several(value: object, name: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (value,)
     values = tuple(value)

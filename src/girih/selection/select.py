@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
-from girih._arrays import as_rows
+from girih._arrays import Rows, as_rows
 from girih._deprecated import renamed
 from girih._files import finite, read_json, write_json
 from girih._options import whole
@@ -27,7 +27,6 @@ from girih.errors import EmptyDataError, ParameterError
 from girih.selection.candidates import Candidate, Split, grid, make_splits
 from girih.selection.fits import Array, Outcome, Shared, fit_candidate, fit_estimator
 from girih.selection.result import CRITERIA, Row, SelectionResult, find_elbow, score
-from girih.training import Rows
 
 
 @renamed({"test_fraction": "validation"})
@@ -44,7 +43,7 @@ def select_model(
     standardize: bool = True,
     activation: str = "leaky_relu",
     negative_slope: float = 0.1,
-    weight_prior: WeightPrior | tuple[str, float] | None = None,
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     learn_prior: bool = False,
     max_iter: int = 200,
     tol: float = 1e-6,
@@ -138,8 +137,9 @@ def select_model(
     table = [Row.of(candidate, outcomes[candidate]) for candidate in candidates]
     best = min((row for row in table if row.candidate.is_dgn), key=lambda row: score(row, criterion))
     fitted = fit_estimator(best.candidate, rows, shared, progress=progress) if refit else None
-    if fitted is not None and hasattr(X, "columns"):
-        fitted.feature_names_in_ = np.array([str(name) for name in X.columns], dtype=object)
+    names = getattr(X, "columns", None)
+    if fitted is not None and names is not None:
+        fitted.feature_names_in_ = np.array([str(name) for name in names], dtype=object)
     return SelectionResult(table, criterion, best, find_elbow(table, criterion), fitted, skipped, resumed)
 
 

@@ -5,18 +5,16 @@ same `FitResult`; a new one is made of `FitOptions.among`, `split`, `watching` a
 """
 
 from girih._deprecated import moved
-from girih.training.batches import Batches
 from girih.training.checkpoint import Checkpoint, digest, seed_of_run
 from girih.training.fit import fit_gradient, mean_loss, minimise, run_steps, watching
 from girih.training.generators import Dimensions, dimensions, evaluating, number_type, tried, type_of
 from girih.training.loop import own_random_state
-from girih.training.options import PLAIN, Accelerator, FitOptions, LogFormat, Rows, split
+from girih.training.options import Accelerator, FitOptions, LogFormat, Settled, split
 from girih.training.recorder import Beside, ExactRecorder, Measure, Patience, Recorder
 from girih.training.result import Ended, FitResult
-from girih.training.steps import LossStepper, OptimizerName, Stepper, check_loss, make_optimizer
+from girih.training.steps import Batches, LossStepper, OptimizerName, Stepper, check_loss, make_optimizer
 
 __all__ = [
-    "PLAIN",
     "Accelerator",
     "Batches",
     "Beside",
@@ -32,7 +30,7 @@ __all__ = [
     "OptimizerName",
     "Patience",
     "Recorder",
-    "Rows",
+    "Settled",
     "Stepper",
     "check_loss",
     "digest",

@@ -10,18 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import Rows, as_rows
 from girih._progress import Progress
 from girih.errors import ParameterError
-from girih.training.batches import Batches
-from girih.training.checkpoint import Checkpoint, digest, seed_of_run
+from girih.training.checkpoint import Checkpoint, digest
 from girih.training.generators import evaluating
 from girih.training.logs import open_log
 from girih.training.loop import Loop, interruptible, own_random_state
-from girih.training.options import PLAIN, Accelerator, FitOptions, LogFormat, Rows, split
+from girih.training.options import Accelerator, FitOptions, LogFormat, Settled, split
 from girih.training.recorder import Beside, Measure, Patience, Recorder
 from girih.training.result import Ended, FitResult
-from girih.training.steps import Loss, LossStepper, OptimizerName, Stepper, make_optimizer
+from girih.training.steps import Batches, Loss, LossStepper, OptimizerName, Stepper, make_optimizer
 
 # Held-out rows of one forward pass: bounds the memory.
 _CHUNK = 10_000
@@ -109,13 +108,12 @@ def fit_gradient(
         >>> result.steps, bool((line.weight - 2).abs() < 0.05)
         (200, True)
     """
-    options = FitOptions.among(locals()).filled(PLAIN)
+    options = FitOptions.among(locals()).filled()
 
-    def checked(rows: Any, name: str = "validation", columns: int | None = None) -> Tensor:
+    def checked(rows: Rows, name: str = "validation", columns: int | None = None) -> Tensor:
         return as_rows(rows, name, columns, "the data dimension D", allow_missing=allow_missing).detach()
 
     rows = checked(X, "X")
-    options = replace(options, seed=seed_of_run(options.seed, options.checkpoint))
     rows, held_out = split(rows, options.validation, options.seed, lambda given: checked(given, columns=rows.shape[1]))
     chosen = loss or _free_energy(model)
     if held_out is not None:
@@ -127,35 +125,33 @@ def minimise(
     model: nn.Module,
     rows: Tensor,
     loss: Loss,
-    options: FitOptions,
+    options: Settled,
     *,
     optimizer: OptimizerName = "adam",
     before_step: Callable[[int], None] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> FitResult:
     """`fit_gradient` for a `fit` that has checked its rows, held out what it should, and filled the options."""
-    lr = PLAIN.lr if options.lr is None else options.lr
 
     def build(batches: Batches) -> LossStepper:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return LossStepper(model, loss, make_optimizer(optimizer, parameters, lr, batches.full), before_step)
+        return LossStepper(model, loss, make_optimizer(optimizer, parameters, options.lr, batches.full), before_step)
 
-    return run_steps(model, rows, build, options.told_apart_by({"optimizer": optimizer, "lr": lr}), dtype)
+    return run_steps(model, rows, build, options.told_apart_by({"optimizer": optimizer, "lr": options.lr}), dtype)
 
 
 def run_steps(
     model: nn.Module,
     rows: Tensor,
     build: Callable[[Batches], Stepper],
-    options: FitOptions,
+    options: Settled,
     dtype: torch.dtype = torch.float64,
 ) -> FitResult:
     """Train a model in place by the steps that `build` makes of the batches.
 
     The trainable parameters are on the device when `build` is called. `rows` are checked rows `(N, D)`, which are
-    cast to `dtype`. The options are filled as `FitOptions.filled` does, and nothing is held out any more.
+    cast to `dtype`, and nothing is held out any more.
     """
-    options = replace(options, seed=seed_of_run(options.seed, options.checkpoint)).filled(PLAIN)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ParameterError(f"{type(model).__name__} has no trainable parameters; set requires_grad on some")
@@ -170,9 +166,15 @@ def run_steps(
     try:
         loop = Loop(model, build(batches), rows.to(device, dtype), batches, record, stopping)
         if options.checkpoint is not None:
-            known = {"batch_size": options.batch_size, "seed": options.seed, "record_every": record.every}
-            known |= {"keep_best": bool(options.keep_best), "recorder": type(record).__qualname__, "data": digest(rows)}
-            told = {**(options.settings or {}), **known}
+            told = {
+                **(options.settings or {}),
+                "batch_size": options.batch_size,
+                "seed": options.seed,
+                "record_every": record.every,
+                "keep_best": bool(options.keep_best),
+                "recorder": type(record).__qualname__,
+                "data": digest(rows),
+            }
             loop.attach(Checkpoint(options.checkpoint, told, options.checkpoint_seconds))
         end, limit = options.steps(batches.per_pass)
         _run(loop, end, options, device)
@@ -188,7 +190,7 @@ def run_steps(
     return FitResult(record.history, loop.steps, loop.seconds, ended, best, held_out)
 
 
-def _run(loop: Loop, end: int, options: FitOptions, device: torch.device) -> None:
+def _run(loop: Loop, end: int, options: Settled, device: torch.device) -> None:
     if loop.steps >= end or loop.patience.exhausted:  # the checkpoint is of a finished run
         loop.record_last()
         return
@@ -209,10 +211,10 @@ def _run(loop: Loop, end: int, options: FitOptions, device: torch.device) -> Non
 
 
 def watching(
-    options: FitOptions,
+    options: Settled,
     held_out: Tensor,
     mean: Callable[[Any, Tensor], float],
-) -> FitOptions:
+) -> Settled:
     """The options of a run that records the `mean` of held-out rows as `held_out`, watches it and keeps the best.
 
     Args:
@@ -227,7 +229,7 @@ def watching(
     return replace(
         options.told_apart_by({"held-out rows": digest(held_out)}),
         validation=None,
-        record=Beside(options.record, measure, options.record_every or PLAIN.record_every),
+        record=Beside(options.record, measure, options.record_every),
         monitor=options.monitor or "held_out",
         keep_best=True if options.keep_best is None else options.keep_best,
     )

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from girih._progress import Progress
 from girih._signals import terminations_call
 from girih.errors import GirihError
-from girih.training.batches import Batches
 from girih.training.checkpoint import Checkpoint, digest, model_digest
 from girih.training.logs import RunLog
 from girih.training.recorder import Patience, Recorder
-from girih.training.steps import Stepper, check_parameters
+from girih.training.steps import Batches, Stepper, check_parameters
 
 # Gradient steps between two looks at the clock and the bar, which would take as long as a step of a small network.
 _BLOCK = 25

@@ -6,30 +6,21 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from girih._arrays import Rows
 from girih._options import real, whole
 from girih.errors import ParameterError
+from girih.training.checkpoint import seed_of_run
 from girih.training.recorder import Measure, Recorder
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 LogFormat = Literal["csv", "tensorboard"]
 LOG_FORMATS = ("csv", "tensorboard")
-
-
-class Table(Protocol):
-    """A data frame, as pandas and polars have them."""
-
-    @property
-    def columns(self) -> Any:
-        """Its names."""
-
-
-Rows: TypeAlias = np.ndarray | Tensor | Table | Sequence[Sequence[float]]
 
 # Gradient training on a CUDA GPU pays from about so many parameters on; below, starting its kernels takes longer.
 _LARGE = 100_000
@@ -123,18 +114,22 @@ class FitOptions:
         """The options among the arguments of a `fit`, `locals()` at its start."""
         return cls(**{field.name: named[field.name] for field in fields(cls)})
 
-    def filled(self, defaults: FitOptions) -> FitOptions:
-        """These options, with what suits a model where a field was left open.
+    def filled(self, defaults: FitOptions | None = None) -> Settled:
+        """These options, with what suits a model where a field was left open, and a seed.
 
         Example:
             >>> from girih import FitOptions
-            >>> FitOptions(lr=0.1).filled(FitOptions(lr=0.5, batch_size=100))
-            FitOptions(batch_size=100, lr=0.1)
+            >>> options = FitOptions(lr=0.1).filled(FitOptions(lr=0.5, batch_size=100))
+            >>> options.lr, options.batch_size, options.max_epochs
+            (0.1, 100, 1000)
         """
-        given = {name: getattr(defaults, name) for name in _OPEN if _is_open(self, name)}
-        if self.max_epochs is not None or self.max_steps is not None:  # either says how long
-            given = {name: value for name, value in given.items() if name not in ("max_epochs", "max_steps")}
-        return replace(self, **given)
+        values = dict(vars(self))
+        for source in (vars(defaults or PLAIN), vars(PLAIN)):
+            names: tuple[str, ...] = _OPEN
+            if values["max_epochs"] is None and values["max_steps"] is None:  # either says how long
+                names = (*names, "max_epochs", "max_steps")
+            values |= {name: source[name] for name in names if _is_open(values[name], name)}
+        return Settled(**{**values, "seed": seed_of_run(self.seed, self.checkpoint)})
 
     def steps(self, per_pass: int) -> tuple[int, Literal["max_epochs", "max_steps"]]:
         """The last gradient step, of passes of so many, and the option that says so."""
@@ -142,7 +137,7 @@ class FitOptions:
         by_steps = math.inf if self.max_steps is None else self.max_steps
         return (int(by_epochs), "max_epochs") if by_epochs < by_steps else (int(by_steps), "max_steps")
 
-    def told_apart_by(self, settings: Mapping[str, Any]) -> FitOptions:
+    def told_apart_by(self, settings: Mapping[str, Any]) -> Self:
         """These options, with more that tells the run from others; what the user's `settings` say comes first."""
         return replace(self, settings={**settings, **(self.settings or {})})
 
@@ -172,11 +167,22 @@ class FitOptions:
         return f"FitOptions({', '.join(parts)})"
 
 
-# What `filled` fills, and what it is filled with where a model has no wish.
-_OPEN = (
-    *("max_epochs", "max_steps", "batch_size", "lr", "validation", "patience"),
-    *("min_improvement", "monitor", "keep_best", "record_every"),
-)
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settled(FitOptions):
+    """Options of which none is open any more: what `FitOptions.filled` gives to a `fit`."""
+
+    batch_size: int | None
+    lr: float
+    validation: Rows | float | None
+    patience: int | None
+    min_improvement: float
+    seed: int
+    record_every: int
+
+
+# What `filled` fills besides the length, and what it is filled with where a model has no wish.
+_WITH_NONE = ("batch_size", "validation", "patience")  # `None` means something
+_OPEN = ("batch_size", "lr", "validation", "patience", "min_improvement", "monitor", "keep_best", "record_every")
 PLAIN = FitOptions(
     max_epochs=1000,
     batch_size=None,
@@ -188,15 +194,12 @@ PLAIN = FitOptions(
 )
 
 
-def _is_open(options: FitOptions, name: str) -> bool:
-    value = getattr(options, name)
-    if name in ("batch_size", "validation", "patience"):
-        return isinstance(value, str) and value == "auto"
-    return value is None
+def _is_open(value: object, name: str) -> bool:
+    return isinstance(value, str) and value == "auto" if name in _WITH_NONE else value is None
 
 
 def split(
-    rows: Tensor, validation: Rows | float | None, seed: int, check: Callable[[Any], Tensor]
+    rows: Tensor, validation: Rows | float | None, seed: int, check: Callable[[Rows], Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Training rows and held-out rows.
 
@@ -217,7 +220,7 @@ def split(
     """
     if validation is None:
         return rows, None
-    if np.ndim(validation) > 0:  # type: ignore[arg-type]
+    if not isinstance(validation, float | int) and np.ndim(cast(Any, validation)) > 0:
         return rows, check(validation)
     share = real(validation, "validation")
     count = round(share * len(rows))

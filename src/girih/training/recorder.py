@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from girih._arrays import as_tensor
+from girih._arrays import Rows, as_tensor
 from girih._options import real, whole
 from girih.errors import NonFiniteError, ParameterError
 
@@ -172,7 +172,7 @@ class ExactRecorder(Recorder):
         ['elbo', 'kl', 'nll', 'noise']
     """
 
-    def __init__(self, x: Any, every: int = 100) -> None:
+    def __init__(self, x: Rows, every: int = 100) -> None:
         super().__init__(every=every)
         self.x = as_tensor(x, "x").detach()
 
@@ -198,7 +198,7 @@ class Beside(Recorder):
         record: Recorder | Measure | None,
         measure: Measure,
         every: int,
-        of: Callable[[nn.Module], nn.Module] | None = None,
+        of: Callable[[Any], nn.Module] | None = None,
     ) -> None:
         inner = record if isinstance(record, Recorder) else Recorder(record, every)
         super().__init__(measure, inner.every)
