@@ -3,6 +3,8 @@
 `RAD` has real and discrete latents, `RealNVP` is its rival; both are `Flow`s, which mix folds with zuko's transforms.
 Called, optionally with a context, each gives a `FlowDistribution`.
 
+`make_fold`, `knots`, `lines`, `piece_of`, `tied_logits` and `log_gate` are the parts of a fold, for maps of one's own.
+
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
@@ -12,14 +14,15 @@ from girih._deprecated import moved
 from girih.flows import checks as _checks  # noqa: F401
 
 # isort: split
-from girih.flows import fold, gate
 from girih.flows.coupling import Folded, FoldTransform, RADCoupling
 from girih.flows.dgn import DGNFlow, square_net
 from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
 from girih.flows.flow import Flow, fit_flow
+from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
+from girih.flows.gate import log_gate, tied_logits
 from girih.flows.layerwise import invert_chain
 from girih.flows.push_forward import Latents, PushForward
-from girih.flows.rad import RAD, RealNVP, masks
+from girih.flows.rad import RAD, RealNVP, couplings, masks
 from girih.flows.scaling import Standardise, Whiten
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "Encoded",
     "Flow",
     "FlowDistribution",
+    "Fold",
     "FoldTransform",
     "Folded",
     "Latents",
@@ -39,12 +43,17 @@ __all__ = [
     "Standardise",
     "Step",
     "Whiten",
+    "couplings",
     "fit_flow",
-    "fold",
-    "gate",
     "invert_chain",
+    "knots",
+    "lines",
+    "log_gate",
+    "make_fold",
     "masks",
+    "piece_of",
     "square_net",
+    "tied_logits",
 ]
 
 __getattr__ = moved(__name__, {"FlowRun": ("girih", "FitResult")})

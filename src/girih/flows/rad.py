@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from girih.flows.coupling import RADCoupling, check_widths
 from girih.flows.flow import Flow
 from girih.flows.scaling import Whiten
 from girih.training import own_random_state
+
+T = TypeVar("T")
 
 # On the last layers: the couplings begin near the identity, and with them the flow near the Gaussian of its whitening.
 _SPREAD = 0.01
@@ -122,9 +125,23 @@ class RealNVP(Flow):
 
 
 def couplings(
-    build: Callable[[Tensor], LazyTransform], features: int, transforms: int, randmask: bool, seed: int | None
-) -> list[LazyTransform]:
-    """Layers for alternating masks, built within a random state of their own if a seed is given."""
+    build: Callable[[Tensor], T], features: int, transforms: int, randmask: bool, seed: int | None
+) -> list[T]:
+    """Layers for alternating masks, built within a random state of their own if a seed is given.
+
+    Args:
+        build: takes the features that a layer keeps, `(D,)` booleans, and gives the layer: a `RADCoupling`, or a
+            coupling of zuko.
+        features: D.
+        transforms: how many layers.
+        randmask: draw which features are kept, instead of every other one.
+        seed: of the masks and of the weights of the layers.
+
+    Example:
+        >>> from girih.flows import couplings
+        >>> couplings(lambda mask: mask.int().tolist(), 3, 2, randmask=False, seed=0)
+        [[0, 1, 0], [1, 0, 1]]
+    """
     if seed is not None:
         with own_random_state(whole(seed, "seed", None), torch.device("cpu")):
             return couplings(build, features, transforms, randmask, None)
