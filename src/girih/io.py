@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
     from girih.vae import VAE
 
-# Flows and VAEs are imported where they are met: flows need Lightning and zuko, which take seconds to import.
+# Flows and VAEs are imported where they are met: flows need zuko, which takes seconds to import.
 Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE"
 
 FORMAT = "girih-model"
