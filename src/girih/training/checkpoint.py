@@ -134,7 +134,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except ModelFileError as error:
         if read_regular(path, 2) == b"PK":
             raise _of_another_version(path, "a zip file") from None
-        raise ModelFileError(f"{path} is not a readable checkpoint ({error}); {_ADVICE}") from error
+        reason = str(error).partition(";")[0]
+        raise ModelFileError(f"{path} is not a readable checkpoint: {reason}; {_ADVICE}") from error
     kind = metadata.get("kind")
     if kind != _KIND:
         raise _of_another_version(path, repr(kind))
