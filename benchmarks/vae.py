@@ -28,8 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from girih.training.optimizers import make_optimizer
-from girih.training.stepper import LossStepper
+from girih.training import LossStepper, make_optimizer
 from girih.vae import CGBPEFVAE, VAE, CatVAE, GaussVAE
 from girih.vae.annealing import Annealing
 

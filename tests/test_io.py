@@ -340,11 +340,11 @@ def test_flow_comes_back(name, tmp_path):
 def test_a_trained_flow_comes_back_and_trains_on(tmp_path):
     X = girih.datasets.load("moons", n=60, seed=0).X
     flow = RAD(2, transforms=2, hidden_features=(4,), seed=0)
-    flow.fit(X, steps=10, progress=False, validation=None)
+    flow.fit(X, max_steps=10, progress=False, validation=None)
     girih.save(flow, tmp_path / "model")
     back = girih.load(tmp_path / "model")
     for each in (flow, back):
-        each.fit(X, steps=10, progress=False, validation=None)
+        each.fit(X, max_steps=10, progress=False, validation=None)
     assert torch.equal(back().log_prob(X), flow().log_prob(X))
 
 

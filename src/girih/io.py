@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
     from girih.vae import VAE
 
-# Flows and VAEs are imported where they are met: flows need Lightning and zuko, which take seconds to import.
+# Flows and VAEs are imported where they are met: flows need zuko, which takes seconds to import.
 Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE"
 
 FORMAT = "girih-model"
@@ -148,7 +148,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.training.generators import evaluating
+    from girih.training import evaluating
     from girih.vae.store import vae_parts
 
     more, config = vae_parts(vae)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.selection.candidates import Candidate
-from girih.selection.fitting import Outcome
+from girih.selection.fits import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.errors import ParameterError
-from girih.training import Recorder
-from girih.training.generators import evaluating
+from girih.training import Recorder, evaluating
 from girih.vae.posteriors import BPEFPosterior
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent
 
 from girih._arrays import as_rows
 from girih.errors import LatentDimensionError, ParameterError
-from girih.training.generators import evaluating
+from girih.training import evaluating
 
 if TYPE_CHECKING:
     from girih.vae.model import VAE

@@ -11,8 +11,7 @@ from torch.distributions import Distribution, constraints
 from girih._arrays import as_tensor
 from girih._options import whole
 from girih.inference import DGN, DGNDistribution
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
+from girih.training import evaluating, own_random_state
 from girih.vae.codes import MOST_CODES, enumerate_exact
 from girih.vae.evidence import importance
 

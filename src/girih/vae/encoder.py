@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
 from girih.networks import Affine, mlp, trace
-from girih.training.generators import Dimensions, evaluating, number_type, tried
+from girih.training import Dimensions, evaluating, number_type, tried
 
 NARROWEST = 32
 

@@ -19,8 +19,7 @@ from torch.distributions import Categorical, Distribution, Independent
 from girih._arrays import as_rows
 from girih._options import whole
 from girih.errors import ParameterError
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
+from girih.training import evaluating, own_random_state
 from girih.vae.bpef.concrete import log_concrete_with
 from girih.vae.codes import enumerate_bound, enumerate_exact, enumerate_posterior, values_of
 

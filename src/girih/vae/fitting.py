@@ -9,9 +9,7 @@ from torch import Tensor
 
 from girih._options import whole
 from girih.errors import ParameterError
-from girih.training import Recorder, TrainingRun, fit_gradient
-from girih.training.checkpoint import digest, seed_of_run
-from girih.training.held_out import split
+from girih.training import FitResult, Recorder, digest, fit_gradient, seed_of_run, split
 from girih.vae.annealing import Annealing
 from girih.vae.bound import CentroidRecorder, FreePrior
 from girih.vae.posteriors.base import checked_temperature
@@ -29,7 +27,7 @@ def fit_vae(
     initial_temperature: float | None,
     divergence: str,
     options: dict[str, Any],
-) -> TrainingRun:
+) -> FitResult:
     """`VAE.fit`; `options` are those of `fit_gradient`, with the batch size and the length of the run."""
     samples, seed = whole(samples, "samples"), seed_of_run(options.get("seed", 0), options.get("checkpoint"))
     options = {**options, "seed": seed}

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from girih._arrays import as_rows
 from girih._options import whole
 from girih.errors import NoiseError
-from girih.training.generators import type_of
+from girih.training import type_of
 from girih.vae.encoder import check_encoded
 from girih.vae.gaussians import log_variance
 from girih.vae.latents import flat_latents, stacked_latents

@@ -12,8 +12,7 @@ from torch.distributions import Distribution, Independent
 
 from girih.errors import LatentDimensionError, ParameterError, UnsupportedLayerError
 from girih.inference import DGN
-from girih.training import ExactRecorder, Recorder
-from girih.training.generators import evaluating
+from girih.training import ExactRecorder, Recorder, evaluating
 from girih.vae.distribution import ExactDistribution
 from girih.vae.model import VAE
 from girih.vae.networks import make_networks

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from girih._options import whole
-from girih.training import Recorder, TrainingRun
-from girih.training.generators import evaluating
+from girih.training import FitResult, Recorder, evaluating
 from girih.vae.distribution import VAEDistribution, sample_rows
 from girih.vae.fitting import fit_vae
 from girih.vae.free_energy import FreeEnergyModel
@@ -84,7 +83,7 @@ class VAE(FreeEnergyModel):
         initial_temperature: float | None = None,
         divergence: str = "prior",
         **options: Any,
-    ) -> TrainingRun:
+    ) -> FitResult:
         """Train by Adam on the free energy.
 
         Args:
@@ -110,7 +109,7 @@ class VAE(FreeEnergyModel):
                 `record` is asked for.
 
         Returns:
-            The `TrainingRun`: its curves, and why it ended. The module itself is trained in place.
+            The `FitResult`: its curves, and why it ended. The module itself is trained in place.
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: X is not a complete table with D columns, or the free energy

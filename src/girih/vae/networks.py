@@ -12,7 +12,7 @@ from girih._options import whole
 from girih.errors import ParameterError, ShapeError
 from girih.networks.drawing import make_generator
 from girih.networks.glorot import dense
-from girih.training.generators import Dimensions, dimensions
+from girih.training import Dimensions, dimensions
 from girih.vae.encoder import check_encoder, mirrored_widths, mlp_encoder
 from girih.vae.posteriors import Layout
 

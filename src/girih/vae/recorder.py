@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from girih.training import Recorder
-from girih.training.generators import evaluating
+from girih.training import Recorder, evaluating
 
 # Rows of one forward pass.
 _CHUNK = 10_000

@@ -10,7 +10,7 @@ from torch import Tensor
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
 from girih.errors import EmptyDataError, ParameterError, ShapeError
-from girih.training.generators import evaluating
+from girih.training import evaluating
 
 if TYPE_CHECKING:
     from girih.vae.model import VAE

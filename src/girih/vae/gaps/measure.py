@@ -20,7 +20,7 @@ from girih._arrays import as_rows
 from girih._options import real, whole
 from girih.errors import LatentDimensionError, ParameterError
 from girih.inference import DGN
-from girih.training.generators import evaluating
+from girih.training import evaluating
 from girih.vae.bpef import CoarseBPEF
 from girih.vae.gaps import gaussian, mixture
 from girih.vae.gaps.bounded import Measured, coarse_gap, continuous_gap

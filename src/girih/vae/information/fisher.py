@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from girih._arrays import as_rows
 from girih.errors import ParameterError, ShapeError, SingularInformationError, UnsupportedLayerError
 from girih.networks import Trace, trace
-from girih.training.generators import evaluating
+from girih.training import evaluating
 
 # Entries of the maps of cells (rows * D * S) that are held at a time.
 _CHUNK = 2**24

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError
-from girih.training.surroundings import own_random_state
+from girih.training import own_random_state
 from girih.vae.information.family import ExponentialFamily, Product
 
 # Points times posteriors of an exact sum, of the table of one latent, and how many are summed at a time.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from girih._options import real, whole
 from girih.errors import SingularInformationError
-from girih.training.generators import evaluating
+from girih.training import evaluating
 from girih.vae.information.fisher import information_of, rows_and_latents
 from girih.vae.information.reading import mean_and_covariance
 from girih.vae.information.taylor import Information, corollary, pooled

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from girih._arrays import as_tensor
 from girih.errors import ShapeError
-from girih.training.generators import evaluating
+from girih.training import evaluating
 from girih.vae.information.fisher import information_of, rows_and_latents
 from girih.vae.information.reading import mean_and_covariance
 

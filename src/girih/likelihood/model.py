@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,8 +10,66 @@ from girih.em import WeightPrior
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
 from girih.networks import Affine
-from girih.training.covariance import Covariance
-from girih.training.recorder import Recorder
+
+# How far above its floor a variance starts at least, as a share of the floor: at the floor itself theta is -inf.
+_ABOVE = 1e-3
+
+
+class FreeCovariance(nn.Module):
+    r"""A covariance in unconstrained coordinates, above a floor; calling it returns the matrix or the variances.
+
+        scalar, (D,):   floor + exp(theta)
+        (D, D):         diag(floor) + L L^T,   L lower triangular with diagonal exp(theta)
+
+    Gradient steps cannot make it indefinite.
+
+    Args:
+        value: where it starts: `()`, `(D,)` or `(D, D)`, positive definite.
+        floor: lower bound, `()` or `(D,)`; a full covariance keeps `value - diag(floor)` positive definite.
+
+    Example:
+        >>> import torch
+        >>> from girih.likelihood import FreeCovariance
+        >>> noise = FreeCovariance(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64), torch.tensor(0.01))
+        >>> [[round(entry, 6) for entry in row] for row in noise().tolist()]
+        [[2.0, 0.5], [0.5, 1.0]]
+    """
+
+    floor: Tensor
+
+    def __init__(self, value: Tensor, floor: Tensor) -> None:
+        super().__init__()
+        value = value.detach().clone()
+        self.register_buffer("floor", floor.to(value).expand(value.shape[:1]).clone())
+        if value.ndim < 2:
+            self.log = nn.Parameter(torch.maximum(value - self.floor, _ABOVE * self.floor).log())
+            return
+        lower = torch.linalg.cholesky(_above(value, self.floor))
+        self.log = nn.Parameter(lower.diagonal().log())
+        self.below = nn.Parameter(lower.tril(-1)[_below(lower)])
+
+    def forward(self) -> Tensor:
+        """The value, in the shape it was given."""
+        if not hasattr(self, "below"):
+            return self.floor + self.log.exp()
+        lower = torch.diag_embed(self.log.exp())
+        lower = lower.masked_scatter(_below(lower), self.below)
+        return lower @ lower.mT + torch.diag_embed(self.floor)
+
+
+def _below(matrix: Tensor) -> Tensor:
+    """Which entries lie below the diagonal."""
+    return torch.ones_like(matrix, dtype=torch.bool).tril(-1)
+
+
+def _above(value: Tensor, floor: Tensor) -> Tensor:
+    """`value - diag(floor)`, its eigenvalues in units of the floor raised to a little above 0."""
+    if not floor.any():
+        return value
+    unit = floor.sqrt()
+    values, vectors = torch.linalg.eigh(value / unit / unit[:, None])
+    excess = (vectors * (values - 1.0).clamp(min=_ABOVE)) @ vectors.mT
+    return excess * unit * unit[:, None]
 
 
 class _LogProb(nn.Module):
@@ -57,9 +113,9 @@ class Likelihood(nn.Module):
             if not isinstance(getattr(dgn, name), nn.Parameter):
                 raise ParameterError(f"the {name} of this DGN is computed elsewhere; build it from numbers to train it")
         self.net = dgn.net
-        self.noise = Covariance(dgn.noise, noise_floor) if learn_noise else None
+        self.noise = FreeCovariance(dgn.noise, noise_floor) if learn_noise else None
         nothing = torch.zeros((), dtype=torch.float64, device=dgn.noise.device)
-        self.prior = Covariance(dgn.prior, nothing) if learn_prior else None
+        self.prior = FreeCovariance(dgn.prior, nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
         self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
 
@@ -98,28 +154,3 @@ class Likelihood(nn.Module):
             for name, part in (("noise", self.noise), ("prior", self.prior)):
                 if part is not None:
                     getattr(self.dgn, name).copy_(part())
-
-
-class LikelihoodRecorder(Recorder):
-    """Records the exact mean NLL of the training rows and of held-out rows.
-
-    Args:
-        x: the training rows.
-        held_out: rows of the same columns, or `None`.
-        every: gradient steps between records.
-    """
-
-    def __init__(self, x: Tensor, held_out: Tensor | None, penalised: bool, every: int) -> None:
-        super().__init__(every=every)
-        self.x, self.held_out, self.penalised = x, held_out, penalised
-        self.monitor = "held_out" if held_out is not None else "penalised" if penalised else "nll"
-
-    def measure(self, model: Any) -> dict[str, float]:
-        """Means over the rows, nats per row."""
-        device = next(model.parameters()).device
-        numbers = {"nll": float(model.nll(self.x.to(device)).mean())}
-        if self.penalised:
-            numbers["penalised"] = numbers["nll"] + float(model.penalty())
-        if self.held_out is not None:
-            numbers["held_out"] = float(model.nll(self.held_out.to(device)).mean())
-        return numbers
