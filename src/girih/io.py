@@ -21,7 +21,6 @@ from girih.errors import ModelFileError
 from girih.inference import DGN
 from girih.inference.dgn import TOL
 from girih.networks import trace as trace_network
-from girih.networks.store import chain_from, chain_parts
 from girih.partition import Partition
 from girih.partition.store import partition_from, partition_tensors
 

@@ -18,8 +18,7 @@ from girih.errors import ParameterError
 from girih.experiments.figures import save
 from girih.experiments.jobs import run_jobs
 from girih.geometry.dropout import KINDS
-from girih.networks import mlp
-from girih.networks.builders import ACTIVATIONS
+from girih.networks import ACTIVATIONS, mlp
 from girih.plots import styled
 from girih.plots.style import BLUE, GREY, PALE, VERMILLION, new_figure
 

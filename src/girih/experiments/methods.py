@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from girih.em import fit_em
 from girih.em.penalty import WeightPrior
 from girih.inference import DGN
-from girih.networks import Affine, mlp
+from girih.networks import LinearStep, mlp
 
 Array = NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
     # with restarts the clock starts before the trials, and the curve with the run that goes on after them
     before = max(options["n_init"] - 1, 0) * min(25, options["max_iter"])
     prior = WeightPrior.parse(options.get("weight_prior"))
-    affine = [stage for stage in dgn.trace.stages if isinstance(stage, Affine)]
+    affine = [step for step in dgn.trace.steps if isinstance(step, LinearStep)]
 
     def penalty() -> float:
         with torch.no_grad():

@@ -16,8 +16,7 @@ from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
 from girih.flows.square_net import square_net
 from girih.geometry.priors import as_prior
-from girih.networks import Trace
-from girih.networks.following import Followed
+from girih.networks import Followed, Trace
 from girih.partition import MAX_LATENT_DIM
 from girih.training import Recorder, TrainingRun, fit_gradient
 from girih.training.checkpoint import digest, seed_of_run

@@ -16,7 +16,7 @@ from girih.flows.kinks import crossings
 from girih.flows.layerwise import invert_chain, is_bijective_chain
 from girih.geometry.preimages import preimages_by
 from girih.geometry.search import Search
-from girih.networks.following import Snapshot
+from girih.networks import Snapshot
 from girih.partition import Partition
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class PushForward(Distribution):
         Of chains only, see `girih.flows.layerwise.invert_chain` and `girih.flows.kinks`; else it is `log_prob`.
         """
         traced = self._flow.trace
-        if len(rows) == 1 or not traced.is_chain:
+        if len(rows) == 1 or traced.chain is None:
             return self._log_prob(rows)
         if is_bijective_chain(traced):
             z, size = invert_chain(traced, rows, smooth=True)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from girih.geometry.cells import CellValues, as_cells, chunks
 from girih.geometry.spectrum import RANK_TOLERANCE, Source, triangle
-from girih.networks import Trace
-from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep
+from girih.networks import AffineStep, KinkStep, LatentStep, MaxStep, Trace
 
 
 def dimension_bound(

@@ -11,8 +11,8 @@ from torch import nn
 
 from girih._options import whole
 from girih.errors import ParameterError
-from girih.networks.activations import Abs
 from girih.networks.drawing import make_generator
+from girih.networks.layers import Abs
 
 ACTIVATIONS = ("relu", "leaky_relu", "abs")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from girih._files import atomic_path, read_regular
 from girih._options import whole
 from girih.errors import ModelFileError, ParameterError
-from girih.networks.drawing import drawn_seed
+from girih.networks import drawn_seed
 
 _FORMAT = "girih-training-2"
 _ADVICE = "pass another path, or delete the file to start anew"

@@ -11,7 +11,6 @@ from torch.func import functional_call
 from girih.em import WeightPrior
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
-from girih.networks import Affine
 from girih.training.covariance import Covariance
 from girih.training.recorder import Recorder
 
@@ -87,7 +86,7 @@ class Likelihood(nn.Module):
         prior = self.weight_prior
         if prior is None:
             return 0.0
-        weights = [stage.weight for stage in self.dgn.trace.stages if isinstance(stage, Affine)]
+        weights = self.dgn.trace.weights
         if prior.family == "gaussian":
             return torch.stack([w.square().sum() for w in weights]).sum() / (2.0 * prior.scale**2 * self.rows)
         return torch.stack([w.abs().sum() for w in weights]).sum() / (prior.scale * self.rows)

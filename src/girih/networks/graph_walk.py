@@ -9,11 +9,13 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from girih.errors import GirihError, UnsupportedLayerError
-from girih.networks.builder import Builder, Feature
-from girih.networks.calls import SMOOTH, constant
-from girih.networks.outputs import ATTRIBUTES, SIZES, call_name, name_of
-from girih.networks.registry import ATEN, CALLS, MOVES, NAMES, layer_handler
-from girih.networks.sources import Derived, Live, Method, Source
+from girih.networks.activation_rules import SMOOTH
+from girih.networks.affine_rules import constant
+from girih.networks.live_tensors import Derived, Live, Method, Source
+from girih.networks.rules import ATEN, CALLS, MOVES, NAMES, layer_rule
+from girih.networks.step_network import StepLayer
+from girih.networks.torch_graph import ATTRIBUTES, SIZES, call_name, name_of
+from girih.networks.trace_builder import Builder, Feature
 
 SUPPORTED = (
     "Linear, Conv1d/2d, ConvTranspose1d/2d, BatchNorm and Dropout in eval mode, AvgPool, MaxPool, Upsample, Flatten, "
@@ -87,7 +89,9 @@ def _name_layer(node: fx.Node, root: nn.Module, b: Builder) -> None:
         b.path = name_of(node)
         b.label = f"layer '{b.path}'"
         module = root.get_submodule(str(node.target))
-        b.label += f" is {type(module).__name__}" if layer_handler(module) is None else ""
+        b.label += (
+            f" is {type(module).__name__}" if layer_rule(module) is None and not isinstance(module, StepLayer) else ""
+        )
         return
     b.path = name_of(node)
     b.label = f"the call '{_name(node)}' (node '{b.path}')"
@@ -108,13 +112,15 @@ def _layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], b: 
         return None
     if not any(isinstance(leaf, Feature) for leaf in _leaves(args, kwargs)):
         return _derived(module, list(args), kwargs)
-    handler = layer_handler(module)
-    if handler is not None and len(args) == 1 and not kwargs and isinstance(args[0], Feature):
+    if isinstance(module, StepLayer):
+        return b.again(module.step, args)
+    rule = layer_rule(module)
+    if rule is not None and len(args) == 1 and not kwargs and isinstance(args[0], Feature):
         kind = type(module).__name__
         if isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm | nn.Hardshrink):
             b.label += f" is {kind}"
-        return handler(b, args[0], module)
-    if handler is not None:
+        return rule(b, args[0], module)
+    if rule is not None:
         b.refuse(" is not called on features alone, which is not supported")
     if isinstance(module, torch.jit.ScriptModule):
         b.refuse(", which torch.jit compiled; put the module that it was made from in its place")
@@ -156,12 +162,12 @@ def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) ->
             named = {key: _tensor(value, b) for key, value in kwargs.items()}
             return b.move(first, lambda h: function(h, *others, **named))
     aten = isinstance(target, torch._ops.OpOverload)
-    handler = (ATEN.get(name) if aten else None) or CALLS.get(name)
+    rule = (ATEN.get(name) if aten else None) or CALLS.get(name)
     known = aten or node.op == "call_method" or target in NAMES
-    if handler is None or not known:
+    if rule is None or not known:
         remedy = f"{SMOOTH}{_until(b)}" if name.rstrip("_") in _SMOOTH_NAMES else f". {_until(b)}"
         b.refuse(f" is not supported{remedy}Supported: {SUPPORTED}")
-    return handler(b, *args, **kwargs)
+    return rule(b, *args, **kwargs)
 
 
 def _tensor(value: Any, b: Builder) -> Any:
