@@ -364,3 +364,39 @@ def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"a number is expected, not {str(value)[:40]}")
     return float(value)
+
+
+def chain_from(stages: Sequence[str], tensors: Mapping[str, Tensor]) -> nn.Sequential:
+    """The network of a file of girih 0.1.0, which wrote chains of Linear layers and activations.
+
+    Raises:
+        KeyError, ValueError: the parts do not fit together.
+    """
+    return nn.Sequential(*(_chain_layer(kind, index, tensors) for index, kind in enumerate(stages)))
+
+
+def _chain_layer(kind: str, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+    if kind == "affine":
+        weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
+        if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
+            raise ValueError(f"layer {index} has a weight of shape {tuple(weight.shape)} and another bias")
+        linear = nn.utils.skip_init(
+            nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
+        )
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            if bias is not None:
+                linear.bias.copy_(bias)
+        return linear
+    if kind != "kink":
+        raise ValueError(f"unknown stage {kind!r}")
+    slope = tensors[f"{index}.slope"]
+    if slope.ndim == 0:
+        value = float(slope)
+        return nn.ReLU() if value == 0.0 else Abs() if value == -1.0 else nn.LeakyReLU(value)
+    if slope.ndim != 1 or not slope.numel():
+        raise ValueError(f"layer {index} has slopes of shape {tuple(slope.shape)}")
+    prelu = nn.PReLU(len(slope), dtype=torch.float64)
+    with torch.no_grad():
+        prelu.weight.copy_(slope)
+    return prelu
