@@ -45,7 +45,7 @@ def dense(sizes: Sequence[int], dtype: torch.dtype, generator: torch.Generator) 
 
     Example:
         >>> import torch
-        >>> from girih.networks.glorot import dense
+        >>> from girih.networks import dense
         >>> net = dense([2, 8, 3], torch.float32, torch.Generator().manual_seed(0))
         >>> [type(layer).__name__ for layer in net], net[0].bias.abs().sum().item()
         (['Linear', 'ReLU', 'Linear'], 0.0)
