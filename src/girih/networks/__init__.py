@@ -4,10 +4,18 @@ import warnings
 from typing import Any
 
 from girih.networks.affine_maps import AffineMap, Convolution, LinearMap
-from girih.networks.architectures import conv_generator, fc_discriminator, fc_encoder, fc_generator
-from girih.networks.builders import ACTIVATIONS, activation_layer, mlp
-from girih.networks.drawing import drawn_seed, make_generator
-from girih.networks.glorot import dense, svhn_decoder, svhn_encoder
+from girih.networks.convolutional import conv_generator, svhn_decoder, svhn_encoder
+from girih.networks.fully_connected import (
+    ACTIVATIONS,
+    activation_layer,
+    dense,
+    drawn_seed,
+    fc_discriminator,
+    fc_encoder,
+    fc_generator,
+    make_generator,
+    mlp,
+)
 from girih.networks.layers import Abs, Maxout
 from girih.networks.live_tensors import Live, Snapshot, Source, lives
 from girih.networks.trace import Trace

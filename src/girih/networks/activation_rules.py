@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from girih.errors import ParameterError
-from girih.networks.affine_rules import concatenate, negate
+from girih.networks.affine_rules import concatenate, dimensions, for_each, negate, spatial_dimensions
 from girih.networks.live_tensors import Source
-from girih.networks.pooling_rules import dimensions, for_each, spatial_dimensions
 from girih.networks.trace_builder import Builder, Feature
 
 SMOOTH = "; a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Hardtanh, Abs). "

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.networks.step_network import StepLayer
+from girih.networks.layers import StepLayer
 from girih.networks.torch_graph import dependent
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)

@@ -28,9 +28,8 @@ from girih.networks.affine_maps import (
     Scaling,
     Selection,
 )
-from girih.networks.layers import Abs
+from girih.networks.layers import Abs, StepLayer, StepNetwork
 from girih.networks.live_tensors import Derived, Fixed, Live, Source
-from girih.networks.step_network import StepLayer, StepNetwork
 from girih.networks.trace import Trace
 from girih.networks.trace_builder import LONGEST_WINDOW
 from girih.networks.trace_steps import AffineStep, KinkStep, LatentStep, LinearStep, MaxStep, Step, affine_step

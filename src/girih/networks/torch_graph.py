@@ -18,8 +18,7 @@ from torch.fx.proxy import TraceError
 from torch.nn.utils.parametrize import is_parametrized
 
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.networks.layers import Abs, Maxout
-from girih.networks.step_network import StepLayer
+from girih.networks.layers import Abs, Maxout, StepLayer
 from girih.networks.trace_builder import Feature
 
 # What reads the size or the type of a tensor, and not its values.

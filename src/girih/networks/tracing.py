@@ -16,9 +16,8 @@ from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
 from girih.networks.exported_program import Exported, exported_file, exported_program
 from girih.networks.graph_walk import SUPPORTED, Walker
 from girih.networks.latent_shape import given_shape, guessed_shape, latent_shape
-from girih.networks.layers import Abs, Maxout
+from girih.networks.layers import Abs, Maxout, StepNetwork
 from girih.networks.live_tensors import check_hooks, check_tensors, lives
-from girih.networks.step_network import StepNetwork
 from girih.networks.torch_graph import before, choose, cut, eager, graph_of, one_input, parts_of, unwrapped
 from girih.networks.trace import Trace
 from girih.networks.trace_builder import Builder, Feature
