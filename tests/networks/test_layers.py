@@ -181,3 +181,17 @@ def test_chains_and_others():
 def test_restrict_refuses_wrong_shapes():
     with pytest.raises(ShapeError, match=r"origin must have shape \(5,\) and basis \(5, k\)"):
         girih.trace(girih.mlp([5, 3], seed=0)).restrict(torch.zeros(4), torch.zeros(5, 2))
+
+
+def test_old_names_still_work_and_name_their_successors():
+    trace = girih.trace(girih.mlp([2, 5, 3], seed=0))
+    with pytest.warns(DeprecationWarning, match="use Trace.chain"):
+        assert trace.is_chain
+    with pytest.warns(DeprecationWarning, match="use Trace.chain"):
+        stages = trace.stages
+    with pytest.warns(DeprecationWarning, match="LinearStep"):
+        assert isinstance(stages[0], girih.networks.Affine)
+    with pytest.warns(DeprecationWarning, match="KinkStep"):
+        assert isinstance(stages[1], girih.networks.PiecewiseLinear)
+    with pytest.warns(DeprecationWarning), pytest.raises(UnsupportedLayerError, match="use Trace.steps"):
+        girih.trace(zoo.build("hardtanh")).stages  # noqa: B018

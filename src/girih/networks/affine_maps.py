@@ -240,8 +240,10 @@ class Scaling:
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The scaled features."""
+        factor: Tensor | float
         factor = self.factor.value.to(values[0].dtype) if isinstance(self.factor, Source) else self.factor
-        factor = abs(factor) if absolute else factor
+        if absolute:
+            factor = factor.abs() if isinstance(factor, Tensor) else abs(factor)
         return (values[0] / factor if self.divide else values[0] * factor).expand(-1, *self.shape)
 
     def bias(self) -> Tensor | None:

@@ -48,7 +48,7 @@ _MOST_DIMENSIONS = 8
 def network_parts(trace: Trace) -> tuple[dict[str, JSON], dict[str, Tensor]]:
     """The steps of a network as plain values, and its tensors by name, in float64."""
     table = _Table()
-    steps = [_described(step, table) for step in trace.steps[1:]]
+    steps: list[JSON] = [_described(step, table) for step in trace.steps[1:]]
     config: dict[str, JSON] = {
         "latent": trace.latent_dim,
         "steps": steps,
@@ -64,7 +64,7 @@ class _Table:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.trained: list[str] = []
+        self.trained: list[JSON] = []
         self._names: dict[object, str] = {}
         self._kept: list[object] = []  # so that no identity is used twice
 
@@ -93,7 +93,8 @@ def _described(step: Step, table: _Table) -> dict[str, JSON]:
     if isinstance(step, KinkStep):
         channel = None if step.channel is None else table.add(step.channel)
         pieces = [_value(piece, table) for piece in step.pieces]
-        thresholds, offsets = list(step.thresholds), [float(c) for c in step.constants]
+        thresholds: list[JSON] = list(step.thresholds)
+        offsets: list[JSON] = [float(c) for c in step.constants]
         held: dict[str, JSON] = {"thresholds": thresholds, "pieces": pieces, "offsets": offsets, "channel": channel}
         return described | {"kind": "kink", "size": step.size} | held
     if isinstance(step, MaxStep):

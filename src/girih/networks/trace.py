@@ -240,8 +240,9 @@ def _chain(steps: Sequence[Step], output: int) -> tuple[LinearStep | KinkStep, .
     """The steps after the latent, where each is a stage of a chain and takes the one before it."""
     found: list[LinearStep | KinkStep] = []
     for index, step in enumerate(steps[1:], start=1):
-        plain = isinstance(step, LinearStep) or (isinstance(step, KinkStep) and step.bends_at_zero)
-        if not plain or step.inputs != (index - 1,):
+        if step.inputs != (index - 1,) or not isinstance(step, LinearStep | KinkStep):
+            return None
+        if isinstance(step, KinkStep) and not step.bends_at_zero:
             return None
         found.append(step)
     return tuple(found) if output == len(steps) - 1 else None
