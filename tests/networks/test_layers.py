@@ -185,13 +185,13 @@ def test_restrict_refuses_wrong_shapes():
 
 def test_old_names_still_work_and_name_their_successors():
     trace = girih.trace(girih.mlp([2, 5, 3], seed=0))
-    with pytest.warns(DeprecationWarning, match="use Trace.chain"):
+    with pytest.warns(DeprecationWarning, match=r"use Trace\.chain"):
         assert trace.is_chain
-    with pytest.warns(DeprecationWarning, match="use Trace.chain"):
+    with pytest.warns(DeprecationWarning, match=r"use Trace\.chain"):
         stages = trace.stages
     with pytest.warns(DeprecationWarning, match="LinearStep"):
         assert isinstance(stages[0], girih.networks.Affine)
     with pytest.warns(DeprecationWarning, match="KinkStep"):
         assert isinstance(stages[1], girih.networks.PiecewiseLinear)
-    with pytest.warns(DeprecationWarning), pytest.raises(UnsupportedLayerError, match="use Trace.steps"):
+    with pytest.warns(DeprecationWarning), pytest.raises(UnsupportedLayerError, match=r"use Trace\.steps"):
         girih.trace(zoo.build("hardtanh")).stages  # noqa: B018
