@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from girih.errors import EmptyDataError, ParameterError
 from girih.geometry import Cells
-from girih.geometry.spectrum import nonzero
+from girih.geometry.dimension import nonzero
 from girih.plots.data import Array, to_array
 from girih.plots.histograms import cell_weights, named, weighted_quantiles
 from girih.plots.style import CYCLE, legend_below, log_scale, new_axes, styled

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from girih.errors import CellLimitError
 from girih.geometry import Cells, is_injective
+from girih.geometry.cells import triangle
+from girih.geometry.dimension import nonzero
 from girih.geometry.injective import SAMPLES, second_preimage
 from girih.geometry.search import Search
-from girih.geometry.spectrum import nonzero, triangle
 
 _CELLS, _PROGRAMS = 10_000, 2000
 _SHRINK = tuple(0.5**k for k in range(60))
