@@ -209,8 +209,8 @@ class _Noise:
 def _chain_of(traced: Trace) -> tuple[LinearStep | KinkStep, ...]:
     if traced.chain is None:
         raise UnsupportedLayerError(
-            "masks are drawn for a fully connected chain: Linear layers one after the other, with ReLU, LeakyReLU, PReLU "
-            "or absolute values between them; this network has other layers or branches"
+            "masks are drawn for a fully connected chain: Linear layers one after the other, with ReLU, LeakyReLU, "
+            "PReLU or absolute values between them; this network has other layers or branches"
         )
     return traced.chain
 
