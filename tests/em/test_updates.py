@@ -206,7 +206,7 @@ def test_statistics_against_quadrature(circle):
     z = torch.linspace(-9, 9, 400_001, dtype=torch.float64)[:, None]
     with torch.no_grad():
         g = dgn.trace(z)
-        jets = dgn.trace.stages[0].module(z)
+        jets = dgn.trace.chain[0].module(z)
         h = torch.nn.functional.leaky_relu(jets, 0.1)
     log_joint = -0.5 * (((X[:, None] - g) ** 2) / dgn.noise.detach()).sum(-1) - 0.5 * z[:, 0] ** 2
     p = torch.softmax(log_joint, 1)

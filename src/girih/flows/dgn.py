@@ -21,8 +21,7 @@ from girih.flows.layerwise import is_bijective_chain
 from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
 from girih.geometry.priors import Prior, Uniform, as_prior
-from girih.networks import Trace
-from girih.networks.following import Followed
+from girih.networks import Followed, Trace
 from girih.partition import MAX_LATENT_DIM
 from girih.training import (
     Accelerator,

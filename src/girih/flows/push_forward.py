@@ -17,8 +17,7 @@ from girih.flows.layerwise import invert_chain, is_bijective_chain
 from girih.geometry.invert import preimages_by
 from girih.geometry.priors import Prior
 from girih.geometry.search import Search
-from girih.networks import Trace
-from girih.networks.following import Snapshot
+from girih.networks import Snapshot, Trace
 from girih.partition import Partition
 
 
@@ -89,7 +88,7 @@ class PushForward(Distribution):
         Of chains only, see `girih.flows.layerwise.invert_chain` and `girih.flows.kinks`; else it is `log_prob`.
         """
         traced = self._flow.trace
-        if len(rows) == 1 or not traced.is_chain:
+        if len(rows) == 1 or traced.chain is None:
             return self._log_prob(rows)
         if is_bijective_chain(traced):
             z, size = invert_chain(traced, rows, smooth=True)

@@ -21,8 +21,7 @@ from girih.inference.model import Cells, Intervals, Model
 from girih.inference.pieces import Pieces
 from girih.inference.polytope_posterior import PolytopePosterior
 from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
-from girih.networks import Trace
-from girih.networks.following import Followed, Snapshot
+from girih.networks import Followed, Snapshot, Trace
 from girih.partition import Partition
 from girih.partition.line_cells import LineCells
 

@@ -9,7 +9,6 @@ from torch.func import functional_call
 from girih.em import WeightPrior
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
-from girih.networks import Affine
 
 # How far above its floor a variance starts at least, as a share of the floor: at the floor itself theta is -inf.
 _ABOVE = 1e-3
@@ -143,7 +142,7 @@ class Likelihood(nn.Module):
         prior = self.weight_prior
         if prior is None:
             return 0.0
-        weights = [stage.weight for stage in self.dgn.trace.stages if isinstance(stage, Affine)]
+        weights = self.dgn.trace.weights
         if prior.family == "gaussian":
             return torch.stack([w.square().sum() for w in weights]).sum() / (2.0 * prior.scale**2 * self.rows)
         return torch.stack([w.abs().sum() for w in weights]).sum() / (prior.scale * self.rows)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from girih.networks.steps import KinkStep, MaxStep, Step
+from girih.networks import KinkStep, MaxStep, Step
 from girih.partition.growing import Array
 
 _SIGN = np.uint8(0x80)  # so that bytes are in the order of the codes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
-from girih.networks import Affine, Trace
+from girih.networks import LinearStep, Trace
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -41,8 +41,8 @@ def _line_partition(trace: Trace) -> Line:
     value, slope = origin[:, None], torch.ones(1, 1, dtype=torch.float64, device=device)
     value_error, slope_error = torch.zeros_like(value), torch.zeros_like(slope)
     signs: list[Tensor] = []
-    for stage in trace.stages:
-        if isinstance(stage, Affine):
+    for stage in trace.chain or ():
+        if isinstance(stage, LinearStep):
             weight, bias = stage.weight, stage.bias
             size = weight.abs()
             rounding = _EPS * (stage.in_features + 1)

@@ -119,7 +119,7 @@ class LineCells:
 
 def cut_line(trace: Trace, limits: Limits) -> Line:
     """All cells of R; `limits` as in `subdivide`."""
-    return line_partition(trace) if trace.is_chain else _from_complex(trace, limits)
+    return line_partition(trace) if trace.chain is not None else _from_complex(trace, limits)
 
 
 def _from_complex(trace: Trace, limits: Limits) -> Line:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from girih._arrays import as_rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
-from girih.networks import Jet, Trace, trace
-from girih.networks.following import Snapshot
+from girih.networks import Jet, Snapshot, Trace, trace
 from girih.partition import domain as domains
 from girih.partition.limits import Limits
 from girih.partition.line_cells import LineCells, cut_line

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.networks.steps import MaxStep
-from girih.networks.trace import Jet, Trace
+from girih.networks import Jet, MaxStep, Trace
 from girih.partition.codes import Packing
 from girih.partition.growing import Array
 from girih.partition.lookup import Lookup
@@ -305,7 +304,7 @@ class PolytopeCells:
     def _jets(self, i: int) -> list[Jet]:
         """The affine map of every step on cell i, about 0."""
         with torch.no_grad():
-            return self.trace.step_jets(
+            return self.trace.jets(
                 self._made(self.packed[i : i + 1]), torch.zeros(1, self.complex.dim, dtype=torch.float64)
             )
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from girih._progress import Progress
 from girih.errors import CellLimitError, EmptyDataError, NonFiniteError
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
-from girih.networks.trace import Trace
+from girih.networks import AffineStep, KinkStep, MaxStep, Trace
 from girih.partition.codes import is_sign, pack_bytes, pack_signs
 from girih.partition.fan import Fan, fan
 from girih.partition.growing import Array, Growing

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from girih._arrays import as_rows
 from girih._options import whole
 from girih.errors import ShapeError
-from girih.networks import Jet, Trace, trace
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
+from girih.networks import AffineStep, Jet, KinkStep, MaxStep, Trace, trace
 from girih.partition.facets import Inner, across, deepest, irredundant
 from girih.partition.growing import Array
 
@@ -131,7 +130,7 @@ def cell_constraints(traced: Trace, pattern: Tensor) -> Constraints:
     a maximum, none for units that are constant on the cell. Equal ones are there only once.
     """  # noqa: D205
     with torch.no_grad():
-        jets = traced.step_jets(pattern[None], torch.zeros(1, traced.latent_dim, dtype=torch.float64))
+        jets = traced.jets(pattern[None], torch.zeros(1, traced.latent_dim, dtype=torch.float64))
         errors = _errors(traced, jets, pattern)
     code = pattern.cpu().numpy().copy()
     normals, offsets, columns, rooms = [], [], [], []

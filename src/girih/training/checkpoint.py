@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from girih._files import read_regular, read_tensors, write_tensors
 from girih._options import whole
 from girih.errors import CheckpointError, ModelFileError, ParameterError
-from girih.networks.drawing import drawn_seed
+from girih.networks import drawn_seed
 
 _KIND = "checkpoint-3"
 _SHARE = 20.0  # a run trains this many times as long as it saves itself

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
-from girih.networks import Affine, mlp, trace
+from girih.networks import LinearStep, mlp, trace
 from girih.training import Dimensions, evaluating, number_type, tried
 
 NARROWEST = 32
@@ -28,8 +28,12 @@ def mirrored_widths(decoder: nn.Module) -> list[int]:
     """
     try:
         with evaluating(decoder):
-            widths = [stage.out_features for stage in trace(decoder).stages if isinstance(stage, Affine)]
-    except UnsupportedLayerError:  # a decoder that is not piecewise affine: its dense layers tell the widths
+            chain = trace(decoder).chain
+    except UnsupportedLayerError:  # a decoder that is not piecewise affine
+        chain = None
+    if chain is not None:
+        widths = [step.out_features for step in chain if isinstance(step, LinearStep)]
+    else:  # its dense layers tell the widths
         widths = [layer.out_features for layer in decoder.modules() if isinstance(layer, nn.Linear)]
     return [max(NARROWEST, width) for width in reversed(widths[:-1])] or [NARROWEST]
 

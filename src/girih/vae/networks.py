@@ -10,8 +10,7 @@ from torch import nn
 
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
-from girih.networks.drawing import make_generator
-from girih.networks.glorot import dense
+from girih.networks import dense, make_generator
 from girih.training import Dimensions, dimensions
 from girih.vae.encoder import check_encoder, mirrored_widths, mlp_encoder
 from girih.vae.posteriors import Layout

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from girih.errors import ModelFileError, ParameterError
+from girih.networks import trace
 from girih.vae.cat import CatVAE
 from girih.vae.cgbpef import CGBPEFVAE
 from girih.vae.gauss import GaussVAE
@@ -62,8 +63,7 @@ def vae_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any], decoder: 
     number, learned = _TYPES[config["type"]], config["learned"]
     width = config["options"].get("categories", 1)
     _check_sizes(config["options"], sum(tensor.numel() for tensor in tensors.values()))
-    first = next(module for module in decoder.modules() if isinstance(module, nn.Linear))
-    options: dict[str, Any] = {**config["options"], "latent_dim": first.in_features // width}
+    options: dict[str, Any] = {**config["options"], "latent_dim": trace(decoder).latent_dim // width}
     if "prior" in tensors:
         options["learn_prior"] = learned["prior"]
     if "log_noise" in tensors:

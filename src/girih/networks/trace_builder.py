@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from girih.errors import UnsupportedLayerError
-from girih.networks.operators import Average, Operator, Selection
-from girih.networks.sources import Source
-from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
+from girih.networks.affine_maps import AffineMap, Average, Plain, Selection
+from girih.networks.live_tensors import Source
+from girih.networks.trace_steps import AffineStep, KinkStep, LatentStep, MaxStep, Step, affine_step
 
 # The code of a maximum is an int8.
 LONGEST_WINDOW = 127
@@ -25,6 +25,11 @@ class Feature:
 
     step: int
     shape: tuple[int, ...]
+
+
+def plain(value: Any) -> Any:
+    """The lists of a graph as tuples."""
+    return tuple(plain(part) for part in value) if isinstance(value, tuple | list) else value
 
 
 class Builder:
@@ -46,19 +51,19 @@ class Builder:
         """Stop, with the name of the current layer."""
         raise UnsupportedLayerError(f"{self.label}{reason}")
 
-    def affine(self, operator: Operator, *features: Feature) -> Feature:
+    def affine(self, operator: AffineMap, *features: Feature) -> Feature:
         """Add an affine step."""
         zeros = [torch.zeros(self.batch, *f.shape, dtype=torch.float64, device=self.device) for f in features]
         with torch.no_grad():
             shape = tuple(operator.linear(*zeros).shape)
         if not shape or shape[0] != self.batch:
             self.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
-        step = AffineStep(operator, [f.step for f in features], [f.shape for f in features], shape[1:], self.path)
+        step = affine_step(operator, [f.step for f in features], [f.shape for f in features], shape[1:], self.path)
         return self._append(step, shape[1:])
 
-    def average(self, function: Callable[[Tensor], Tensor], feature: Feature) -> Feature:
+    def average(self, feature: Feature, function: str, *args: Plain, **options: Plain) -> Feature:
         """Add a linear step with coefficients of at least 0 and without parameters."""
-        return self.affine(Average(function), feature)
+        return self.affine(Average(function, tuple(plain(value) for value in args), options), feature)
 
     def kink(
         self,
@@ -67,12 +72,17 @@ class Builder:
         pieces: Sequence[float | Source],
         offsets: Sequence[float],
         channel: Tensor | None = None,
-        module: nn.PReLU | None = None,
     ) -> Feature:
         """Add an activation."""
         size = self.steps[feature.step].size
-        step = KinkStep(thresholds, pieces, offsets, feature.step, size, self.path, channel, module)
+        step = KinkStep(thresholds, pieces, offsets, feature.step, size, self.path, channel)
         return self._append(step, feature.shape)
+
+    def again(self, step: Step, features: Sequence[Feature]) -> Feature:
+        """Add a step of a network that was made of steps."""
+        added = step.rewired([feature.step for feature in features])
+        added.path = self.path
+        return self._append(added, step.shape if isinstance(step, AffineStep) else (step.size,))
 
     def maximum(self, feature: Feature, windows: Tensor, shape: tuple[int, ...]) -> Feature:
         """Add maxima over windows `(size, m)` of the flat features."""

@@ -1,64 +1,60 @@
-"""Networks with Glorot's initial weights: dense ones of any widths, and the convolutions of the CG-BPEF paper."""
+"""The convolutional networks of the MAS and CG-BPEF papers."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import nn
 
 from girih._options import whole
-from girih.networks.drawing import check_dtype, make_generator
+from girih.networks.fully_connected import (
+    LAST,
+    check_dtype,
+    draw_glorot,
+    draw_normal,
+    leaky_dense,
+    leaky_layers,
+    make_generator,
+)
 
 
-def draw_glorot(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights from `U(-1, 1) sqrt(6 / (fan_in + fan_out))`, in place, and put biases to 0.
+def conv_generator(
+    latent_dim: int,
+    dtype: torch.dtype = torch.float64,
+    seed: int | None = None,
+    negative_slope: float = 0.1,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """The convolutional generator of appendix E for images of 28 x 28, `(N, S)` to `(N, 784)`.
 
-    The fans of a convolution count the entries of its kernel.
-
-    Source:
-        Glorot & Bengio, Understanding the difficulty of training deep feedforward neural networks (2010), eq. 16.
-    """
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim < 2:
-                parameter.zero_()
-                continue
-            fans = sum(parameter.shape[:2]) * math.prod(parameter.shape[2:])
-            bound = math.sqrt(6.0 / fans)
-            drawn = torch.empty(parameter.shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
-            parameter.copy_(drawn)
-
-
-def dense(sizes: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> nn.Sequential:
-    """Affine layers with ReLU between them, with Glorot's weights.
+    Dense layers of 256 and 8 * 6 * 6 units, then two convolutions of dilated images, which are transposed
+    convolutions: 6 x 6 to 11 x 11 (8 filters, 3 x 3, stride 2), 11 x 11 to 28 x 28 (1 filter, 4 x 4, stride 3). The
+    paper prints 8 filters for the last one too, which would make 8 * 784 numbers where its reshape takes 784.
 
     Args:
-        sizes: widths from input to output.
-        dtype: of the parameters.
-        generator: that the weights are drawn by.
+        latent_dim: S.
+        dtype: of the parameters, `torch.float64` or `torch.float32`.
+        seed: makes the weights reproducible; without it they follow `torch.manual_seed`.
+        negative_slope: the slope of the leaky ReLU for negative input.
+        dropout: the share of units dropped after every hidden activation in training mode.
 
     Raises:
-        ParameterError: a width below 1, or numbers that are neither float32 nor float64.
+        ParameterError: an option is out of its domain.
+
+    Source:
+        MAS, appendix E.
 
     Example:
         >>> import torch
-        >>> from girih.networks.glorot import dense
-        >>> net = dense([2, 8, 3], torch.float32, torch.Generator().manual_seed(0))
-        >>> [type(layer).__name__ for layer in net], net[0].bias.abs().sum().item()
-        (['Linear', 'ReLU', 'Linear'], 0.0)
+        >>> from girih.networks import conv_generator
+        >>> conv_generator(10, seed=0)(torch.zeros(3, 10, dtype=torch.float64)).shape
+        torch.Size([3, 784])
     """
-    check_dtype(dtype)
-    sizes = [whole(size, "a width") for size in sizes]
-    layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        layers += [nn.ReLU()] if index else []
-        layers.append(nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype))
-    network = nn.Sequential(*layers)
-    draw_glorot(network, generator)
-    return network
+    generator = make_generator(seed)
+    layers = list(leaky_dense([latent_dim, 256, 8 * 6 * 6], [dropout], negative_slope, dtype, generator, last=1.0))
+    first = _transposed(8, 8, 3, 2, 1, 1.0, negative_slope, dtype, generator)
+    second = _transposed(8, 1, 4, 3, 3, LAST, negative_slope, dtype, generator)
+    layers += [*leaky_layers(negative_slope, dropout), nn.Unflatten(1, (8, 6, 6)), first]
+    return nn.Sequential(*layers, *leaky_layers(negative_slope, dropout), second, nn.Flatten(1))
 
 
 def svhn_encoder(outputs: int, dtype: torch.dtype = torch.float64, seed: int | None = None) -> nn.Sequential:
@@ -141,3 +137,22 @@ def svhn_decoder(inputs: int, dtype: torch.dtype = torch.float64, seed: int | No
     network = nn.Sequential(*layers)
     draw_glorot(network, make_generator(seed))
     return network
+
+
+def _transposed(
+    channels: int,
+    filters: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    scale: float,
+    slope: float,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> nn.Module:
+    """A transposed convolution; away from the borders a pixel of its output sums about `(kernel / stride)^2` pixels."""
+    layer = nn.utils.skip_init(
+        nn.ConvTranspose2d, channels, filters, kernel, stride=stride, padding=padding, dtype=dtype
+    )
+    draw_normal(layer, channels * (kernel / stride) ** 2, scale, slope, generator)
+    return layer

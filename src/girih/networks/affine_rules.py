@@ -1,27 +1,32 @@
-"""Functions of torch as steps: one handler for each, with the signature of the function.
+"""Affine functions of torch, pooling and padding included, as steps: one rule for each, with its signature.
 
-A handler takes the builder, then what the function takes: `Feature` for what depends on z, `Source` for
+A rule takes the builder, then what the function takes: `Feature` for what depends on z, `Source` for
 tensors that do not, numbers for the rest. It returns a `Feature`, or a tuple of them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from girih.errors import ParameterError
-from girih.networks.builder import Builder, Feature
-from girih.networks.operators import Combination, Concatenation, Convolution, LinearMap, Normalisation, Product, Scaling
-from girih.networks.sources import Derived, Fixed, Method, Source
+from girih.networks.affine_maps import (
+    Average,
+    Combination,
+    Concatenation,
+    Convolution,
+    LinearMap,
+    Normalisation,
+    Product,
+    Scaling,
+)
+from girih.networks.live_tensors import Derived, Fixed, Method, Source
+from girih.networks.trace_builder import Builder, Feature, plain
 
 Handler = Callable[..., Any]
-
-SMOOTH = "; a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Hardtanh, Abs). "
 
 
 def linear(b: Builder, h: Feature, weight: Source, bias: Source | None = None, module: Any = None) -> Feature:
@@ -40,14 +45,11 @@ def matmul(b: Builder, left: Any, right: Any) -> Feature:
             right = _beside(b, right, len(left.shape))
         if right.raw.ndim == 2:
             return linear(b, left, Derived(torch.t, (right,)))
-        return _multilinear(b, torch.matmul, left, right)
+        return _multilinear(b, Product("matmul", right), left)
     if isinstance(right, Feature) and isinstance(left, Source) and len(right.shape) > 1:
-        return _multilinear(b, _matmul_left, right, _beside(b, left, len(right.shape)) if left.raw.ndim > 2 else left)
+        left = _beside(b, left, len(right.shape)) if left.raw.ndim > 2 else left
+        return _multilinear(b, Product("matmul_left", left), right)
     b.refuse(" is supported only for features times a constant matrix, row by row; use a Linear layer")
-
-
-def _matmul_left(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return weight @ h
 
 
 def einsum(b: Builder, equation: str, *operands: Any) -> Feature:
@@ -55,7 +57,7 @@ def einsum(b: Builder, equation: str, *operands: Any) -> Feature:
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
     if len(operands) == 1 and isinstance(operands[0], Feature):
-        return b.average(partial(_einsum, equation, False), operands[0])
+        return b.average(operands[0], "einsum", equation)
     if (
         len(operands) != 2
         or not isinstance(operands[1], Feature | Source)
@@ -66,22 +68,18 @@ def einsum(b: Builder, equation: str, *operands: Any) -> Feature:
     h, weight = operands[::-1] if swap else operands
     if not isinstance(weight, Source):
         b.refuse(" multiplies two branches, which is not affine on cells and not supported")
-    return _multilinear(b, partial(_einsum, equation, swap), h, weight)
+    return _multilinear(b, Product("einsum_left" if swap else "einsum", weight, equation), h)
 
 
-def _einsum(equation: str, swap: bool, *tensors: torch.Tensor) -> torch.Tensor:
-    return torch.einsum(equation, *(tensors[::-1] if swap else tensors))
-
-
-def _multilinear(b: Builder, function: Callable[..., Any], h: Feature, weight: Source) -> Feature:
+def _multilinear(b: Builder, product: Product, h: Feature) -> Feature:
     """A product of features and a constant, refused where it mixes the rows of a batch."""
     rows = torch.zeros(b.batch, *h.shape, dtype=torch.float64, device=b.device)
     rows[0] = 1.0
     with torch.no_grad():
-        out = function(rows, weight.value.abs())
+        out = product.linear(rows, absolute=True)
     if out.ndim < 1 or len(out) != b.batch or (out[1:] != 0).any():
         b.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
-    return b.affine(Product(function, weight), h)
+    return b.affine(product, h)
 
 
 def addmm(b: Builder, bias: Any, left: Any, right: Any, *, beta: float = 1.0, alpha: float = 1.0) -> Feature:
@@ -190,17 +188,7 @@ def _convolve(
     dimensions = weight.raw.ndim - 2
     if len(h.shape) != dimensions + 1:
         b.refuse(f" takes features (channels, ...) with {dimensions} more dimensions, but is given {h.shape}")
-    function = partial(_call_convolution, name, None, {k: _plain(v) for k, v in options.items()})
-    return b.affine(Convolution(function, weight, bias, dimensions), h)
-
-
-def _call_convolution(name: str, bias: None, options: dict[str, Any], h: Any, weight: Any) -> Any:
-    return getattr(F, name)(h, weight, bias, **options)
-
-
-def _plain(value: Any) -> Any:
-    """The immutable lists of a graph as tuples."""
-    return tuple(value) if isinstance(value, list) else value
+    return b.affine(Convolution(name, {key: plain(value) for key, value in options.items()}, weight, bias), h)
 
 
 def batch_norm(
@@ -218,110 +206,6 @@ def batch_norm(
     if training or mean is None or variance is None:
         b.refuse(", which here uses the statistics of the batch; use running statistics, and call net.eval() first")
     return b.affine(Normalisation(mean, variance, weight, bias, eps, len(h.shape) - 1), h)
-
-
-def piecewise(
-    b: Builder,
-    h: Feature,
-    thresholds: Sequence[float],
-    slopes: Sequence[float],
-    offsets: Sequence[float],
-) -> Feature:
-    """An activation with the same pieces for every unit; refused where it jumps."""
-    if list(thresholds) != sorted(set(thresholds)):
-        b.refuse(" has kinks that coincide or are out of order; its lower bound must lie below its upper bound")
-    for k, t in enumerate(thresholds):
-        left, right = slopes[k] * t + offsets[k], slopes[k + 1] * t + offsets[k + 1]
-        if not math.isclose(left, right, rel_tol=1e-12, abs_tol=1e-12):
-            b.refuse(f" jumps at {t:g}, which is not supported; use a continuous activation")
-    if not all(math.isfinite(value) for value in (*thresholds, *slopes, *offsets)):
-        b.refuse(" has options that are not finite numbers")
-    return b.kink(h, thresholds, [float(s) for s in slopes], [float(o) for o in offsets])
-
-
-def relu(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu`."""
-    return piecewise(b, h, (0.0,), (0.0, 1.0), (0.0, 0.0))
-
-
-def absolute(b: Builder, h: Feature) -> Feature:
-    """`torch.abs`."""
-    return piecewise(b, h, (0.0,), (-1.0, 1.0), (0.0, 0.0))
-
-
-def leaky_relu(b: Builder, h: Feature, negative_slope: float = 0.01, inplace: bool = False) -> Feature:
-    """`F.leaky_relu`."""
-    return piecewise(b, h, (0.0,), (negative_slope, 1.0), (0.0, 0.0))
-
-
-def rrelu(
-    b: Builder, h: Feature, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
-) -> Feature:
-    """`F.rrelu`, whose slope is random in training."""
-    if training:
-        b.refuse(" in training mode; call net.eval() first")
-    return leaky_relu(b, h, (lower + upper) / 2)
-
-
-def prelu(b: Builder, h: Feature, weight: Source, module: Any = None) -> Feature:
-    """`F.prelu`, with one slope or one for each channel."""
-    count, channels = weight.raw.numel(), h.shape[0] if h.shape else 1
-    if count not in (1, channels):
-        raise ParameterError(f"layer '{b.path}' has {count} slopes for {channels} units")
-    channel = None
-    if count > 1 and len(h.shape) > 1:
-        channel = torch.arange(channels, device=b.device).repeat_interleave(math.prod(h.shape[1:]))
-    return b.kink(h, (0.0,), (weight, 1.0), (0.0, 0.0), channel, module)
-
-
-def hardtanh(b: Builder, h: Feature, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Feature:
-    """`F.hardtanh`."""
-    return piecewise(b, h, (min_val, max_val), (0.0, 1.0, 0.0), (min_val, 0.0, max_val))
-
-
-def relu6(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu6`."""
-    return hardtanh(b, h, 0.0, 6.0)
-
-
-def hardsigmoid(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.hardsigmoid`: 0 up to -3, 1 from 3."""
-    return piecewise(b, h, (-3.0, 3.0), (0.0, 1 / 6, 0.0), (0.0, 0.5, 1.0))
-
-
-def softshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
-    """`F.softshrink`."""
-    return piecewise(b, h, (-lambd, lambd), (1.0, 0.0, 1.0), (lambd, 0.0, -lambd)) if lambd else h
-
-
-def hardshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
-    """`F.hardshrink`, which is continuous for lambd = 0 alone."""
-    if lambd:
-        b.refuse(f" jumps at {lambd:g}, which is not supported; use Softshrink, or lambd = 0")
-    return h
-
-
-def threshold(b: Builder, h: Feature, threshold: float, value: float, inplace: bool = False) -> Feature:
-    """`F.threshold`, continuous where both numbers agree."""
-    return piecewise(b, h, (threshold,), (0.0, 1.0), (value, 0.0))
-
-
-def clamp(b: Builder, h: Feature, min: Any = None, max: Any = None) -> Feature:
-    """`torch.clamp` with numbers."""
-    if isinstance(min, Source | Feature) or isinstance(max, Source | Feature):
-        b.refuse(" is supported with numbers as bounds, not tensors")
-    if min is None and max is None:
-        return h
-    if max is None:
-        return piecewise(b, h, (min,), (0.0, 1.0), (min, 0.0))
-    if min is None:
-        return piecewise(b, h, (max,), (1.0, 0.0), (0.0, max))
-    return hardtanh(b, h, min, max)
-
-
-def clamp_max(b: Builder, h: Feature, max: Any) -> Feature:
-    """`torch.clamp_max`."""
-    return clamp(b, h, None, max)
 
 
 def add(b: Builder, left: Any, right: Any, alpha: float = 1.0) -> Feature:
@@ -443,3 +327,95 @@ def same(b: Builder, h: Feature, *args: Any, **kwargs: Any) -> Feature:
 def constant(value: Any) -> Any:
     """A tensor as a source; anything else as it is."""
     return Fixed(value) if isinstance(value, torch.Tensor) else value
+
+
+_LINEAR_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
+
+
+def avg_pool(b: Builder, h: Feature, *args: Any, **kwargs: Any) -> Feature:
+    """`F.avg_pool1d`, `F.avg_pool2d`."""
+    args = tuple(None if isinstance(value, list | tuple) and not value else value for value in args)
+    return b.average(h, f"avg_pool{spatial_dimensions(b, h)}d", *args, **kwargs)
+
+
+def adaptive_avg_pool(b: Builder, h: Feature, output_size: Any) -> Feature:
+    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d`."""
+    return b.average(h, f"adaptive_avg_pool{spatial_dimensions(b, h)}d", output_size)
+
+
+def interpolate(
+    b: Builder,
+    h: Feature,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Feature:
+    """`F.interpolate` by nearest neighbours or linearly."""
+    if mode not in _LINEAR_MODES:
+        b.refuse(f" in mode '{mode}', which is not supported; use one of {', '.join(_LINEAR_MODES)}")
+    return b.average(h, "interpolate", size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+
+
+def upsample_nearest(b: Builder, h: Feature, output_size: Any, scale_factors: Any = None) -> Feature:
+    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec`."""
+    return interpolate(b, h, output_size, _listed(scale_factors))
+
+
+def upsample_linear(
+    b: Builder, h: Feature, output_size: Any, align_corners: bool, scale_factors: Any = None
+) -> Feature:
+    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec`."""
+    mode = "linear" if spatial_dimensions(b, h) == 1 else "bilinear"
+    return interpolate(b, h, output_size, _listed(scale_factors), mode, align_corners)
+
+
+def _listed(value: Any) -> Any:
+    return None if value is None else list(value)
+
+
+def pad(b: Builder, h: Feature, pad: Any, mode: str = "constant", value: float | None = None) -> Feature:
+    """`F.pad`."""
+    sides = tuple(int(side) for side in pad)
+    if len(sides) > 2 * len(h.shape):
+        b.refuse(" pads the batch, which is not supported")
+    padding = Average("pad", (sides, mode))
+    if value:
+        ones = torch.ones(1, *h.shape, dtype=torch.float64, device=b.device)
+        padding = replace(padding, padding=value * (1 - padding.linear(ones)[0]))
+    return b.affine(padding, h)
+
+
+def mean(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, name: str = "mean", **_: Any) -> Feature:
+    """`torch.mean` and `torch.sum` over dimensions other than the batch."""
+    return b.average(h, name, dimensions(b, h, dim), keepdim)
+
+
+def total(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, **_: Any) -> Feature:
+    """`torch.sum`."""
+    return mean(b, h, dim, keepdim, "sum")
+
+
+def dimensions(b: Builder, h: Feature, dim: Any) -> tuple[int, ...]:
+    """Dimensions counted with the batch, from the front."""
+    every = len(h.shape) + 1
+    listed = (dim,) if isinstance(dim, int) else tuple(dim or range(every))
+    dims = tuple(sorted(d % every for d in listed))
+    if 0 in dims:
+        b.refuse(" reduces over the batch; name the dimensions after it, dim=1 and so on")
+    return dims
+
+
+def for_each(value: Any, count: int) -> tuple[int, ...]:
+    """A number for each dimension, of one for all or one for each."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values * count if len(values) == 1 else values
+
+
+def spatial_dimensions(b: Builder, h: Feature) -> int:
+    """1 for lines, 2 for pictures; anything else is refused."""
+    if len(h.shape) not in (2, 3):
+        b.refuse(f" takes features (channels, length) or (channels, height, width), but is given {h.shape}")
+    return len(h.shape) - 1

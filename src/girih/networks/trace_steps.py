@@ -8,13 +8,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from girih.networks.operators import Operator
-from girih.networks.sources import Source, frozen, leaves
+from girih.networks.affine_maps import AffineMap, LinearMap
+from girih.networks.live_tensors import Source, frozen, leaves
+
+
+class Jet(NamedTuple):
+    """An affine map on each cell, written about a point `o` of the cell: `z -> value + slope (z - o)`."""
+
+    value: Tensor  # (R, H)
+    slope: Tensor  # (R, H, S)
 
 
 class Step:
@@ -31,6 +38,11 @@ class Step:
     path: str
 
     @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return {LatentStep: "latent", KinkStep: "activation", MaxStep: "maximum"}[type(self)]
+
+    @property
     def sources(self) -> list[Source]:
         """Where its numbers come from."""
         return []
@@ -44,6 +56,14 @@ class Step:
         step = copy.copy(self)
         step.inputs = tuple(inputs)
         return step
+
+    def values(self, *taken: Tensor) -> Tensor:
+        """Its features, `(n, size)`, from those of its inputs."""
+        raise NotImplementedError
+
+    def jet(self, taken: Sequence[Jet], codes: Tensor) -> Jet:
+        """The map from z to its features on each cell, from those to its inputs and its columns of the patterns."""
+        raise NotImplementedError
 
 
 class LatentStep(Step):
@@ -64,7 +84,7 @@ class AffineStep(Step):
 
     def __init__(
         self,
-        operator: Operator,
+        operator: AffineMap,
         inputs: Sequence[int],
         shapes: Sequence[tuple[int, ...]],
         shape: tuple[int, ...],
@@ -86,6 +106,11 @@ class AffineStep(Step):
         step.operator = operator
         return step
 
+    @property
+    def kind(self) -> str:
+        """What its map is, in a word."""
+        return "linear" if isinstance(self.operator, LinearMap) else type(self.operator).__name__.lower()
+
     def _apply(self, values: Sequence[Tensor], absolute: bool) -> Tensor:
         shaped = [v.reshape(-1, *shape) for v, shape in zip(values, self.shapes, strict=True)]
         return self.operator.linear(*shaped, absolute=absolute).reshape(-1, self.size)
@@ -97,6 +122,18 @@ class AffineStep(Step):
     def magnitude(self, *values: Tensor) -> Tensor:
         """The map with every coefficient replaced by its absolute value, without bias, `(n, size)`."""
         return self._apply(values, True)
+
+    def values(self, *taken: Tensor) -> Tensor:
+        """The map, `(n, size)`."""
+        return self.linear(*taken) + self.bias
+
+    def jet(self, taken: Sequence[Jet], codes: Tensor) -> Jet:
+        """The map of the values about the origin, and of the columns of the slopes."""
+        rows, _, size = taken[0].slope.shape
+        # one product over all cells and columns: a batch of thin ones is slow
+        columns = [jet.slope.mT.reshape(rows * size, -1) for jet in taken]
+        slope = self.linear(*columns).reshape(rows, size, self.size).mT
+        return Jet(self.values(*(jet.value for jet in taken)), slope)
 
     @property
     def bias(self) -> Tensor:
@@ -110,6 +147,36 @@ class AffineStep(Step):
     def device(self) -> torch.device | None:
         """Where the parameters are; `None` when there are none."""
         return next((source.raw.device for source in self.sources), None)
+
+
+class LinearStep(AffineStep):
+    """The map `h -> W h + v` of an `nn.Linear` on flat features.
+
+    Attributes:
+        module: the layer.
+        in_features: the number of features that it takes.
+        out_features: the number that it gives.
+    """
+
+    operator: LinearMap
+
+    def __init__(self, operator: LinearMap, source: int, module: nn.Linear, path: str) -> None:
+        self.module, self.in_features, self.out_features = module, module.in_features, module.out_features
+        super().__init__(operator, (source,), ((self.in_features,),), (self.out_features,), path)
+
+    @property
+    def weight(self) -> Tensor:
+        """W, `(out, in)`, float64."""
+        return self.operator.weight.value
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the layer has a bias of its own."""
+        return self.operator.shift is not None
+
+    def values(self, *taken: Tensor) -> Tensor:
+        """The map, `(n, out)`."""
+        return torch.nn.functional.linear(taken[0], self.weight, self.bias)
 
 
 class KinkStep(Step):
@@ -127,7 +194,6 @@ class KinkStep(Step):
         pieces: the K + 1 slopes; a source holds one for each unit, or for each channel.
         offsets: the K + 1 offsets.
         channel: for slopes by channel, the channel of each unit.
-        module: the nn.PReLU that the slopes are read from, if any.
     """
 
     def __init__(
@@ -139,16 +205,26 @@ class KinkStep(Step):
         size: int,
         path: str,
         channel: Tensor | None = None,
-        module: nn.PReLU | None = None,
     ) -> None:
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
-        self.pieces, self.constants, self.channel, self.module = tuple(pieces), tuple(offsets), channel, module
+        self.pieces, self.constants, self.channel = tuple(pieces), tuple(offsets), channel
         self.inputs, self.size, self.path = (source,), size, path
 
     @property
     def sources(self) -> list[Source]:
         """Where its numbers come from."""
         return leaves(self.pieces)
+
+    @property
+    def bends_at_zero(self) -> bool:
+        """Whether it is `h` where h > 0 and `slope * h` elsewhere: ReLU, LeakyReLU, PReLU, the absolute value."""
+        return self.thresholds == (0.0,) and self.pieces[1] == 1.0 and not any(self.constants) and self.channel is None
+
+    @property
+    def slope(self) -> Tensor:
+        """The slope below the first threshold, `()` or `(size,)`, float64; read live from a PReLU."""
+        slope = self._slope(self.pieces[0], torch.device("cpu"))
+        return slope.reshape(()) if slope.numel() == 1 else slope
 
     def frozen(self) -> Self:
         """The same step with the numbers of now."""
@@ -182,19 +258,28 @@ class KinkStep(Step):
 
     def code(self, h: Tensor, t: float | Tensor = 1.0) -> Tensor:
         """The code of each unit, int8, in the shape of h `(n, size)`; t is a number or `(n, 1)`."""
+        if len(self.thresholds) == 1:
+            return torch.where(h > self.thresholds[0] * t, 1, -1).to(torch.int8)
         above = torch.zeros_like(h, dtype=torch.int8)
         for threshold in self.thresholds:
             above += (h > threshold * t).to(torch.int8)
-        kinks = len(self.thresholds)
-        if kinks == 1:
-            return 2 * above - 1
-        return above - 1 if kinks == 2 else above
+        return above - 1 if len(self.thresholds) == 2 else above
 
     def apply(self, h: Tensor, t: float | Tensor = 1.0) -> Tensor:
         """The activation, homogeneous in (h, t), `(n, size)`."""
-        code = self.code(h, t)
+        code = h if self.thresholds == (0.0,) else self.code(h, t)  # signs alone are read of the code
         value = self.slopes(code) * h
         return value + self.offsets(code) * t if any(self.constants) else value
+
+    def values(self, *taken: Tensor) -> Tensor:
+        """The activation, `(n, size)`."""
+        return self.apply(taken[0])
+
+    def jet(self, taken: Sequence[Jet], codes: Tensor) -> Jet:
+        """The slope and offset of the piece that each code names."""
+        slopes = self.slopes(codes)
+        value = taken[0].value * slopes
+        return Jet(value + self.offsets(codes) if any(self.constants) else value, taken[0].slope * slopes[:, :, None])
 
 
 class MaxStep(Step):
@@ -222,3 +307,22 @@ class MaxStep(Step):
     def apply(self, h: Tensor) -> Tensor:
         """The maxima, `(n, size)`."""
         return h[:, self.windows.to(h.device)].amax(2)
+
+    def values(self, *taken: Tensor) -> Tensor:
+        """The maxima, `(n, size)`."""
+        return self.apply(taken[0])
+
+    def jet(self, taken: Sequence[Jet], codes: Tensor) -> Jet:
+        """The map of the feature that each code names."""
+        chosen = self.chosen(codes)
+        slope = taken[0].slope.gather(1, chosen[:, :, None].expand(-1, -1, taken[0].slope.shape[2]))
+        return Jet(taken[0].value.gather(1, chosen), slope)
+
+
+def affine_step(
+    operator: AffineMap, inputs: Sequence[int], shapes: Sequence[tuple[int, ...]], shape: tuple[int, ...], path: str
+) -> AffineStep:
+    """An affine step; a `LinearStep` where an `nn.Linear` maps flat features."""
+    if isinstance(operator, LinearMap) and operator.module is not None and len(shapes[0]) == 1:
+        return LinearStep(operator, inputs[0], operator.module, path)
+    return AffineStep(operator, inputs, shapes, shape, path)

@@ -1,23 +1,42 @@
 """Affine maps of shaped features: what an affine step computes.
 
 Each has `linear(*values, absolute=False)`, the map without its bias of features `(n, *shape)`, with every
-coefficient replaced by its absolute value where asked; and `bias(shape)`, which broadcasts to the output.
+coefficient replaced by its absolute value where asked; and `bias()`, which broadcasts to the output. All that they
+hold are numbers, names, tensors and sources of tensors, so that they can be written to files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from girih.networks.sources import Source
+from girih.networks.live_tensors import Source
+
+Plain: TypeAlias = "bool | int | float | str | tuple[Plain, ...] | None"
+
+_CONVOLUTIONS = {
+    name: getattr(F, name) for name in ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
+}  # those of functions that compute with tensors and do nothing else: files name them
+_FUNCTIONS = {
+    **{name: getattr(F, name) for name in ("avg_pool1d", "avg_pool2d", "interpolate", "pad")},
+    **{name: getattr(F, name) for name in ("adaptive_avg_pool1d", "adaptive_avg_pool2d")},
+    **{name: getattr(torch, name) for name in ("mean", "sum")},
+    "einsum": lambda h, equation: torch.einsum(equation, h),
+}
+_PRODUCTS = {
+    "matmul": lambda h, weight, equation: h @ weight,
+    "matmul_left": lambda h, weight, equation: weight @ h,
+    "einsum": lambda h, weight, equation: torch.einsum(equation, h, weight),
+    "einsum_left": lambda h, weight, equation: torch.einsum(equation, weight, h),
+}
 
 
-class Operator(Protocol):
+class AffineMap(Protocol):
     """An affine map of shaped features."""
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
@@ -50,16 +69,22 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution or transposed convolution; `function` is that of torch with all its options bound."""
+    """A convolution or transposed convolution; `function` is the name of that of torch, and `options` are its own."""
 
-    function: Callable[..., Tensor]
+    function: str
+    options: Mapping[str, Plain]
     weight: Source
     shift: Source | None
-    dimensions: int
+
+    @property
+    def dimensions(self) -> int:
+        """1 for lines, 2 for pictures."""
+        return int(self.function[-2])
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The convolution with the kernel."""
-        return self.function(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
+        kernel = _signed(self.weight.value, absolute).to(values[0].dtype)
+        return _CONVOLUTIONS[self.function](values[0], kernel, None, **self.options)
 
     def bias(self) -> Tensor | None:
         """One number for each channel."""
@@ -96,19 +121,23 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Average:
-    """A linear map with coefficients that are at least 0 and hold no parameters: pooling, upsampling, padding."""
+    """A linear map with coefficients that are at least 0 and hold no parameters: pooling, upsampling, padding, sums.
 
-    function: Callable[[Tensor], Tensor]
-    constant: float = 0.0  # what the function gives for zeros, where it pads with a constant
-    mask: Tensor | None = None  # where that constant is
+    `function` is the name of that of torch, and what follows the features in its call are `args` and `options`.
+    """
+
+    function: str
+    args: tuple[Plain, ...] = ()
+    options: Mapping[str, Plain] = field(default_factory=dict)
+    padding: Tensor | None = None  # where a constant is put, that constant; 0 elsewhere
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The function."""
-        return self.function(values[0])
+        return _FUNCTIONS[self.function](values[0], *self.args, **self.options)
 
     def bias(self) -> Tensor | None:
         """The padding."""
-        return self.mask
+        return self.padding
 
 
 @dataclass(frozen=True)
@@ -177,14 +206,22 @@ class Concatenation:
 
 @dataclass(frozen=True)
 class Product:
-    """`h -> function(h, weight)`, which is linear in each of them, and a sum of products."""
+    """A product of h and a weight, which is linear in each of them: "matmul", "matmul_left", "einsum", "einsum_left".
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    The weight is on the left where the name says so. `equation` is that of einsum.
+    """
+
+    function: str
     weight: Source
+    equation: str = ""
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The product."""
-        return self.function(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
+        return self.times(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
+
+    def times(self, h: Tensor, weight: Tensor) -> Tensor:
+        """The product with another weight."""
+        return _PRODUCTS[self.function](h, weight, self.equation)
 
     def bias(self) -> Tensor | None:
         """None."""
@@ -203,23 +240,15 @@ class Scaling:
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The scaled features."""
-        factor = _number(self.factor)
-        if isinstance(factor, Tensor):
-            factor = factor.to(values[0].dtype)
+        factor: Tensor | float
+        factor = self.factor.value.to(values[0].dtype) if isinstance(self.factor, Source) else self.factor
         if absolute:
-            factor = abs(factor)
+            factor = factor.abs() if isinstance(factor, Tensor) else abs(factor)
         return (values[0] / factor if self.divide else values[0] * factor).expand(-1, *self.shape)
 
     def bias(self) -> Tensor | None:
         """The shift."""
         if self.shift is None:
             return None
-        shift = _number(self.shift) * self.sign
-        return shift if isinstance(shift, Tensor) else torch.tensor(shift, dtype=torch.float64)
-
-
-def _number(value: Source | float) -> Any:
-    if not isinstance(value, Source):
-        return value
-    tensor = value.value
-    return tensor
+        shift = self.shift.value if isinstance(self.shift, Source) else torch.tensor(self.shift, dtype=torch.float64)
+        return shift * self.sign

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.networks.outputs import dependent
+from girih.networks.layers import StepLayer
+from girih.networks.torch_graph import dependent
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 _CONVOLVE = {F.conv1d: (1, 1), F.conv2d: (1, 2), F.conv_transpose1d: (0, 1), F.conv_transpose2d: (0, 2)}
@@ -116,6 +117,8 @@ def _told_by_layer(module: nn.Module) -> tuple[int, int] | None:
         return module.in_features, 0
     if isinstance(module, _CONVOLUTIONS):
         return module.in_channels, len(module.kernel_size)
+    if isinstance(module, StepLayer):
+        return None if module.takes is None else (module.takes, 0)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return module.num_features, 2 if isinstance(module, nn.BatchNorm2d) else 0
     if isinstance(module, nn.Unflatten) and isinstance(module.unflattened_size, tuple | list):

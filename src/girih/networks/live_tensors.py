@@ -1,13 +1,15 @@
-"""Tensors of a module that are not simply stored there: what hooks and parametrizations compute.
+"""Where the numbers of a step come from: tensors read live from a module, or constants.
 
-The hooks of `nn.utils.weight_norm`, `spectral_norm` and `prune` leave in `module.weight` what they computed before the
-last forward pass, which is old once their parameters change. So it is computed here, each time it is read, and
-gradients reach the parameters that it is computed from. Any other hook that changes tensors is refused.
+A step reads its parameters each time it is asked, so a trace never goes stale when the module is trained, and gradients
+reach the module's own parameters. The hooks of `nn.utils.weight_norm`, `spectral_norm` and `prune` leave in
+`module.weight` what they computed before the last forward pass, which is old once their parameters change. So it is
+computed here, each time it is read, as parametrizations do. Any other hook that changes tensors is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +21,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from girih._arrays import bare, copied
 from girih.errors import ParameterError, UnsupportedLayerError
 
 _KNOWN = (WeightNorm, SpectralNorm, BasePruningMethod)
@@ -26,6 +29,128 @@ _REMEDY = (
     "make the weights ordinary parameters (remove the hook), or compute them by torch.nn.utils.parametrize, which is "
     "followed"
 )
+
+
+@dataclass(frozen=True)
+class Live:
+    """The attribute `name` of a module, as it is when `value` is read."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def raw(self) -> Tensor:
+        """The tensor in its own type, computed anew where a hook or a parametrization computes it."""
+        return read(self.module, self.name)
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor in float64."""
+        return self.raw.to(torch.float64)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A tensor that belongs to no module."""
+
+    tensor: Tensor
+
+    @property
+    def raw(self) -> Tensor:
+        """The tensor in its own type."""
+        return self.tensor
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor in float64."""
+        return self.tensor.to(torch.float64)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A tensor computed from other sources, each time it is read: `weight.t()`, `softplus(scale)`."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> Tensor:
+        """The tensor in its own type."""
+        keywords = {name: _read(value) for name, value in self.kwargs.items()}
+        return self.function(*_read(self.args), **keywords)
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor in float64."""
+        return self.raw.to(torch.float64)
+
+
+Source = Live | Fixed | Derived
+
+
+def leaves(value: Any) -> list[Source]:
+    """The sources in a value: itself, or those in a tuple or list."""
+    if isinstance(value, tuple | list):
+        return [source for part in value for source in leaves(part)]
+    return [value] if isinstance(value, Source) else []
+
+
+def lives(value: Any) -> Iterator[Live]:
+    """The tensors of modules that a source is computed from."""
+    if isinstance(value, Live):
+        yield value
+    elif isinstance(value, Derived):
+        yield from lives([*value.args, *value.kwargs.values()])
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from lives(part)
+
+
+def frozen(value: Any) -> Any:
+    """The same value with the numbers of now in the place of its sources."""
+    if isinstance(value, Source):
+        return Fixed(copied(value.value))
+    return type(value)(frozen(part) for part in value) if isinstance(value, tuple | list) else value
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, Source):
+        return value.raw
+    if isinstance(value, tuple | list):
+        return type(value)(_read(part) for part in value)
+    return value
+
+
+class Method:
+    """A tensor method as a function that can be pickled: `Method("view")(h, 2, 3)` is `h.view(2, 3)`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the method of `value`."""
+        return getattr(value, self.name)(*args, **kwargs)
+
+
+class Snapshot:
+    """Copies of tensors, to find out later whether their values have changed, in whatever way.
+
+    Version counters do not count changes through `.data` or an array that shares the memory, so all values are
+    compared; that costs far less than one evaluation of a model that they are the parameters of.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._copies = [copied(tensor) for tensor in tensors]
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the tensors have the values of the copies; NaN has none."""
+        return len(tensors) == len(self._copies) and all(map(_same, tensors, self._copies))
+
+
+def _same(tensor: Tensor, copy: Tensor) -> bool:
+    tensor = bare(tensor)
+    return tensor.dtype == copy.dtype and tensor.device == copy.device and torch.equal(tensor, copy)
 
 
 def read(module: nn.Module, name: str) -> Any:

@@ -1,90 +1,125 @@
-"""Pooling, upsampling, padding and maxima as steps: handlers like those in `girih.networks.calls`."""
+"""Activations and maxima of torch as steps: rules like those of `girih.networks.affine_rules`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from girih.networks.builder import Builder, Feature
-from girih.networks.calls import concatenate, negate
-from girih.networks.operators import Average
-from girih.networks.sources import Source
+from girih.errors import ParameterError
+from girih.networks.affine_rules import concatenate, dimensions, for_each, negate, spatial_dimensions
+from girih.networks.live_tensors import Source
+from girih.networks.trace_builder import Builder, Feature
 
-_LINEAR_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
-
-
-def avg_pool(b: Builder, h: Feature, *args: Any, **kwargs: Any) -> Feature:
-    """`F.avg_pool1d`, `F.avg_pool2d`."""
-    args = tuple(None if isinstance(value, list | tuple) and not value else value for value in args)
-    return b.average(partial(_options_last, f"avg_pool{_spatial(b, h)}d", args, kwargs), h)
+SMOOTH = "; a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Hardtanh, Abs). "
 
 
-def adaptive_avg_pool(b: Builder, h: Feature, output_size: Any) -> Feature:
-    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d`."""
-    return b.average(partial(_options_last, f"adaptive_avg_pool{_spatial(b, h)}d", (output_size,), {}), h)
-
-
-def interpolate(
+def piecewise(
     b: Builder,
     h: Feature,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
+    thresholds: Sequence[float],
+    slopes: Sequence[float],
+    offsets: Sequence[float],
 ) -> Feature:
-    """`F.interpolate` by nearest neighbours or linearly."""
-    if mode not in _LINEAR_MODES:
-        b.refuse(f" in mode '{mode}', which is not supported; use one of {', '.join(_LINEAR_MODES)}")
-    options = (size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    return b.average(partial(_options_last, "interpolate", options, {}), h)
+    """An activation with the same pieces for every unit; refused where it jumps."""
+    if list(thresholds) != sorted(set(thresholds)):
+        b.refuse(" has kinks that coincide or are out of order; its lower bound must lie below its upper bound")
+    for k, t in enumerate(thresholds):
+        left, right = slopes[k] * t + offsets[k], slopes[k + 1] * t + offsets[k + 1]
+        if not math.isclose(left, right, rel_tol=1e-12, abs_tol=1e-12):
+            b.refuse(f" jumps at {t:g}, which is not supported; use a continuous activation")
+    if not all(math.isfinite(value) for value in (*thresholds, *slopes, *offsets)):
+        b.refuse(" has options that are not finite numbers")
+    return b.kink(h, thresholds, [float(s) for s in slopes], [float(o) for o in offsets])
 
 
-def upsample_nearest(b: Builder, h: Feature, output_size: Any, scale_factors: Any = None) -> Feature:
-    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec`."""
-    return interpolate(b, h, output_size, _listed(scale_factors))
+def relu(b: Builder, h: Feature, inplace: bool = False) -> Feature:
+    """`F.relu`."""
+    return piecewise(b, h, (0.0,), (0.0, 1.0), (0.0, 0.0))
 
 
-def upsample_linear(
-    b: Builder, h: Feature, output_size: Any, align_corners: bool, scale_factors: Any = None
+def absolute(b: Builder, h: Feature) -> Feature:
+    """`torch.abs`."""
+    return piecewise(b, h, (0.0,), (-1.0, 1.0), (0.0, 0.0))
+
+
+def leaky_relu(b: Builder, h: Feature, negative_slope: float = 0.01, inplace: bool = False) -> Feature:
+    """`F.leaky_relu`."""
+    return piecewise(b, h, (0.0,), (negative_slope, 1.0), (0.0, 0.0))
+
+
+def rrelu(
+    b: Builder, h: Feature, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Feature:
-    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec`."""
-    mode = "linear" if _spatial(b, h) == 1 else "bilinear"
-    return interpolate(b, h, output_size, _listed(scale_factors), mode, align_corners)
+    """`F.rrelu`, whose slope is random in training."""
+    if training:
+        b.refuse(" in training mode; call net.eval() first")
+    return leaky_relu(b, h, (lower + upper) / 2)
 
 
-def _listed(value: Any) -> Any:
-    return None if value is None else list(value)
+def prelu(b: Builder, h: Feature, weight: Source) -> Feature:
+    """`F.prelu`, with one slope or one for each channel."""
+    count, channels = weight.raw.numel(), h.shape[0] if h.shape else 1
+    if count not in (1, channels):
+        raise ParameterError(f"layer '{b.path}' has {count} slopes for {channels} units")
+    channel = None
+    if count > 1 and len(h.shape) > 1:
+        channel = torch.arange(channels, device=b.device).repeat_interleave(math.prod(h.shape[1:]))
+    return b.kink(h, (0.0,), (weight, 1.0), (0.0, 0.0), channel)
 
 
-def pad(b: Builder, h: Feature, pad: Any, mode: str = "constant", value: float | None = None) -> Feature:
-    """`F.pad`."""
-    sides = tuple(int(side) for side in pad)
-    if len(sides) > 2 * len(h.shape):
-        b.refuse(" pads the batch, which is not supported")
-    function = partial(_options_last, "pad", (sides, mode), {})
-    if not value:
-        return b.average(function, h)
-    ones = torch.ones(1, *h.shape, dtype=torch.float64, device=b.device)
-    return b.affine(Average(function, mask=value * (1 - function(ones)[0])), h)
+def hardtanh(b: Builder, h: Feature, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Feature:
+    """`F.hardtanh`."""
+    return piecewise(b, h, (min_val, max_val), (0.0, 1.0, 0.0), (min_val, 0.0, max_val))
 
 
-def mean(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, name: str = "mean", **_: Any) -> Feature:
-    """`torch.mean` and `torch.sum` over dimensions other than the batch."""
-    dims = _dims(b, h, dim)
-    return b.average(partial(_reduce, name, dims, keepdim), h)
+def relu6(b: Builder, h: Feature, inplace: bool = False) -> Feature:
+    """`F.relu6`."""
+    return hardtanh(b, h, 0.0, 6.0)
 
 
-def total(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, **_: Any) -> Feature:
-    """`torch.sum`."""
-    return mean(b, h, dim, keepdim, "sum")
+def hardsigmoid(b: Builder, h: Feature, inplace: bool = False) -> Feature:
+    """`F.hardsigmoid`: 0 up to -3, 1 from 3."""
+    return piecewise(b, h, (-3.0, 3.0), (0.0, 1 / 6, 0.0), (0.0, 0.5, 1.0))
+
+
+def softshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
+    """`F.softshrink`."""
+    return piecewise(b, h, (-lambd, lambd), (1.0, 0.0, 1.0), (lambd, 0.0, -lambd)) if lambd else h
+
+
+def hardshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
+    """`F.hardshrink`, which is continuous for lambd = 0 alone."""
+    if lambd:
+        b.refuse(f" jumps at {lambd:g}, which is not supported; use Softshrink, or lambd = 0")
+    return h
+
+
+def threshold(b: Builder, h: Feature, threshold: float, value: float, inplace: bool = False) -> Feature:
+    """`F.threshold`, continuous where both numbers agree."""
+    return piecewise(b, h, (threshold,), (0.0, 1.0), (value, 0.0))
+
+
+def clamp(b: Builder, h: Feature, min: Any = None, max: Any = None) -> Feature:
+    """`torch.clamp` with numbers."""
+    if isinstance(min, Source | Feature) or isinstance(max, Source | Feature):
+        b.refuse(" is supported with numbers as bounds, not tensors")
+    if min is None and max is None:
+        return h
+    if max is None:
+        return piecewise(b, h, (min,), (0.0, 1.0), (min, 0.0))
+    if min is None:
+        return piecewise(b, h, (max,), (1.0, 0.0), (0.0, max))
+    return hardtanh(b, h, min, max)
+
+
+def clamp_max(b: Builder, h: Feature, max: Any) -> Feature:
+    """`torch.clamp_max`."""
+    return clamp(b, h, None, max)
 
 
 def max_pool(
@@ -100,9 +135,9 @@ def max_pool(
     """`F.max_pool1d`, `F.max_pool2d`."""
     if return_indices:
         b.refuse(" with return_indices=True, which is not supported")
-    spatial = _spatial(b, h)
-    kernel, padding, dilation = (_each(v, spatial) for v in (kernel_size, padding, dilation))
-    stride = kernel if stride is None or stride == [] or stride == () else _each(stride, spatial)
+    spatial = spatial_dimensions(b, h)
+    kernel, padding, dilation = (for_each(v, spatial) for v in (kernel_size, padding, dilation))
+    stride = kernel if stride is None or stride == [] or stride == () else for_each(stride, spatial)
     zeros = torch.zeros(1, *h.shape, dtype=torch.float64, device=b.device)
     pool = getattr(F, f"max_pool{spatial}d")
     shape = tuple(pool(zeros, kernel, stride, padding, dilation, ceil_mode).shape[1:])
@@ -113,7 +148,7 @@ def max_pool(
 def adaptive_max_pool(b: Builder, h: Feature, output_size: Any, return_indices: bool = False) -> Feature:
     """`F.adaptive_max_pool1d`, `F.adaptive_max_pool2d`, where the sizes divide."""
     inputs = h.shape[1:]
-    outputs = [n if size is None else size for n, size in zip(inputs, _each(output_size, len(inputs)), strict=True)]
+    outputs = [n if size is None else size for n, size in zip(inputs, for_each(output_size, len(inputs)), strict=True)]
     if any(n % size for n, size in zip(inputs, outputs, strict=True)):
         b.refuse(f" from {inputs} to {tuple(outputs)}, which is supported only where the sizes divide; use MaxPool")
     kernel = tuple(n // size for n, size in zip(inputs, outputs, strict=True))
@@ -131,7 +166,7 @@ def maxout(b: Builder, h: Feature, pieces: int) -> Feature:
 
 def amax(b: Builder, h: Feature, dim: Any = (), keepdim: bool = False) -> Feature:
     """`torch.amax`."""
-    dims = _dims(b, h, dim)
+    dims = dimensions(b, h, dim)
     index = b.numbered(h)[0].long()
     size = math.prod(h.shape[d - 1] for d in dims)
     windows = index.movedim([d - 1 for d in dims], list(range(-len(dims), 0))).reshape(-1, size)
@@ -198,32 +233,3 @@ def _windows(
     count = (members > 0).sum(1, keepdim=True)
     last = members.gather(1, count - 1)
     return torch.where(members > 0, members, last) - 1
-
-
-def _options_last(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], h: Tensor) -> Tensor:
-    return getattr(F, name)(h, *args, **kwargs)
-
-
-def _reduce(name: str, dims: tuple[int, ...], keepdim: bool, h: Tensor) -> Tensor:
-    return getattr(torch, name)(h, dims, keepdim)
-
-
-def _dims(b: Builder, h: Feature, dim: Any) -> tuple[int, ...]:
-    """Dimensions counted with the batch, from the front."""
-    every = len(h.shape) + 1
-    listed = (dim,) if isinstance(dim, int) else tuple(dim or range(every))
-    dims = tuple(sorted(d % every for d in listed))
-    if 0 in dims:
-        b.refuse(" reduces over the batch; name the dimensions after it, dim=1 and so on")
-    return dims
-
-
-def _each(value: Any, count: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, tuple | list) else (value,)
-    return values * count if len(values) == 1 else values
-
-
-def _spatial(b: Builder, h: Feature) -> int:
-    if len(h.shape) not in (2, 3):
-        b.refuse(f" takes features (channels, length) or (channels, height, width), but is given {h.shape}")
-    return len(h.shape) - 1

@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from girih.errors import GirihError, ModelFileError, UnsupportedLayerError
-from girih.networks.archive import _TYPES, Archive
-from girih.networks.outputs import SIZES, parts_of
-from girih.networks.registry import ATEN, CALLS, MOVES
+from girih.networks.graph_walk import ATEN, CALLS, MOVES
+from girih.networks.pt2_archive import _TYPES, Archive
+from girih.networks.torch_graph import SIZES, parts_of
 
 _SCHEMA = 8  # the major version of the format, the same from torch 2.6 on
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)\Z")
