@@ -19,8 +19,8 @@ from girih.geometry.spectrum import RANK_TOLERANCE
 from girih.inference.pieces import Pieces
 from girih.inference.tree import Leaves
 from girih.partition import Partition
-from girih.partition.growing import Array, ragged
-from girih.partition.line_cells import LineCells
+from girih.partition.intervals import LineCells
+from girih.partition.memory import Array, ragged
 from girih.partition.polytope_cells import PolytopeCells
 
 _ROUNDING = 1e-13  # of squared distances, which are differences

@@ -18,7 +18,7 @@ from torch import Tensor
 from girih.geometry.pieces import Images, Rows
 from girih.inference.tree import Gap, Level, Tree
 from girih.partition import Partition
-from girih.partition.growing import ragged
+from girih.partition.memory import ragged
 
 if TYPE_CHECKING:
     from girih.inference.pieces import Pieces

@@ -24,7 +24,7 @@ from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entr
 from girih.networks import Trace
 from girih.networks.following import Followed, Snapshot
 from girih.partition import Partition
-from girih.partition.line_cells import LineCells
+from girih.partition.intervals import LineCells
 
 # The share of each p(x) that may be left out, unless told otherwise.
 TOL = 1e-10

@@ -31,8 +31,8 @@ from girih.gaussian.polyhedron import (
     tilted_polyhedron_moments,
 )
 from girih.gaussian.polyhedron_sample import sample_polyhedra
-from girih.partition.growing import ragged
-from girih.partition.polygons import boundary, volumes
+from girih.partition.measures import boundary, volumes
+from girih.partition.memory import ragged
 from girih.partition.polytope_cells import PolytopeCells
 
 # Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from girih.inference.pieces import Pieces
-from girih.partition.growing import Array, ragged
+from girih.partition.memory import Array, ragged
 
 _STEP = 3  # depths between levels: a node has about 8 children
 _NARROW = 24  # images of more dimensions are projected for the search

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from girih._arrays import as_tensor, check_finite
 from girih.errors import ParameterError, ShapeError
-from girih.partition.growing import Array
+from girih.partition.memory import Array
 
 
-def interval(domain: Any) -> tuple[float, float]:
+def interval(domain: object) -> tuple[float, float]:
     """The ends of a domain for S = 1."""
     if domain is None:
         return (-math.inf, math.inf)
@@ -26,7 +25,7 @@ def interval(domain: Any) -> tuple[float, float]:
     return low, high
 
 
-def halfspaces(domain: Any, dim: int) -> tuple[Array, Array] | None:
+def halfspaces(domain: object, dim: int) -> tuple[Array, Array] | None:
     """The half-spaces `H z <= h` of a domain for S >= 2.
 
     Args:

@@ -16,8 +16,8 @@ from girih._options import whole
 from girih.errors import ShapeError
 from girih.networks import Jet, Trace, trace
 from girih.networks.steps import AffineStep, KinkStep, MaxStep
-from girih.partition.facets import Inner, across, deepest, irredundant
-from girih.partition.growing import Array
+from girih.partition.linear_programs import Inner, across, deepest, irredundant
+from girih.partition.memory import Array
 
 _EPS = float(np.finfo(np.float64).eps)
 _ROUNDING = 64 * _EPS  # of one affine step, relative to the size of its terms

@@ -10,8 +10,8 @@ import torch
 from girih.gaussian.nearest import polyhedron_nearest
 from girih.gaussian.polygon import polygon_log_mass
 from girih.gaussian.polyhedron import polyhedron_log_mass
-from girih.partition.growing import Array, ragged
-from girih.partition.polytopes import IDEAL, Complex
+from girih.partition.complex import IDEAL, Complex
+from girih.partition.memory import Array, ragged
 
 _ROUNDING = 1e-12  # of a point inside a set, as a part of its distance from the origin
 
