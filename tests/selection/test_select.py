@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 import girih
 from girih.errors import EmptyDataError, LatentDimensionError, NonFiniteError, ParameterError
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 from girih.selection import Candidate, Row
 from girih.selection.baselines import factor_parameters
 from girih.selection.fitting import Outcome

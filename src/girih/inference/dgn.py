@@ -13,21 +13,20 @@ from girih._arrays import as_rows, as_tensor, bare, in_transform, outside_transf
 from girih._options import real
 from girih.errors import DerivativeError, NonFiniteError, ParameterError
 from girih.inference import noise as gaussian_noise
-from girih.inference.estep import Evidence, chunks, expect
 from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
-from girih.inference.limits import check_latent_dim
-from girih.inference.line_posterior import LinePosterior
-from girih.inference.model import Cells, Intervals, Model
-from girih.inference.pieces import Pieces
-from girih.inference.polytope_posterior import PolytopePosterior
+from girih.inference.line import Line
+from girih.inference.model import AffinePieces, Evidence, Model, Region, check_latent_dim, chunks
+from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
+from girih.inference.statistics import expect
 from girih.networks import Trace
 from girih.networks.following import Followed, Snapshot
 from girih.partition import Partition
-from girih.partition.intervals import LineCells
 
 # The share of each p(x) that may be left out, unless told otherwise.
 TOL = 1e-10
+
+_REGIONS: dict[int, Callable[[Partition, Tensor], Region]] = {1: Line, 2: Polytopes, 3: Polytopes}
 
 
 class DGN(nn.Module):
@@ -145,7 +144,7 @@ class DGN(nn.Module):
                     "the last layer of the network has weights that are not finite; reload the network, or train it "
                     "with smaller steps"
                 )
-            cells = Cells(partition.piece_origins, value, slope, _region(partition, prior))
+            cells = AffinePieces(partition.piece_origins, value, slope, _REGIONS[traced.latent_dim](partition, prior))
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
@@ -160,9 +159,7 @@ class DGN(nn.Module):
     def posterior(self, x: Any) -> Posterior:
         """The exact posteriors `p(z | x_n)` of a batch `(N, D)`; NaN entries of x are missing."""
         model, rows = self.model(), self.rows(x).detach()
-        if self.latent_dim == 1:
-            return LinePosterior(model, rows)
-        return PolytopePosterior(model, self.trace.frozen(), rows)
+        return model.cells.region.posterior(model, self.trace, rows)
 
     def elbo(self, x: Any, q: GaussianQ) -> Tensor:
         r"""The evidence lower bound `E_q[log p(x, z)] + H(q)` in nats, `(N,)`, exact for a Gaussian q.
@@ -413,11 +410,3 @@ def _check_tol(tol: Any) -> float:
     if value >= 1.0:
         raise ParameterError(f"tol is the share of p(x) that may be left out, and must be below 1; got {value:g}")
     return value
-
-
-def _region(partition: Partition, prior: Tensor) -> Intervals | Pieces:
-    if isinstance(partition.cells, LineCells):
-        lower, upper = partition.bounds
-        origin = partition.piece_origins[:, 0]
-        return Intervals(lower - origin, upper - origin)
-    return Pieces(partition.cells, torch.linalg.cholesky(prior))

@@ -25,9 +25,8 @@ from torch._C import _functorch
 
 from girih.errors import DerivativeError
 from girih.inference import noise as gaussian_noise
-from girih.inference.estep import Evidence, chunks, evidence, expect
-from girih.inference.model import Model
-from girih.inference.statistics import Statistics, accumulate
+from girih.inference.model import Evidence, Model, chunks
+from girih.inference.statistics import Statistics, accumulate, evidence, expect
 
 _IN_PARAMETERS = (
     "second derivatives of log p(x) that involve the parameters (network, noise, prior) are not available, only those "

@@ -10,7 +10,7 @@ from typing import Any
 from girih._options import whole
 from girih.em.estimator import NOISES
 from girih.errors import ParameterError
-from girih.inference.limits import check_latent_dim
+from girih.inference import check_latent_dim
 
 DGN_MODEL = "DGN"
 BASELINES = ("GaussianMixture", "FactorAnalysis")
