@@ -19,7 +19,7 @@ from girih.partition.polytope_cells import PolytopeCells
 from girih.partition.subdivision import Cut, Subdivision
 
 
-def partition_tensors(part: Partition) -> tuple[dict[str, Tensor], dict[str, int]]:
+def partition_tensors(part: Partition) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The tensors of a partition, without its network, and the numbers that go with them."""
     tensors, flags = part.cells.tensors()
     return {"prior": part.prior_covariance, **tensors}, {"latent_dim": part.latent_dim, **flags}
