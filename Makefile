@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT := girih-out
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test fuzz check docs clean
+.PHONY: demo test papers fuzz check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/girih fit circle --out $(OUT)/circle
@@ -17,6 +17,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
+# The reproductions of the papers, a package of its own: what `girih reproduce` runs.
+papers: $(VENV)/.installed
+	@echo "$(BIN)/girih reproduce --list"
+
 # The laws on many more random cases than in `make test`: minutes, see docs/reliability.md.
 fuzz: $(VENV)/.installed
 	GIRIH_FUZZ=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz --numprocesses auto
@@ -25,19 +29,19 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet --doctest-modules src/girih
+	$(BIN)/python -m pytest --quiet --doctest-modules src/girih papers/src
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/build/html
 	@echo "Open docs/build/html/index.html"
 
 clean:
-	rm -rf build dist docs/build $(OUT) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
-	find src tests -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf build dist docs/build $(OUT) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info papers/build papers/src/*.egg-info
+	find src tests papers -name __pycache__ -type d -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml papers/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]" --editable ./papers
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
+
+from girih._papers import papers
 
 if TYPE_CHECKING:
     from girih import (
         datasets,
         em,
         errors,
-        experiments,
         flows,
         gan,
         gaussian,
@@ -42,7 +44,6 @@ __all__ = [
     "datasets",
     "em",
     "errors",
-    "experiments",
     "flows",
     "gan",
     "gaussian",
@@ -85,6 +86,11 @@ def __getattr__(name: str) -> Any:
         return value
     if name in __all__:
         return importlib.import_module(f"girih.{name}")
+    if name == "experiments":
+        package = papers()
+        message = "girih.experiments is a package of its own now: import girih_papers instead"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return package
     raise AttributeError(f"module 'girih' has no attribute {name!r}")
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_datasets(girih):
 
 
 def test_reproduce_lists(girih):
-    from girih.experiments import registry
+    from girih_papers import registry
 
     assert girih("reproduce", "--list", "--json").json == {"reproductions": registry.names()}
     assert all(name in girih("reproduce", "--list").out for name in registry.names())
@@ -71,11 +72,12 @@ def test_reproduce_lists(girih):
 @pytest.fixture
 def stand_in(monkeypatch):
     """A registry whose only reproduction writes two files."""
-    from girih.experiments import registry
+    from girih_papers import registry
 
     calls = []
 
-    def run(name, out, quick, seed, progress, changes):
+    def run(name, out, quick, seed, progress, changes, home):
+        assert home == Path("o") or home == Path("girih-out/em-circle")
         calls.append((name, quick, seed, changes))
         warnings.warn("slow today", stacklevel=1)
         result = {"nll": 0.5, "curve": [1.0, float("nan")]}
@@ -101,6 +103,13 @@ def test_reproduce(girih, stand_in):
     assert done.err == "note: slow today\n"
     shown = girih("reproduce", "em-circle").out
     assert "Numbers:  girih-out/em-circle/result.json" in shown and re.search(r"nll +0.5", shown)
+
+
+def test_reproduce_says_how_to_install_the_papers(girih, monkeypatch):
+    monkeypatch.setitem(sys.modules, "girih_papers", None)  # as if it were not installed
+    for arguments in (["--list"], ["em-circle"]):
+        done = girih("reproduce", *arguments)
+        assert done.code == 2 and "`make papers`" in done.error and "`pip install ./papers`" in done.error
 
 
 def test_reproduce_with_other_settings(girih, stand_in):

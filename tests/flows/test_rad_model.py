@@ -229,7 +229,7 @@ def test_a_bad_flow_is_refused(build, error, message):
 
 def test_torch_keeps_its_checks():
     script = (
-        "import torch, girih.flows; from girih.experiments import rivals\n"
+        "import torch, girih.flows; from girih_papers import rivals\n"
         "try: torch.distributions.Normal(0.0, -1.0)\n"
         "except ValueError: print('checked')"
     )

@@ -203,6 +203,14 @@ def test_log_p_after_a_change_is_that_of_a_fresh_model(kind, change):
     assert check(made, CHANGES[change], 0) <= 1e-10
 
 
+def runs(made: nn.Sequential) -> bool:
+    try:
+        made(torch.ones(1, made[0].in_features, dtype=made[0].weight.dtype))
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
 @pytest.mark.fuzz
 def test_log_p_after_many_changes_is_that_of_a_fresh_model():
     """Several changes one after the other, S = 1, 2: nothing is kept from any of them."""
@@ -220,7 +228,12 @@ def test_log_p_after_many_changes_is_that_of_a_fresh_model():
             except (RuntimeError, ValueError, KeyError, AttributeError, TypeError):
                 continue  # torch refuses some changes after others
             made.eval()
-            fresh = girih.DGN(made, noise=0.1)().log_prob(X[:2])
+            try:
+                fresh = girih.DGN(made, noise=0.1)().log_prob(X[:2])
+            except girih.errors.UnsupportedLayerError as error:
+                # torch leaves modules behind that no longer run, or whose hooks put back what was set to None
+                assert not runs(made) or "differs from the module" in str(error), (case, kind, name, step)
+                break
             assert same(kept.log_prob(X[:2]), fresh), (case, kind, name, step)
             posterior = dgn.posterior(X[:2])  # adds up in another order
             assert torch.allclose(posterior.log_evidence, fresh, rtol=1e-11), (case, kind, name, step)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
+from girih._papers import papers
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import Json, Out, Seed
 from girih.cli.terminal import CommandError, Terminal, command
@@ -40,8 +43,7 @@ def reproduce(
     Runs of training that a reproduction is made of are kept in the output folder: if it is stopped, the same command
     goes on with what is missing.
     """
-    from girih.experiments import registry
-
+    registry = _registry()
     terminal = Terminal(as_json)
     known = registry.names()
     if list_ or name is None:
@@ -61,13 +63,23 @@ def reproduce(
     results = OutputFolder(folder, "reproduce", (_RESULT,))
     terminal.say(f"{name}: {known[name]}", style="bold")
     with results.results() as stage:
-        result = registry.run(name, stage, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes)
+        result = registry.run(
+            name, stage, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes, home=folder
+        )
         pictures = sorted(path.name for path in stage.glob("*.png"))
     _show(terminal, result)
     terminal.say(f"Numbers:  {folder / _RESULT}")
     if pictures:
         terminal.say(f"Pictures: {folder} ({', '.join(pictures)})")
     terminal.result({"name": name, "out": str(folder), "pictures": pictures, "result": result})
+
+
+def _registry() -> ModuleType:
+    """The reproductions, which are installed apart."""
+    try:
+        return importlib.import_module(f"{papers().__name__}.registry")
+    except ImportError as error:
+        raise CommandError(str(error)) from None
 
 
 def _changes(texts: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ _LIMITS = {"thrift_string_size_limit": 100_000_000, "thrift_container_size_limit
 
 
 def read_parquet(path: Path, memory: float) -> pd.DataFrame:
-    """The table of a parquet file; columns of text stay packed, as categories.
+    """The table of a parquet file; columns of text stay packed, as categories, and of lists only the kind is told.
 
     Raises:
         DataSourceError: it is damaged, or claims more rows than `memory` allows.
@@ -25,11 +25,17 @@ def read_parquet(path: Path, memory: float) -> pd.DataFrame:
     """
     try:
         with pq.ParquetFile(path, **_LIMITS) as file:
-            check_rows(path, _shape(file.metadata), memory)
-            texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+            shape = _shape(file.metadata)
+            check_rows(path, shape, memory)
+            schema = file.schema_arrow
+        texts = [field.name for field in schema if _is_text(field.type)]
+        nested = {field.name: str(field.type)[:40] for field in schema if pa.types.is_nested(field.type)}
         # a text that is repeated a million times takes a few bytes in the file
         with pq.ParquetFile(path, read_dictionary=texts, **_LIMITS) as file:
-            return file.read().to_pandas()
+            table = file.read([name for name in schema.names if name not in nested]).to_pandas()
+        for name, kind in nested.items():  # lists hold more values than there are rows: as many as they like
+            table[name] = pd.Categorical.from_codes([0] * shape[0], [kind])
+        return table[schema.names]
     except GirihError:
         raise
     except (ValueError, LookupError, OverflowError, RuntimeError, TypeError, pa.ArrowException) as error:
@@ -37,13 +43,11 @@ def read_parquet(path: Path, memory: float) -> pd.DataFrame:
 
 
 def _shape(about: pq.FileMetaData) -> tuple[int, int]:
-    """Rows and columns, by what the parts say as well: lists may hold more values than there are rows."""
-    parts = [about.row_group(i) for i in range(about.num_row_groups)]
-    rows = sum(part.num_rows for part in parts)
+    """Rows and columns. Single columns are not asked about: where the footer is damaged there, pyarrow aborts."""
+    rows = sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
     if rows != about.num_rows:
         raise ValueError(f"its parts hold {rows:,} rows, and its footer claims {about.num_rows:,}")
-    most = sum(max((part.column(i).num_values for i in range(part.num_columns)), default=0) for part in parts)
-    return max(rows, most), about.num_columns
+    return rows, about.num_columns
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -3,6 +3,8 @@
 `RAD` has real and discrete latents, `RealNVP` is its rival; both are `Flow`s, which mix folds with zuko's transforms.
 Called, optionally with a context, each gives a `FlowDistribution`.
 
+`make_fold`, `knots`, `lines`, `piece_of`, `tied_logits` and `log_gate` are the parts of a fold, for maps of one's own.
+
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
@@ -15,9 +17,11 @@ from girih.flows.dgn import DGNFlow
 from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
 from girih.flows.fitting import FlowRun, fit_flow
 from girih.flows.flow import Flow
+from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
 from girih.flows.fold_transform import Folded, FoldTransform
+from girih.flows.gate import log_gate, tied_logits
 from girih.flows.push_forward import Latents, PushForward
-from girih.flows.rad import RAD
+from girih.flows.rad import RAD, couplings
 from girih.flows.realnvp import RealNVP
 from girih.flows.scaling import Standardise, Whiten
 from girih.flows.square_net import square_net
@@ -30,6 +34,7 @@ __all__ = [
     "Flow",
     "FlowDistribution",
     "FlowRun",
+    "Fold",
     "FoldTransform",
     "Folded",
     "Latents",
@@ -40,6 +45,13 @@ __all__ = [
     "Standardise",
     "Step",
     "Whiten",
+    "couplings",
     "fit_flow",
+    "knots",
+    "lines",
+    "log_gate",
+    "make_fold",
+    "piece_of",
     "square_net",
+    "tied_logits",
 ]

@@ -80,7 +80,7 @@ def make_fold(log_slopes: Tensor, half_width: Tensor) -> Fold:
 
     Example:
         >>> import torch
-        >>> from girih.flows.fold import knots, make_fold
+        >>> from girih.flows import knots, make_fold
         >>> fold = make_fold(torch.tensor([1.0, 2.0, 4.0]).log(), torch.tensor([1.0]))
         >>> fold.height.item(), fold.halves.tolist(), knots(fold).tolist()
         (2.0, [2.0, 1.0, 0.5], [-1.0, 1.0])
@@ -115,7 +115,7 @@ def piece_of(x: Tensor, fold: Fold) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from girih.flows.fold import make_fold, piece_of
+        >>> from girih.flows import make_fold, piece_of
         >>> fold = make_fold(torch.zeros(3), torch.tensor([1.0]))
         >>> piece_of(torch.tensor([[-5.0], [0.0], [1.5]]), fold).tolist()
         [[0], [1], [2]]

@@ -77,7 +77,7 @@ def tied_logits(u: Tensor, ends: Tensor, free: Tensor, half_width: Tensor) -> Te
 
     Example:
         >>> import torch
-        >>> from girih.flows.gate import tied_logits
+        >>> from girih.flows import tied_logits
         >>> one, ends, free = torch.tensor([1.0]), torch.tensor([0.3, 0.7]), torch.tensor([5.0, 6.0, 7.0])
         >>> lower, upper = tied_logits(-one, ends, free, one), tied_logits(one, ends, free, one)
         >>> bool(lower[1] == lower[2]), bool(upper[0] == upper[1])

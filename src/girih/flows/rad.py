@@ -70,7 +70,21 @@ class RAD(Flow):
 
 
 def couplings(build: Any, features: int, transforms: int, randmask: bool, seed: int | None) -> list[Any]:
-    """Layers for alternating masks, built within a random state of their own if a seed is given."""
+    """Layers for alternating masks, built within a random state of their own if a seed is given.
+
+    Args:
+        build: takes the features that a layer keeps, `(D,)` booleans, and gives the layer: a `RADCoupling`, or a
+            coupling of zuko.
+        features: D.
+        transforms: how many layers.
+        randmask: draw which features are kept, instead of every other one.
+        seed: of the masks and of the weights of the layers.
+
+    Example:
+        >>> from girih.flows import couplings
+        >>> couplings(lambda mask: mask.int().tolist(), 3, 2, randmask=False, seed=0)
+        [[0, 1, 0], [1, 0, 1]]
+    """
     if seed is not None:
         with own_random_state(whole(seed, "seed", None), torch.device("cpu")):
             return couplings(build, features, transforms, randmask, None)

@@ -1,0 +1,169 @@
+"""Pictures of a comparison, put together from `girih.plots`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from PIL import Image
+
+from girih.plots import BLUE, CYCLE, GREY, VERMILLION, new_figure, plot_training_curves, styled
+from girih_papers.arrays import Array, curve_latents, generate
+from girih_papers.comparison import EMS, PAPER_VAES, RESTARTS, SAME_START, TUNED, WEIGHT_PRIOR, by_label
+from girih_papers.files import whole_file
+from girih_papers.methods import Outcome
+
+# The order fixes the colours: as in the paper, blue, red and green for the VAEs and black for EM.
+ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS, WEIGHT_PRIOR)
+_WIDE = 7.2
+_PRINT_DPI = 130
+_GRID = 300
+_TICKS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
+
+# Pixels this far outside [0, 1] are drawn in colour.
+BEYOND = 0.5
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write a PNG with a palette of 256 colours, which is a third of the size, atomically; returns its name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=_PRINT_DPI, format="png")
+    with Image.open(buffer) as image, whole_file(path) as temporary:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
+    return path.name
+
+
+@styled
+def nll_figure(
+    outcomes: Sequence[Outcome], references: dict[str, float], limits: tuple[float, float] | None = None
+) -> Figure:
+    """Exact NLL against steps and against seconds of training, median and range of the runs of each method.
+
+    The scale is logarithmic if the limits leave only positive values.
+    """
+    figure = new_figure(_WIDE, 3.4)
+    left, right = figure.subplots(1, 2, sharey=True)
+    logy = limits is not None and min(limits[0], *(run.best_nll for run in outcomes)) > 0.0
+    clocks = {"step": "EM iterations or gradient steps", "seconds": "seconds of training"}
+    for ax, (clock, label) in zip((left, right), clocks.items(), strict=True):
+        curves = _aligned(outcomes, clock, "nll")
+        plot_training_curves(curves, label, ax=ax, logx=True, logy=logy, references=references)
+        if limits is not None:
+            ax.set_ylim(limits)
+        if logy:
+            ax.yaxis.set_major_locator(FixedLocator(_TICKS))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.yaxis.set_minor_locator(NullLocator())
+    right.set_ylabel("")
+    left.set_ylabel("exact NLL (nats per row)")
+    _shared_legend(figure, (left, right))
+    return figure
+
+
+@styled
+def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """KL(q || posterior) of the VAEs against steps: median and range of the runs of each."""
+    figure = new_figure(4.6, 3.2)
+    ax = figure.add_subplot()
+    vaes = [run for run in outcomes if "kl" in run.history]
+    curves = {label: (x, np.maximum(y, _LEAST_KL)) for label, (x, y) in _aligned(vaes, "step", "kl").items()}
+    plot_training_curves(curves, "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True, logy=True)
+    _recolour(ax, TUNED)
+    _shared_legend(figure, (ax,))
+    return figure
+
+
+@styled
+def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> Figure:
+    """g(z) over the rows: a line of panels for each method, a column for each of the first runs."""
+    groups = by_label(outcomes)
+    labels = [label for label in (*EMS, *PAPER_VAES, TUNED) if label in groups]
+    columns = min(columns, min(len(groups[label]) for label in labels))
+    low, high = rows.min(0), rows.max(0)
+    margin = 0.12 * (high - low).max()
+    size = (high - low) + 2.0 * margin
+    width = min(1.7 if size[0] > 1.5 * size[1] else 1.2, (_WIDE - 0.4) / columns)
+    figure = new_figure(0.45 + width * columns, (width * size[1] / size[0] + 0.2) * len(labels) + 0.35)
+    axes = figure.subplots(len(labels), columns, squeeze=False)
+    for line, label in zip(axes, labels, strict=True):
+        for ax, run in zip(line, groups[label], strict=False):
+            draw_manifold(ax, run, rows)
+            ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
+            ax.set_title(f"NLL {run.nll:.3f}", fontsize=7.0, pad=2.0)
+        line[0].set_ylabel(label.replace(", ", ",\n"), fontsize=7.5)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_manifold(ax: Axes, run: Outcome, rows: Array) -> None:
+    """One panel: rows, the curve between the outer 0.1% of the prior, and its kinks."""
+    dgn = run.dgn
+    z, limits = curve_latents(dgn, 400)
+    curve, kinks = generate(dgn, z), generate(dgn, limits) if len(limits) else np.empty((0, 2))
+    ax.scatter(rows[:, 0], rows[:, 1], s=2.0, color=GREY, lw=0, alpha=0.6, label="rows")
+    ax.plot(curve[:, 0], curve[:, 1], color=BLUE if run.kind == "em" else VERMILLION, lw=1.2, label="g(z)")
+    ax.scatter(kinks[:, 0], kinks[:, 1], s=5.0, color="black", lw=0, zorder=3, label="cell limits")
+    ax.set_aspect("equal")
+    ax.set(xticks=[], yticks=[])
+
+
+def _aligned(outcomes: Sequence[Outcome], clock: str, value: str) -> dict[str, tuple[Array, Array]]:
+    """Each method's curves on one logarithmic grid; a run that has ended keeps its last value.
+
+    Before a run's first value there is none: EM with restarts has its first after the trials.
+    """
+    groups = by_label(outcomes)
+    out = {}
+    for label in (label for label in ORDER if label in groups):
+        curves = [(run.history[clock], run.history[value]) for run in groups[label]]
+        first = min(next((t for t in x if t > 0), 1.0) for x, _ in curves)
+        last = max(max(float(x[-1]) for x, _ in curves), first * 1.001)
+        grid = np.geomspace(first, last, _GRID)
+        out[label] = (grid, np.stack([np.interp(grid, x, y, left=np.nan) for x, y in curves]))
+    return out
+
+
+def _recolour(ax: Axes, label: str) -> None:
+    """Give a line and its band the style that they have where the methods of `ORDER` are all drawn."""
+    style = CYCLE[ORDER.index(label)]
+    for i, line in enumerate(ax.lines):
+        if line.get_label() == label:
+            line.set(**style)
+            bands = ax.collections
+            if i < len(bands) - 1:  # the last band is the legend's
+                bands[i].set_facecolor(style["color"])
+
+
+def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below the figure instead of one in each panel."""
+    for ax in axes:
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    first = [label for label in EMS if label in handles]
+    labels = first + [label for label in handles if label not in first]
+    columns = 4 if figure.get_figwidth() > 5 else 2
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+
+
+def draw_images(ax: Axes, images: Array, shape: tuple[int, ...]) -> None:
+    """Images side by side; white is 0 and black is 1 everywhere, so that what leaves the range of the data shows."""
+    gap = 2
+    sheet = np.full((shape[0], len(images) * (shape[1] + gap) - gap), np.nan)
+    for i, image in enumerate(images):
+        left = i * (shape[1] + gap)
+        sheet[:, left : left + shape[1]] = image.reshape(shape)
+    colours = matplotlib.colormaps["gray_r"].with_extremes(bad="#FFFFFF", over="#7A0000", under="#CFE3F1")
+    slightly = (sheet > -BEYOND) & (sheet < 1.0 + BEYOND)
+    ax.imshow(np.where(slightly, sheet.clip(0.0, 1.0), sheet), cmap=colours, vmin=0.0, vmax=1.0)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,204 @@
+"""Beyond the papers: the latent plane of ten digits, with its cells, exact posteriors and decoded images."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import KNeighborsClassifier
+
+from girih.em import DGNEstimator
+from girih.inference import DGN
+from girih.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    draw_classes,
+    draw_prior,
+    new_figure,
+    plot_cells,
+    plot_image_manifold,
+    styled,
+)
+from girih_papers.arrays import Array, to_array
+from girih_papers.density_race import dequantised_mnist
+from girih_papers.figures import draw_images, save
+from girih_papers.progress import Progress
+
+_HIDDEN, _TRAIN, _HELD_OUT, _ITERATIONS = (32,), 1000, 1000, 60
+_SHAPE = (28, 28)
+_NEIGHBOURS = 5
+_PANELS = 6
+_DRAWS = 4000
+_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, ORANGE, PURPLE)
+_SHARES = np.array([0.5, 0.9, 0.99])  # of a posterior, in the regions that are drawn
+
+Window = tuple[tuple[float, float], tuple[float, float]]
+
+
+def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
+    """Run it; returns the body of `result.json`."""
+    hidden, train, fresh, iterations = ((8,), 100, 60, 3) if quick else (_HIDDEN, _TRAIN, _HELD_OUT, _ITERATIONS)
+    X, labels = dequantised_mnist(seed)
+    rows, held_out = slice(0, train), slice(train, train + fresh)
+    est = DGNEstimator(
+        latent_dim=2,
+        hidden=hidden,
+        max_iter=iterations,
+        tol=1e-4,
+        n_init=1,
+        weight_prior=("gaussian", 1.0),
+        random_state=seed,
+    )
+    bar = Progress("mnist-latent-plane", 3, 0, progress)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            est.fit(X[rows])
+        dgn = est.dgn_
+        bar.show(1, f"{len(dgn.partition)} cells")
+        posterior, new = dgn.posterior(X[rows]), dgn.posterior(X[held_out])
+        means, means_new = to_array(posterior.mean), to_array(new.mean)
+        bar.show(2, "posteriors")
+        shown = _spread(X[held_out], means_new, new)
+        figures = [
+            save(_plane(dgn, means, labels[rows]), out / "plane.png"),
+            save(_posteriors(dgn, X[held_out][shown], labels[held_out][shown]), out / "posteriors.png"),
+            save(_images(dgn), out / "images.png"),
+        ]
+        bar.show(3, "figures")
+    finally:
+        bar.close()
+    pca = PCA(2).fit(X[rows])
+    masses = to_array(dgn.partition.prior_mass)
+    probs = new.cell_probs().coalesce()
+    return {
+        "nll": -float(posterior.log_evidence.mean()),
+        "held_out_nll": -float(new.log_evidence.mean()),
+        "left_out_at_most": float(torch.cat((posterior.left_out, new.left_out)).max()),
+        "noise_deviation": float(dgn.noise.detach()) ** 0.5,
+        "cells": len(masses),
+        "cells_with_a_thousandth_of_the_prior": int((masses > 1e-3).sum()),
+        "cells_in_a_posterior": float((probs.values() > 1e-3).sum() / fresh),
+        "accuracy_of_neighbours": _accuracy(means, labels[rows], means_new, labels[held_out]),
+        "accuracy_of_neighbours_pca": _accuracy(
+            pca.transform(X[rows]), labels[rows], pca.transform(X[held_out]), labels[held_out]
+        ),
+        "em_largest_rise": float(max(0.0, np.diff(est.nll_curve_).max(initial=0.0))),
+        "settings": {
+            "rows": train,
+            "held_out_rows": fresh,
+            "generator": [2, *hidden, X.shape[1]],
+            "em_iterations": iterations,
+            "weight_prior": ["gaussian", 1.0],
+            "neighbours": _NEIGHBOURS,
+            "seeds": [seed],
+        },
+        "figures": figures,
+    }
+
+
+def _accuracy(points: Array, labels: Any, new: Array, truth: Any) -> float:
+    """How often the nearest neighbours in the plane have the class of a row held out."""
+    return float(KNeighborsClassifier(_NEIGHBOURS).fit(points, labels).score(new, truth))
+
+
+def _spread(X: Array, means: Array, posterior: Any) -> Any:
+    """Rows held out to draw: from the most certain to the least certain one, by posterior entropy."""
+    order = np.argsort(to_array(posterior.entropy()), kind="stable")
+    return order[np.linspace(0.02 * len(X), 0.98 * len(X) - 1, _PANELS).round().astype(int)]
+
+
+@styled
+def _plane(dgn: DGN, means: Array, labels: Any) -> Figure:
+    """Cells in pale tints, and each row as its digit at its posterior mean."""
+    part = dgn.partition
+    figure = new_figure(6.4, 6.4)
+    ax = figure.add_subplot()
+    plot_cells(part, ax, span=_view(to_array(dgn.prior), means))
+    (cells,) = ax.collections
+    rgba = np.asarray(cells.get_facecolor()).copy()
+    rgba[:, :3] = 0.55 + 0.45 * rgba[:, :3]  # paler, so that the digits stand out
+    cells.set(linewidths=0.15, edgecolors="#999999", facecolors=rgba)
+    draw_prior(ax, to_array(dgn.prior))
+    draw_classes(ax, means, labels)
+    ax.set(xlabel="latent $z_1$", ylabel="latent $z_2$")
+    ax.set_title(f"{len(part)} cells; each training row as its digit at E[z | x]; prior: 1, 2, 3 standard deviations")
+    return figure
+
+
+def _view(prior: Array, means: Array) -> Window:
+    """A square window around the rows and 2.5 deviations of the prior."""
+    reach = 2.5 * np.sqrt(prior.diagonal())
+    low, high = np.minimum(means.min(0), -reach), np.maximum(means.max(0), reach)
+    middle, half = 0.5 * (low + high), 0.54 * float((high - low).max())
+    return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
+
+
+@styled
+def _posteriors(dgn: DGN, rows: Array, labels: Any) -> Figure:
+    """Rows, what the generator makes of their posterior mean, and contours of their exact posteriors."""
+    figure = new_figure(7.2, 4.2)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.9, 1.0))
+    left, right = panels
+    ax = left.add_subplot()
+    posterior = dgn.posterior(rows)
+    draws = to_array(posterior.sample((_DRAWS,), seed=0))
+    for i in range(len(rows)):
+        _contours(ax, dgn.posterior(rows[i : i + 1]), draws[:, i], _COLOURS[i])
+    mean = to_array(posterior.mean)
+    low, high = draws.reshape(-1, 2).min(0), draws.reshape(-1, 2).max(0)
+    room = 0.05 * (high - low)
+    for i, point in enumerate(mean):
+        ax.plot(*point, "o", color=_COLOURS[i], mec=BLACK, mew=0.5, ms=4.0)
+        ax.annotate(
+            f"{chr(97 + i)}", point, xytext=(4, 4), textcoords="offset points", color=BLACK, fontsize=9, weight="bold"
+        )
+    ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    ax.set(xlabel="latent $z_1$", ylabel="latent $z_2$")
+    ax.set_title("p(z | x): regions that hold 50, 90 and 99%; dots: E[z | x]")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+    with torch.no_grad():
+        decoded = to_array(dgn.trace(posterior.mean))
+    deviation = to_array(posterior.variance) ** 0.5
+    for i, line in enumerate(right.subplots(len(rows), 1)):
+        draw_images(line, np.stack((rows[i], decoded[i])), _SHAPE)
+        text = f"{chr(97 + i)}: a {labels[i]}\nsd {deviation[i, 0]:.2g}, {deviation[i, 1]:.2g}"
+        line.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.0)
+    right.supxlabel("row, g(E[z | x])", fontsize=8.0)
+    return figure
+
+
+def _contours(ax: Axes, posterior: Any, draws: Array, colour: str) -> None:
+    """The smallest regions that hold shares of one posterior."""
+    low, high = np.quantile(draws, (5e-4, 1.0 - 5e-4), axis=0)
+    room = 0.1 * (high - low)
+    x, y = (np.linspace(a, b, 300) for a, b in zip(low - room, high + room, strict=True))
+    grid = torch.as_tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 1, 2))
+    log_p = to_array(posterior.log_prob(grid)).reshape(len(y), len(x))
+    at_draws = to_array(posterior.log_prob(torch.as_tensor(draws[:, None])))[:, 0]
+    ax.contour(
+        x, y, log_p, levels=np.quantile(at_draws, 1.0 - _SHARES[::-1]), colors=colour, linewidths=(0.5, 0.8, 1.2)
+    )
+
+
+@styled
+def _images(dgn: DGN) -> Figure:
+    """g(z) at a grid of prior quantiles, in greys from 0 to 1."""
+    figure = new_figure(5.2, 5.4)
+    ax = plot_image_manifold(dgn, _SHAPE, ax=figure.add_subplot(), count=225, columns=15)
+    for image in ax.images:
+        image.set_clim(0.0, 1.0)
+    return figure

@@ -1,1 +1,0 @@
-"""One module for each reproduction of the papers; `girih.experiments.registry` lists and runs them."""
