@@ -168,7 +168,8 @@ class Pieces:
     def near(self, point: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs of points u `(n, S)` and the pieces whose boxes are within reach `(n, S)` of them, sorted by point."""
         near = ((point + reach)[:, None] >= self.low) & ((point - reach)[:, None] <= self.high)
-        return near.all(2).nonzero(as_tuple=True)
+        of_point, piece = near.all(2).nonzero(as_tuple=True)
+        return of_point, piece
 
     def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`log P(w in piece)`, `(m,)`, for a standard normal `w = root t - centre`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 
@@ -36,12 +38,12 @@ def halfspaces(domain: object, dim: int) -> tuple[Array, Array] | None:
     if domain is None:
         return None
     try:
-        first, second = domain
+        given, other = cast("Iterable[object]", domain)
     except (TypeError, ValueError):
         raise ShapeError(
             f"domain must be None, (low, high) or (H, h) with H z <= h, for S = {dim}; got {type(domain).__name__}"
         ) from None
-    first, second = as_tensor(first, "domain"), as_tensor(second, "domain")
+    first, second = as_tensor(given, "domain"), as_tensor(other, "domain")
     if first.ndim == 2:
         if first.shape[1] != dim or second.shape != (len(first),):
             raise ShapeError(
