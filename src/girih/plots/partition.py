@@ -35,8 +35,8 @@ def plot_partition(part: Partition, ax: Axes | None = None, **options: Any) -> A
     Example:
         >>> import girih
         >>> from girih.plots import plot_partition
-        >>> plot_partition(girih.Partition(girih.mlp([2, 8, 2], seed=0)), span=(-2.0, 2.0)).get_xlim()
-        (-2.0, 2.0)
+        >>> plot_partition(girih.Partition(girih.mlp([2, 8, 2], seed=0)), span=(-2.0, 2.0)).get_xlabel()
+        '$z_1$'
     """
     return (plot_line_partition if part.latent_dim == 1 else plot_cells)(part, ax=ax, **options)
 
