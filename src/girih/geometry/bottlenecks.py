@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from girih.geometry.cells import CellValues, as_cells, chunks
-from girih.geometry.spectrum import RANK_TOLERANCE, Source, triangle
+from girih.geometry.cells import CellValues, as_cells, chunks, triangle
+from girih.geometry.spectrum import RANK_TOLERANCE, Source
 from girih.networks import Trace
 from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep
 

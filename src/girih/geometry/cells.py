@@ -87,9 +87,11 @@ class Cells:
     @cached_property
     def singular_values(self) -> Tensor:
         """The singular values of every A, descending, `(R, S)`; see `girih.geometry.singular_values`."""
-        from girih.geometry.spectrum import singular_values
-
-        return singular_values(self)
+        out = torch.zeros(len(self), self.latent_dim, dtype=torch.float64, device=self.patterns.device)
+        for rows, A, _ in self.maps():
+            values = torch.linalg.svdvals(triangle(A))
+            out[rows, : values.shape[1]] = values
+        return out
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,6 +135,11 @@ class CellValues(Shown):
     def argmax(self) -> int:
         """The cell of the largest value."""
         return int(self.values.argmax())
+
+
+def triangle(A: Tensor) -> Tensor:
+    """The factor R of `A = Q R`, `(R, min(D, S), S)`."""
+    return torch.linalg.qr(A, mode="r").R
 
 
 def chunks(traced: Trace, count: int) -> Iterator[slice]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from girih.geometry.spectrum import triangle
+from girih.geometry.cells import triangle
 from girih.networks import Affine, Trace
 
 _WORD = 62  # bits of a pattern in one whole number

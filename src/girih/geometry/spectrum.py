@@ -37,19 +37,7 @@ def singular_values(cells: Source) -> Tensor:
         >>> girih.geometry.singular_values(girih.mlp([2, 8, 3], seed=0)).shape
         torch.Size([37, 2])
     """
-    cells = as_cells(cells)
-    if "singular_values" in vars(cells):
-        return cells.singular_values
-    out = torch.zeros(len(cells), cells.latent_dim, dtype=torch.float64, device=cells.patterns.device)
-    for rows, A, _ in cells.maps():
-        values = torch.linalg.svdvals(triangle(A))
-        out[rows, : values.shape[1]] = values
-    return out
-
-
-def triangle(A: Tensor) -> Tensor:
-    """The factor R of `A = Q R`, `(R, min(D, S), S)`."""
-    return torch.linalg.qr(A, mode="r").R
+    return as_cells(cells).singular_values
 
 
 def intrinsic_dimension(cells: Source, tolerance: float = RANK_TOLERANCE) -> CellValues:
