@@ -99,7 +99,7 @@ def test_same_seed_same_numbers(circle):
 @pytest.mark.parametrize("sizes", [(1, 6, 2), (2, 4, 2)])
 def test_rows_may_come_in_chunks(circle, monkeypatch, sizes):
     whole = fit_em(build(sizes), circle, max_iter=5, n_init=1)
-    monkeypatch.setattr("girih.inference.estep._CHUNK", 50 if sizes[0] == 1 else 5000)
+    monkeypatch.setattr("girih.inference.model._CHUNK", 50 if sizes[0] == 1 else 5000)
     parts = fit_em(build(sizes), circle, max_iter=5, n_init=1)
     assert parts.curve == pytest.approx(whole.curve, abs=1e-9)
 

@@ -12,7 +12,7 @@ from girih.em import count_parameters, fit_em
 from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.jacobian import JacobianSystem
 from girih.em.step import Problem
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 from girih.networks import Maxout
 
 from .conftest import build, ones

@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 import girih
 from girih.errors import EmptyDataError, LatentDimensionError, NonFiniteError, ParameterError
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 from girih.selection import Candidate, Outcome, Row, factor_parameters, find_elbow, make_splits
 
 X = girih.datasets.load("circle", n=80, seed=0).X * [1.0, 50.0]

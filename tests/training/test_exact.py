@@ -10,7 +10,7 @@ from torch import nn
 import girih
 from girih.em import fit_em
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 from girih.likelihood import FreeCovariance, Likelihood
 
 from .helpers import check_same_history, same, weights

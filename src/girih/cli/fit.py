@@ -159,7 +159,7 @@ def fit(
     started = time.perf_counter()
     with terminal.busy("loading"):
         from girih.cli import fitting, results
-        from girih.inference.limits import check_latent_dim
+        from girih.inference import check_latent_dim
 
         imported = time.perf_counter()
         check_latent_dim(latent_dim)

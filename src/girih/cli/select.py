@@ -139,7 +139,7 @@ def select(
     terminal = Terminal(as_json)
     with terminal.busy("loading"):
         from girih.cli import fitting, selected
-        from girih.inference.limits import check_latent_dim
+        from girih.inference import check_latent_dim
         from girih.selection import select_model
 
         dims = dims or (1, 2)

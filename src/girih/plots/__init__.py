@@ -21,7 +21,7 @@ from girih.plots.latents import draw_classes, draw_prior
 from girih.plots.line_values import plot_line_values
 from girih.plots.log_volumes import plot_log_volumes
 from girih.plots.manifold import plot_manifold
-from girih.plots.partition import plot_line_partition
+from girih.plots.partition import plot_line_partition, plot_partition
 from girih.plots.polygons import Polygons, cell_polygons
 from girih.plots.posterior import plot_posteriors
 from girih.plots.samples import plot_samples
@@ -93,6 +93,7 @@ __all__ = [
     "plot_manifold",
     "plot_marginal",
     "plot_nll_curve",
+    "plot_partition",
     "plot_posterior_densities",
     "plot_posteriors",
     "plot_samples",

@@ -12,9 +12,7 @@ from matplotlib.axes import Axes
 
 from girih._options import wholes
 from girih.errors import ParameterError
-from girih.inference import DGN
-from girih.inference.estep import evidence
-from girih.inference.model import Model
+from girih.inference import DGN, Model, evidence
 from girih.plots.data import (
     Array,
     complete_rows,

@@ -1,4 +1,4 @@
-"""The partition of a one-dimensional latent space: g(z) against z, cell by cell."""
+"""The partition of a latent space: for S = 1 g(z) against z, cell by cell; for S = 2, 3 the cells."""
 
 from __future__ import annotations
 
@@ -16,11 +16,29 @@ from girih._arrays import as_tensor
 from girih._options import wholes
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
+from girih.plots.cells import plot_cells
 from girih.plots.data import Array, to_array
 from girih.plots.style import BLACK, CYCLE, GREY, LIGHT, legend_below, new_axes, styled
 
 # More lines than this in one picture cannot be told apart.
 _MAX_LINES = 5
+
+
+def plot_partition(part: Partition, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw a partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells.
+
+    Args:
+        part: the partition.
+        ax: axes to draw into; those of a new figure by default.
+        **options: those of `plot_line_partition` for S = 1, of `plot_cells` for S = 2, 3.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_partition
+        >>> plot_partition(girih.Partition(girih.mlp([2, 8, 2], seed=0)), span=(-2.0, 2.0)).get_xlabel()
+        '$z_1$'
+    """
+    return (plot_line_partition if part.latent_dim == 1 else plot_cells)(part, ax=ax, **options)
 
 
 @styled
@@ -83,7 +101,8 @@ def plot_line_partition(
 
 def _span(part: Partition, span: tuple[float, float] | None) -> tuple[float, float]:
     low, high = (-3.0 * math.sqrt(part.prior), 3.0 * math.sqrt(part.prior)) if span is None else span
-    low, high = max(float(low), part.domain[0]), min(float(high), part.domain[1])
+    first, last = part.intervals.domain
+    low, high = max(float(low), first), min(float(high), last)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         given = "the part of the domain near the prior is empty" if span is None else f"got {span}"
         raise ParameterError(f"span must be (low, high), finite and inside the domain {part.domain}; {given}")

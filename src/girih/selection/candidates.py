@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from girih._options import real, whole
 from girih.em.estimator import NOISES
 from girih.errors import EmptyDataError, ParameterError
-from girih.inference.limits import check_latent_dim
+from girih.inference import check_latent_dim
 
 DGN_MODEL = "DGN"
 BASELINES = ("GaussianMixture", "FactorAnalysis")

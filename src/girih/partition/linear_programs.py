@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from girih.errors import GirihError
-from girih.partition.growing import Array
+from girih.partition.memory import Array
 
 _OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 _REDUNDANT = 1e-8  # in units of the radius of the cell
@@ -36,7 +36,7 @@ def deepest(H: Array, h: Array, near: Array, anchor: Array) -> Inner:
 
     Example:
         >>> import numpy as np
-        >>> from girih.partition.facets import deepest
+        >>> from girih.partition.linear_programs import deepest
         >>> near = np.array([1.5])
         >>> deepest(np.array([[1.0], [-1.0]]), np.array([3.0, -1.0]), near, near)
         Inner(centre=array([2.]), radius=1.0)

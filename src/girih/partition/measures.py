@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from girih.gaussian import Polygons, Polyhedra
-from girih.partition.growing import Array, ragged
-from girih.partition.polytopes import IDEAL, Complex
+from girih.partition.complex import IDEAL, Complex
+from girih.partition.memory import Array, ragged
 
 _ROUNDING = 1e-12  # of a point inside a set, as a part of its distance from the origin
 
