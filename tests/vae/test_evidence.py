@@ -132,7 +132,7 @@ def test_blocks_are_the_same_estimate(name, monkeypatch):
     whole = estimate(vae, x, 4000, generator())
     codes = exact(vae, x)
     monkeypatch.setattr("girih.vae.evidence._BLOCK", 20_000)
-    monkeypatch.setattr("girih.vae.codes._BLOCK", 64)
+    monkeypatch.setattr("girih.vae.evidence._BLOCK", 64)
     parts = estimate(vae, x, 4000, generator())
     spread = (whole.standard_error**2 + parts.standard_error**2).sqrt()
     assert ((whole.log_prob - parts.log_prob).abs() < 5 * spread).all()

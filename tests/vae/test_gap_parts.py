@@ -8,11 +8,11 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import girih
-from girih.vae.gaps.expected import Joint
-from girih.vae.gaps.labels import COARSE, FINE, MEDIUM, Rule, label_entropy
-from girih.vae.gaps.minimise import minimise
-from girih.vae.gaps.product import Grid, conditioned, fitted, negative_elbo
-from girih.vae.gaps.simplices import bisected, rule, simplices_of, volumes
+from girih.vae.nearest.gaussian_expectations import Joint
+from girih.vae.nearest.label_entropy import COARSE, FINE, MEDIUM, Rule, label_entropy
+from girih.vae.nearest.minimise import minimise
+from girih.vae.nearest.product_families import Grid, conditioned, fitted, negative_elbo
+from girih.vae.nearest.cubature import bisected, rule, simplices_of, volumes
 
 
 def draw(*shape, seed=0):

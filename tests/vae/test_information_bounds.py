@@ -123,7 +123,7 @@ def test_three_latents_are_summed_in_parts(monkeypatch):
     family = Product(CoarseFamily(2, 9), 3)
     natural = _randn(4, 3, 2, scale=2.0)
     whole = mixture_compactness(family, natural)
-    monkeypatch.setattr("girih.vae.information.mixture._CHUNK", 50)
+    monkeypatch.setattr("girih.vae.information.best_prior._CHUNK", 50)
     assert mixture_compactness(family, natural).item() == pytest.approx(whole.item(), abs=1e-13)
     sampled = mixture_compactness_sampled(family, natural, samples=4000)
     assert abs(whole - sampled.value) < 5 * sampled.standard_error

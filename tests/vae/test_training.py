@@ -10,7 +10,7 @@ import torch
 from girih.errors import NonFiniteError, ParameterError
 from girih.training import fit_gradient
 from girih.vae import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
-from girih.vae.annealing import annealed
+from girih.vae.fitting import annealed
 from girih.vae.information import compactness, family_of
 
 KINDS = {

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from girih._arrays import as_rows
+from girih._arrays import as_rows, as_tensor
 from girih._options import whole
-from girih.errors import NoiseError
+from girih.errors import NoiseError, ShapeError
 from girih.training.generators import type_of
-from girih.vae.encoder import check_encoded
-from girih.vae.gaussians import log_variance
-from girih.vae.latents import flat_latents, stacked_latents
-from girih.vae.likelihoods import likelihood_named
-from girih.vae.networks import Networks
-from girih.vae.posteriors import Layout, PosteriorFamily
-from girih.vae.terms import FreeEnergy
+from girih.vae.families.base import Family
+from girih.vae.likelihoods import likelihood_named, log_variance
+from girih.vae.networks import Networks, check_encoded
+
+
+class FreeEnergy(NamedTuple):
+    """The two terms of a free energy, nats per row; their sum bounds `-log p(x)` from above on average."""
+
+    divergence: Tensor  # (N,) KL(q(z | x) || p(z)), term 1
+    reconstruction: Tensor  # (N,) estimate of -E_q[log p(x | z)], term 2
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum, `(N,)`: the negative ELBO, to be minimised."""
+        return self.divergence + self.reconstruction
+
+
+class ExactBound(NamedTuple):
+    """How far a VAE is from its own likelihood, nats per row, without sampling: `-nll = elbo + kl`."""
+
+    nll: Tensor  # (N,) -log p(x)
+    elbo: Tensor  # (N,)
+    kl: Tensor  # (N,) KL(q(z | x) || p(z | x))
 
 
 class FreeEnergyModel(nn.Module):
@@ -28,8 +44,7 @@ class FreeEnergyModel(nn.Module):
 
     Args:
         networks: of `make_networks`.
-        family: of q(z | x), with its prior.
-        layout: of the family.
+        family: of q(z | x), with its prior, over the latents of the networks.
         likelihood: "gaussian" or "bernoulli".
         noise: the initial noise variance of a Gaussian likelihood.
         learn_noise: whether it is trained.
@@ -50,8 +65,7 @@ class FreeEnergyModel(nn.Module):
     def __init__(
         self,
         networks: Networks,
-        family: PosteriorFamily,
-        layout: Layout,
+        family: Family,
         likelihood: str,
         noise: float,
         learn_noise: bool,
@@ -61,7 +75,7 @@ class FreeEnergyModel(nn.Module):
         self.latent_dim, self.output_dim = networks.latent_dim, networks.output_dim
         self.family = family
         self._likelihood = likelihood_named(likelihood)
-        self._outputs, self._meaning = layout.outputs(self.latent_dim), layout.meaning(self.latent_dim)
+        self._outputs, self._meaning = family.outputs(self.latent_dim), family.meaning(self.latent_dim)
         self.log_noise: Tensor | None
         if not self._likelihood.noisy:
             self.log_noise = None
@@ -219,3 +233,39 @@ class FreeEnergyModel(nn.Module):
         noise = "" if self.log_noise is None else f", noise={self.noise.item():.3g}"
         temperature = "" if self.temperature is None else f", temperature={self.temperature:g}"
         return f"S={self.latent_dim}, D={self.output_dim}, likelihood={self.likelihood!r}{noise}{temperature}"
+
+
+def flat_latents(z: Any, event: torch.Size, device: torch.device) -> Tensor:
+    """Latents `(N, *event)`, or flat ones, as checked rows in float64.
+
+    Raises:
+        ShapeError, EmptyDataError, NonFiniteError: they are no such table.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.free_energy import flat_latents
+        >>> flat_latents(torch.eye(3)[None, :2], torch.Size([2, 3]), torch.device("cpu")).shape
+        torch.Size([1, 6])
+    """
+    tensor = as_tensor(z, "z", device)
+    if len(event) > 1 and tensor.shape[-len(event) :] == event:
+        tensor = tensor.reshape(-1, event.numel())
+    meaning = "the latent dimension S" if len(event) == 1 else f"S * C = {' * '.join(map(str, event))}"
+    return as_rows(tensor, "z", event.numel(), meaning, device=device)
+
+
+def stacked_latents(z: Any, rows: int, event: torch.Size, device: torch.device) -> tuple[Tensor, torch.Size]:
+    """Latents `(..., rows, *event)` or `(..., 1, *event)` as flat rows in float64, and their leading shape.
+
+    Raises:
+        ShapeError: they have another shape.
+    """
+    tensor = as_tensor(z, "z", device)
+    lead = tensor.shape[: tensor.ndim - len(event)]
+    if tensor.shape[len(lead) :] != event or not lead or lead[-1] not in (1, rows):
+        wanted = ", ".join(map(str, event))
+        raise ShapeError(
+            f"z must have shape (..., {rows}, {wanted}) or (..., 1, {wanted}) for {rows} rows; got "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor.reshape(lead.numel(), event.numel()), lead

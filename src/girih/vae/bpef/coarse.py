@@ -12,9 +12,8 @@ from girih._arrays import as_tensor
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
-from girih.vae.bpef.checks import as_coefficients, check_order
-from girih.vae.bpef.polynomials import check_basis, levels, polynomials
-from girih.vae.bpef.relaxed import RelaxedBPEF
+from girih.vae.bpef.concrete import RelaxedBPEF
+from girih.vae.bpef.polynomials import as_coefficients, check_basis, check_order, levels, polynomials
 
 # How far from a level a value may be, in steps between levels, and still be meant: the rounding of float32.
 _NEAR = 1e-4

@@ -13,8 +13,7 @@ from girih._arrays import as_tensor
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
 from girih.vae.bpef import quadrature
-from girih.vae.bpef.checks import as_coefficients
-from girih.vae.bpef.polynomials import check_basis, evaluate, polynomials
+from girih.vae.bpef.polynomials import as_coefficients, check_basis, evaluate, polynomials
 
 # Newton's steps with bisection: it converges in some six, bisection alone in 50.
 _STEPS = 60
