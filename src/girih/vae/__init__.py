@@ -1,6 +1,6 @@
 """Variational autoencoders whose bound can be compared with the exact likelihood of their decoder."""
 
-from girih.vae import evidence
+from girih.vae import bpef, evidence, information, nearest
 from girih.vae.bpef import BPEF, CoarseBPEF, RelaxedBPEF
 from girih.vae.families import (
     Category,
@@ -41,7 +41,10 @@ __all__ = [
     "RelaxedBPEF",
     "Search",
     "annealed",
+    "bpef",
     "evidence",
     "gap",
+    "information",
+    "nearest",
     "register_family",
 ]

@@ -1,4 +1,4 @@
-r"""`log p(x)` of a VAE where nothing is known in closed form: by importance sampling.
+r"""`log p(x)` of a VAE without closed form: all codes of discrete latents gone through, or importance sampling.
 
 Two models are meant by a VAE with discrete latents. As a distribution it is that of hard codes, `p(x) = sum_y p(y)
 p(x | y)`: what `prior`, `sample` and `log_prob` speak of, and the default here. Training never sees it: it draws from
@@ -25,7 +25,16 @@ from girih.vae.bpef.concrete import log_concrete_with
 from girih.vae.free_energy import FreeEnergyModel
 from girih.vae.latent_model import BLOCK, MOST_CODES, every_code, log_joint
 
-__all__ = ["Evidence", "enumerate_bound", "enumerate_exact", "enumerate_posterior", "estimate", "importance"]
+__all__ = [
+    "CodeBound",
+    "CodePosterior",
+    "Evidence",
+    "enumerate_bound",
+    "enumerate_exact",
+    "enumerate_posterior",
+    "estimate",
+    "importance",
+]
 
 
 class Evidence(NamedTuple):
@@ -114,8 +123,8 @@ def _estimate(
     """The two sums over weights, in log space, a block of draws at a time."""
     q, p = vae.encode(rows), vae.prior()
     draw = _relaxed_weights(vae, rows, q, p, generator) if relaxed else _weights(vae, rows, q, p, generator)
-    values = vae.family.code_values(vae.device)  # a relaxed draw has numbers for each of them
-    width = max(rows.shape[1], 0 if values is None else len(values) * vae.latent_dim)
+    values = values_of(p)  # a relaxed draw has numbers for each of them
+    width = max(rows.shape[1], 0 if values is None else len(values) * p.event_shape[0])
     block = max(1, BLOCK // (len(rows) * width))
     total = square = torch.full((len(rows),), -math.inf, dtype=torch.float64)
     for start in range(0, samples, block):
@@ -149,7 +158,8 @@ def _relaxed_weights(
 
     The k are drawn from q, which has the same decomposition, and y given k from the prior, with logits a.
     """
-    values, temperature = vae.family.code_values(vae.device), vae.temperature
+    values = values_of(p)
+    temperature = None if values is None else vae.temperature
     if values is None or temperature is None:
         raise ParameterError("relaxed=True is for discrete latents, and those of this VAE are continuous; leave it out")
     assert isinstance(q, Independent) and isinstance(p, Independent)
@@ -251,10 +261,20 @@ def enumerate_posterior(vae: FreeEnergyModel, x: Any) -> CodePosterior:
     return CodePosterior(codes, torch.log_softmax(log_p, 0).mT)
 
 
+def values_of(p: Distribution) -> Tensor | None:
+    """The values that each discrete latent of a prior can take, `(R,)` or `(C, C)`; `None` for other latents."""
+    base = p.base_dist if isinstance(p, Independent) else p
+    if not base.has_enumerate_support or len(base.batch_shape) != 1:
+        return None
+    return base.enumerate_support(expand=False)[:, 0]
+
+
 def _prepared(vae: FreeEnergyModel, x: Any) -> tuple[Tensor, Tensor]:
     """Checked rows and all codes, `(K, *event)`."""
     rows = as_rows(x, "x", vae.output_dim, "the data dimension D")
-    values, S = vae.family.code_values(vae.device), vae.latent_dim
+    with torch.no_grad():
+        p = vae.prior()
+    values, S = values_of(p), p.event_shape[0]
     if values is None:
         raise ParameterError("the latents of this VAE are continuous: there are no codes to go through")
     if len(values) ** S > MOST_CODES:

@@ -39,12 +39,9 @@ class VAE(FreeEnergyModel):
 
         free energy = KL(q(z | x) || p(z)) - E_q[log p(x | z)]  >=  -log p(x)
 
-    | `family` | as an object | q(z \| x) | p(z) |
-    | --- | --- | --- | --- |
-    | "gaussian" | `Gaussian()` | diagonal Gaussian | N(0, I) |
-    | "mixture" | `Mixture(components=3)` | mixture of diagonal Gaussians | N(0, I) |
-    | "category" | `Category(categories=10, temperature=0.5)` | S categories of C values | uniform |
-    | "bpef" | `Polynomial(order=5, levels=101)` | exponential of a polynomial on R levels | the same, learned |
+    "gaussian" or `Gaussian()`: diagonal Gaussians, with the prior N(0, I). "mixture" or `Mixture(components=3)`:
+    mixtures of them. "category" or `Category(categories=10)`: S categories of C values, with a uniform prior. "bpef" or
+    `Polynomial(order=5, levels=101)`: exponentials of polynomials on R levels of [-1, 1], with a prior that is learned.
 
     `GaussVAE`, `MixtureVAE`, `CatVAE` and `CGBPEFVAE` are the same with the options of their family as arguments; a
     family of your own is a subclass of `Family`.

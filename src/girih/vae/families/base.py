@@ -127,10 +127,6 @@ class Family(nn.Module, ABC):
         """The z of each row that stands for it in a reconstruction, `(N, *event)`: the mean, unless overridden."""
         return q.mean
 
-    def code_values(self, device: torch.device) -> Tensor | None:
-        """The values that each discrete latent can take, `(R,)` or `(C, C)`; `None` for continuous ones."""
-        return None
-
     @property
     def learns_prior(self) -> bool:
         """Whether p(z) is a member of the family that training moves."""

@@ -89,10 +89,6 @@ class Category(Family):
         logits = torch.zeros(self.event_shape, dtype=torch.float64, device=device)
         return relaxed(logits, self.temperature, n).flatten(1)
 
-    def code_values(self, device: torch.device) -> Tensor:
-        """The C one-hot vectors."""
-        return torch.eye(self.categories, dtype=torch.float64, device=device)
-
     def moments(self, q: Distribution) -> tuple[Tensor, Tensor]:
         """Probabilities of the categories, and the deviations of the one-hot codes."""
         return q.mean, q.variance.sqrt()
@@ -131,8 +127,8 @@ class Category(Family):
         def find(x: Tensor) -> Nearest:
             q, prior = model.encode(x), model.prior()
             assert isinstance(q, Independent) and isinstance(prior, Independent)
-            values = self.code_values(x.device)
-            return nearest_on_codes(model, x, values, None, q.base_dist.logits, prior.base_dist.logits, search)
+            own, first = q.base_dist.logits, prior.base_dist.logits
+            return nearest_on_codes(model, x, torch.eye(self.categories).to(first), None, own, first, search)
 
         return find
 

@@ -136,10 +136,6 @@ class Polynomial(Family):
         """Equal steps over [-1, 1]."""
         return torch.linspace(-1.0, 1.0, count, dtype=torch.float64, device=device)
 
-    def code_values(self, device: torch.device) -> Tensor:
-        """The levels."""
-        return levels(self.levels).to(device)
-
     @property
     def learns_prior(self) -> bool:
         """Whether the coefficients of the prior are a parameter."""

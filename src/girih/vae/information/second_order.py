@@ -14,11 +14,12 @@ from girih.errors import ShapeError, SingularInformationError
 from girih.training.generators import evaluating
 from girih.vae.information.fisher import information_of, rows_and_latents
 from girih.vae.information.from_distribution import mean_and_covariance
+from girih.vae.latent_model import LatentModel
 
 Information = Callable[[Tensor, Tensor], Tensor]
 
 
-def second_order_reconstruction(vae: Any, x: Any, q: Any = None) -> Tensor:
+def second_order_reconstruction(vae: LatentModel, x: Any, q: Any = None) -> Tensor:
     r"""Term 2 of each row by the Taylor expansion of `log p(x | z)` at the mean of q: no draws.
 
         E_q[-log p(x | z)]  ~  -log p(x | mean) + trace(G(mean) V) / 2
@@ -56,7 +57,7 @@ def second_order_reconstruction(vae: Any, x: Any, q: Any = None) -> Tensor:
     return _expansion(vae, rows, mean, covariance, information_of(vae))
 
 
-def second_order_free_energy(vae: Any, x: Any, means: Any, covariances: Any) -> Tensor:
+def second_order_free_energy(vae: LatentModel, x: Any, means: Any, covariances: Any) -> Tensor:
     r"""The objective of Corollary 3: the mean free energy of free Gaussian posteriors under the best Gaussian prior.
 
         (1 / n) sum_k [-log p(x_k | mu_k) + trace(G(mu_k) V_k) / 2 - log det V_k / 2]
@@ -87,7 +88,7 @@ def second_order_free_energy(vae: Any, x: Any, means: Any, covariances: Any) -> 
     return corollary(vae, rows, mu, V, information_of(vae))
 
 
-def corollary(vae: Any, x: Tensor, mu: Tensor, V: Tensor, information: Information) -> Tensor:
+def corollary(vae: LatentModel, x: Tensor, mu: Tensor, V: Tensor, information: Information) -> Tensor:
     """`second_order_free_energy` of what is checked, with the information as a function."""
     term_2 = _expansion(vae, x, mu, V, information).mean()
     return term_2 + 0.5 * torch.logdet(pooled(mu, V)) - 0.5 * torch.logdet(V).mean()
@@ -99,7 +100,7 @@ def pooled(means: Tensor, covariances: Tensor) -> Tensor:
     return covariances.mean(0) + gap.mT @ gap / len(means)
 
 
-def _expansion(vae: Any, x: Tensor, mean: Tensor, covariance: Tensor, information: Information) -> Tensor:
+def _expansion(vae: LatentModel, x: Tensor, mean: Tensor, covariance: Tensor, information: Information) -> Tensor:
     with evaluating(vae.decoder):
         value = vae.log_likelihood(x, mean)
     return -value + 0.5 * (information(x, mean) * covariance).sum((-2, -1))
@@ -124,7 +125,9 @@ class Optimum(NamedTuple):
     converged: bool
 
 
-def optimal_free_energy(vae: Any, x: Any, start: Any = None, tol: float = 1e-10, max_steps: int = 500) -> Optimum:
+def optimal_free_energy(
+    vae: LatentModel, x: Any, start: Any = None, tol: float = 1e-10, max_steps: int = 500
+) -> Optimum:
     r"""Minimise `second_order_free_energy` over all means and covariances of the posteriors; the decoder is given.
 
     Setting the derivative in V_k to zero gives, for given means, with P the covariance of the centroid,
@@ -185,7 +188,7 @@ def optimal_free_energy(vae: Any, x: Any, start: Any = None, tol: float = 1e-10,
 
 
 def _at(
-    vae: Any, information: Information, x: Tensor, mu: Tensor, start: Tensor | None
+    vae: LatentModel, information: Information, x: Tensor, mu: Tensor, start: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best V and P for given means, and the free energy there."""
     with torch.no_grad():
@@ -252,7 +255,7 @@ def _check(information: Tensor, between: Tensor) -> None:
         )
 
 
-def _modes(vae: Any, information: Information, x: Tensor, mu: Tensor, P: Tensor) -> Tensor:
+def _modes(vae: LatentModel, information: Information, x: Tensor, mu: Tensor, P: Tensor) -> Tensor:
     """Means moved to where `-log p(x | z)` under the Gaussian prior of the start is least: there it is convex."""
     m = mu.mean(0)
     for _ in range(_ROUNDS):
@@ -263,7 +266,7 @@ def _modes(vae: Any, information: Information, x: Tensor, mu: Tensor, P: Tensor)
 
 
 def _better_means(
-    vae: Any, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool = True
+    vae: LatentModel, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool = True
 ) -> Tensor:
     """One damped Newton step of every mean, taken only where it lowers its own objective."""
     with torch.enable_grad():
@@ -288,7 +291,7 @@ def _better_means(
 
 
 def _objective(
-    vae: Any, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool
+    vae: LatentModel, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool
 ) -> tuple[Tensor, Tensor]:
     """What a mean minimises, with or without the log-determinant, and the information there."""
     precision, G = torch.linalg.inv(P), information(x, mu)
