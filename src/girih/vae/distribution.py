@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -35,7 +37,9 @@ class ExactDistribution(DGNDistribution):
     def __init__(self, dgn: DGN) -> None:
         super().__init__(dgn)
 
-    def log_prob_with_error(self, x: Any, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(
+        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
+    ) -> tuple[Tensor, Tensor]:
         """`log p(x)` and its standard error, which is 0; `samples` and `seed` are there for other VAEs."""
         log_p = self.log_prob(x)
         return log_p, torch.zeros_like(log_p)
@@ -62,11 +66,13 @@ class VAEDistribution(Distribution):
         self.exact = vae.family.codes is not None and vae.family.codes <= MOST_CODES
         super().__init__(torch.Size([]), torch.Size([vae.output_dim]), validate_args=False)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, or an estimate from 1,000 draws of a fixed seed."""
         return self.log_prob_with_error(value)[0]
 
-    def log_prob_with_error(self, x: Any, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(
+        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
+    ) -> tuple[Tensor, Tensor]:
         """`log p(x)` and the standard error of the estimate, `(N,)` each, in nats; 0 where it is exact.
 
         Args:
@@ -90,7 +96,7 @@ class VAEDistribution(Distribution):
         generator = None if seed is None else torch.Generator(vae.device).manual_seed(whole(seed, "seed", None))
         return importance(vae, rows, samples, generator)
 
-    def sample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`."""
         shape = torch.Size(sample_shape)
         return sample_rows(self._vae, shape.numel(), seed).reshape(*shape, self._vae.output_dim)

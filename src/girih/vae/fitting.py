@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from girih._options import whole
@@ -26,9 +27,9 @@ _SEED = 0  # of the draws for held-out rows
 
 def fit_vae(
     vae: FreeEnergyModel,
-    X: Any,
+    X: ArrayLike | Tensor,
     samples: int,
-    validation: Any,
+    validation: ArrayLike | Tensor,
     initial_temperature: float | None,
     divergence: str,
     options: dict[str, Any],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -59,7 +60,7 @@ class Gap(NamedTuple):
 
 def gap(
     vae: FreeEnergyModel,
-    x: Any,
+    x: ArrayLike | Tensor,
     *,
     starts: int = 6,
     seed: int = 0,

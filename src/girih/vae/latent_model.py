@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -35,7 +36,7 @@ class LatentModel(Protocol):
         """The noise variance of a Gaussian likelihood, `()`."""
         ...
 
-    def encode(self, x: Any) -> Distribution:
+    def encode(self, x: ArrayLike | Tensor) -> Distribution:
         """`q(z | x_n)` of rows `(N, D)`, in float64."""
         ...
 
@@ -43,7 +44,7 @@ class LatentModel(Protocol):
         """p(z), in float64."""
         ...
 
-    def log_likelihood(self, x: Any, z: Any) -> Tensor:
+    def log_likelihood(self, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
         """`log p(x | z)`, nats: `(N, D)` and `(..., N, *event)` or `(..., 1, *event)` to `(..., N)`."""
         ...
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
@@ -55,11 +56,12 @@ class VAE(FreeEnergyModel):
         encoder: a module from x `(N, D)` to the numbers that the family needs, such as `(N, 2 S)`, in the decoder's
             type. By default a ReLU network with the decoder's widths in reverse, each at least 32.
         hidden: widths of the default encoder's hidden layers, instead of the mirrored ones.
-        noise: the initial noise *variance* of a Gaussian likelihood. Start well below the variance of the data.
+        noise: the initial noise *variance* of a Gaussian likelihood. Start well below the variance of the data: from a
+            noise as large as that, training tends to end where every q(z | x) is the prior and z is not used.
         learn_noise: train the noise along with the networks.
         seed: makes the weights of networks that are made here reproducible; without it they follow
             `torch.manual_seed`.
-        latent_dim: S, for a decoder that is not piecewise affine.
+        latent_dim: S, for a decoder that is not piecewise affine. What is exact then raises `UnsupportedLayerError`.
         likelihood: "gaussian", or "bernoulli" for values in [0, 1], with the decoder's output as logits.
         dtype: of networks made from widths, float64 by default.
 
@@ -127,7 +129,7 @@ class VAE(FreeEnergyModel):
         """
         return exact_dgn(self)
 
-    def exact(self, x: Any) -> ExactBound:
+    def exact(self, x: ArrayLike | Tensor) -> ExactBound:
         """`-log p(x)`, the ELBO and `KL(q(z | x) || p(z | x))` of each row in nats, exact: nothing is sampled.
 
         Args:
@@ -161,7 +163,7 @@ class VAE(FreeEnergyModel):
                 parts.append((-posterior.log_evidence, posterior.log_evidence - kl, kl))
         return ExactBound(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def reconstruct(self, x: Any) -> Tensor:
+    def reconstruct(self, x: ArrayLike | Tensor) -> Tensor:
         """`E[x | z]` at the z that stands for each row, `(N, D)`, in evaluation mode.
 
         That z is the mean of q(z | x), or the most probable category, or the mean of the heaviest component.
@@ -169,7 +171,7 @@ class VAE(FreeEnergyModel):
         with torch.no_grad(), evaluating(self):
             return self.decode(self.family.point(self.encode(x)))
 
-    def embed(self, x: Any) -> tuple[Tensor, Tensor]:
+    def embed(self, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each `(N, S)`, in evaluation mode.
 
         For categories `(N, S, C)`: the probabilities, and the deviations of the one-hot codes.
@@ -188,7 +190,9 @@ class VAE(FreeEnergyModel):
         """
         return sample_rows(self, whole(n, "n"), seed, mean, relaxed)
 
-    def traverse(self, start: Any, dimension: int, values: Any = None, count: int = 9) -> Tensor:
+    def traverse(
+        self, start: ArrayLike | Tensor, dimension: int, values: ArrayLike | Tensor | None = None, count: int = 9
+    ) -> Tensor:
         """`E[x | z]` as one latent is moved over its range and the others stay, `(N, K, D)`, in evaluation mode.
 
         Args:
@@ -217,7 +221,7 @@ class VAE(FreeEnergyModel):
             moved[:, :, dimension] = values
             return self.decode(moved.flatten(0, 1)).reshape(len(z), len(values), self.output_dim)
 
-    def _latents(self, start: Any) -> Tensor:
+    def _latents(self, start: ArrayLike | Tensor) -> Tensor:
         """Latents `(N, *event)`, given or those of rows."""
         event = self.family.event_shape
         tensor = as_tensor(start, "start", self.device)
@@ -233,7 +237,7 @@ class VAE(FreeEnergyModel):
 
     def fit(
         self,
-        X: Any,
+        X: ArrayLike | Tensor,
         *,
         samples: int = 1,
         steps: int = 10_000,
@@ -241,7 +245,7 @@ class VAE(FreeEnergyModel):
         batch_size: int | None = 100,
         optimizer: OptimizerName = "adam",
         lr: float = 1e-3,
-        validation: Any = None,
+        validation: ArrayLike | Tensor | None = None,
         patience: int | None = None,
         min_improvement: float = 1e-4,
         monitor: str | None = None,

@@ -21,33 +21,12 @@ class GaussVAE(VAE):
     gap of the bound. These are of the networks in evaluation mode, in float64 whatever the type of the parameters.
 
     Args:
-        decoder: the generator g, `(N, S) -> (N, D)` or images, in float64 or float32; kept by reference and trained
-            in place. Any module that `girih.trace` supports; others, with `latent_dim`, can be trained all the same.
-            Or the widths of a dense one with ReLU from S to D, `[20, 400, 400, 784]`, with Glorot's initial weights.
-        encoder: a module from x `(N, D)` to `(N, 2 S)`, means and then log standard deviations, in the decoder's
-            type; `girih.networks.fc_encoder(D, 2 * S)` is one. By default a ReLU network with the decoder's
-            widths in reverse, each at least 32.
-        hidden: widths of the default encoder's hidden layers, instead of the mirrored ones.
-        noise: the initial noise *variance* of a Gaussian likelihood. Start well below the variance of the data: from a
-            noise as large as that, training tends to end where every q(z | x) is the prior and z is not used.
-        learn_noise: train the noise along with the networks.
-        seed: makes the weights of networks that are made here reproducible; without it they follow
-            `torch.manual_seed`.
-        latent_dim: S, for a decoder that is not piecewise affine. What is exact then raises `UnsupportedLayerError`.
-        likelihood: "gaussian", or "bernoulli" for values in [0, 1], with the decoder's output as logits.
-        dtype: of networks made from widths, float64 by default.
-
-    Attributes:
-        log_noise: log of the noise variance, `()`; a parameter if `learn_noise`, else a buffer.
-        latent_dim: the dimension S of z.
-        output_dim: the dimension D of x.
+        decoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype: as for `VAE`.
+        encoder: a module from x `(N, D)` to `(N, 2 S)`, means and then log standard deviations;
+            `girih.networks.fc_encoder(D, 2 * S)` is one.
 
     Raises:
-        UnsupportedLayerError: the decoder is not piecewise affine, and `latent_dim` is not given.
-        ShapeError: the decoder does not take S numbers, or the encoder does not take D or give 2 S.
-        NoiseError: the noise is not a positive number.
-        ParameterError: networks of different types, a bad width, an unknown likelihood, or both `encoder` and
-            `hidden` are given.
+        ParameterError, ShapeError, NoiseError, UnsupportedLayerError: as for `VAE`.
 
     Source:
         EM-DGN, eq. 3 and section 4.3; Kingma & Welling, Auto-encoding variational Bayes (2014).
@@ -88,13 +67,13 @@ class MixtureVAE(VAE):
     component, weighted by w_k, so a step decodes K L latents for each row.
 
     Args:
-        decoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype: as for `GaussVAE`.
+        decoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype: as for `VAE`.
         encoder: a module from x `(N, D)` to `(N, K (2 S + 1))`: K logits of the components, then their means
             `(K, S)`, then their log standard deviations `(K, S)`.
         components: K.
 
     Raises:
-        ParameterError, ShapeError, NoiseError, UnsupportedLayerError: as for `GaussVAE`; `components` below 1.
+        ParameterError, ShapeError, NoiseError, UnsupportedLayerError: as for `VAE`; `components` below 1.
 
     Source:
         EM-DGN, Proposition 2 and the advice after it, and section 4.3: favour multimodal posteriors.
@@ -144,15 +123,15 @@ class CatVAE(VAE):
         decoder: a module from `(N, S * C)` to `(N, D)`: a one-hot code, or a point of the simplex, for one latent
             after the other. Or the widths of a dense one, from S, not S * C, to D: `[20, 400, 400, 784]`.
         encoder: a module from x `(N, D)` to logits `(N, S * C)`; by default the decoder's widths in reverse.
-        hidden, noise, learn_noise, seed, likelihood, dtype: as for `GaussVAE`.
+        hidden, noise, learn_noise, seed, likelihood, dtype: as for `VAE`.
         latent_dim: S, where the decoder is a module that is not piecewise affine.
         categories: C.
         temperature: the final T; `fit` begins at a higher one.
 
     Raises:
         ShapeError: the decoder does not take a multiple of C numbers, or the encoder does not fit it.
-        ParameterError: C below 2, a temperature that is not positive, or as for `GaussVAE`.
-        NoiseError, UnsupportedLayerError: as for `GaussVAE`.
+        ParameterError: C below 2, a temperature that is not positive, or as for `VAE`.
+        NoiseError, UnsupportedLayerError: as for `VAE`.
 
     Source:
         Jang, Gu & Poole, Categorical reparameterization with Gumbel-softmax (2017); CG-BPEF, Fig. 1b and section 4.
@@ -210,7 +189,7 @@ class CGBPEFVAE(VAE):
     is learned along. As a distribution over x, the model is that of z on the levels.
 
     Args:
-        decoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype: as for `GaussVAE`.
+        decoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype: as for `VAE`.
         encoder: a module from x `(N, D)` to `(N, S * M)`, the coefficients b of one latent after the other.
         order: M, the degree of the polynomials.
         levels: R.
@@ -225,8 +204,8 @@ class CGBPEFVAE(VAE):
         prior_coefficients: a, `(S, M)`, a parameter if `learn_prior`.
 
     Raises:
-        ParameterError: M >= R - 1, a temperature that is not positive, an unknown basis, or as for `GaussVAE`.
-        ShapeError, NoiseError, UnsupportedLayerError: as for `GaussVAE`.
+        ParameterError: M >= R - 1, a temperature that is not positive, an unknown basis, or as for `VAE`.
+        ShapeError, NoiseError, UnsupportedLayerError: as for `VAE`.
 
     Source:
         CG-BPEF, section 3 and Fig. 1c.

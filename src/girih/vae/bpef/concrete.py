@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -188,7 +190,9 @@ class RelaxedBPEF(Distribution):
     support = constraints.interval(-1.0, 1.0)
     has_rsample = True
 
-    def __init__(self, logits: Any, temperature: Any, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, logits: ArrayLike | Tensor, temperature: float | Tensor, validate_args: bool | None = None
+    ) -> None:
         self.logits = as_tensor(logits, "logits")
         if self.logits.ndim == 0 or self.logits.shape[-1] < 3:
             raise ParameterError(f"logits must have shape (..., R) with R of 3 or more; got {tuple(self.logits.shape)}")
@@ -201,27 +205,27 @@ class RelaxedBPEF(Distribution):
         """zeta, `(R,)`."""
         return levels(self.logits.shape[-1]).to(self.logits.device)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> RelaxedBPEF:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> RelaxedBPEF:
         """The same distribution with a larger batch shape; nothing is copied."""
         logits = self.logits.expand(*torch.Size(batch_shape), self.logits.shape[-1])
         return RelaxedBPEF(logits, self.temperature, validate_args=self._validate_args)
 
-    def rsample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of z, `(*sample_shape, *batch_shape)`, differentiable in the logits."""
         z = self.rsample_simplex(sample_shape, seed) @ self.levels
         return z.clamp(-1.0, 1.0)  # what sums of y are off by rounding
 
-    def sample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of z without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape, seed)
 
-    def rsample_simplex(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def rsample_simplex(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of y, `(*sample_shape, *batch_shape, R)`, differentiable in the logits."""
         generator = make_generator(seed, self.logits.device)
         return log_concrete(self.logits, self.temperature, tuple(sample_shape), generator).exp()
 
-    def log_prob_simplex(self, y: Any) -> Tensor:
+    def log_prob_simplex(self, y: ArrayLike | Tensor) -> Tensor:
         """The log density of y, in nats, with respect to its first R - 1 coordinates; infinite where a y_r is 0.
 
         For y `(..., R)` on the simplex.
@@ -231,7 +235,7 @@ class RelaxedBPEF(Distribution):
             raise ParameterError("y must lie on the simplex: entries of 0 or more that sum to 1")
         return log_density(y.log(), self.logits, self.temperature)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """Not available.
 
         Raises:
@@ -240,7 +244,7 @@ class RelaxedBPEF(Distribution):
         raise NotImplementedError("the density of z has no closed form; log_prob_simplex gives that of y")
 
 
-def as_temperature(temperature: Any) -> float:
+def as_temperature(temperature: float | Tensor) -> float:
     """A positive, finite temperature.
 
     Raises:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.polynomial import legendre
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from girih._arrays import as_tensor, check_finite
@@ -147,7 +147,7 @@ def _change(order: int, source: str) -> Tensor:
     return torch.as_tensor(rows[:, 1:].copy())
 
 
-def as_coefficients(coefficients: Any) -> Tensor:
+def as_coefficients(coefficients: ArrayLike | Tensor) -> Tensor:
     """Finite coefficients `(..., M)` in float64, M of at least 1; gradients are kept.
 
     Raises:

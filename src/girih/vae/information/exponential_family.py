@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -94,7 +94,7 @@ class ExponentialFamily(ABC):
         gap = self.pairing(other - natural, self.moments(natural))
         return self.log_partition(other) - self.log_partition(natural) - gap
 
-    def check(self, natural: Any, batch: bool = False) -> Tensor:
+    def check(self, natural: ArrayLike | Tensor, batch: bool = False) -> Tensor:
         """Natural parameters as a tensor; with `batch`, of n >= 1 distributions `(n, *parameter_shape)`.
 
         Raises:

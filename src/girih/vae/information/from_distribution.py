@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
 from typing import Any
 
 import torch
@@ -23,12 +24,15 @@ from girih.vae.information.gaussian_families import GaussianFamily, NormalFamily
 from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
 
 
+@singledispatch
 def family_of(q: Distribution) -> tuple[ExponentialFamily, Tensor]:
     """The exponential family of a distribution and its natural parameters; gradients reach what q was made of.
 
     Args:
         q: `Normal`, `MultivariateNormal`, `OneHotCategorical`, `CoarseBPEF`, `BPEF`, or `Independent` of one of them,
             as `vae.encode(x)` and `vae.prior()` give them.
+
+    Of a distribution of your own, `family_of.register(Mine)(function)` says it.
 
     Returns:
         The family, and `(*batch_shape, *parameter_shape)`.
@@ -46,24 +50,44 @@ def family_of(q: Distribution) -> tuple[ExponentialFamily, Tensor]:
         >>> bool(compactness(family, natural) <= family.divergence(natural, family_of(vae.prior())[1]).mean())
         True
     """
-    if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
-        family, natural = family_of(q.base_dist)
-        return Product(family, natural.shape[-1 - len(family.parameter_shape)]), natural
-    if isinstance(q, Normal):
-        return NormalFamily(), NormalFamily().natural_of(q.loc, q.scale)
-    if isinstance(q, MultivariateNormal):
-        gaussian = GaussianFamily(q.event_shape[0])
-        return gaussian, gaussian.natural_of(q.loc, q.covariance_matrix)
-    if isinstance(q, OneHotCategorical):
-        return CategoricalFamily(q.event_shape[0]), q.logits
-    if isinstance(q, CoarseBPEF):
-        return CoarseFamily(q.coefficients.shape[-1], len(q.levels), q.basis), q.coefficients
-    if isinstance(q, BPEF):
-        return BPEFFamily(q.coefficients.shape[-1], q.basis), q.coefficients
     raise ParameterError(
         f"{type(q).__name__} is not one of the exponential families here: Normal, MultivariateNormal, "
         "OneHotCategorical, CoarseBPEF, BPEF, or Independent of one of them over the last batch dimension"
     )
+
+
+@family_of.register(Independent)
+def _product(q: Independent[Distribution]) -> tuple[ExponentialFamily, Tensor]:
+    if q.reinterpreted_batch_ndims != 1:
+        return family_of.dispatch(object)(q)
+    family, natural = family_of(q.base_dist)
+    return Product(family, natural.shape[-1 - len(family.parameter_shape)]), natural
+
+
+@family_of.register(Normal)
+def _normal(q: Normal) -> tuple[ExponentialFamily, Tensor]:
+    return NormalFamily(), NormalFamily().natural_of(q.loc, q.scale)
+
+
+@family_of.register(MultivariateNormal)
+def _gaussian(q: MultivariateNormal) -> tuple[ExponentialFamily, Tensor]:
+    family = GaussianFamily(q.event_shape[0])
+    return family, family.natural_of(q.loc, q.covariance_matrix)
+
+
+@family_of.register(OneHotCategorical)
+def _categories(q: OneHotCategorical) -> tuple[ExponentialFamily, Tensor]:
+    return CategoricalFamily(q.event_shape[0]), q.logits
+
+
+@family_of.register(CoarseBPEF)
+def _on_levels(q: CoarseBPEF) -> tuple[ExponentialFamily, Tensor]:
+    return CoarseFamily(q.coefficients.shape[-1], len(q.levels), q.basis), q.coefficients
+
+
+@family_of.register(BPEF)
+def _on_interval(q: BPEF) -> tuple[ExponentialFamily, Tensor]:
+    return BPEFFamily(q.coefficients.shape[-1], q.basis), q.coefficients
 
 
 def mean_and_covariance(q: Any) -> tuple[Tensor, Tensor]:
