@@ -13,7 +13,7 @@ from girih.vae.families import (
     Search,
     register_family,
 )
-from girih.vae.fitting import annealed
+from girih.vae.fitting import Annealing, annealed
 from girih.vae.free_energy import ExactBound, FreeEnergy, FreeEnergyModel
 from girih.vae.inference_gap import Gap, gap
 from girih.vae.model import VAE
@@ -23,6 +23,7 @@ __all__ = [
     "BPEF",
     "CGBPEFVAE",
     "VAE",
+    "Annealing",
     "CatVAE",
     "Category",
     "CoarseBPEF",

@@ -29,7 +29,7 @@ def fit_vae(
     vae: FreeEnergyModel,
     X: ArrayLike | Tensor,
     samples: int,
-    validation: ArrayLike | Tensor,
+    validation: ArrayLike | Tensor | None,
     initial_temperature: float | None,
     divergence: str,
     options: dict[str, Any],
@@ -42,9 +42,10 @@ def fit_vae(
     every, recorder = options["record_every"], options["record"]
     if recorder is None:
         recorder = vae.default_recorder(rows, every)
+    if not isinstance(recorder, Recorder) and (held_out is not None or divergence == "bound"):
+        recorder = Recorder(recorder, every=every)
     if held_out is not None:
-        inner = recorder if isinstance(recorder, Recorder) else Recorder(recorder, every=every)
-        recorder = HeldOutRecorder(inner, held_out.to(vae.dtype), samples)
+        recorder = HeldOutRecorder(recorder, held_out.to(vae.dtype), samples)
         options["monitor"] = options["monitor"] or "held_out"
         settings["held-out rows"] = digest(held_out)
     if options["keep_best"] is None:
@@ -56,8 +57,7 @@ def fit_vae(
                 f"divergence='bound' needs a prior that is learned, and that of this {type(vae).__name__} is fixed; "
                 "use CGBPEFVAE with learn_prior=True, or divergence='prior'"
             )
-        inner = recorder if isinstance(recorder, Recorder) else Recorder(recorder, every=every)
-        recorder = CentroidRecorder(inner, rows.to(vae.dtype))
+        recorder = CentroidRecorder(recorder, rows.to(vae.dtype))
         settings["divergence"] = divergence
     elif divergence != "prior":
         raise ParameterError(f"divergence must be 'prior' or 'bound'; got {divergence!r}")
@@ -115,7 +115,7 @@ def annealed(step: int, steps: int, initial: float, final: float) -> float:
         CG-BPEF, section 3.3.
 
     Example:
-        >>> from girih.vae.fitting import annealed
+        >>> from girih.vae import annealed
         >>> [annealed(step, 8, 1.0, 0.25) for step in (0, 2, 4, 7)]
         [1.0, 0.5, 0.25, 0.25]
     """
@@ -134,7 +134,7 @@ class Annealing:
         now: the temperature.
 
     Example:
-        >>> from girih.vae.fitting import Annealing
+        >>> from girih.vae import Annealing
         >>> annealing = Annealing(8, 1.0, 0.25)
         >>> annealing(2)
         >>> annealing.now

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from girih._arrays import as_rows, as_tensor
 from girih._options import whole
 from girih.errors import NoiseError, ShapeError
+from girih.training import Recorder
 from girih.training.generators import type_of
 from girih.vae.families.base import Family
 from girih.vae.likelihoods import likelihood_named, log_variance
@@ -228,6 +229,10 @@ class FreeEnergyModel(nn.Module):
         encoded = self.encoder(rows)
         check_encoded(encoded, len(rows), self._outputs, self._meaning)
         return encoded
+
+    def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
+        """What a run records where the user asks for nothing: the training loss alone."""
+        return None
 
     def extra_repr(self) -> str:
         """Shown by `print(vae)`."""

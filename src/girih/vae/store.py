@@ -28,8 +28,8 @@ def vae_parts(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if type(vae) not in _CLASSES.values():
         raise ModelFileError(
-            f"cannot save a {type(vae).__name__}: of VAEs, {', '.join(_CLASSES)} are known; keep vae.state_dict() and "
-            "the code that builds it"
+            f"cannot save a {type(vae).__name__}: of VAEs, {', '.join(_FAMILY_OF)} are known, and VAE itself; keep "
+            "vae.state_dict() and the code that builds it"
         )
     family = vae.family
     try:
