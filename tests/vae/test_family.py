@@ -160,6 +160,11 @@ def test_a_family_may_serve_several_vaes():
     one, two = VAE([1, 4, 5], family, seed=0), VAE([3, 4, 5], family, seed=0)
     assert (one.latent_dim, two.latent_dim) == (1, 3)
     assert one.family.prior_coefficients.shape == (1, 2) and two.family.prior_coefficients.shape == (3, 2)
+    one.fit(rows(), divergence="bound", **FIT)
+    three = VAE([2, 4, 5], one.family, seed=0)  # one that has been in use: its options are taken, not its prior
+    assert three.family.prior_coefficients.tolist() == [[0.0, 0.0]] * 2
+    three.fit(rows(), divergence="bound", **FIT)
+    assert three.family.prior_coefficients.abs().max() > 0
 
 
 def test_exact_bounds_need_gaussian_posteriors():

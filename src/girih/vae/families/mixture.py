@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
 from girih._arrays import check_finite
 from girih._options import whole
@@ -157,7 +157,9 @@ def _mixtures(log_weight: Tensor, mean: Tensor, deviation: Tensor) -> MixtureSam
 
 
 def _parts_of(q: MixtureSameFamily) -> Mixtures:
-    base = q.component_distribution.base_dist
+    components = q.component_distribution
+    assert isinstance(components, Independent)
+    base = components.base_dist
     log_weight = torch.log_softmax(q.mixture_distribution.logits, 1)
     return Mixtures(log_weight[:, None], base.loc[:, None], base.scale[:, None])
 

@@ -85,6 +85,7 @@ class Polynomial(Family):
     def start(self, like: Tensor) -> None:
         """The levels, the polynomials there, and the uniform prior."""
         self.codes = self.levels**self.latent_dim
+        self.__dict__.pop("_exponential", None)  # of a family that had other latents before
         points = levels(self.levels)
         table = polynomials(points, self.order, self.basis).mT.contiguous()
         self.register_buffer("zeta", points.to(like), persistent=False)
