@@ -61,7 +61,7 @@ def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
     if len(complete) == len(x):
         return
     width = min(model.weight.shape)
-    whitening = width + (model.output_dim if model.noise.ndim == 2 else 1)
+    whitening = width + model.noise.width
     per_row = max(_entries(model), model.output_dim * whitening)
     for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
         yield index, reduce_incomplete(model, x[index])

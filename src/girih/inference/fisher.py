@@ -24,7 +24,6 @@ from torch import Tensor
 from torch._C import _functorch
 
 from girih.errors import DerivativeError
-from girih.inference import noise as gaussian_noise
 from girih.inference.estep import Evidence, chunks, evidence, expect
 from girih.inference.model import Model
 from girih.inference.statistics import Statistics, accumulate
@@ -321,8 +320,8 @@ def _refuse_batches(dims: Any) -> None:
 
 def gradient(model: Model, statistics: Statistics) -> tuple[Tensor, ...]:
     """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, noise, prior)."""
-    s, noise, prior = statistics, model.noise, model.prior
-    head = gaussian_noise.solve(noise, s.outer)
+    s = statistics
+    head = model.noise.solve(s.outer)
     if noise.ndim == 2:
         identity = torch.eye(len(noise), dtype=noise.dtype, device=noise.device)
         inverse = gaussian_noise.solve(noise, identity)
@@ -344,7 +343,7 @@ def score(model: Model, x: Tensor) -> Tensor:
         if rows.observed is not None:
             out[index] = -rows.observed.solve(residual[:, :, None])[:, :, 0]
         else:
-            out[index] = -gaussian_noise.solve(model.noise, residual.mT).mT
+            out[index] = -model.noise.solve(residual.mT).mT
     return out
 
 
@@ -364,7 +363,7 @@ def curvature(model: Model, x: Tensor, columns: Tensor) -> Tensor:
     """
     out = torch.empty_like(columns)
     basis, reduced = model.head
-    back = gaussian_noise.whiten_transposed(model.noise, basis)
+    back = model.noise.whiten_transposed(basis)
     cells = model.cells
     small = cells._replace(value=cells.value @ reduced.mT, slope=torch.einsum("kh,phs->pks", reduced, cells.slope))
     for index, rows in chunks(model, x):
@@ -374,7 +373,7 @@ def curvature(model: Model, x: Tensor, columns: Tensor) -> Tensor:
         mean = torch.nn.functional.pad(e.features(features), (0, 1), value=1.0)
         spread = e.feature_covariance(features, mean)[:, :-1, :-1]
         if rows.observed is None:
-            out[index] = back @ (spread @ (back.mT @ v)) - gaussian_noise.solve(model.noise, v)
+            out[index] = back @ (spread @ (back.mT @ v)) - model.noise.solve(v)
         else:
             white = rows.observed.solve(v)
             image = model.weight @ (spread @ (model.weight.mT @ white))

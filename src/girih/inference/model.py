@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from girih.inference.noise import Observed, constant, whiten
+from girih.covariance import Covariance, Observed
 from girih.inference.pieces import Pieces
 
 
@@ -45,7 +45,7 @@ class Model:
     cells: Cells
     weight: Tensor  # (D, H) last affine map
     bias: Tensor  # (D,)
-    noise: Tensor  # (), (D,) or (D, D)
+    noise: Covariance
     prior: Tensor  # (S, S) covariance of z
     tol: float = 0.0
     bias_rest: Tensor | None = None
@@ -68,12 +68,7 @@ class Model:
     @cached_property
     def head(self) -> tuple[Tensor, Tensor]:
         """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
-        return _factor(whiten(self.noise, self.weight))
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """`-1/2 log det(2 pi noise)`."""
-        return constant(self.noise, self.output_dim)
+        return _factor(self.noise.whiten(self.weight))
 
     @cached_property
     def memory(self) -> dict[str, Any]:
@@ -113,27 +108,26 @@ class Rows(NamedTuple):
         """Some of the rows."""
         if self.observed is None:
             return self._replace(x=self.x[index], y=self.y[index], far2=self.far2[index])
-        observed = Observed(self.observed.noise, self.observed.mask[index] > 0)
         parts = (self.reduced[index], self.y[index], self.far2[index], self.constant[index])
-        return Rows(self.x[index], observed, *parts)
+        return Rows(self.x[index], self.observed.take(index), *parts)
 
 
 def reduce_complete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows without missing entries."""
     basis, reduced = model.head
-    white = whiten(model.noise, model.without_bias(x).mT).mT
+    white = model.noise.whiten(model.without_bias(x).mT).mT
     y = white @ basis
     far2 = torch.linalg.vector_norm(torch.addmm(white, y, basis.mT, alpha=-1.0), dim=1).square_()
-    return Rows(x, None, reduced, y, far2, model.constant)
+    return Rows(x, None, reduced, y, far2, model.noise.constant)
 
 
 def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows that each have their own missing entries."""
     seen = ~torch.isnan(x)
     patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-    basis, reduced = _factor(Observed(model.noise, patterns).whiten(model.weight))
-    basis, reduced = basis[which], reduced[which]
-    observed = Observed(model.noise, seen)
+    of_patterns = model.noise.restrict(patterns)
+    basis, reduced = _factor(of_patterns.whiten(model.weight))
+    basis, reduced, observed = basis[which], reduced[which], of_patterns.take(which)
     white = observed.whiten(torch.nan_to_num(model.without_bias(x))[:, :, None])
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))

@@ -24,15 +24,8 @@ def unit(model: Model) -> float:
     """The relative error of whitened rows and of images."""
     if "unit" not in model.memory:
         terms = model.output_dim + model.weight.shape[1] + 10
-        model.memory["unit"] = _ROUNDOFF * terms * _condition(model.noise)
+        model.memory["unit"] = _ROUNDOFF * terms * model.noise.condition
     return model.memory["unit"]
-
-
-def _condition(noise: Tensor) -> float:
-    """How much of a variance the entries before it explain at most: what a Cholesky factor loses in digits."""
-    if noise.ndim < 2:
-        return 1.0
-    return float((noise.diagonal() / torch.linalg.cholesky(noise).diagonal().square()).max())
 
 
 def lengths(rows: Rows, log_p: Tensor) -> Tensor:
