@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         training,
         vae,
     )
+    from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.inference import DGN, Posterior
     from girih.io import load, save
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Covariance",
     "DGN",
     "DGNEstimator",
     "Partition",
@@ -65,6 +67,7 @@ __all__ = [
 
 # Loaded at first use: torch, pandas, matplotlib and Lightning take seconds to import, and `girih --help` needs none.
 _HOMES = {
+    "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",
     "Partition": "partition",

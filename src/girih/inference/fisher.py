@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
+from girih.covariance import Covariance
 from girih.errors import DerivativeError
 from girih.inference.estep import Evidence, chunks, evidence, expect
 from girih.inference.model import Model
@@ -76,10 +77,10 @@ class MarginalLogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """The score, and statistics with the upstream gradient as row weights, turned into gradients."""
         if grad is None:
-            return (None,) * 8
+            return (None,) * (2 + len(ctx.parameters))
         (x,) = ctx.saved_tensors
         in_x: Tensor | None = None
-        gradients: tuple[Tensor | None, ...] = (None,) * 6
+        gradients: tuple[Tensor | None, ...] = (None,) * len(ctx.parameters)
         if ctx.needs_input_grad[1]:
             in_x = grad[:, None] * score_of(ctx.model, x, ctx.parameters)
         if any(ctx.needs_input_grad[2:]):
@@ -244,7 +245,7 @@ class _Curvature(torch.autograd.Function):
 
 
 class _ParameterGradient(torch.autograd.Function):
-    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, noise, prior); not differentiable."""
+    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, prior, *noise); not differentiable."""
 
     @staticmethod
     def forward(model: Model, grad: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -279,7 +280,7 @@ class _ParameterGradient(torch.autograd.Function):
             for part, dim in ((grad, in_dims[1]), (x, in_dims[2]))
         )
         parts = [_ParameterGradient.apply(model, g, table, *parameters) for g, table in zip(grads, tables, strict=True)]
-        return tuple(torch.stack(part) for part in zip(*parts, strict=True)), (0,) * 6
+        return tuple(torch.stack(part) for part in zip(*parts, strict=True)), (0,) * len(parameters)
 
 
 def _as_one_table(function: Any, info: Any, in_dims: Any, model: Model, x: Tensor, parameters: Any) -> Tensor:
@@ -319,19 +320,12 @@ def _refuse_batches(dims: Any) -> None:
 
 
 def gradient(model: Model, statistics: Statistics) -> tuple[Tensor, ...]:
-    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, noise, prior)."""
+    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, prior, *noise)."""
     s = statistics
     head = model.noise.solve(s.outer)
-    if noise.ndim == 2:
-        identity = torch.eye(len(noise), dtype=noise.dtype, device=noise.device)
-        inverse = gaussian_noise.solve(noise, identity)
-        in_noise = 0.5 * (inverse @ s.scatter @ inverse - s.weight * inverse)
-    else:
-        count = s.weight * (model.output_dim if noise.ndim == 0 else 1)
-        in_noise = 0.5 * (s.scatter / noise - count) / noise
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(prior))
-    in_prior = 0.5 * (precision @ s.latent @ precision - s.weight * precision)
-    return s.pull[:, :, -1], s.pull[:, :, :-1], head[:, :-1], head[:, -1], in_noise, in_prior
+    (in_prior,) = Covariance.from_tensors((model.prior,), model.latent_dim).gradient(s.latent, s.weight)
+    in_noise = model.noise.gradient(s.scatter, s.weight)
+    return s.pull[:, :, -1], s.pull[:, :, :-1], head[:, :-1], head[:, -1], in_prior, *in_noise
 
 
 def score(model: Model, x: Tensor) -> Tensor:

@@ -84,11 +84,10 @@ def fit_candidate(
         return fit_baseline(candidate.model, train, test, options.standardize, options.seed)
     est = fit_estimator(candidate, train, options, checkpoint)
     seconds = time.perf_counter() - start
-    noise = est.dgn_.noise.detach()
-    variances = (noise.diagonal() if noise.ndim == 2 else noise).numpy()
+    variances = est.dgn_.noise_covariance.detached().variances.numpy()
     spread = np.nanvar(train, 0)
     varies = spread > 0
-    shares = np.broadcast_to(variances, spread.shape)[varies] / spread[varies]
+    shares = variances[varies] / spread[varies]
     return Outcome(
         n_train=len(train),
         n_parameters=est.n_parameters_,

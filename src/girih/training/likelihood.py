@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from girih.covariance import Covariance, Unconstrained
 from girih.em import WeightPrior
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
 from girih.networks import Affine
-from girih.training.covariance import Covariance
 from girih.training.recorder import Recorder
 
 
@@ -57,9 +57,9 @@ class Likelihood(nn.Module):
             if not isinstance(getattr(dgn, name), nn.Parameter):
                 raise ParameterError(f"the {name} of this DGN is computed elsewhere; build it from numbers to train it")
         self.net = dgn.net
-        self.noise = Covariance(dgn.noise, noise_floor) if learn_noise else None
+        self.noise = Unconstrained(dgn.noise_covariance, noise_floor) if learn_noise else None
         nothing = torch.zeros((), dtype=torch.float64, device=dgn.noise.device)
-        self.prior = Covariance(dgn.prior, nothing) if learn_prior else None
+        self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
         self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
 
@@ -75,11 +75,15 @@ class Likelihood(nn.Module):
             NonFiniteError: noise or prior overflow, or `log p(x)` does.
         """
         swapped = {}
-        for name, part in (("noise", self.noise), ("prior", self.prior)):
-            value = part() if part is not None else getattr(self.dgn, name).detach().to(x.device)
-            if not (torch.isfinite(value).all() and (value.diagonal() if value.ndim == 2 else value).min() > 0):
+        for name, part, fixed in (
+            ("noise", self.noise, self.dgn.noise_covariance),
+            ("prior", self.prior, _prior(self.dgn)),
+        ):
+            value = part() if part is not None else fixed.detached()
+            tensors = [tensor.to(x.device) for tensor in value.tensors]
+            if not (all(torch.isfinite(tensor).all() for tensor in tensors) and value.variances.min() > 0):
                 raise NonFiniteError(f"parameter '{name}' left the range of numbers; train with a smaller lr")
-            swapped[f"dgn.{name}"] = value
+            swapped |= dict(zip((f"dgn.{name}", f"dgn.{name}_factor"), tensors, strict=False))
         return -functional_call(self._log_prob[0], swapped, (x,))
 
     def penalty(self) -> Tensor | float:
@@ -95,9 +99,14 @@ class Likelihood(nn.Module):
     def write_back(self) -> None:
         """Give the `DGN` the noise and prior of this moment."""
         with torch.no_grad():
-            for name, part in (("noise", self.noise), ("prior", self.prior)):
-                if part is not None:
-                    getattr(self.dgn, name).copy_(part())
+            if self.noise is not None:
+                self.dgn.noise_covariance = self.noise()
+            if self.prior is not None:
+                self.dgn.prior.copy_(self.prior().tensors[0])
+
+
+def _prior(dgn: DGN) -> Covariance:
+    return Covariance.from_tensors((dgn.prior,), dgn.latent_dim)
 
 
 class LikelihoodRecorder(Recorder):
