@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Covariance",
     "DGN",
+    "Covariance",
     "DGNEstimator",
     "Partition",
     "Posterior",

@@ -119,7 +119,12 @@ class Covariance(ABC):
             ShapeError, NonFiniteError, NoiseError.
         """
         variance, value = as_tensor(variances, "variances"), as_tensor(factor, "factor")
-        if variance.ndim != 1 or value.ndim != 2 or len(value) != len(variance) or not 1 <= value.shape[1] <= len(value):
+        if (
+            variance.ndim != 1
+            or value.ndim != 2
+            or len(value) != len(variance)
+            or not 1 <= value.shape[1] <= len(value)
+        ):
             raise ShapeError(
                 "a low-rank covariance takes a factor (D, r), r from 1 to D, and variances (D,); got shapes "
                 f"{tuple(value.shape)} and {tuple(variance.shape)}"
@@ -323,9 +328,7 @@ class Covariance(ABC):
 
     def rescaled(self, scale: Tensor) -> Covariance:
         """The covariance of `scale x`, `scale (D,)`: a diagonal one of a scalar one if the scales differ."""
-        return self.with_tensors(
-            tuple(part * unit for part, unit in zip(self.tensors, self.units(scale), strict=True))
-        )
+        return self.with_tensors(tuple(part * unit for part, unit in zip(self.tensors, self.units(scale), strict=True)))
 
     @property
     @abstractmethod

@@ -216,7 +216,9 @@ class _LowRankObserved(Observed):
         self._covariance, self.mask, self._spectrum = covariance, mask, spectrum
 
     def take(self, index: Tensor) -> Observed:
-        return _LowRankObserved(self._covariance, self.mask[index], _Spectrum(*(part[index] for part in self._spectrum)))
+        return _LowRankObserved(
+            self._covariance, self.mask[index], _Spectrum(*(part[index] for part in self._spectrum))
+        )
 
     def _scaled(self, columns: Tensor) -> Tensor:
         return columns * self.mask[:, :, None] / self._covariance._deviation

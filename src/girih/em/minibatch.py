@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.mstep import about, head_change, noise_update, prior_update

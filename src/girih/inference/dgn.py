@@ -276,7 +276,8 @@ class DGNDistribution(Distribution):
         wrapped = any(bare(tensor) is not tensor for tensor in tensors)
         if not wrapped and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
             return model.cells.value, model.cells.slope, model.weight, model.bias, dgn.prior, *dgn.noise_tensors
-        if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in (*tensors, *dgn.noise_tensors, dgn.prior)):
+        every = (*tensors, *dgn.noise_tensors, dgn.prior)
+        if not torch.is_inference_mode_enabled() and any(tensor.is_inference() for tensor in every):
             raise ParameterError(
                 "the parameters were made in torch.inference_mode, where nothing can be differentiated in them; use a "
                 "copy.deepcopy of the model made outside of it, or torch.no_grad() for densities alone"
