@@ -119,5 +119,5 @@ def test_gradient_training_of_a_low_rank_noise():
     low, _ = pair(1)
     X = low().sample((60,), seed=0).numpy()
     before = float(low().log_prob(X).mean().detach())
-    girih.train(low, X, steps=20, progress=False)
+    girih.train(low, X, max_epochs=5)
     assert float(low().log_prob(X).mean().detach()) > before

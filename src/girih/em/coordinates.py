@@ -1,6 +1,7 @@
 r"""All parameters of a model as one vector without constraints: the coordinates that acceleration works in.
 
-Those of a noise or prior are `Covariance.coordinates`; weights and biases are themselves. So every vector is admissible, and the noise only has to be held above its floor.
+Those of a noise or prior are `Covariance.coordinates`; weights and biases are themselves. So every vector is
+admissible, and the noise only has to be held above its floor.
 """
 
 from __future__ import annotations
