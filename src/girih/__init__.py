@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         training,
         vae,
     )
+    from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.inference import DGN, Posterior
     from girih.io import load, save
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DGN",
+    "Covariance",
     "DGNEstimator",
     "FitOptions",
     "FitResult",
@@ -71,6 +73,7 @@ __all__ = [
 
 # Loaded at first use: torch, pandas and matplotlib take seconds to import, and `girih --help` needs none.
 _HOMES = {
+    "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",
     "FitOptions": "training",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
 from girih._staging import current, is_hidden_work, replacing
+from girih.covariance import Covariance
 from girih.em import DGNEstimator, count_parameters
 from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.inference import DGN
@@ -194,7 +195,8 @@ def _two_networks(
 
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
     rest = {} if dgn.bias_rest is None else {"bias_rest": dgn.bias_rest}
-    return {"noise": dgn.noise, "prior": dgn.prior} | rest
+    shared = {} if dgn.noise_factor is None else {"noise_factor": dgn.noise_factor}
+    return {"noise": dgn.noise, "prior": dgn.prior} | shared | rest
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -273,7 +275,10 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import dgn_flow_from
 
         return dgn_flow_from(tensors, net)
-    dgn = DGN(net, noise=tensors["noise"], prior=tensors["prior"], tol=config.get("tol", TOL))
+    noise = tensors["noise"]
+    if "noise_factor" in tensors:
+        noise = Covariance.low_rank(tensors["noise_factor"], noise)
+    dgn = DGN(net, noise=noise, prior=tensors["prior"], tol=config.get("tol", TOL))
     dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:
         return dgn

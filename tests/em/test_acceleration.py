@@ -8,7 +8,7 @@ import torch
 
 import girih
 from girih.em import fit_em
-from girih.em.coordinates import LocalModel, coordinates, covariance_of
+from girih.em.coordinates import LocalModel
 from girih.em.minibatch import epoch
 from girih.em.pace import Pace
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
@@ -54,12 +54,6 @@ def test_preconditioner_is_symmetric_and_positive(circle, noise):
     columns = torch.stack([local.precondition(e, 0.1) for e in torch.eye(len(local.gradient)).double()])
     assert torch.allclose(columns, columns.mT, atol=1e-10)
     assert torch.linalg.eigvalsh(columns).min() > -1e-12
-
-
-def test_covariances_and_back():
-    for value in (torch.tensor(0.3), torch.tensor([0.3, 2.0]), torch.tensor([[2.0, 0.3], [0.3, 0.1]])):
-        value = value.double()
-        assert torch.allclose(covariance_of(coordinates(value), value), value)
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import girih
+from girih.covariance import Covariance, Unconstrained
 from girih.em import fit_em
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import MAX_LATENT_DIM
-from girih.likelihood import FreeCovariance, Likelihood
+from girih.likelihood import Likelihood
 
 from .helpers import check_same_history, same, weights
 
@@ -87,10 +88,10 @@ def test_noise_stays_above_its_floor():
 def test_a_covariance_below_its_floor_starts_just_above():
     floor = torch.tensor([1.0, 2.0], dtype=torch.float64)
     value = torch.tensor([[0.5, 0.1], [0.1, 50.0]], dtype=torch.float64)
-    full = FreeCovariance(value, floor)()
+    full = Unconstrained(Covariance.full(value), floor)().matrix
     assert torch.linalg.eigvalsh(full - floor.diag()).min() > 0
     torch.testing.assert_close(full[1, 1], value[1, 1], rtol=0.01, atol=0.0)
-    diagonal = FreeCovariance(torch.tensor([0.5, 50.0], dtype=torch.float64), floor)()
+    diagonal = Unconstrained(Covariance.diagonal([0.5, 50.0]), floor)().variances
     torch.testing.assert_close(diagonal, torch.tensor([1.001, 50.0], dtype=torch.float64))
 
 

@@ -76,9 +76,8 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
             layers.append(f"kink with slope {_slope(step.slope)}")
         else:
             layers.append(f"{step.kind} of {step.size} features")
-    noise = dgn.noise.detach()
-    variance = noise.diagonal() if noise.ndim == 2 else noise
-    columns = variance.sqrt().tolist() if noise.ndim and len(variance) <= 6 else None
+    noise = dgn.noise_covariance.detached()
+    columns = noise.variances.sqrt().tolist() if noise.kind != "scalar" and noise.dim <= 6 else None
     nll = saved.metrics.get("nll_per_row")
     if nll is None and est is not None:
         nll = float(est.nll_curve_[-1])
@@ -88,8 +87,8 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
         "output_dim": dgn.output_dim,
         "layers": layers,
         "cells": len(dgn.partition),
-        "noise": ("isotropic", "diagonal", "full")[noise.ndim],
-        "noise_deviation": float(variance.mean().sqrt()) if columns is None else columns,
+        "noise": noise.name,
+        "noise_deviation": float(noise.mean_variance.sqrt()) if columns is None else columns,
         "stored_parameters": sum(p.numel() for p in dgn.parameters()),
         "identifiable_parameters": est.n_parameters_ if est is not None else count_parameters(dgn),
         "fitted_to": saved.metrics.get("data", {}).get("source"),

@@ -91,9 +91,8 @@ def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) ->
     """The numbers of a fit, for people and for programs."""
     est = fitted.est
     n, k, total = len(log_p), est.n_parameters_, float(log_p.sum())
-    noise = est.dgn_.noise.detach()
-    variance = noise.diagonal() if noise.ndim == 2 else noise
-    columns = variance.sqrt().tolist() if noise.ndim and len(variance) <= _LISTED else None
+    noise = est.dgn_.noise_covariance.detached()
+    columns = noise.variances.sqrt().tolist() if noise.kind != "scalar" and noise.dim <= _LISTED else None
     return {
         "nll_per_row": -total / n,
         "entropy": dataset.entropy,
@@ -109,8 +108,8 @@ def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) ->
         "penalised_nll_per_row": float(est.nll_curve_[-1]),
         "cells": len(est.dgn_.partition),
         "noise": {
-            "shape": ("isotropic", "diagonal", "full")[noise.ndim],
-            "deviation": float(variance.mean().sqrt()),
+            "shape": noise.name,
+            "deviation": float(noise.mean_variance.sqrt()),
             "deviation_of_columns": columns,
         },
         "data": {

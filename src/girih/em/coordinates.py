@@ -1,71 +1,31 @@
 r"""All parameters of a model as one vector without constraints: the coordinates that acceleration works in.
 
-A variance is its logarithm, a covariance `L L^T` with `L = diag(exp a) (1 + strictly lower theta)`; weights and biases
-are themselves. So every vector is admissible, and the noise only has to be held above its floor.
+Those of a noise or prior are `Covariance.coordinates`; weights and biases are themselves. So every vector is
+admissible, and the noise only has to be held above its floor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from girih.em.mstep import at_least, head_parameters
+from girih.covariance import Covariance
+from girih.em.mstep import head_parameters
 from girih.em.normal import NormalSystem
 from girih.em.penalty import pseudo_inverse
 from girih.em.step import Evaluation, Problem
-from girih.inference.noise import solve
-
-
-def coordinates(covariance: Tensor) -> Tensor:
-    """A scalar variance `()`, variances `(D,)` or a covariance `(D, D)` as a vector without constraints.
-
-    Example:
-        >>> import torch
-        >>> from girih.em.coordinates import coordinates, covariance_of
-        >>> covariance = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
-        >>> torch.allclose(covariance_of(coordinates(covariance), covariance), covariance)
-        True
-    """
-    if covariance.ndim < 2:
-        return covariance.log().reshape(-1)
-    factor = torch.linalg.cholesky(covariance)
-    scale = factor.diagonal()
-    row, column = _below(len(covariance), covariance.device)
-    return torch.cat((scale.log(), (factor / scale[:, None])[row, column]))
-
-
-def covariance_of(vector: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `coordinates`, in the shape of `like`; differentiable."""
-    if like.ndim < 2:
-        return vector.exp().reshape(like.shape)
-    size = len(like)
-    factor = torch.eye(size, dtype=vector.dtype, device=vector.device)
-    factor = factor.index_put(_below(size, vector.device), vector[size:])
-    factor = vector[:size].exp()[:, None] * factor
-    return factor @ factor.mT
-
-
-def _below(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    row, column = torch.tril_indices(size, size, -1, device=device)
-    return row, column
-
-
-def _information(covariance: Tensor, weight: Tensor, columns: int) -> Tensor:
-    """The complete-data information of each coordinate, for a covariance near the expected scatter."""
-    if covariance.ndim < 2:
-        share = columns / max(covariance.numel(), 1)
-        return (0.5 * share * weight).expand(covariance.numel())
-    size = len(covariance)
-    return torch.cat((2.0 * weight.expand(size), weight.expand(size * (size - 1) // 2)))
 
 
 @dataclass(frozen=True)
 class _Block:
     """A covariance that is moved: its coordinates, and gradient and information in them."""
 
-    target: Tensor
+    covariance: Covariance
+    assign: Callable[[Covariance], None]
     vector: Tensor
     gradient: Tensor
     information: Tensor
@@ -91,16 +51,16 @@ class LocalModel:
         if head is not None:
             n = self._columns
             ridge = torch.zeros(n, dtype=torch.float64, device=s.features.device)
-            pull = solve(model.noise, s.outer[:, :n])
+            pull = model.noise.solve(s.outer[:, :n])
             if problem.prior is not None:
                 ridge[: head.in_features] = 1.0 / problem.prior.scale**2
                 pull = pull - ridge * head_parameters(model, n)
-            variance = model.noise.diagonal().mean() if model.noise.ndim == 2 else model.noise.mean()
-            self._inverse = pseudo_inverse(s.features[:n, :n] + variance * torch.diag(ridge))
+            self._inverse = pseudo_inverse(s.features[:n, :n] + model.noise.mean_variance * torch.diag(ridge))
             parts.append(pull.flatten())
-        self.blocks = [_block(dgn.noise, s.scatter, s.weight, model.output_dim)]
+        self.blocks = [_block(model.noise, partial(setattr, dgn, "noise_covariance"), s.scatter, s.weight)]
         if learn_prior:
-            self.blocks.append(_block(dgn.prior, s.latent, s.weight, dgn.latent_dim))
+            prior = Covariance.from_tensors((model.prior,), dgn.latent_dim)
+            self.blocks.append(_block(prior, lambda value: dgn.prior.copy_(value.tensors[0]), s.latent, s.weight))
         self.gradient = torch.cat([*parts, *(block.gradient for block in self.blocks)])
 
     def precondition(self, vector: Tensor, damping: float) -> Tensor:
@@ -109,8 +69,7 @@ class LocalModel:
         parts = [] if self.system is None else [self.system.solve(hidden, damping)]
         if self._columns:
             scaled = head.reshape(-1, self._columns) @ self._inverse
-            noise = self._noise
-            parts.append((noise @ scaled if noise.ndim == 2 else noise.reshape(-1, 1) * scaled).flatten())
+            parts.append(self._noise.times(scaled).flatten())
         parts += [part / block.information for part, block in zip(blocks, self.blocks, strict=True)]
         return torch.cat(parts)
 
@@ -124,11 +83,11 @@ class LocalModel:
             self.problem.change_head(head.reshape(-1, self._columns))
         made = [hidden, head]
         for index, (block, part) in enumerate(zip(self.blocks, blocks, strict=True)):
-            value = covariance_of(block.vector + part, block.target)
+            value = block.covariance.from_coordinates(block.vector + part)
             if index == 0:
-                value = at_least(value, self.problem.noise_floor)
-                part = coordinates(value) - block.vector
-            block.target.copy_(value)
+                value = value.at_least(self.problem.noise_floor)
+                part = value.coordinates - block.vector
+            block.assign(value)
             made.append(part)
         return torch.cat(made)
 
@@ -138,16 +97,9 @@ class LocalModel:
         return vector.split([hidden, len(vector) - hidden - sum(blocks), *blocks])
 
 
-def _block(target: Tensor, scatter: Tensor, weight: Tensor, columns: int) -> _Block:
-    covariance = target.detach()
-    if covariance.ndim == 2:
-        inverse = torch.linalg.inv(covariance)
-        slope = 0.5 * (inverse @ scatter @ inverse - weight * inverse)
-    else:
-        share = columns / max(covariance.numel(), 1)
-        slope = 0.5 * (scatter / covariance - weight * share) / covariance
-    vector = coordinates(covariance)
+def _block(covariance: Covariance, assign: Callable[[Covariance], None], scatter: Tensor, weight: Tensor) -> _Block:
+    vector, slope = covariance.coordinates, covariance.gradient(scatter, weight)
     with torch.enable_grad():
         leaf = vector.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(covariance_of(leaf, covariance), leaf, slope)
-    return _Block(target, vector, gradient, _information(covariance, weight, columns))
+        (gradient,) = torch.autograd.grad(covariance.from_coordinates(leaf).tensors, leaf, slope)
+    return _Block(covariance, assign, vector, gradient, covariance.information(weight))

@@ -270,6 +270,6 @@ def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Rows) -> DGNEstimator
     """
     est.dgn_ = scaling.fold(est.dgn_)
     est.nll_curve_ = est.nll_curve_ + float(scaling.log_jacobian(X).mean())
-    est.noise = ("isotropic", "diagonal", "full")[est.dgn_.noise.ndim]
+    est.noise = est.dgn_.noise_covariance.name
     est.n_parameters_ = count_parameters(est.dgn_, est.learn_prior)
     return est

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from girih.em.normal import NormalSystem
 from girih.em.penalty import WeightPrior
 from girih.inference.model import Model
-from girih.inference.noise import solve
 from girih.inference.statistics import Statistics
 from girih.networks import KinkStep, LinearStep, Trace
 from girih.partition import Partition
@@ -89,7 +88,7 @@ class HiddenSystem(NormalSystem):
 
     def __init__(self, model: Model, s: Statistics, layers: list[Layer], prior: WeightPrior | None) -> None:
         self.layers, self.prior, self._moments = layers, prior, s.moments
-        self._precision = model.weight.mT @ solve(model.noise, model.weight)
+        self._precision = model.weight.mT @ model.noise.solve(model.weight)
         self.current = torch.cat([_parameters(layer).flatten() for layer in layers])
         self.penalised = torch.cat([_is_weight(layer).flatten() for layer in layers])
         self.gradient = self._adjoint(s.pull.mT)

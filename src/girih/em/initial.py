@@ -88,7 +88,7 @@ def randomise(
             _aim(trained.head, h, x, weight, mean, variance, generator)
         elif not trained.is_chain:
             starts.scale_output(dgn, h, mean, variance)
-        dgn.noise.copy_(_in_shape(torch.maximum(variance, noise_floor), dgn.noise))
+        dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(variance, noise_floor))
 
 
 @torch.no_grad()
@@ -99,12 +99,7 @@ def be_constant(dgn: DGN, trained: Trained, x: Tensor, weight: Tensor, noise_flo
         parameter.zero_()
     assert trained.head is not None
     trained.head.module.bias.copy_(mean)
-    dgn.noise.copy_(_in_shape(torch.maximum(variance, noise_floor), dgn.noise))
-
-
-def _in_shape(variance: Tensor, noise: Tensor) -> Tensor:
-    """Variances `(D,)` as a noise in the shape of `noise`."""
-    return {0: variance.mean(), 1: variance, 2: torch.diag(variance)}[noise.ndim]
+    dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(variance, noise_floor))
 
 
 def _normal(generator: torch.Generator, device: torch.device, *shape: int) -> Tensor:

@@ -25,7 +25,6 @@ from girih.em.penalty import WeightPrior
 from girih.em.trained import Trained
 from girih.inference import DGN
 from girih.inference.model import Model
-from girih.inference.noise import solve, whiten
 from girih.inference.statistics import Statistics
 from girih.partition import Partition
 
@@ -131,10 +130,10 @@ class JacobianSystem(NormalSystem):
         change = self._moments @ change
         columns = change.reshape(-1, change.shape[-1]).mT
         if self.trained.head is None:  # the features are x itself
-            weighted = solve(self._model.noise, columns)
+            weighted = self._model.noise.solve(columns)
         else:
             weight = self._model.weight
-            weighted = weight.mT @ solve(self._model.noise, weight @ columns)
+            weighted = weight.mT @ self._model.noise.solve(weight @ columns)
         return weighted.mT.reshape(change.shape)
 
     def _normal_matrix(self) -> Tensor:
@@ -147,7 +146,7 @@ class JacobianSystem(NormalSystem):
         """With E[w w^T] = M x G, `(J^T w)^2` has the diagonal as its expectation; averaged over each tensor."""
         values, vectors = torch.linalg.eigh(self._moments)
         factor = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
-        outputs = whiten(self._model.noise, self._model.weight) if self.trained.head is not None else None
+        outputs = self._model.noise.whiten(self._model.weight) if self.trained.head is not None else None
         generator = torch.Generator().manual_seed(_SEED)
         pieces_, points, width = self._features.shape
         total = torch.zeros_like(self.current)
@@ -156,11 +155,9 @@ class JacobianSystem(NormalSystem):
             noise = torch.randn(shape, dtype=torch.float64, generator=generator).to(factor)
             if outputs is not None:
                 probe = noise @ outputs
-            elif self._model.noise.ndim == 2:
-                precision = torch.linalg.inv(torch.linalg.cholesky(self._model.noise))
-                probe = noise @ precision
             else:
-                probe = noise / self._model.noise.sqrt()
+                columns = noise.reshape(-1, width).mT
+                probe = self._model.noise.whiten_transposed(columns).mT.reshape(shape)
             total += self._adjoint(factor @ probe).square()
         return _flat([part.mean().expand(part.shape) for part in self.split(total / _PROBES)])
 

@@ -18,10 +18,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from girih.em.mstep import head_change, noise_update, prior_update
+from girih.em.mstep import about, head_change, noise_update, prior_update
 from girih.em.step import Evaluation, Problem, attempt
 from girih.errors import NonFiniteError
 from girih.inference.statistics import Statistics
@@ -64,13 +63,13 @@ def _step(problem: Problem, part: Evaluation, blended: Statistics, chosen: set[s
     if "head" in chosen and head is not None:
         change = head_change(part.model, blended, head.has_bias, problem.prior)
     if "noise" in chosen:
-        dgn.noise.copy_(noise_update(blended, change, dgn.noise, problem.noise_floor))
+        dgn.noise_covariance = noise_update(blended, change, dgn.noise_covariance, problem.noise_floor)
     if "prior" in chosen:
         dgn.prior.copy_(prior_update(blended))
     if system is not None:
         problem.change(system.changes(RATE * system.direction(_DAMPING)))
     problem.change_head(change)
-    return _about(blended, change)
+    return about(part.model.noise, blended, change)
 
 
 # The statistics of the last map, the noise and the prior; the others belong to the cells, which move.
@@ -79,15 +78,3 @@ _BLENDED = ("outer", "features", "scatter", "latent")
 
 def _blend(old: Statistics, new: Statistics) -> Statistics:
     return replace(new, **{n: torch.lerp(getattr(old, n), getattr(new, n), RATE) for n in _BLENDED})
-
-
-def _about(s: Statistics, change: Tensor) -> Statistics:
-    """The statistics about the residuals after the last map has changed by `change` `(D, H + 1)`."""
-    outer = s.outer - change @ s.features
-    if s.scatter.ndim == 2:
-        cross = change @ s.outer.mT
-        scatter = s.scatter - cross - cross.mT + change @ s.features @ change.mT
-    else:
-        rows = ((change @ s.features - 2.0 * s.outer) * change).sum(1)
-        scatter = s.scatter + (rows.sum() if s.scatter.ndim == 0 else rows)
-    return replace(s, outer=outer, scatter=scatter)

@@ -8,9 +8,12 @@ second moment of z (EM-DGN, appendix G.2, eq. 22-24 with `l = L`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from girih.covariance import Covariance
 from girih.em.penalty import WeightPrior, coordinate_descent, pseudo_inverse
 from girih.inference.model import Model
 from girih.inference.statistics import Statistics
@@ -45,14 +48,12 @@ def _ridge(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tens
     """Row by row in the eigenbasis of the noise, where the rows decouple."""
     n = len(gram)
     current, penalty = head_parameters(model, n), _penalised(model, n).to(gram) / prior.scale**2
-    if model.noise.ndim == 2:
-        variance, basis = torch.linalg.eigh(model.noise)
+    variance, basis = model.noise.eigen()
+    if basis is not None:
         current, pull = basis.mT @ current, basis.mT @ pull
-    else:
-        variance, basis = model.noise.expand(model.output_dim), None
     target = pull - variance[:, None] * penalty * current
-    if model.noise.ndim == 0:
-        change = target @ pseudo_inverse(gram + model.noise * torch.diag(penalty))
+    if model.noise.kind == "scalar":
+        change = target @ pseudo_inverse(gram + variance[0] * torch.diag(penalty))
     else:
         change = torch.stack(
             [t @ pseudo_inverse(gram + v * torch.diag(penalty)) for t, v in zip(target, variance, strict=True)]
@@ -63,39 +64,25 @@ def _ridge(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tens
 def _proximal(model: Model, gram: Tensor, pull: Tensor, prior: WeightPrior) -> Tensor:
     """Lasso and clipping. With a full noise the rows are coupled; a bound on its precision decouples them."""
     n = len(gram)
-    if model.noise.ndim == 2:
-        smallest = torch.linalg.eigvalsh(model.noise)[0]
-        pull = smallest * torch.cholesky_solve(pull, torch.linalg.cholesky(model.noise))
-        variance = smallest.expand(model.output_dim)
-    else:
-        variance = model.noise.expand(model.output_dim)
+    variance, basis = model.noise.eigen()
+    if basis is not None:
+        variance = variance[0].expand(model.output_dim)
+        pull = variance[0] * model.noise.solve(pull)
     return coordinate_descent(gram, pull, head_parameters(model, n), _penalised(model, n), prior, variance)
 
 
-def noise_update(s: Statistics, head: Tensor, noise: Tensor, floor: Tensor) -> Tensor:
+def about(noise: Covariance, s: Statistics, head: Tensor) -> Statistics:
+    """The statistics about the residuals after the last map has changed by `head` `(D, H + 1)`."""
+    moved = ((head @ s.features - 2.0 * s.outer).mT, head.mT)
+    return replace(s, outer=s.outer - head @ s.features, scatter=s.scatter + noise.scatter(moved))
+
+
+def noise_update(s: Statistics, head: Tensor, noise: Covariance, floor: Tensor) -> Covariance:
     """The noise that maximises the expected log-likelihood once the last map has changed by `head` `(D, H + 1)`.
 
-    `floor` bounds the variances from below: `()` for a scalar noise, `(D,)` otherwise, where a full noise keeps
-    `noise - diag(floor)` positive semi-definite. The bounded maximum is the unbounded one with its eigenvalues,
-    in units of the floor, raised to 1.
+    `floor` bounds the variances from below: see `Covariance.m_step`.
     """
-    if noise.ndim == 2:
-        cross = head @ s.outer.mT
-        scatter = s.scatter - cross - cross.mT + head @ s.features @ head.mT
-        return at_least(0.5 * (scatter + scatter.mT) / s.weight, floor)
-    rows = ((head @ s.features - 2.0 * s.outer) * head).sum(1)
-    if noise.ndim == 1:
-        return at_least((s.scatter + rows) / s.weight, floor)
-    return at_least((s.scatter + rows.sum()) / (s.weight * len(head)), floor)
-
-
-def at_least(noise: Tensor, floor: Tensor) -> Tensor:
-    """The noise with its variances, or its eigenvalues in units of the floor, raised to the floor."""
-    if noise.ndim < 2:
-        return torch.maximum(noise, floor)
-    unit = floor.sqrt()[:, None] * floor.sqrt()
-    values, vectors = torch.linalg.eigh(noise / unit)
-    return ((vectors * values.clamp(min=1.0)) @ vectors.mT) * unit
+    return noise.m_step(about(noise, s, head).scatter, s.weight, floor)
 
 
 def prior_update(s: Statistics) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_tensor
+from girih.covariance import Covariance
 from girih.em.initial import column_spread, root_mean_square
 from girih.errors import NonFiniteError
 from girih.inference import DGN
@@ -91,7 +92,7 @@ class Scaling:
         if head is not None and rescale and bool((deviation > 0).any()):
             common = root_mean_square(deviation)
             alike = torch.full_like(scale, common)
-            scale = alike if dgn.noise.ndim == 0 else torch.where(deviation > 0, deviation, alike)
+            scale = alike if dgn.noise_covariance.kind == "scalar" else torch.where(deviation > 0, deviation, alike)
         bad = ((deviation > _LARGEST) | (scale < _SMALLEST)).nonzero()[:, 0].tolist()
         if bad:
             raise NonFiniteError(
@@ -132,7 +133,8 @@ class Scaling:
                 rest = 0.0 if dgn.bias_rest is None else dgn.bias_rest
                 head.module.bias.sub_(self.offset).add_(rest).sub_(self.mean).div_(self.scale)
                 dgn.bias_rest = None
-            dgn.noise.div_(self._unit_of(dgn.noise))
+            for part, unit in zip(dgn.noise_tensors, dgn.noise_covariance.units(self.scale), strict=True):
+                part.div_(unit)
 
     @torch.no_grad()
     def leave(self, dgn: DGN) -> None:
@@ -140,17 +142,12 @@ class Scaling:
         head = dgn.trace.head
         if head is not None:
             head.module.weight.mul_(self.scale[:, None])
-            dgn.noise.mul_(self._unit_of(dgn.noise))
+            for part, unit in zip(dgn.noise_tensors, dgn.noise_covariance.units(self.scale), strict=True):
+                part.mul_(unit)
             if head.has_bias:
                 bias = head.module.bias
                 rest = _add(bias.mul_(self.scale).add_(self.mean), self.offset)
-                dgn.bias_rest = _if_it_matters(rest, dgn.noise)
-
-    def _unit_of(self, noise: Tensor) -> Tensor:
-        """What a noise over x is, in the shape of `noise`, where that over y is 1."""
-        if noise.ndim == 2:
-            return self.scale * self.scale[:, None]
-        return (self.scale[0] if noise.ndim == 0 else self.scale).square()
+                dgn.bias_rest = _if_it_matters(rest, dgn.noise_covariance)
 
     def variance(self, value: Tensor) -> Tensor:
         """A variance `()`, the same for all columns, or variances `(D,)` over x as those over y."""
@@ -188,12 +185,7 @@ class Scaling:
             rest = _add(head.bias.mul_(scale), mean) + _add(head.bias, self.offset)
             if dgn.bias_rest is not None:
                 rest += scale * dgn.bias_rest
-            noise = dgn.noise.detach()
-            alike = bool((scale == scale[0]).all())
-            if noise.ndim == 2:
-                noise = noise * scale * scale[:, None]
-            else:
-                noise = noise * (scale[0] if noise.ndim == 0 and alike else scale).square()
+            noise = dgn.noise_covariance.detached().rescaled(scale)
         folded = DGN(net, noise=noise, prior=dgn.prior.detach(), tol=dgn.tol)
         folded.bias_rest = _if_it_matters(rest, noise)
         return folded
@@ -211,6 +203,5 @@ def _add(target: Tensor, more: Tensor | float) -> Tensor:
 _NEGLIGIBLE = 1e-11
 
 
-def _if_it_matters(rest: Tensor, noise: Tensor) -> Tensor | None:
-    variance = noise.detach().diagonal() if noise.ndim == 2 else noise.detach()
-    return rest if bool((rest.abs() > _NEGLIGIBLE * variance.sqrt()).any()) else None
+def _if_it_matters(rest: Tensor, noise: Covariance) -> Tensor | None:
+    return rest if bool((rest.abs() > _NEGLIGIBLE * noise.variances.detach().sqrt()).any()) else None

@@ -173,7 +173,7 @@ def exact_step(problem: Problem, now: Evaluation, updates: Iterable[str]) -> Eva
             change = head_change(now.model, s, head.has_bias, problem.prior)
             problem.change_head(change)
         if "noise" in chosen:
-            dgn.noise.copy_(noise_update(s, change, dgn.noise, problem.noise_floor))
+            dgn.noise_covariance = noise_update(s, change, now.model.noise, problem.noise_floor)
         if "prior" in chosen:
             dgn.prior.copy_(prior_update(s))
 
@@ -227,6 +227,6 @@ def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Ten
     entry, mean, deviation = column_spread(x, weight)
     size = root_mean_square(entry + mean)
     common = root_mean_square(deviation) or (size if 1e-140 < size < 1e150 else 1.0)  # its square is a number
-    if dgn.noise.ndim == 0:
+    if dgn.noise_covariance.kind == "scalar":
         return share * deviation.new_tensor(common).square()
     return share * torch.where(deviation > 0, deviation, common).square()

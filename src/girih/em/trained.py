@@ -86,8 +86,8 @@ def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
     count = count_affine(dgn.trace)
     if dgn.trace.chain is not None:
         count -= dgn.trace.hidden_units
-    D, S = dgn.output_dim, dgn.latent_dim
-    count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]
+    S = dgn.latent_dim
+    count += dgn.noise_covariance.parameter_count
     return count + (S * (S + 1) // 2 if learn_prior else 0)
 
 

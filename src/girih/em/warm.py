@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from girih.errors import ParameterError
 from girih.inference import DGN
@@ -27,15 +26,11 @@ def warm_model(fitted: DGN, asked: DGN) -> DGN:
             f"warm_start goes on from the fitted generator, which cannot become one of {some}; set warm_start=False "
             "to start anew, or the old values to go on"
         )
-    if fitted.noise.ndim == asked.noise.ndim:
+    old, new = fitted.noise_covariance, asked.noise_covariance
+    if old.kind == new.kind:
         return fitted
-    noise = _of_kind(fitted.noise.detach(), asked.noise.ndim, fitted.output_dim)
+    noise = old.detached().to(new.kind)
     return DGN(fitted.net, noise=noise, prior=fitted.prior.detach(), tol=fitted.tol)
-
-
-def _of_kind(noise: Tensor, ndim: int, output_dim: int) -> Tensor:
-    variance = (noise.diagonal() if noise.ndim == 2 else noise).expand(output_dim)
-    return (variance.mean(), variance.clone(), torch.diag(variance))[ndim]
 
 
 def _describe(dgn: DGN) -> dict[str, Any]:

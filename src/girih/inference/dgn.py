@@ -12,8 +12,8 @@ from torch.distributions import Distribution, constraints
 
 from girih._arrays import as_rows, as_tensor, bare, in_transform, outside_transforms
 from girih._options import real
+from girih.covariance import Covariance
 from girih.errors import DerivativeError, NonFiniteError, ParameterError
-from girih.inference import noise as gaussian_noise
 from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
 from girih.inference.line import Line
 from girih.inference.model import AffinePieces, Evidence, Model, Region, check_latent_dim, chunks
@@ -40,13 +40,15 @@ class DGN(nn.Module):
         net: the generator g, any module that `girih.trace` supports; kept by reference, so training the
             module changes the model, and so does replacing a layer of it. What girih does not see is a change inside
             a list, a dict or an object of your own that a module holds.
-        noise: the noise *variance*: a scalar, `(D,)` variances, or a `(D, D)` covariance.
+        noise: the noise *variance*: a scalar, `(D,)` variances, a `(D, D)` covariance, or a `girih.Covariance`.
         prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity.
         tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
             that; 0 leaves out nothing. What was left out at most is `Posterior.left_out`, or
             `dgn().evidence(x).left_out`.
 
-    `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is.
+    `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is. Of a
+    low-rank noise, `noise` holds the variances that each coordinate has of its own, and `noise_factor` `(D, r)` what
+    they share; `noise_covariance` is the noise of any kind as a `girih.Covariance`.
 
     Raises:
         UnsupportedLayerError, LatentDimensionError, ShapeError, NoiseError, NonFiniteError.
@@ -70,16 +72,14 @@ class DGN(nn.Module):
         check_latent_dim(traced.latent_dim)
         self.net = net
         device = traced.device
-        noise = as_tensor(noise, "noise", device)
-        if noise.ndim == 1 and len(noise) == 1 and traced.output_dim != 1:
-            noise = noise[0]
-        gaussian_noise.check_noise(noise, traced.output_dim)
-        prior = as_tensor(1.0 if prior is None else prior, "prior", device)
-        if prior.ndim < 2 and prior.numel() == 1:
-            prior = prior.reshape(()) * torch.eye(traced.latent_dim, dtype=torch.float64, device=device)
-        gaussian_noise.check_prior(prior, traced.latent_dim)
-        self.noise: Tensor = _own(noise)
-        self.prior: Tensor = _own(prior)
+        own, *shared = Covariance.of(noise, traced.output_dim, "noise", device).tensors
+        self.noise: Tensor = _own(own)
+        self.prior: Tensor = _own(Covariance.prior(prior, traced.latent_dim, device))
+        self.noise_factor: Tensor | None
+        if shared:
+            self.noise_factor = _own(shared[0])
+        else:
+            self.register_parameter("noise_factor", None)
         # what rounding took from the last bias of a fit to data far from 0: `(D,)`, or `None`
         self.bias_rest: Tensor | None
         self.register_buffer("bias_rest", None, persistent=False)
@@ -91,6 +91,8 @@ class DGN(nn.Module):
         super().__setstate__(state)
         if "_followed" not in state:
             self._followed, self._home = Followed(self.net), list(self.parameters())
+        if "noise_factor" not in vars(self):
+            self._parameters.setdefault("noise_factor", None)
 
     @property
     def trace(self) -> Trace:
@@ -111,6 +113,27 @@ class DGN(nn.Module):
     def output_dim(self) -> int:
         """The data dimension D."""
         return self.trace.output_dim
+
+    @property
+    def noise_tensors(self) -> tuple[Tensor, ...]:
+        """`noise`, and `noise_factor` if there is one."""
+        return (self.noise,) if self.noise_factor is None else (self.noise, self.noise_factor)
+
+    @property
+    def noise_covariance(self) -> Covariance:
+        """The noise as a `girih.Covariance` of the current parameters; one of the same kind may be assigned."""
+        return Covariance.from_tensors(self.noise_tensors, self.output_dim)
+
+    @noise_covariance.setter
+    def noise_covariance(self, value: Covariance) -> None:
+        if [part.shape for part in value.tensors] != [part.shape for part in self.noise_tensors]:
+            raise ParameterError(
+                f"the noise of this DGN is {self.noise_covariance}, and stays of that kind and rank; got {value}; make "
+                "a new DGN with it"
+            )
+        with torch.no_grad():
+            for part, new in zip(self.noise_tensors, value.tensors, strict=True):
+                part.copy_(new)
 
     @property
     def partition(self) -> Partition:
@@ -135,7 +158,8 @@ class DGN(nn.Module):
                 f"{traced.device}; call net.cpu() first"
             )
         with torch.no_grad():
-            noise, prior = (_covariance(self, name) for name in ("noise", "prior"))
+            parts = tuple(_plain(part, "noise") for part in self.noise_tensors)
+            noise, prior = Covariance.from_tensors(parts, traced.output_dim), _plain(self.prior, "prior")
             partition = Partition(traced, prior=prior) if partition is None else partition
             value, slope = traced.hidden_jet(partition.piece_patterns, partition.piece_origins)
             weight, bias = (part.detach().clone() for part in traced.head_parameters())
@@ -196,8 +220,7 @@ class DGN(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by `print(dgn)`."""
-        kind = ("scalar", "diagonal", "full")[self.noise.ndim]
-        return f"S={self.latent_dim}, D={self.output_dim}, noise={kind}"
+        return f"S={self.latent_dim}, D={self.output_dim}, noise={self.noise_covariance.kind}"
 
 
 class DGNDistribution(Distribution):
@@ -232,8 +255,8 @@ class DGNDistribution(Distribution):
         tensors = traced.tensors()
         if state is None or traced is not state.traced or dgn.tol != state.model.tol:
             state = None
-        if state is None or not state.snapshot.holds([*tensors, dgn.noise, dgn.prior]):
-            every = (*tensors, dgn.noise, dgn.prior)
+        if state is None or not state.snapshot.holds([*tensors, *dgn.noise_tensors, dgn.prior]):
+            every = (*tensors, *dgn.noise_tensors, dgn.prior)
             _refuse_batched(every)
             snapshot, plain = Snapshot(every), traced
             if in_transform() or any(bare(tensor) is not tensor for tensor in every):
@@ -249,14 +272,15 @@ class DGNDistribution(Distribution):
         tensors = traced.tensors()
         wrapped = any(bare(tensor) is not tensor for tensor in tensors)
         if not wrapped and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-            return model.cells.value, model.cells.slope, model.weight, model.bias, dgn.noise, dgn.prior
-        if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in (*tensors, dgn.noise, dgn.prior)):
+            return model.cells.value, model.cells.slope, model.weight, model.bias, dgn.prior, *dgn.noise_tensors
+        every = (*tensors, *dgn.noise_tensors, dgn.prior)
+        if not torch.is_inference_mode_enabled() and any(tensor.is_inference() for tensor in every):
             raise ParameterError(
                 "the parameters were made in torch.inference_mode, where nothing can be differentiated in them; use a "
                 "copy.deepcopy of the model made outside of it, or torch.no_grad() for densities alone"
             )
         jet = traced.hidden_jet(state.partition.piece_patterns, state.partition.piece_origins)
-        return *jet, *traced.head_parameters(), dgn.noise, dgn.prior
+        return *jet, *traced.head_parameters(), dgn.prior, *dgn.noise_tensors
 
     @property
     def partition(self) -> Partition:
@@ -355,9 +379,8 @@ class DGNDistribution(Distribution):
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
         dgn, shape = self._dgn, torch.Size(sample_shape)
         generator = make_generator(seed, dgn.trace.device)
-        options: dict[str, Any] = {"dtype": torch.float64, "device": dgn.trace.device, "generator": generator}
-        z = gaussian_noise.scale_samples(dgn.prior, torch.randn(shape.numel(), dgn.latent_dim, **options))
-        e = gaussian_noise.scale_samples(dgn.noise, torch.randn(shape.numel(), dgn.output_dim, **options))
+        z = Covariance.from_tensors((dgn.prior,), dgn.latent_dim).sample(shape.numel(), generator)
+        e = dgn.noise_covariance.sample(shape.numel(), generator)
         return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
 
     def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
@@ -392,8 +415,9 @@ def _refuse_batched(tensors: Iterable[Tensor]) -> None:
         raise DerivativeError(BATCHED)
 
 
-def _covariance(dgn: DGN, name: str) -> Tensor:
-    value = bare(getattr(dgn, name)).detach()
+def _plain(parameter: Tensor, name: str) -> Tensor:
+    """A copy of the numbers of a noise or prior, where exact inference can compute with them."""
+    value = bare(parameter).detach()
     if value.is_meta or value.dtype != torch.float64:
         raise ParameterError(
             f"the {name} is {value.dtype} on {value.device}, as after dgn.float(), dgn.half() or dgn.to(...), and "

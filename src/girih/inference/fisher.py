@@ -25,8 +25,8 @@ from torch import Tensor
 from torch._C import _functorch
 from torch.autograd.function import FunctionCtx
 
+from girih.covariance import Covariance
 from girih.errors import DerivativeError
-from girih.inference import noise as gaussian_noise
 from girih.inference.model import Evidence, Model, chunks
 from girih.inference.statistics import Statistics, accumulate, evidence, expect
 
@@ -98,10 +98,10 @@ class MarginalLogProb(torch.autograd.Function):
     def backward(ctx: _Context, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """The score, and statistics with the upstream gradient as row weights, turned into gradients."""
         if grad is None:
-            return (None,) * 8
+            return (None,) * (2 + len(ctx.parameters))
         (x,) = ctx.saved_tensors
         in_x: Tensor | None = None
-        gradients: tuple[Tensor | None, ...] = (None,) * 6
+        gradients: tuple[Tensor | None, ...] = (None,) * len(ctx.parameters)
         if ctx.needs_input_grad[1]:
             in_x = grad[:, None] * score_of(ctx.model, x, ctx.parameters)
         if any(ctx.needs_input_grad[2:]):
@@ -269,7 +269,7 @@ class _Curvature(torch.autograd.Function):
 
 
 class _ParameterGradient(torch.autograd.Function):
-    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, noise, prior); not differentiable."""
+    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, prior, *noise); not differentiable."""
 
     @staticmethod
     def forward(model: Model, grad: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -304,7 +304,7 @@ class _ParameterGradient(torch.autograd.Function):
             for part, dim in ((grad, in_dims[1]), (x, in_dims[2]))
         )
         parts = [_ParameterGradient.apply(model, g, table, *parameters) for g, table in zip(grads, tables, strict=True)]
-        return tuple(torch.stack(part) for part in zip(*parts, strict=True)), (0,) * 6
+        return tuple(torch.stack(part) for part in zip(*parts, strict=True)), (0,) * len(parameters)
 
 
 def _as_one_table(
@@ -355,19 +355,12 @@ def _refuse_batches(dims: Dims) -> None:
 
 
 def gradient(model: Model, statistics: Statistics) -> tuple[Tensor, ...]:
-    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, noise, prior)."""
-    s, noise, prior = statistics, model.noise, model.prior
-    head = gaussian_noise.solve(noise, s.outer)
-    if noise.ndim == 2:
-        identity = torch.eye(len(noise), dtype=noise.dtype, device=noise.device)
-        inverse = gaussian_noise.solve(noise, identity)
-        in_noise = 0.5 * (inverse @ s.scatter @ inverse - s.weight * inverse)
-    else:
-        count = s.weight * (model.output_dim if noise.ndim == 0 else 1)
-        in_noise = 0.5 * (s.scatter / noise - count) / noise
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(prior))
-    in_prior = 0.5 * (precision @ s.latent @ precision - s.weight * precision)
-    return s.pull[:, :, -1], s.pull[:, :, :-1], head[:, :-1], head[:, -1], in_noise, in_prior
+    """Gradients of `sum_n g_n log p(x_n)` in (value, slope, weight, bias, prior, *noise)."""
+    s = statistics
+    head = model.noise.solve(s.outer)
+    (in_prior,) = Covariance.from_tensors((model.prior,), model.latent_dim).gradient(s.latent, s.weight)
+    in_noise = model.noise.gradient(s.scatter, s.weight)
+    return s.pull[:, :, -1], s.pull[:, :, :-1], head[:, :-1], head[:, -1], in_prior, *in_noise
 
 
 def score(model: Model, x: Tensor) -> Tensor:
@@ -379,7 +372,7 @@ def score(model: Model, x: Tensor) -> Tensor:
         if rows.observed is not None:
             out[index] = -rows.observed.solve(residual[:, :, None])[:, :, 0]
         else:
-            out[index] = -gaussian_noise.solve(model.noise, residual.mT).mT
+            out[index] = -model.noise.solve(residual.mT).mT
     return out
 
 
@@ -399,7 +392,7 @@ def curvature(model: Model, x: Tensor, columns: Tensor) -> Tensor:
     """
     out = torch.empty_like(columns)
     basis, reduced = model.head
-    back = gaussian_noise.whiten_transposed(model.noise, basis)
+    back = model.noise.whiten_transposed(basis)
     cells = model.cells
     small = cells._replace(value=cells.value @ reduced.mT, slope=torch.einsum("kh,phs->pks", reduced, cells.slope))
     for index, rows in chunks(model, x):
@@ -409,7 +402,7 @@ def curvature(model: Model, x: Tensor, columns: Tensor) -> Tensor:
         mean = torch.nn.functional.pad(e.features(features), (0, 1), value=1.0)
         spread = e.feature_covariance(features, mean)[:, :-1, :-1]
         if rows.observed is None:
-            out[index] = back @ (spread @ (back.mT @ v)) - gaussian_noise.solve(model.noise, v)
+            out[index] = back @ (spread @ (back.mT @ v)) - model.noise.solve(v)
         else:
             white = rows.observed.solve(v)
             image = model.weight @ (spread @ (model.weight.mT @ white))

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from girih.covariance import Covariance, Observed
 from girih.errors import LatentDimensionError
-from girih.inference.noise import Observed, constant, whiten
 from girih.inference.posterior import Posterior
 from girih.networks import Trace
 
@@ -64,7 +64,7 @@ class Model:
     cells: AffinePieces
     weight: Tensor  # (D, H) last affine map
     bias: Tensor  # (D,)
-    noise: Tensor  # (), (D,) or (D, D)
+    noise: Covariance
     prior: Tensor  # (S, S) covariance of z
     tol: float = 0.0
     bias_rest: Tensor | None = None
@@ -87,12 +87,7 @@ class Model:
     @cached_property
     def head(self) -> tuple[Tensor, Tensor]:
         """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
-        return _factor(whiten(self.noise, self.weight))
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """`-1/2 log det(2 pi noise)`."""
-        return constant(self.noise, self.output_dim)
+        return _factor(self.noise.whiten(self.weight))
 
     def recall(self, make: Callable[[Model], T]) -> T:
         """What `make` finds out about this model, found out at the first call."""
@@ -137,27 +132,26 @@ class Rows(NamedTuple):
         """Some of the rows."""
         if self.observed is None:
             return self._replace(x=self.x[index], y=self.y[index], far2=self.far2[index])
-        observed = Observed(self.observed.noise, self.observed.mask[index] > 0)
         parts = (self.reduced[index], self.y[index], self.far2[index], self.constant[index])
-        return Rows(self.x[index], observed, *parts)
+        return Rows(self.x[index], self.observed.take(index), *parts)
 
 
 def reduce_complete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows without missing entries."""
     basis, reduced = model.head
-    white = whiten(model.noise, model.without_bias(x).mT).mT
+    white = model.noise.whiten(model.without_bias(x).mT).mT
     y = white @ basis
     far2 = torch.linalg.vector_norm(torch.addmm(white, y, basis.mT, alpha=-1.0), dim=1).square_()
-    return Rows(x, None, reduced, y, far2, model.constant)
+    return Rows(x, None, reduced, y, far2, model.noise.constant)
 
 
 def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows that each have their own missing entries."""
     seen = ~torch.isnan(x)
     patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-    basis, reduced = _factor(Observed(model.noise, patterns).whiten(model.weight))
-    basis, reduced = basis[which], reduced[which]
-    observed = Observed(model.noise, seen)
+    of_patterns = model.noise.restrict(patterns)
+    basis, reduced = _factor(of_patterns.whiten(model.weight))
+    basis, reduced, observed = basis[which], reduced[which], of_patterns.take(which)
     white = observed.whiten(torch.nan_to_num(model.without_bias(x))[:, :, None])
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))
@@ -174,7 +168,7 @@ def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
     if len(complete) == len(x):
         return
     width = min(model.weight.shape)
-    whitening = width + (model.output_dim if model.noise.ndim == 2 else 1)
+    whitening = width + model.noise.width
     per_row = max(entries, model.output_dim * whitening)
     for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
         yield index, reduce_incomplete(model, x[index])

@@ -26,14 +26,7 @@ def unit(model: Model) -> float:
 
 
 def _unit(model: Model) -> float:
-    return _ROUNDOFF * (model.output_dim + model.weight.shape[1] + 10) * _condition(model.noise)
-
-
-def _condition(noise: Tensor) -> float:
-    """How much of a variance the entries before it explain at most: what a Cholesky factor loses in digits."""
-    if noise.ndim < 2:
-        return 1.0
-    return float((noise.diagonal() / torch.linalg.cholesky(noise).diagonal().square()).max())
+    return _ROUNDOFF * (model.output_dim + model.weight.shape[1] + 10) * model.noise.condition
 
 
 def lengths(rows: Rows, log_p: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ every M-step and every gradient of `log p(x)` is a function of
     pull       sum_n  g_n E[1_piece W^T noise^-1 e (t, 1)^T]        (P, H, S+1)
     outer      sum_n  g_n E[e (h, 1)^T]                             (D, H+1)
     features   sum_n  g_n E[(h, 1)(h, 1)^T]                         (H+1, H+1)
-    scatter    sum_n  g_n E[e e^T], in the shape of the noise
+    scatter    sum_n  g_n E[e e^T], as far as the noise needs it (`Covariance.scatter`)
     latent     sum_n  g_n E[z z^T]                                  (S, S)
 
 with row weights g. The sums add over batches, processes and machines. Residuals are taken under the current
@@ -93,11 +93,7 @@ def _chunk_statistics(model: Model, rows: Rows, e: Moments, weight: Tensor, log_
         spread = second - mean_features.mT @ (weight[:, None] * mean_features)  # sum_n g_n Cov[(h, 1) | x]
         spread[-1], spread[:, -1] = 0.0, 0.0  # exactly: the bias, which may be large, must not meet rounding errors
         outer = weighted.mT @ mean_features - head @ spread
-        if model.noise.ndim == 2:
-            scatter = weighted.mT @ residual + head @ spread @ head.mT
-        else:
-            scatter = (weighted * residual).sum(0) + ((head @ spread) * head).sum(1)
-            scatter = scatter.sum() if model.noise.ndim == 0 else scatter
+        scatter = model.noise.scatter((weighted, residual), ((head @ spread).mT, head.mT))
     else:
         pull = e.incomplete_pull(weight, rows, cells)
         outer, scatter = _incomplete(model, rows, e, weight, mean_features, head)
@@ -125,11 +121,5 @@ def _incomplete(
     gain = observed.complete(head.expand(len(weight), -1, -1))  # (n, D, H + 1)
     spread_gain = gain @ spread
     outer = (weight[:, None] * completed).mT @ mean_features - torch.einsum("n,ndh->dh", weight, spread_gain)
-    uncertain = observed.conditional_covariance(weight)
-    if model.noise.ndim == 2:
-        scatter = (weight[:, None] * completed).mT @ completed
-        scatter = scatter + torch.einsum("n,ndh,neh->de", weight, spread_gain, gain) + uncertain
-    else:
-        scatter = weight @ completed.square() + torch.einsum("n,ndh,ndh->d", weight, spread_gain, gain)
-        scatter = (scatter.sum() if model.noise.ndim == 0 else scatter) + uncertain
-    return outer, scatter
+    means, spreads = (weight[:, None] * completed, completed), (weight[:, None, None] * spread_gain.mT, gain.mT)
+    return outer, model.noise.scatter(means, spreads) + observed.conditional_covariance(weight)

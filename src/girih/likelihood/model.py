@@ -6,69 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from girih.covariance import Covariance, Unconstrained
 from girih.em import WeightPrior
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
-
-# How far above its floor a variance starts at least, as a share of the floor: at the floor itself theta is -inf.
-_ABOVE = 1e-3
-
-
-class FreeCovariance(nn.Module):
-    r"""A covariance in unconstrained coordinates, above a floor; calling it returns the matrix or the variances.
-
-        scalar, (D,):   floor + exp(theta)
-        (D, D):         diag(floor) + L L^T,   L lower triangular with diagonal exp(theta)
-
-    Gradient steps cannot make it indefinite.
-
-    Args:
-        value: where it starts: `()`, `(D,)` or `(D, D)`, positive definite.
-        floor: lower bound, `()` or `(D,)`; a full covariance keeps `value - diag(floor)` positive definite.
-
-    Example:
-        >>> import torch
-        >>> from girih.likelihood import FreeCovariance
-        >>> noise = FreeCovariance(torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64), torch.tensor(0.01))
-        >>> [[round(entry, 6) for entry in row] for row in noise().tolist()]
-        [[2.0, 0.5], [0.5, 1.0]]
-    """
-
-    floor: Tensor
-
-    def __init__(self, value: Tensor, floor: Tensor) -> None:
-        super().__init__()
-        value = value.detach().clone()
-        self.register_buffer("floor", floor.to(value).expand(value.shape[:1]).clone())
-        if value.ndim < 2:
-            self.log = nn.Parameter(torch.maximum(value - self.floor, _ABOVE * self.floor).log())
-            return
-        lower = torch.linalg.cholesky(_above(value, self.floor))
-        self.log = nn.Parameter(lower.diagonal().log())
-        self.below = nn.Parameter(lower.tril(-1)[_below(lower)])
-
-    def forward(self) -> Tensor:
-        """The value, in the shape it was given."""
-        if not hasattr(self, "below"):
-            return self.floor + self.log.exp()
-        lower = torch.diag_embed(self.log.exp())
-        lower = lower.masked_scatter(_below(lower), self.below)
-        return lower @ lower.mT + torch.diag_embed(self.floor)
-
-
-def _below(matrix: Tensor) -> Tensor:
-    """Which entries lie below the diagonal."""
-    return torch.ones_like(matrix, dtype=torch.bool).tril(-1)
-
-
-def _above(value: Tensor, floor: Tensor) -> Tensor:
-    """`value - diag(floor)`, its eigenvalues in units of the floor raised to a little above 0."""
-    if not floor.any():
-        return value
-    unit = floor.sqrt()
-    values, vectors = torch.linalg.eigh(value / unit / unit[:, None])
-    excess = (vectors * (values - 1.0).clamp(min=_ABOVE)) @ vectors.mT
-    return excess * unit * unit[:, None]
 
 
 class _LogProb(nn.Module):
@@ -112,9 +53,9 @@ class Likelihood(nn.Module):
             if not isinstance(getattr(dgn, name), nn.Parameter):
                 raise ParameterError(f"the {name} of this DGN is computed elsewhere; build it from numbers to train it")
         self.net = dgn.net
-        self.noise = FreeCovariance(dgn.noise, noise_floor) if learn_noise else None
+        self.noise = Unconstrained(dgn.noise_covariance, noise_floor) if learn_noise else None
         nothing = torch.zeros((), dtype=torch.float64, device=dgn.noise.device)
-        self.prior = FreeCovariance(dgn.prior, nothing) if learn_prior else None
+        self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
         self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
 
@@ -130,11 +71,15 @@ class Likelihood(nn.Module):
             NonFiniteError: noise or prior overflow, or `log p(x)` does.
         """
         swapped = {}
-        for name, part in (("noise", self.noise), ("prior", self.prior)):
-            value = part() if part is not None else getattr(self.dgn, name).detach().to(x.device)
-            if not (torch.isfinite(value).all() and (value.diagonal() if value.ndim == 2 else value).min() > 0):
+        for name, part, fixed in (
+            ("noise", self.noise, self.dgn.noise_covariance),
+            ("prior", self.prior, _prior(self.dgn)),
+        ):
+            value = part() if part is not None else fixed.detached()
+            tensors = [tensor.to(x.device) for tensor in value.tensors]
+            if not (all(torch.isfinite(tensor).all() for tensor in tensors) and value.variances.min() > 0):
                 raise NonFiniteError(f"parameter '{name}' left the range of numbers; train with a smaller lr")
-            swapped[f"dgn.{name}"] = value
+            swapped |= dict(zip((f"dgn.{name}", f"dgn.{name}_factor"), tensors, strict=False))
         return -functional_call(self._log_prob[0], swapped, (x,))
 
     def penalty(self) -> Tensor | float:
@@ -150,6 +95,11 @@ class Likelihood(nn.Module):
     def write_back(self) -> None:
         """Give the `DGN` the noise and prior of this moment."""
         with torch.no_grad():
-            for name, part in (("noise", self.noise), ("prior", self.prior)):
-                if part is not None:
-                    getattr(self.dgn, name).copy_(part())
+            if self.noise is not None:
+                self.dgn.noise_covariance = self.noise()
+            if self.prior is not None:
+                self.dgn.prior.copy_(self.prior().tensors[0])
+
+
+def _prior(dgn: DGN) -> Covariance:
+    return Covariance.from_tensors((dgn.prior,), dgn.latent_dim)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from girih._arrays import as_rows, as_tensor, check_finite
 from girih._options import whole
-from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
+from girih.covariance import Covariance
+from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.networks import Jet, Snapshot, Trace, trace
 from girih.partition.cells import Cells, Domain
 from girih.partition.intervals import LineCells
@@ -390,16 +391,9 @@ def _above(module: str, name: str) -> Callable[..., Any]:
 def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:
     """The `(S, S)` covariance of a Gaussian latent prior, from a variance or a covariance."""
     covariance = as_tensor(prior, "prior").detach().cpu()
-    if covariance.ndim == 0 or (covariance.numel() == 1 and dim != 1):
+    if covariance.numel() == 1:
         variance = float(covariance)
         if not (0.0 < variance < float("inf")):
             raise ParameterError(f"prior must be a positive variance, got {variance}")
         return variance * torch.eye(dim, dtype=torch.float64)
-    if covariance.numel() == 1:
-        return prior_covariance(float(covariance), dim)
-    if covariance.shape != (dim, dim):
-        raise ShapeError(f"prior must be a variance or of shape ({dim}, {dim}), got {tuple(covariance.shape)}")
-    check_finite(covariance, "prior")
-    if not torch.allclose(covariance, covariance.mT) or int(torch.linalg.cholesky_ex(covariance).info):
-        raise NoiseError("prior must be symmetric positive definite; check its eigenvalues")
-    return covariance
+    return Covariance.prior(covariance, dim)

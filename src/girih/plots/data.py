@@ -94,10 +94,8 @@ def prior_deviation(dgn: DGN) -> float:
 
 def noise_covariance(dgn: DGN, axes: Array) -> Array:
     """Covariance of the noise along the rows of `axes (k, D)`, `(k, k)`."""
-    noise = to_array(dgn.noise)
-    if noise.ndim == 2:
-        return np.asarray(axes @ noise @ axes.T)
-    return np.asarray((axes * noise) @ axes.T)
+    columns = torch.as_tensor(np.asarray(axes.T), dtype=torch.float64, device=dgn.noise.device)
+    return np.asarray(axes @ to_array(dgn.noise_covariance.times(columns)))
 
 
 def quantiles(dgn: DGN, probabilities: Array) -> Array:

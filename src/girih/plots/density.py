@@ -127,11 +127,7 @@ def _check_coordinates(dgn: DGN, coordinates: Sequence[int] | None) -> list[int]
 
 def _keep(model: Model, chosen: list[int]) -> Model:
     """The model of some coordinates of x: the others' rows of the last map and of the noise are dropped."""
-    noise = model.noise
-    if noise.ndim == 1:
-        noise = noise[chosen]
-    elif noise.ndim == 2:
-        noise = noise[chosen][:, chosen]
+    noise = model.noise.marginal(chosen)
     return replace(model, weight=model.weight[chosen], bias=model.bias[chosen], noise=noise)
 
 

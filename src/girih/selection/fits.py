@@ -90,8 +90,7 @@ def fit_candidate(
         return fit_baseline(candidate.model, train, test, shared)
     est = fit_estimator(candidate, train, shared, checkpoint)
     seconds = time.perf_counter() - start
-    noise = est.dgn_.noise.detach()
-    variances = (noise.diagonal() if noise.ndim == 2 else noise).numpy()
+    variances = est.dgn_.noise_covariance.detached().variances.numpy()
     spread = np.nanvar(train, 0)
     varies = spread > 0
     shares = np.broadcast_to(variances, spread.shape)[varies] / spread[varies]
