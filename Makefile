@@ -29,6 +29,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet --doctest-modules src/girih papers/src
 
 docs: $(VENV)/.installed-docs
