@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._extras import require
 from girih.cli.rows import write_csv
 from girih.datasets.bounded import MEMORY
 from girih.datasets.csvfile import read_csv, scan_csv
@@ -69,14 +70,13 @@ def _fill_text(
 def _fill_frame(
     table: pd.DataFrame, dataset: Dataset, filled: NDArray[np.float64], missing: NDArray[np.bool_]
 ) -> pd.DataFrame:
-    import pandas as pd
-
+    pandas = require("pandas", "tables")
     for index, name in enumerate(dataset.feature_names):
         gaps = missing[:, index]
         if not gaps.any():
             continue
         observed = dataset.X[~gaps, index]
-        column = pd.Series(filled[:, index], index=table.index, dtype=object)
+        column = pandas.Series(filled[:, index], index=table.index, dtype=object)
         if len(observed) and (observed == observed.round()).all() and abs(observed).max() < 2**53:
             column[~gaps] = observed.astype(int)  # a gap makes pandas read whole numbers as decimals
         table[name] = column
@@ -85,12 +85,10 @@ def _fill_frame(
 
 def _frame(data: str, suffix: str, dataset: Dataset, header: bool | None) -> pd.DataFrame:
     """The file's table with its other columns, or the rows of a data set that has none."""
-    import pandas as pd
-
     if suffix == ".csv":
         return read_csv(Path(data).expanduser(), header)
     if suffix == ".parquet":
         table = read_parquet(Path(data).expanduser(), MEMORY)
         table.columns = [str(name) for name in table.columns]
         return table if table.index.name is None else table.reset_index()
-    return pd.DataFrame(dataset.X, columns=dataset.feature_names)
+    return require("pandas", "tables").DataFrame(dataset.X, columns=dataset.feature_names)

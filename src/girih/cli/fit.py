@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from girih._extras import require
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.inputs import describe, load_data
 from girih.cli.options import (
@@ -161,6 +162,8 @@ def fit(
         from girih.cli import fitting, results
         from girih.inference.limits import check_latent_dim
 
+        for package, extra in (("matplotlib", "plots"), ("pandas", "tables")):  # for what is written after the fit
+            require(package, extra)
         imported = time.perf_counter()
         check_latent_dim(latent_dim)
         dataset = load_data(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 import girih
+from girih._extras import require
 from girih._files import write_json, write_text
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
@@ -23,6 +23,8 @@ from girih.cli.terminal import Terminal
 from girih.report import Picture, explain, noise_text, render
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from girih.datasets import Dataset
 
 REPORT, SCORES, CURVE = "report.html", "scores.csv", "nll_curve.csv"
@@ -46,6 +48,7 @@ def write(
     folder: OutputFolder, fitted: Fitted, dataset: Dataset, settings: Settings, terminal: Terminal
 ) -> dict[str, Any]:
     """Write everything and return the metrics. Model and numbers come first: they outlive a Ctrl-C in the rest."""
+    pandas = require("pandas", "tables")
     est = fitted.est
     start = time.perf_counter()
     scores, _ = score_rows(est.dgn_, dataset.X)
@@ -56,7 +59,7 @@ def write(
         metrics = measure(fitted, dataset, settings, scores["log_p"].to_numpy())
         write_json(results / METRICS, metrics)
         write_csv(results / SCORES, scores)
-        write_csv(results / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
+        write_csv(results / CURVE, pandas.DataFrame({"nll": est.nll_curve_}).rename_axis("iteration").reset_index())
         if est.interrupted_:
             folder.keep(CHECKPOINT)
         with folder.outliving_interrupt():

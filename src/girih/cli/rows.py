@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._extras import require
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,8 +24,7 @@ def score_rows(dgn: DGN, X: NDArray[np.float64]) -> tuple[pd.DataFrame, float]:
 
     The second result is the certificate: the largest share of any p(x) that may have been left out.
     """
-    import pandas as pd
-
+    pandas = require("pandas", "tables")
     log_p, mean, deviation, left_out = [], [], [], 0.0
     for start in range(0, len(X), _CHUNK):
         posterior = dgn.posterior(X[start : start + _CHUNK])
@@ -39,7 +40,7 @@ def score_rows(dgn: DGN, X: NDArray[np.float64]) -> tuple[pd.DataFrame, float]:
     missing = np.isnan(X).sum(1)
     if missing.any():
         table["missing"] = missing
-    return pd.DataFrame(table), left_out
+    return pandas.DataFrame(table), left_out
 
 
 def summarise(scores: pd.DataFrame, least: int = 5) -> dict[str, Any]:

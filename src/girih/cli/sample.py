@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from girih._extras import require
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.inputs import plural, read_model
 from girih.cli.options import Json, ModelArgument, Out, Seed
@@ -27,8 +28,7 @@ def sample(
     Writes [b]samples.csv[/b], the same as [b]samples.npy[/b] (images in their shape), and for images and plane
     data a picture, [b]samples.png[/b].
     """
-    import pandas as pd
-
+    pandas = require("pandas", "tables")
     from girih.cli.rows import write_csv, write_npy
 
     terminal = Terminal(as_json)
@@ -37,7 +37,7 @@ def sample(
     X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
     written = [_CSV, _NPY]
     with folder.results() as results:
-        write_csv(results / _CSV, pd.DataFrame(X, columns=saved.header()))
+        write_csv(results / _CSV, pandas.DataFrame(X, columns=saved.header()))
         write_npy(results / _NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
         if saved.image_shape is not None or X.shape[1] == 2:
             from girih.report.pictures import draw_samples

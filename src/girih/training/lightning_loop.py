@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.optim import Optimizer
 
+from girih._extras import needs
 from girih._progress import Progress
 from girih.training.batches import blocks
 from girih.training.loop import Loop
+
+with needs("training"):
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class _Module(LightningModule):
