@@ -11,7 +11,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 import girih
 from girih.errors import LatentDimensionError, ParameterError
 from girih.plots import plot_cells, plot_discovery, plot_image
-from girih.plots.colouring import TINTS, quantity, tints
+from girih.plots.cells import TINTS, quantity, tints
 from girih.plots.discovery import walk_steps
 from girih.plots.polygons import cell_polygons
 

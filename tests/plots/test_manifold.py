@@ -14,7 +14,7 @@ import girih
 from girih.datasets import load
 from girih.errors import ParameterError, ShapeError
 from girih.plots import plot_manifold
-from girih.plots.plane import limits_around, plane_of
+from girih.plots.numbers import limits_around, plane_of
 
 Check = Callable[[Axes | Figure], None]
 

@@ -25,7 +25,7 @@ FILES = (TABLE, NUMBERS, PICTURE, DATA_FILE)
 
 def write(folder: OutputFolder, result: SelectionResult, dataset: Dataset, data: str) -> dict[str, Any]:
     """Write the table, the best model and the picture; returns what `--json` prints."""
-    from girih.plots.selection import plot_selection
+    from girih.plots.curves import plot_selection
 
     est = result.estimator
     assert est is not None

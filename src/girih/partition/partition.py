@@ -381,10 +381,10 @@ class Partition:
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells."""
         if self.latent_dim == 1:
-            from girih.plots.partition import plot_line_partition
+            from girih.plots import plot_line_partition
 
             return plot_line_partition(self, ax=ax, **options)
-        from girih.plots.cells import plot_cells
+        from girih.plots import plot_cells
 
         return plot_cells(self, ax=ax, **options)
 

@@ -14,8 +14,8 @@ from girih.geometry import CellValues
 from girih.geometry.priors import UniformPrior
 from girih.networks import Trace
 from girih.networks.steps import AffineStep, KinkStep, LatentStep
-from girih.plots.data import Array, to_array
 from girih.plots.histograms import cell_weights, weighted_quantiles
+from girih.plots.numbers import Array, to_array
 from girih.report.inspection import Inspection
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import Tensor
 from girih import plots
 from girih.geometry import Cells, basis, intrinsic_dimension, log_volume
 from girih.geometry.priors import UniformPrior
-from girih.plots.data import to_array
+from girih.plots.numbers import to_array
 from girih.plots.style import new_figure
 from girih.report.inspection import Inspection, affordable
 from girih.report.page import Picture

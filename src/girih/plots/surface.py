@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from numpy.typing import ArrayLike
 
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
-from girih.plots.cells import draw_cells, edge_width, scale_bar
-from girih.plots.colouring import colouring
-from girih.plots.data import Array, to_array
+from girih.plots.cells import colouring, draw_cells, edge_width, scale_bar
+from girih.plots.numbers import Array, to_array
 from girih.plots.polygons import Polygons, axis_names, cell_polygons, window
 from girih.plots.style import new_figure, styled
 
@@ -26,11 +27,11 @@ _INK = "#333333"
 @styled
 def plot_image(
     part: Partition,
-    values: Any = None,
-    span: Any = None,
+    values: str | ArrayLike | None = None,
+    span: ArrayLike | None = None,
     edges: bool = True,
     label: str | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> Figure:
@@ -73,11 +74,11 @@ def draw_image(
     left: Axes,
     right: Axes,
     part: Partition,
-    values: Any = None,
-    span: Any = None,
+    values: str | ArrayLike | None = None,
+    span: ArrayLike | None = None,
     edges: bool = True,
     label: str | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> None:
