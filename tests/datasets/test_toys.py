@@ -10,7 +10,7 @@ from scipy.special import ive, logsumexp
 from sklearn.datasets import make_moons
 
 from girih.datasets import Dataset, load, names
-from girih.datasets.entropy import circle_entropy, curve_entropy, line_entropy
+from girih.datasets.toys import circle_entropy, curve_entropy, line_entropy
 from girih.errors import ParameterError
 
 TOYS = ["circle", "wave", "line", "spiral", "moons", "many-moons", "circles", "grid-mixture", "ring-mixture"]

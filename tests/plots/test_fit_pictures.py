@@ -11,8 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import girih
 from girih.datasets import Dataset, load
-from girih.report.captions import captions
-from girih.report.pictures import draw_fit
+from girih.report.pictures import captions, draw_fit
 
 
 def fitted(X: np.ndarray, S: int) -> girih.DGNEstimator:

@@ -176,7 +176,7 @@ def test_a_fold_is_found_and_its_entropy_is_lower():
 
 
 def test_many_cells_are_searched_for_a_second_preimage(monkeypatch):
-    monkeypatch.setattr("girih.report.injectivity._CELLS", 10)
+    monkeypatch.setattr("girih.report.inspection._CELLS", 10)
     net = girih.mlp([2, 20, 20, 2], activation="leaky_relu", seed=0)
     flat = torch.nn.Sequential(torch.nn.Linear(2, 40), girih.networks.Abs(), torch.nn.Linear(40, 2)).double()
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_many_cells_are_searched_for_a_second_preimage(monkeypatch):
 
 
 def test_too_many_programs_are_not_started(monkeypatch):
-    monkeypatch.setattr("girih.report.injectivity._PROGRAMS", 1)
+    monkeypatch.setattr("girih.report.inspection._PROGRAMS", 1)
     verdict = inspect_decoder(girih.mlp([2, 12, 12, 3], activation="leaky_relu", seed=0)).verdict
     assert verdict.injective is None and "need a linear program" in verdict.reason
 

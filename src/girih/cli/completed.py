@@ -14,7 +14,7 @@ from girih._extras import require
 from girih.cli.rows import write_csv
 from girih.datasets.bounded import MEMORY
 from girih.datasets.csvfile import read_csv, scan_csv
-from girih.datasets.parquetfile import read_parquet
+from girih.datasets.files import read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih.datasets.arrayfile import read_mat
 from girih.datasets.bounded import MEMORY, allowed, check_rows, opened, read_exactly
 from girih.datasets.dataset import Dataset
-from girih.datasets.matfile import read_mat
 from girih.datasets.pickled import read_pickled_bytes
 from girih.errors import DataSourceError, EmptyDataError, ParameterError
 

@@ -1,4 +1,4 @@
-"""The pictures of a fit, drawn into files."""
+"""The pictures of a fit, drawn into files, and what stands below them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
-
-matplotlib.use("agg", force=False)
-
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,7 +15,6 @@ from numpy.typing import NDArray
 from girih import plots
 from girih._files import atomic_path
 from girih.em.scaling import Scaling
-from girih.report.captions import captions
 from girih.report.page import Picture
 
 if TYPE_CHECKING:
@@ -32,6 +28,65 @@ if TYPE_CHECKING:
 _ROWS = 20_000
 # The same where S = 3, whose posteriors take a hundredth of a second each.
 _DEAR = 600
+
+
+def captions(latent_dim: int, columns: int) -> dict[str, str]:
+    """Captions by the name of the picture.
+
+    Args:
+        latent_dim: S.
+        columns: D.
+
+    Example:
+        >>> from girih.report.pictures import captions
+        >>> sorted(captions(2, 5))
+        ['embedding', 'manifold', 'manifold_images', 'partition', 'posterior']
+    """
+    plane = "Both are seen along the first two principal axes of the rows."
+    if latent_dim == 1:
+        plane = {1: "Rows lie at the posterior mean of their latent.", 2: "Rows as grey points."}.get(columns, plane)
+        return {
+            "manifold": "g(z) for z between the 0.1% and 99.9% quantiles of its prior, coloured along z; dots are the "
+            f"cell limits, where the curve may bend, and the band is one standard deviation of the noise. {plane}",
+            "manifold_images": "g(z) along the latent, at evenly spaced quantiles of its prior: all that the "
+            "noise-free generator can draw, from one end to the other.",
+            "posterior": _rows("A kink or a second peak at a cell limit is real:"),
+            "partition": "Between two cell limits every coordinate of g is a straight line in z. Above: the prior "
+            "mass of each cell.",
+            "embedding": "The posterior mean of z of each row, with one posterior standard deviation to either side; "
+            "above, all rows against the prior, which they follow when the model fits.",
+        }
+    plane = "Beneath: the exact density of x." if columns == 2 else plane
+    solid = latent_dim > 2
+    return {
+        "manifold": "g(z) along lines of the latent space: along each coordinate from the 1% to the 99% quantile of "
+        "its prior, the others held at a few quantiles. The lines bend where they cross a cell limit, and the grid "
+        f"may fold. Rows as grey points. {plane}",
+        "manifold_images": "g(z) along each latent coordinate in turn, the others at 0."
+        if solid
+        else "g(z) over the latent plane, at evenly spaced quantiles of its prior.",
+        "posterior": _rows("Separate patches are real:")
+        + (
+            " Dots are exact draws, seen along two of the three coordinates."
+            if solid
+            else " Shades are the smallest regions that hold a share of the posterior; dots are exact draws."
+        ),
+        "partition": ("A plane through the cells" if solid else "The cells")
+        + " on each of which the generator is one affine map, coloured by the mass that the prior gives them.",
+        "embedding": "The posterior mean of z of each row, with ellipses of one posterior standard deviation for some "
+        "of them; broken lines are one to three standard deviations of the prior, which the rows follow when the "
+        f"model fits.{' At most 600 rows are shown.' if solid else ''}",
+    }
+
+
+def _rows(kink: str) -> str:
+    return (
+        "p(z | x) of the most probable row, two in between and the least probable one. "
+        f"{kink} the posterior is a mixture of truncated Gaussians, one for each cell."
+    )
+
+
+matplotlib.use("agg", force=False)
 
 
 def draw_fit(
