@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import girih as library
-from girih.cli.threads import compute_threads
+from girih.cli.options import compute_threads
 
 
 def test_version_and_help(girih):

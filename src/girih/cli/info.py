@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from girih.cli.inputs import SavedModel, read_model
+import girih
 from girih.cli.options import Json
 from girih.cli.terminal import Terminal, command
+
+if TYPE_CHECKING:
+    import torch
+
+    from girih.cli.inputs import SavedModel
 
 
 @command
@@ -29,7 +34,9 @@ def info(
         facts = versions()
         terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
     else:
-        facts = describe_model(read_model(model))
+        from girih.cli import inputs
+
+        facts = describe_model(inputs.read_model(model))
         terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
     terminal.result(facts)
 
@@ -37,9 +44,7 @@ def info(
 @command
 def datasets(as_json: Json = False) -> None:
     """List the built-in data sets."""
-    from girih.datasets import names
-
-    terminal, known = Terminal(as_json), names()
+    terminal, known = Terminal(as_json), girih.datasets.names()
     terminal.table(known)
     terminal.result({"datasets": known})
 
@@ -49,10 +54,8 @@ def versions() -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from girih import __version__
-
     return {
-        "girih": __version__,
+        "girih": girih.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -64,13 +67,10 @@ def versions() -> dict[str, Any]:
 
 def describe_model(saved: SavedModel) -> dict[str, Any]:
     """Sizes, layers, noise and fit of a model."""
-    from girih.em import count_parameters
-    from girih.networks import Affine
-
     dgn, est = saved.dgn, saved.estimator
     layers = [
         f"affine {stage.in_features} -> {stage.out_features}"
-        if isinstance(stage, Affine)
+        if isinstance(stage, girih.networks.Affine)
         else f"kink with slope {_slope(stage.slope)}"
         for stage in dgn.trace.stages
     ]
@@ -89,7 +89,7 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
         "noise": ("isotropic", "diagonal", "full")[noise.ndim],
         "noise_deviation": float(variance.mean().sqrt()) if columns is None else columns,
         "stored_parameters": sum(p.numel() for p in dgn.parameters()),
-        "identifiable_parameters": est.n_parameters_ if est is not None else count_parameters(dgn),
+        "identifiable_parameters": est.n_parameters_ if est is not None else girih.em.count_parameters(dgn),
         "fitted_to": saved.metrics.get("data", {}).get("source"),
         "nll_per_row": nll,
         "iterations": None if est is None else est.n_iter_,
@@ -99,11 +99,11 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
     }
 
 
-def _slope(slope: Any) -> str:
+def _slope(slope: torch.Tensor) -> str:
     return f"{float(slope):g}" if slope.numel() == 1 else "per unit"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
     if isinstance(value, bool):

@@ -14,7 +14,7 @@ import girih
 from girih._files import write_json, write_text
 from girih.cli.decoders import Decoder
 from girih.cli.folder import OutputFolder
-from girih.cli.rows import write_csv
+from girih.cli.tables import write_csv
 from girih.cli.terminal import Terminal
 from girih.geometry.priors import UniformPrior
 from girih.report import Inspection, Picture, render

@@ -18,8 +18,6 @@ from girih.em.scaling import Scaling
 from girih.report.page import Picture
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from girih.datasets import Dataset
     from girih.em import DGNEstimator
     from girih.inference import DGN
@@ -90,7 +88,7 @@ matplotlib.use("agg", force=False)
 
 
 def draw_fit(
-    out: Path, est: DGNEstimator, dataset: Dataset, scores: pd.DataFrame, standard_units: bool = False
+    out: Path, est: DGNEstimator, dataset: Dataset, log_p: NDArray[np.float64], standard_units: bool = False
 ) -> list[Picture]:
     """Draw every picture that suits the data, in the order of the report.
 
@@ -98,7 +96,7 @@ def draw_fit(
         out: the folder.
         est: the fitted estimator.
         dataset: the rows that it was fitted to.
-        scores: `log_p` of each of them.
+        log_p: of each of them, `(N,)`.
         standard_units: whether to draw columns side by side in standard units, for columns in different ones.
 
     Returns:
@@ -161,7 +159,7 @@ def draw_fit(
         + ("" if est.weight_prior is None else " The penalty of the weight prior is included."),
         lambda: plots.plot_nll_curve(est.nll_curve_, references=references),
     )
-    rows = typical_rows(scores["log_p"].to_numpy())
+    rows = typical_rows(log_p)
     draw(
         "posterior",
         "Exact posteriors of four rows",
