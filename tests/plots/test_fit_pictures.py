@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import girih
 from girih.datasets import Dataset, load
-from girih.report.pictures import captions, draw_fit
+from girih.report import captions, draw_fit
 
 
 def fitted(X: np.ndarray, S: int) -> girih.DGNEstimator:

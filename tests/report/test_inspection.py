@@ -9,9 +9,7 @@ from scipy.linalg import subspace_angles
 
 import girih
 from girih.geometry import Uniform
-from girih.report import inspect_decoder
-from girih.report.inspection_facts import cell_table, facts
-from girih.report.inspection_numbers import explain_inspection
+from girih.report import cell_table, draw_inspection, explain_inspection, facts, inspect_decoder
 
 
 def jacobians(net, z):
@@ -230,8 +228,6 @@ def test_weights_that_are_not_finite_are_refused():
 @pytest.mark.parametrize("shape", [(3, 2, 4), (2, 4, 3), (1, 4, 6)])
 def test_pictures_of_images_with_channels(tmp_path, monkeypatch, shape):
     monkeypatch.setattr("girih.plots.style.DPI", 40)
-    from girih.report.inspection_pictures import draw_inspection
-
     found = inspect_decoder(girih.mlp([3, 4, 24], seed=0), draws=30)
     drawn = draw_inspection(tmp_path, found, shape)
     assert {picture.file.name for picture in drawn} >= {"samples.png", "basis.png", "slices.png"}

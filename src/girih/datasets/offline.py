@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import sklearn  # whose `datasets` is loaded at first use
 from numpy.typing import NDArray
 
 from girih._extras import require
@@ -33,9 +34,7 @@ def mnist() -> Dataset:
 
 def digits() -> Dataset:
     """1,797 real digits of 8 x 8 pixels, scaled to [0, 1]; offline, from scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = sklearn.datasets.load_digits()
     text = "1,797 handwritten digits of 8 x 8 pixels in [0, 1]"
     return _images(bunch.data / 16.0, bunch.target, (8, 8), "digits", text)
 
@@ -74,12 +73,10 @@ def mnist_full(
     rows = {"train": slice(60_000), "test": slice(60_000, None), "all": slice(None)}.get(part)
     if rows is None:
         raise ParameterError(f"part must be train, test or all; got {part!r}")
-    from sklearn.datasets import fetch_openml
-
     try:
         with _patience(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn warns at each retry; the error below says it all
-            bunch: Any = fetch_openml(
+            bunch: Any = sklearn.datasets.fetch_openml(
                 "mnist_784", version=1, as_frame=False, n_retries=1, delay=0.5, data_home=data_home
             )
         pixels, labels = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target).astype(int)
@@ -141,8 +138,6 @@ def diabetes() -> Dataset:
 
 
 def _table(name: str, description: str, **options: bool) -> Dataset:
-    import sklearn.datasets
-
     bunch = getattr(sklearn.datasets, f"load_{name}")(**options)
     # the target of diabetes is a number, not a class
     labels = np.asarray(bunch.target_names)[bunch.target] if "target_names" in bunch else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,21 +230,21 @@ def _grid_size(length: float, noise: float) -> int:
     return 100 if noise <= 0 else min(math.ceil(length / (0.4 * noise)) + 1, 1_000_000)
 
 
-def _check_noise(noise: Any) -> float:
+def _check_noise(noise: SupportsFloat) -> float:
     value = _number(noise, "noise")
     if not (math.isfinite(value) and value >= 0):
         raise ParameterError(f"noise must be a standard deviation, 0 or more; got {noise!r}")
     return value
 
 
-def _check_positive(value: Any, name: str) -> float:
+def _check_positive(value: SupportsFloat, name: str) -> float:
     number = _number(value, name)
     if not (math.isfinite(number) and number > 0):
         raise ParameterError(f"{name} must be a positive number; got {value!r}")
     return number
 
 
-def _number(value: Any, name: str) -> float:
+def _number(value: SupportsFloat, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -275,7 +275,7 @@ def _as_images(vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @plots.styled
-def _samples(found: Inspection, shape: tuple[int, ...], seed: int) -> Any:
+def _samples(found: Inspection, shape: tuple[int, ...], seed: int) -> Axes:
     prior = found.cells.prior
     assert prior is not None
     z = prior.sample(32, torch.Generator().manual_seed(seed))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -114,7 +115,7 @@ def draw_fit(
         units = " Columns are in standard units (mean 0, variance 1)."
     pictures: list[Picture] = []
 
-    def draw(name: str, title: str, caption: str, make: Callable[[], Any], wide: bool = False) -> None:
+    def draw(name: str, title: str, caption: str, make: Callable[[], Axes | Figure], wide: bool = False) -> None:
         path = out / f"{name}.png"
         save(path, make())
         pictures.append(Picture(path, title, caption, wide))
@@ -182,7 +183,7 @@ def draw_fit(
     return pictures
 
 
-def _cells(dgn: DGN) -> Any:
+def _cells(dgn: DGN) -> Axes:
     """The latent plane, or for S = 3 a plane through the latent space, by prior mass."""
     part = dgn.partition
     return plots.plot_cells(part, values="prior_mass", log=bool((part.prior_mass > 0).all()))
@@ -217,7 +218,7 @@ def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | No
     save(path, ax)
 
 
-def save(path: Path, drawn: Any) -> None:
+def save(path: Path, drawn: Axes | Figure) -> None:
     """Write the figure of some axes, or a figure, as png, atomically."""
     figure = drawn if isinstance(drawn, Figure) else drawn.figure
     with atomic_path(path) as temporary:
@@ -231,7 +232,7 @@ def typical_rows(log_p: NDArray[np.float64]) -> list[int]:
     return [int(order[i]) for i in at]
 
 
-def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) -> Any:
+def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) -> Axes:
     columns, lines = 10, 2
     count = columns * lines
     X = data.X[np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)]
@@ -244,14 +245,14 @@ def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) 
     return _in_range(ax, data.X)
 
 
-def _in_range(ax: Any, X: NDArray[np.float64]) -> Any:
+def _in_range(ax: Axes, X: NDArray[np.float64]) -> Axes:
     """The greys of the data: one image far outside their range would leave the others without contrast."""
     for image in ax.images:
         image.set_clim(np.nanmin(X), np.nanmax(X))
     return ax
 
 
-def _few_classes(labels: Any) -> Any:
+def _few_classes(labels: NDArray[Any] | None) -> NDArray[Any] | None:
     """Labels as the embedding can show them, or none."""
     if labels is None or len(np.unique(np.asarray(labels).astype(str))) > 20:
         return None
