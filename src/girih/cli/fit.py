@@ -35,6 +35,23 @@ from girih.cli.terminal import INTERRUPTED, CommandError, Terminal, command
 _MODEL, _TRAINING = "Model", "Training"
 _GRID, _COMPARE = "Models to try", "Comparison"
 
+MaxIter = Annotated[
+    int, typer.Option("--max-iter", min=1, help="Largest number of EM iterations.", rich_help_panel=_TRAINING)
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        "--tol",
+        min=0.0,
+        help="Stop when three iterations in a row gain less than this (nats per row).",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Starts = Annotated[
+    int,
+    typer.Option("--n-init", min=1, help="Random starts of a fit; the best is continued.", rich_help_panel=_TRAINING),
+]
+
 
 @command
 def fit(
@@ -93,22 +110,9 @@ def fit(
     drop: Drop = None,
     header: Header = None,
     rows: Rows = None,
-    max_iter: Annotated[
-        int, typer.Option("--max-iter", min=1, help="Largest number of EM iterations.", rich_help_panel=_TRAINING)
-    ] = 200,
-    tol: Annotated[
-        float,
-        typer.Option(
-            "--tol",
-            min=0.0,
-            help="Stop when three iterations in a row gain less than this (nats per row).",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 1e-6,
-    n_init: Annotated[
-        int,
-        typer.Option("--n-init", min=1, help="Random starts; the best is continued.", rich_help_panel=_TRAINING),
-    ] = 5,
+    max_iter: MaxIter = 200,
+    tol: Tolerance = 1e-6,
+    n_init: Starts = 5,
     acceleration: Annotated[
         Acceleration,
         typer.Option(
@@ -280,18 +284,9 @@ def select(
             rich_help_panel=_TRAINING,
         ),
     ] = None,
-    max_iter: Annotated[
-        int, typer.Option("--max-iter", min=1, help="Largest number of EM iterations.", rich_help_panel=_TRAINING)
-    ] = 200,
-    tol: Annotated[
-        float,
-        typer.Option(
-            "--tol", min=0.0, help="Stop when iterations gain less (nats per row).", rich_help_panel=_TRAINING
-        ),
-    ] = 1e-6,
-    n_init: Annotated[
-        int, typer.Option("--n-init", min=1, help="Random starts of each fit.", rich_help_panel=_TRAINING)
-    ] = 5,
+    max_iter: MaxIter = 200,
+    tol: Tolerance = 1e-6,
+    n_init: Starts = 5,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the split and of every fit.", rich_help_panel=_TRAINING)
     ] = 0,

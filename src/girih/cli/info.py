@@ -51,14 +51,10 @@ def datasets(as_json: Json = False) -> None:
 
 def versions() -> dict[str, Any]:
     """Versions of girih and of what it computes with."""
-    import numpy as np
     import torch
 
     return {
-        "girih": girih.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
+        **girih.report.versions(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "platform": platform.platform(),

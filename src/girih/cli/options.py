@@ -66,6 +66,9 @@ Threads = Annotated[
     typer.Option("--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
+# Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside
+# another busy program they wait for its time slices too, which was measured to make a fit 25 times as slow.
+_SMALL = 5_000_000
 
 
 class Activation(StrEnum):
@@ -162,11 +165,6 @@ def parse_weight_prior(text: str) -> str | None:
             param_hint="--weight-prior",
         )
     return text.strip()
-
-
-# Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside
-# another busy program they wait for its time slices too, which was measured to make a fit 25 times as slow.
-_SMALL = 5_000_000
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 import girih
 from girih._files import atomic_path, write_json, write_text
@@ -19,7 +17,7 @@ from girih.cli.folder import OutputFolder
 from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file, plural
 from girih.cli.tables import Array, score_rows, write_csv
 from girih.cli.terminal import Terminal
-from girih.report import Picture, explain, noise_text, pictures, render
+from girih.report import Picture, explain, noise_text, pictures, render, versions
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -40,6 +38,8 @@ FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES)
 
 # Columns up to which the noise of each is listed in the metrics.
 _LISTED = 64
+TABLE, NUMBERS, PICTURE, FITS = "selection.csv", "selection.json", "selection.png", "fits"
+SELECTION_FILES = (TABLE, NUMBERS, PICTURE, DATA_FILE)
 
 
 def write(
@@ -51,7 +51,7 @@ def write(
     scores, _ = score_rows(est.dgn_, dataset.X)
     with folder.results() as results:
         girih.save(est, results / MODEL)
-        write_json(results / DATA_FILE, _data(dataset, settings))
+        write_json(results / DATA_FILE, _notes(dataset, settings.source))
         fitted.seconds["score"] = time.perf_counter() - start
         metrics = measure(fitted, dataset, settings, scores["log_p"])
         write_json(results / METRICS, metrics)
@@ -120,12 +120,7 @@ def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Array) 
         },
         "settings": asdict(settings),
         "seconds": _rounded(fitted.seconds),
-        "versions": {
-            "girih": girih.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
 
 
@@ -152,9 +147,10 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
     terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
 
 
-def _data(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _notes(dataset: Dataset, source: str) -> dict[str, Any]:
+    """What later commands need to know of the data."""
     return {
-        "source": settings.source,
+        "source": source,
         "name": dataset.name,
         "columns": dataset.feature_names,
         "image_shape": dataset.image_shape,
@@ -186,9 +182,7 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         f"A generator with {latents}, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
         "computed from the exact likelihood; none is estimated by sampling."
     )
-    versions = metrics["versions"]
-    footer = f"girih {versions['girih']}, Python {versions['python']}, torch {versions['torch']}"
-    return render(dataset.name, lead, explain(metrics), drawn, options, _code(out, dataset, settings), footer)
+    return render(dataset.name, lead, explain(metrics), drawn, options, _code(out, dataset, settings))
 
 
 def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
@@ -218,26 +212,16 @@ def _rounded(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
 
 
-TABLE, NUMBERS, PICTURE, FITS = "selection.csv", "selection.json", "selection.png", "fits"
-SELECTION_FILES = (TABLE, NUMBERS, PICTURE, DATA_FILE)
-
-
 def write_selection(folder: OutputFolder, result: SelectionResult, dataset: Dataset, data: str) -> dict[str, Any]:
     """Write the table, the best model and the picture; returns what `--json` prints."""
     est = result.estimator
     assert est is not None
     if is_file(data) and has_names(dataset):
         est.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
-    notes = {
-        "source": data,
-        "name": dataset.name,
-        "columns": dataset.feature_names,
-        "image_shape": dataset.image_shape,
-    }
     value = {"out": str(folder.path), "model": str(folder / MODEL), **result.as_dict()}
     with folder.results() as results:
         girih.save(est, results / MODEL)
-        write_json(results / DATA_FILE, notes)
+        write_json(results / DATA_FILE, _notes(dataset, data))
         rows = result.table
         write_csv(results / TABLE, {name: [row[name] for row in rows] for name in rows[0]})
         write_json(results / NUMBERS, value)

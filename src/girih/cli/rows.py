@@ -24,6 +24,8 @@ from girih.cli.options import (
 from girih.cli.terminal import Terminal, command
 
 _SCORES, _SUMMARY = "scores.csv", "summary.json"
+_SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
+_IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
 
 
 @command
@@ -80,9 +82,6 @@ def score(
     terminal.result({"out": str(folder.path), **summary})
 
 
-_SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
-
-
 @command
 def sample(
     model: ModelArgument,
@@ -116,9 +115,6 @@ def sample(
     for name in written:
         terminal.say(f"  {folder / name}")
     terminal.result({"out": str(folder.path), "rows": count, "columns": X.shape[1], "seed": seed, "files": written})
-
-
-_IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
 
 
 @command

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from girih.report.inspection import Inspection, Verdict, inspect_decoder
-from girih.report.page import Number, Picture, explain, noise_text, render
+from girih.report.page import Number, Picture, explain, noise_text, render, versions
 
 if TYPE_CHECKING:
     from girih.report.inspection_facts import cell_table, facts
@@ -34,6 +34,7 @@ __all__ = [
     "inspect_decoder",
     "noise_text",
     "render",
+    "versions",
 ]
 
 _DRAWING = {

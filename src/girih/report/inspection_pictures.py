@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("agg", force=False)
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from girih import plots

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import base64
+import platform
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import girih
 
 # Up to this many columns are listed one by one.
 _FEW = 6
@@ -171,6 +177,16 @@ class Picture(NamedTuple):
     wide: bool = False
 
 
+def versions() -> dict[str, str]:
+    """What a result was made with, as results note it."""
+    return {
+        "girih": girih.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
 def render(
     title: str,
     lead: str,
@@ -178,7 +194,7 @@ def render(
     pictures: Sequence[Picture],
     settings: Mapping[str, str],
     code: str,
-    footer: str,
+    footer: str | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -189,8 +205,10 @@ def render(
         pictures: shown in this order, two in a row unless they are wide.
         settings: what the fit was asked for.
         code: how to go on in Python.
-        footer: a last line.
+        footer: a last line; by default the versions of what made the page.
     """
+    if footer is None:
+        footer = "girih {girih}, Python {python}, torch {torch}".format(**versions())
     return _PAGE.format(
         title=escape(title),
         lead=escape(lead),
