@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -232,16 +232,9 @@ def plot_cells(
 
 def draw_cells(ax: Axes, polygons: Polygons, rgba: Array, view: Window, edges: bool = True) -> PolyCollection:
     """Fill polygons with the colours of their cells; the axes show the window, at equal scales."""
-    count = len(polygons.cell)
-    face = rgba[polygons.cell]
-    drawn = PolyCollection(
-        polygons.corners(),
-        facecolors=face,
-        edgecolors=_INK if edges else face,
-        linewidths=edge_width(count) if edges else 0.2,
-        joinstyle="round",
-        rasterized=count > _MAX_VECTOR,
-    )
+    raster = len(polygons.cell) > _MAX_VECTOR
+    style = cell_style(polygons, rgba, edges)
+    drawn = PolyCollection(polygons.corners(), joinstyle="round", rasterized=raster, **style)
     ax.add_collection(drawn, autolim=False)
     ax.set(xlim=view[0], ylim=view[1], aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
@@ -249,6 +242,13 @@ def draw_cells(ax: Axes, polygons: Polygons, rgba: Array, view: Window, edges: b
     for side in ("top", "right"):
         ax.spines[side].set_visible(True)
     return drawn
+
+
+def cell_style(polygons: Polygons, rgba: Array, edges: bool) -> dict[str, Any]:
+    """Faces, edges and their width, for a collection of polygons in the colours of their cells."""
+    face = rgba[polygons.cell]
+    width = edge_width(len(polygons.cell)) if edges else 0.2
+    return {"facecolors": face, "edgecolors": _INK if edges else face, "linewidths": width}
 
 
 def edge_width(count: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +36,7 @@ from girih.plots.style import (
     new_figure,
     styled,
 )
-from girih.vae.bpef import BPEF, CoarseBPEF
-
-if TYPE_CHECKING:
-    from girih.vae import VAE
+from girih.vae import BPEF, VAE, CoarseBPEF
 
 _MAX_ROWS = 4_000
 _MAX_PANELS = 24
