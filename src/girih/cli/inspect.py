@@ -128,13 +128,13 @@ def inspect(
     if prior is not None and uniform is not None:
         raise CommandError("--prior and --uniform exclude each other; give one of them")
     with terminal.busy("loading"):
-        from girih.cli import decoders, inspected
+        from girih.cli import decoders, inputs, inspected
 
         loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
         latent = _prior(prior, uniform, loaded.prior)
         shape, guessed = decoders.image_shape_of(loaded, image_shape)
         path = default_out(out, loaded.name, "inspect")
-        if (path / decoders.MODEL).is_dir():
+        if (path / inputs.MODEL).is_dir():
             raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
         folder = OutputFolder(path, "inspect", inspected.FILES)
     traced = loaded.trace

@@ -121,7 +121,7 @@ def _draw_masses(ax: Axes, part: Partition, z: Array, masses: Array) -> None:
 @styled
 def plot_line_values(
     part: Partition,
-    values: ArrayLike = None,
+    values: ArrayLike | None = None,
     label: str = r"$\log\sqrt{\det A^\top\!A}$ (nats)",
     ax: Axes | None = None,
     span: tuple[float, float] | None = None,

@@ -47,8 +47,9 @@ def label_columns(X: ArrayLike | None, given: list[str] | None, count: int) -> l
     found = given
     if found is None:
         found = getattr(X, "feature_names", None)
-    if found is None and hasattr(X, "columns"):
-        found = list(X.columns)
+    columns = getattr(X, "columns", None)
+    if found is None and columns is not None:
+        found = list(columns)
     if found is None:
         found = [f"x{i}" for i in range(count)]
     if len(found) != count:

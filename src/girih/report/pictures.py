@@ -220,7 +220,8 @@ def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | No
 
 def save(path: Path, drawn: Axes | Figure) -> None:
     """Write the figure of some axes, or a figure, as png, atomically."""
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    assert figure is not None  # axes that were drawn into have one
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.05)
 
