@@ -23,8 +23,7 @@ import torch
 
 import girih
 from girih import geometry
-from girih.geometry.nearest import nearest_in_cell
-from girih.geometry.search import Search
+from girih.geometry import Search, nearest_in_cell
 from timing import seconds
 
 SIZES = [10, 256, 512, 1024, 784]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch._C import _functorch
@@ -18,6 +19,8 @@ from girih.errors import EmptyDataError, NonFiniteError, ShapeError
 
 # Squares of values up to here, summed over rows and columns, are finite.
 _LARGEST = 1e150
+
+ArrayLike = npt.ArrayLike | Tensor  # whatever `as_tensor` makes a tensor of; a pandas frame is an array to NumPy
 
 
 def as_tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:

@@ -11,22 +11,7 @@ from scipy.stats import special_ortho_group
 
 import girih
 from effort import cases
-from girih.gaussian import (
-    interval_moments,
-    log_mass,
-    moments,
-    polygon_log_mass,
-    polygon_nearest,
-    polyhedron_log_mass,
-    polyhedron_nearest,
-    sample_polygons,
-    sample_polyhedra,
-    sample_truncated,
-)
-from girih.gaussian.boundary import polygon_boundary, polyhedron_boundary
-from girih.gaussian.polygon import polygon_roots
-from girih.gaussian.polyhedron import polyhedron_roots
-from girih.gaussian.polytope import _flat
+from girih.gaussian import Polygons, from_halfspaces, interval_moments, log_mass, moments, sample_truncated
 from random_polytopes import KINDS, by_simplices, random_polytope
 from twins import f64
 
@@ -34,14 +19,13 @@ DRAWS = cases(4_000, 100_000)
 
 
 def flat(H, h):
-    S = H.shape[1]
-    return _flat([(polygon_boundary if S == 2 else polyhedron_boundary)(H, h)], S)
+    return from_halfspaces([(H, h)])[0]
 
 
 def nonempty(kind, S, rng):
     while True:
         H, h = random_polytope(kind, S, rng)
-        if not (polygon_boundary if S == 2 else polyhedron_boundary)(H, h).empty:
+        if not from_halfspaces([(H, h)])[1]:
             return H, h
 
 
@@ -60,9 +44,8 @@ def test_draws_have_their_moments(kind, S):
     rng = np.random.default_rng(KINDS.index(kind))
     for seed in range(cases(1, 30)):
         parts = flat(*nonempty(kind, S, rng))
-        _, mean, root = (polygon_roots if S == 2 else polyhedron_roots)(*parts)
-        sample = sample_polygons if S == 2 else sample_polyhedra
-        x = sample(*parts, torch.zeros(DRAWS, dtype=torch.long), torch.Generator().manual_seed(seed))
+        _, mean, root = parts.roots()
+        x = parts.sample(torch.zeros(DRAWS, dtype=torch.long), torch.Generator().manual_seed(seed))
         assert_standard(torch.linalg.solve(root[0], (x - mean).mT).mT.numpy())
 
 
@@ -76,14 +59,14 @@ def test_moments_by_brute_force(kind, S):
     for _ in range(count):
         H, h = nonempty(kind, S, rng)
         parts = flat(H, h)
-        nearest = (polygon_nearest if S == 2 else polyhedron_nearest)(*parts)[0].numpy()
+        nearest = parts.nearest()[0].numpy()
         size = 120 if S == 2 else 44
         coarse, fine = (by_simplices(H, h, nearest, nodes) for nodes in (size * 3 // 4, size))
         doubt = abs(coarse[0] - fine[0])
         resolved += doubt < 1e-8
         room = 1e-9 + 10.0 * doubt
-        log_p, mean, root = (polygon_roots if S == 2 else polyhedron_roots)(*parts)
-        alone = (polygon_log_mass if S == 2 else polyhedron_log_mass)(*parts)
+        log_p, mean, root = parts.roots()
+        alone = parts.log_mass()
         for ours in (log_p, alone):
             assert abs(ours.item() - fine[0]) < room * max(1.0, abs(fine[0]))
         _, expected, covariance, axes = fine
@@ -120,8 +103,8 @@ def test_draws_from_cones_with_their_apex_nearest():
         H /= np.linalg.norm(H, axis=1, keepdims=True)
         c = rng.normal(size=3) * rng.choice([0, 1, 3])
         parts = flat(H, H @ c + np.abs(rng.normal(size=m)) * rng.choice([0.1, 1, 3]))
-        x = sample_polyhedra(*parts, torch.zeros(30_000, dtype=torch.long), torch.Generator().manual_seed(seed))
-        _, mean, root = polyhedron_roots(*parts)
+        x = parts.sample(torch.zeros(30_000, dtype=torch.long), torch.Generator().manual_seed(seed))
+        _, mean, root = parts.roots()
         assert_standard(torch.linalg.solve(root[0], (x - mean).mT).mT.numpy())
 
 
@@ -129,11 +112,11 @@ def test_a_polygon_that_is_a_point_has_no_mass():
     for points in ([[0.3, -0.2]] * 3, [[0.0, 0.0]] * 4):
         tail = f64([[*p, 1.0] for p in points])
         owner = torch.zeros(len(points), dtype=torch.long)
-        assert polygon_log_mass(tail, tail.roll(-1, 0), owner, 1).item() == -math.inf
+        assert Polygons(tail, tail.roll(-1, 0), owner, 1).log_mass().item() == -math.inf
     nothing = torch.zeros(0, 3, dtype=torch.float64)
-    assert polygon_log_mass(nothing, nothing, torch.zeros(0, dtype=torch.long), 1).item() == 0.0
+    assert Polygons(nothing, nothing, torch.zeros(0, dtype=torch.long), 1).log_mass().item() == 0.0
     at_infinity = f64([[1.0, 0, 0], [-1, 0, 0]])
-    assert polygon_log_mass(at_infinity, at_infinity.roll(-1, 0), torch.zeros(2, dtype=torch.long), 1).item() == 0.0
+    assert Polygons(at_infinity, at_infinity.roll(-1, 0), torch.zeros(2, dtype=torch.long), 1).log_mass().item() == 0.0
 
 
 def test_posterior_draws_have_the_posterior_moments():
@@ -167,7 +150,7 @@ def test_variances_across_thin_slabs(S, thick):
         turn = np.eye(S) if number % 2 == 0 else special_ortho_group.rvs(S, random_state=rng)
         exact = (g[-1] + g[-2]) ** 2 / 12.0
         relative = 200.0 * thick**2 + 1e-14 * (1.0 + np.abs(centre).max()) / thick
-        _, _, root = (polygon_roots if S == 2 else polyhedron_roots)(*flat(G @ turn.T, g))
+        _, _, root = flat(G @ turn.T, g).roots()
         deviation = np.linalg.norm((turn @ normal) @ root[0].numpy())
         assert abs(deviation**2 / exact - 1.0) < relative + 2e-9
         covariance = moments(halfspaces=(G @ turn.T, g)).covariance.numpy()

@@ -4,16 +4,13 @@ import torch
 from scipy.optimize import nnls
 from scipy.stats import special_ortho_group
 
-from girih.gaussian import polygon_nearest, polyhedron_nearest
-from girih.gaussian.boundary import polygon_boundary, polyhedron_boundary
-from girih.gaussian.polytope import _flat
+import girih
+from girih.gaussian import Polygons, Polyhedra, from_halfspaces
 from twins import f64
 
 
 def nearest(H, h):
-    S = H.shape[1]
-    flat = _flat([(polygon_boundary if S == 2 else polyhedron_boundary)(H, h)], S)
-    return (polygon_nearest if S == 2 else polyhedron_nearest)(*flat)[0].numpy()
+    return from_halfspaces([(H, h)])[0].nearest()[0].numpy()
 
 
 def least_distance(H, h):
@@ -56,7 +53,7 @@ def test_wedges_seen_from_inside_and_outside(angle):
     for apex, expected in ((-5 * middle, 0 * middle), (4 * middle, 4 * middle)):
         tail = f64(np.array([[*b, 0], [*apex, 1]]))
         head = f64(np.array([[*apex, 1], [*a, 0]]))
-        ours = polygon_nearest(tail, head, torch.tensor([0, 0]), 1)[0]
+        ours = Polygons(tail, head, torch.tensor([0, 0]), 1).nearest()[0]
         assert np.abs(ours.numpy() - expected).max() < 1e-14
 
 
@@ -76,7 +73,7 @@ def test_slivers_and_short_edges(width, centre):
             [[ends[0], 0], [ends[1], 0], [ends[1] + width / 3, width / 2], [ends[1], width], [ends[0], width]]
         )
         points = (points + centre * rng.normal(size=2) * rng.integers(0, 2, 2)) @ turn
-        c = polygon_nearest(*polygon(points))[0].numpy()
+        c = Polygons(*polygon(points)).nearest()[0].numpy()
         # a point of the polygon, and no vertex lies before the plane through it
         scale = np.abs(points).max()
         _, miss = nnls(np.r_[points.T, np.ones((1, 5))], np.append(c, 1.0))
@@ -106,16 +103,30 @@ def test_many_at_once_and_items_without_edges():
     tail = f64(np.concatenate((points, np.ones((n, 4, 1))), -1))
     head = tail.roll(-1, 1)
     owner = 2 * torch.arange(n).repeat_interleave(4) + 1
-    ours = polygon_nearest(tail.reshape(-1, 3), head.reshape(-1, 3), owner, 2 * n + 5)
+    ours = Polygons(tail.reshape(-1, 3), head.reshape(-1, 3), owner, 2 * n + 5).nearest()
     assert (ours[::2] == 0).all() and (ours[2 * n :] == 0).all()
     for i in rng.integers(0, n, 50):
-        single = polygon_nearest(*polygon(points[i]))
+        single = Polygons(*polygon(points[i])).nearest()
         assert torch.equal(single[0], ours[2 * i + 1])
         _, miss = nnls(np.r_[points[i].T, np.ones((1, 4))], np.append(ours[2 * i + 1].numpy(), 1.0))
         assert miss < 1e-14
     products = (tail[..., :2] * ours[1 : 2 * n : 2, None]).sum(-1) - ours[1 : 2 * n : 2].square().sum(-1)[:, None]
     assert products.min() > -1e-14
     none = torch.zeros(0, dtype=torch.long)
-    assert polygon_nearest(f64(np.zeros((0, 3))), f64(np.zeros((0, 3))), none, 2).eq(0).all()
+    assert Polygons(f64(np.zeros((0, 3))), f64(np.zeros((0, 3))), none, 2).nearest().eq(0).all()
     empty = f64(np.zeros((0, 4)))
-    assert polyhedron_nearest(empty, empty, none, empty[:, :3], empty[:, 0], none, 2).eq(0).all()
+    assert Polyhedra(empty, empty, none, empty[:, :3], empty[:, 0], none, 2).nearest().eq(0).all()
+
+
+def test_functions_of_0_1_say_what_they_are_now():
+    tail = f64([[0.0, 1, 0], [3, 4, 1]])  # the quadrant x > 3, y > 4
+    head, owner = f64([[3.0, 4, 1], [1, 0, 0]]), torch.tensor([0, 0])
+    now = Polygons(tail, head, owner, 1)
+    with pytest.warns(DeprecationWarning, match=r"girih.gaussian.Polygons\(...\).nearest"):
+        function = girih.gaussian.polygon_nearest
+    assert torch.equal(function(tail, head, owner=owner, count=1), now.nearest())
+    with pytest.warns(DeprecationWarning, match="sample"):
+        function = girih.gaussian.sample_polygons
+    which = torch.zeros(5, dtype=torch.long)
+    seeds = (torch.Generator().manual_seed(1) for _ in range(2))
+    assert torch.equal(function(tail, head, owner, 1, which, generator=next(seeds)), now.sample(which, next(seeds)))

@@ -5,17 +5,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest, special_ortho_group
 
-from girih.gaussian import (
-    interval_log_mass,
-    polygon_log_mass,
-    polygon_moments,
-    polyhedron_log_mass,
-    polyhedron_moments,
-    sample_polygons,
-    sample_polyhedra,
-)
-from girih.gaussian.boundary import polygon_boundary, polyhedron_boundary
-from girih.gaussian.polytope import _flat
+from girih.gaussian import Polygons, from_halfspaces, interval_log_mass
 from twins import f64
 
 inf = math.inf
@@ -35,8 +25,7 @@ SPANS = [
 
 
 def flat(H, h):
-    S = H.shape[1]
-    return _flat([(polygon_boundary if S == 2 else polyhedron_boundary)(H, h)], S)
+    return from_halfspaces([(H, h)])[0]
 
 
 def box(spans, turn):
@@ -46,9 +35,7 @@ def box(spans, turn):
 
 
 def draw(parts, n=N, seed=0):
-    S = parts[0].shape[1] - 1
-    sample = sample_polygons if S == 2 else sample_polyhedra
-    return sample(*parts, torch.zeros(n, dtype=torch.long), torch.Generator().manual_seed(seed))
+    return parts.sample(torch.zeros(n, dtype=torch.long), torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("S", [2, 3])
@@ -83,7 +70,7 @@ def test_random_cells_have_their_moments(S, shift, seed):
     parts = flat(H, h)
     x = draw(parts).numpy()
     assert (x @ H.T - h).max() < 1e-13 * (1 + shift) ** 2
-    _, mean, covariance = (polygon_moments if S == 2 else polyhedron_moments)(*parts)
+    _, mean, covariance = parts.moments()
     root = np.linalg.cholesky(covariance[0].numpy())
     z = np.linalg.solve(root, (x - mean[0].numpy()).T).T  # mean 0, covariance 1
     assert np.abs(z.mean(0)).max() < 5 / math.sqrt(N)
@@ -101,14 +88,13 @@ def test_parts_get_their_share_of_the_draws(S, far):
     h = np.r_[-far, 2.0 * np.linalg.norm(H[1:], axis=1) + far * H[1:] @ turn[0]]
     x = draw(flat(H, h)).numpy()
     cuts = [(n, np.median(x @ n) + 0.1 * np.std(x @ n)) for n in rng.normal(size=(2, S))]
-    log_mass = polygon_log_mass if S == 2 else polyhedron_log_mass
-    whole = log_mass(*flat(H, h)).item()
+    whole = flat(H, h).log_mass().item()
     statistic = 0.0
     for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
         extra = [(s * n, s * c) for s, (n, c) in zip(signs, cuts, strict=True)]
         G, g = np.r_[H, [n for n, _ in extra]], np.r_[h, [c for _, c in extra]]
-        bound = (polygon_boundary if S == 2 else polyhedron_boundary)(G, g)
-        expected = 0.0 if bound.empty else N * math.exp(log_mass(*_flat([bound], S)).item() - whole)
+        part, empty = from_halfspaces([(G, g)])
+        expected = 0.0 if empty else N * math.exp(part.log_mass().item() - whole)
         count = np.logical_and.reduce([x @ n <= c for n, c in extra]).sum()
         if expected < 5:
             assert count < 30
@@ -126,11 +112,11 @@ def test_slivers(far):
             points = (np.array([[-1, 0], [2, -width], [1.5, width]]) + np.array([far, 0.3])) @ turn
             H = np.array([[b[1] - a[1], a[0] - b[0]] for a, b in zip(points, np.roll(points, -1, 0), strict=True)])
             tail = torch.as_tensor(np.c_[points, np.ones(3)])
-            parts = tail, tail.roll(-1, 0), torch.zeros(3, dtype=torch.long), 1
+            parts = Polygons(tail, tail.roll(-1, 0), torch.zeros(3, dtype=torch.long), 1)
             x = draw(parts, 4000).numpy()
             gap = np.stack([(x - p) @ n / np.linalg.norm(n) for p, n in zip(points, H, strict=True)])
             assert gap.max() < 1e-15 * (1 + far) * 4
-            _, mean, covariance = polygon_moments(*parts)
+            _, mean, covariance = parts.moments()
             along = (points[1] - points[0]) / np.linalg.norm(points[1] - points[0])
             spread = math.sqrt(along @ covariance[0].numpy() @ along)
             assert abs((x @ along).mean() - along @ mean[0].numpy()) < 5 * spread / math.sqrt(len(x))
@@ -149,21 +135,21 @@ def test_many_polygons_in_any_order_and_the_same_seed():
     tail, head = torch.as_tensor(np.concatenate(tails)), torch.as_tensor(np.concatenate(heads))
     owner = torch.arange(n).repeat_interleave(torch.as_tensor(size))
     which = torch.as_tensor(rng.integers(0, n, 3000))
-    first, second = (
-        sample_polygons(tail, head, owner, n + 1, which, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
+    polygons = Polygons(tail, head, owner, n + 1)
+    first, second = (polygons.sample(which, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, sample_polygons(tail, head, owner, n + 1, which, torch.Generator().manual_seed(4)))
+    assert not torch.equal(first, polygons.sample(which, torch.Generator().manual_seed(4)))
     for i, x in zip(which.tolist(), first.numpy(), strict=True):
         a, b = tails[i][:, :2], heads[i][:, :2]
         step = b - a
         assert (step[:, 0] * (x[1] - a[:, 1]) - step[:, 1] * (x[0] - a[:, 0])).min() > -1e-13
-    whole = sample_polygons(tail, head, owner, n + 1, torch.full((N,), n), torch.Generator().manual_seed(3))
+    whole = polygons.sample(torch.full((N,), n), torch.Generator().manual_seed(3))
     assert kstest(whole[:, 0].numpy(), "norm").pvalue > 1e-4 and kstest(whole[:, 1].numpy(), "norm").pvalue > 1e-4
 
 
 def test_sets_without_area_give_a_point_of_theirs():
     tail = torch.tensor([[3.0, 1, 1], [3, 4, 1], [3, 2, 1]], dtype=torch.float64)
-    x = sample_polygons(tail, tail.roll(-1, 0), torch.zeros(3, dtype=torch.long), 1, torch.zeros(4, dtype=torch.long))
+    polygon = Polygons(tail, tail.roll(-1, 0), torch.zeros(3, dtype=torch.long), 1)
+    x = polygon.sample(torch.zeros(4, dtype=torch.long))
     assert torch.equal(x[:, 0], torch.full((4,), 3.0, dtype=torch.float64))
     assert ((x[:, 1] >= 1) & (x[:, 1] <= 4)).all()

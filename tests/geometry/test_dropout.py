@@ -9,7 +9,6 @@ from torch import nn
 import girih
 from girih import geometry
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.geometry.noisy_ranks import _ranks
 
 
 def within(found: torch.Tensor, errors: torch.Tensor, expected, sigmas: float = 4.5) -> bool:
@@ -235,7 +234,7 @@ def test_ranks_are_those_of_singular_values_however_small(smallest):
     rng = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(50, n, 4, dtype=torch.float64, generator=rng)).Q for n in (7, 4))
     A = left * torch.tensor([1.0, 0.3, 0.1, smallest], dtype=torch.float64) @ right.mT
-    assert (_ranks(torch.cat((A, 1e6 * A, 1e-9 * A)), 1e-10) == 3 + (smallest > 1e-10)).all()
+    assert (geometry.ranks(torch.cat((A, 1e6 * A, 1e-9 * A)), 1e-10) == 3 + (smallest > 1e-10)).all()
 
 
 @pytest.mark.parametrize("kind", ["dropout", "dropconnect"])

@@ -11,8 +11,7 @@ from torch import nn
 import girih
 from girih import geometry
 from girih.errors import CellLimitError, LatentDimensionError, ParameterError, ShapeError
-from girih.geometry.descent import descend, good_starts
-from girih.geometry.nearest import nearest_in_cell
+from girih.geometry import nearest_in_cell
 from networks_to_partition import NETWORKS, make
 
 
@@ -113,8 +112,7 @@ def test_local_search_comes_close_to_the_exact_answer():
     net = girih.mlp([3, 8, 6], seed=0)
     x = net(draws(30, 3)).detach() + 0.3 * draws(30, 6, 1)
     exact = geometry.invert(net, x)
-    traced = girih.trace(net)
-    _, distance = descend(traced, x, good_starts(traced, x, draws(1024, 3, 2), 8))
+    distance = geometry.invert(net, x, seed=2, exact=False).distance
     assert exact.exact and (distance >= exact.distance - 1e-10).all()
     assert ((distance - exact.distance) <= 1e-3 * exact.distance + 1e-9).double().mean() >= 0.8
 
@@ -232,5 +230,9 @@ def test_refusals():
         geometry.invert(girih.mlp([4, 5, 6], seed=0), torch.zeros(1, 6), restarts=2000)
     with pytest.raises(LatentDimensionError):
         geometry.is_injective(girih.mlp([4, 5, 6], seed=0))
+    with pytest.raises(LatentDimensionError):
+        geometry.invert(girih.mlp([4, 5, 6], seed=0), torch.zeros(1, 6), exact=True)
+    with pytest.raises(ParameterError, match="domain"):
+        geometry.invert(girih.Partition(net, domain=(-1.0, 1.0)), torch.zeros(1, 2), exact=False)
     with pytest.raises(CellLimitError, match="max_pairs"):
         geometry.is_injective(girih.mlp([2, 8, 3], seed=0), max_pairs=1)

@@ -7,9 +7,7 @@ from scipy.optimize import linprog
 
 import girih
 from girih import geometry
-from girih.geometry.injective import _distance
-from girih.geometry.nearest import nearest_in_cell
-from girih.geometry.search import Search
+from girih.geometry import Search, distance_to_span, nearest_in_cell
 from networks_to_partition import make
 
 
@@ -136,10 +134,10 @@ def test_distances_between_planes():
     M, gap = draws(40, 5 * 4).reshape(40, 5, 4), draws(40, 5, 1)
     M[::4, :, 3] = M[::4, :, 2]  # without full rank
     slow = (gap - (M @ torch.linalg.pinv(M) @ gap[:, :, None])[:, :, 0]).norm(dim=1)
-    quick = _distance(M, gap)
+    quick = distance_to_span(M, gap)
     assert (quick <= slow + 1e-12).all()
     torch.testing.assert_close(quick[1::4], slow[1::4])
-    assert (_distance(M[:, :4], gap[:, :4]) == 0.0).all()
+    assert (distance_to_span(M[:, :4], gap[:, :4]) == 0.0).all()
 
 
 def test_a_dead_cell_of_three_latents_counts_once():

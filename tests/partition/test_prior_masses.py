@@ -9,9 +9,7 @@ from torch import nn
 
 import girih
 from effort import cases
-from girih.gaussian import polyhedron_nearest
-from girih.gaussian.boundary import polyhedron_boundary
-from girih.gaussian.polytope import _flat
+from girih.gaussian import from_halfspaces
 from random_polytopes import by_simplices
 from twins import f64
 
@@ -60,7 +58,7 @@ def test_prior_masses_by_brute_force():
         log_mass = part.log_prior_mass
         for i in rng.permutation(len(part))[: cases(4, 20)]:
             H, h = (side.numpy() for side in part.halfspaces(int(i)))
-            nearest = polyhedron_nearest(*_flat([polyhedron_boundary(H, h)], 3))[0].numpy()
+            nearest = from_halfspaces([(H, h)])[0].nearest()[0].numpy()
             coarse, fine = (by_simplices(H, h, nearest, nodes)[0] for nodes in (33, 44))
             tried += 1
             resolved += abs(coarse - fine) < 1e-8

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from scipy.spatial import Delaunay
 
-from girih.gaussian import polygon_log_mass
+from girih.gaussian import Polygons
 from girih.networks import mlp
 from girih.partition import Partition
 from girih.plots import BLACK, new_figure, plot_discovery, styled
@@ -112,7 +112,7 @@ def _masses(triangles: torch.Tensor) -> torch.Tensor:
     tail = torch.nn.functional.pad(triangles, (0, 1), value=1.0)
     owner = torch.arange(len(tail)).repeat_interleave(3)
     head = tail.roll(-1, 1)
-    return polygon_log_mass(tail.reshape(-1, 3), head.reshape(-1, 3), owner, len(tail)).exp()
+    return Polygons(tail.reshape(-1, 3), head.reshape(-1, 3), owner, len(tail)).log_mass().exp()
 
 
 def _example(part: Partition) -> int:

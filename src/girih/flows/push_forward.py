@@ -14,7 +14,7 @@ from girih._options import whole
 from girih.errors import ShapeError
 from girih.flows.kinks import crossings
 from girih.flows.layerwise import invert_chain, is_bijective_chain
-from girih.geometry.preimages import preimages_by
+from girih.geometry.invert import preimages_by
 from girih.geometry.search import Search
 from girih.networks.following import Snapshot
 from girih.partition import Partition

@@ -33,25 +33,7 @@ class _Points(NamedTuple):
 
 
 def polygon_nearest(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The point of each convex polygon nearest to the origin: the origin itself where it is inside.
-
-    Args:
-        tail: see `polygon_log_mass`.
-        head: see `polygon_log_mass`.
-        owner: see `polygon_log_mass`.
-        count: see `polygon_log_mass`.
-
-    Returns:
-        `(count, 2)`, points of the closed polygons up to rounding of the vertices.
-
-    Example:
-        >>> import torch
-        >>> from girih.gaussian import polygon_nearest
-        >>> tail = torch.tensor([[0.0, 1, 0], [3, 4, 1]], dtype=torch.float64)  # the quadrant x > 3, y > 4
-        >>> head = torch.tensor([[3.0, 4, 1], [1, 0, 0]], dtype=torch.float64)
-        >>> polygon_nearest(tail, head, torch.tensor([0, 0]), 1)
-        tensor([[3., 4.]], dtype=torch.float64)
-    """
+    """The point of each of `Polygons` nearest to the origin, `(count, 2)`: a point of it up to rounding of vertices."""
     return nearest_and_edge(tail, head, owner, count)[0]
 
 
@@ -74,29 +56,7 @@ def nearest_and_edge(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> t
 def polyhedron_nearest(
     tail: Tensor, head: Tensor, face: Tensor, normal: Tensor, offset: Tensor, owner: Tensor, count: int
 ) -> Tensor:
-    """The point of each convex polyhedron nearest to the origin: the origin itself where it is inside.
-
-    Args:
-        tail: see `polyhedron_log_mass`.
-        head: see `polyhedron_log_mass`.
-        face: see `polyhedron_log_mass`.
-        normal: see `polyhedron_log_mass`.
-        offset: see `polyhedron_log_mass`.
-        owner: see `polyhedron_log_mass`.
-        count: see `polyhedron_log_mass`.
-
-    Returns:
-        `(count, 3)`, points of the closed polyhedra up to rounding of the vertices.
-
-    Example:
-        >>> import torch
-        >>> from girih.gaussian import polyhedron_nearest
-        >>> edges, face = torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
-        >>> normal = torch.tensor([[0.0, -1.0, 0.0]], dtype=torch.float64)  # the half-space y > 2
-        >>> offset, owner = torch.tensor([-2.0], dtype=torch.float64), torch.tensor([0])
-        >>> polyhedron_nearest(edges, edges, face, normal, offset, owner, 1)
-        tensor([[-0., 2., -0.]], dtype=torch.float64)
-    """
+    """The same for each of `Polyhedra`, `(count, 3)`."""
     out = tail.new_zeros(count, 3)
     start = torch.searchsorted(face, torch.arange(len(owner) + 1, device=face.device))  # first edge of each face
     for faces, items in _chunks(owner, count):

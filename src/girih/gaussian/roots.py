@@ -35,3 +35,12 @@ def own_axes(covariance: Tensor) -> Tensor:
     angle = 0.5 * torch.atan2(2.0 * covariance[:, 0, 1], covariance[:, 0, 0] - covariance[:, 1, 1])
     along = torch.stack((angle.cos(), angle.sin()), -1)
     return torch.stack((along, torch.stack((-along[:, 1], along[:, 0]), -1)), -1)
+
+
+def least_eigenvalue(covariance: Tensor) -> Tensor:
+    """The smallest eigenvalue `(n,)` of matrices `(n, S, S)`."""
+    if covariance.shape[-1] == 3:
+        return torch.linalg.eigvalsh(torch.where(torch.isfinite(covariance), covariance, 0.0))[:, 0]
+    trace = covariance[:, 0, 0] + covariance[:, 1, 1]  # without cancellation to speak of
+    square = trace.square() - 4.0 * (covariance[:, 0, 0] * covariance[:, 1, 1] - covariance[:, 0, 1].square())
+    return 0.5 * (trace - square.clamp(min=0.0).sqrt())

@@ -1,21 +1,26 @@
 """What the maps of a generator's cells say: dimension, volume, angles, density and entropy on the manifold."""
 
-from girih.geometry.angles import Angles, angles
-from girih.geometry.bottlenecks import dimension_bound, layer_ranks
+from girih.geometry.angles import Angles, angles, basis, disentanglement, mean_overlap
 from girih.geometry.cells import Cells, CellValues, enumerate_cells
-from girih.geometry.density import ManifoldDensity, density, latent_density
-from girih.geometry.disentangle import basis, disentanglement, mean_overlap
+from girih.geometry.density import Entropy, ManifoldDensity, density, entropy, folded_entropy, latent_density
+from girih.geometry.dimension import (
+    dimension_bound,
+    intrinsic_dimension,
+    layer_ranks,
+    log_volume,
+    ranks,
+    singular_values,
+)
 from girih.geometry.dropout import DropoutDimensions, dropout_dimensions, noisy_generator
 from girih.geometry.elbow import ApproximationElbow, elbow
-from girih.geometry.entropy import Entropy, Uniformity, entropy, folded_entropy, uniformity
-from girih.geometry.injective import Injectivity, is_injective
-from girih.geometry.invert import Inverse, invert
-from girih.geometry.preimages import Preimages, preimages
+from girih.geometry.injective import Injectivity, distance_to_span, is_injective
+from girih.geometry.invert import Inverse, Preimages, invert, preimages
+from girih.geometry.nearest import nearest_in_cell
 from girih.geometry.priors import Uniform
 from girih.geometry.sampling import sample_cells, segment_cells, walk_cells
+from girih.geometry.search import Search
 from girih.geometry.smoothing import SmoothGenerator, smooth
-from girih.geometry.spectrum import intrinsic_dimension, log_volume, singular_values
-from girih.geometry.uniform import ManifoldSample, sample_uniform_on_manifold
+from girih.geometry.uniform import ManifoldSample, Uniformity, sample_uniform_on_manifold, uniformity
 
 __all__ = [
     "Angles",
@@ -29,6 +34,7 @@ __all__ = [
     "ManifoldDensity",
     "ManifoldSample",
     "Preimages",
+    "Search",
     "SmoothGenerator",
     "Uniform",
     "Uniformity",
@@ -37,6 +43,7 @@ __all__ = [
     "density",
     "dimension_bound",
     "disentanglement",
+    "distance_to_span",
     "dropout_dimensions",
     "elbow",
     "entropy",
@@ -49,8 +56,10 @@ __all__ = [
     "layer_ranks",
     "log_volume",
     "mean_overlap",
+    "nearest_in_cell",
     "noisy_generator",
     "preimages",
+    "ranks",
     "sample_cells",
     "sample_uniform_on_manifold",
     "segment_cells",

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girih.errors import LatentDimensionError, ParameterError
-from girih.geometry.priors import GaussianPrior, Prior, UniformPrior, as_prior
+from girih.geometry.priors import GaussianPrior, Prior, PriorLike, UniformPrior, as_prior
 from girih.geometry.shown import Shown
 from girih.networks import Jet, Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
@@ -87,9 +86,11 @@ class Cells:
     @cached_property
     def singular_values(self) -> Tensor:
         """The singular values of every A, descending, `(R, S)`; see `girih.geometry.singular_values`."""
-        from girih.geometry.spectrum import singular_values
-
-        return singular_values(self)
+        out = torch.zeros(len(self), self.latent_dim, dtype=torch.float64, device=self.patterns.device)
+        for rows, A, _ in self.maps():
+            values = torch.linalg.svdvals(triangle(A))
+            out[rows, : values.shape[1]] = values
+        return out
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,6 +136,11 @@ class CellValues(Shown):
         return int(self.values.argmax())
 
 
+def triangle(A: Tensor) -> Tensor:
+    """The factor R of `A = Q R`, `(R, min(D, S), S)`."""
+    return torch.linalg.qr(A, mode="r").R
+
+
 def chunks(traced: Trace, count: int) -> Iterator[slice]:
     """Slices of cells whose jets fit into the cache or nearly so."""
     numbers = sum(step.size for step in traced.steps) * (traced.latent_dim + 1)
@@ -150,7 +156,7 @@ def jets(traced: Trace, patterns: Tensor, origins: Tensor) -> Iterator[tuple[sli
             yield rows, traced.output_jet(patterns[rows], origins[rows])
 
 
-def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Cells:
+def enumerate_cells(net: nn.Module | Trace | Partition, prior: PriorLike | None = None) -> Cells:
     """All cells of a generator with S <= 3, with exact prior masses and all pairs of neighbours.
 
     Args:
@@ -200,12 +206,12 @@ def enumerate_cells(net: nn.Module | Trace | Partition, prior: Any = None) -> Ce
     return Cells(traced, part.patterns, part.interior, mass, torch.zeros_like(mass), part.neighbors, prior, part)
 
 
-def box(low: Tensor, high: Tensor) -> Any:
+def box(low: Tensor, high: Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
     """The domain of a `Partition` for the box between two corners."""
     return (float(low[0]), float(high[0])) if len(low) == 1 else (low, high)
 
 
-def as_cells(value: Cells | Partition | nn.Module | Trace, prior: Any = None) -> Cells:
+def as_cells(value: Cells | Partition | nn.Module | Trace, prior: PriorLike | None = None) -> Cells:
     """Cells as they are, or all cells of a partition or generator with S <= 3."""
     if not isinstance(value, Cells):
         return enumerate_cells(value, prior)

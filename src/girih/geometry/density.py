@@ -1,20 +1,20 @@
-"""The density of generated points on the manifold of the generator."""
+"""The density of generated points on the manifold of the generator, and their entropy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
-from girih.geometry.cells import Cells, box
-from girih.geometry.preimages import TOLERANCE, Preimages, preimages
-from girih.geometry.priors import UniformPrior, as_prior
+from girih._arrays import ArrayLike, as_rows
+from girih._options import whole
+from girih.geometry.cells import Cells, as_cells, box, prior_of
+from girih.geometry.dimension import RANK_TOLERANCE, Source, log_volume
+from girih.geometry.invert import TOLERANCE, Preimages, as_partition, preimages
+from girih.geometry.priors import PriorLike, UniformPrior, as_prior
 from girih.geometry.sampling import distinct_cells
 from girih.geometry.shown import Shown
-from girih.geometry.spectrum import log_volume
 from girih.networks import Trace, trace
 from girih.partition import Partition
 
@@ -38,7 +38,7 @@ class ManifoldDensity(Shown):
 
 
 def density(
-    net: nn.Module | Trace | Partition, x: Any, prior: Any = None, tolerance: float = TOLERANCE
+    net: nn.Module | Trace | Partition, x: ArrayLike, prior: PriorLike | None = None, tolerance: float = TOLERANCE
 ) -> ManifoldDensity:
     r"""`p(x) = sum_{z: g(z) = x} p(z) / sqrt det(A_z^T A_z)` for S <= 3: points may have several preimages.
 
@@ -111,7 +111,7 @@ def _plain(traced: Trace, patterns: Tensor, points: Tensor) -> Cells:
     return Cells(traced, patterns, points, unknown, unknown)
 
 
-def latent_density(net: nn.Module | Trace | Partition, z: Any, prior: Any = 1.0) -> Tensor:
+def latent_density(net: nn.Module | Trace | Partition, z: ArrayLike, prior: PriorLike = 1.0) -> Tensor:
     r"""`log p(g(z)) = log p(z) - log sqrt det(A_z^T A_z)` at generated points, any S, for an injective generator.
 
     Where other latents are mapped to the same point, this is a lower bound of the density; `density` has their sum.
@@ -142,3 +142,102 @@ def latent_density(net: nn.Module | Trace | Partition, z: Any, prior: Any = 1.0)
     patterns, points, _, owner = distinct_cells(traced, rows)
     volume = log_volume(_plain(traced, patterns, points)).values[owner.to(rows.device)]
     return torch.where(value.isinf(), value, value - volume)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """A differential entropy with respect to the S-dimensional volume of the manifold, in nats.
+
+    Attributes:
+        value: the entropy; minus infinity where degenerate cells have mass.
+        standard_error: 0 for enumerated cells, that of independent draws for sampled ones; NaN for an infinite value.
+        degenerate_mass: the prior mass of the cells of rank below S.
+        mean_log_volume: the average of `log sqrt det(A^T A)` over the prior mass of all other cells; NaN where there
+            are none.
+    """
+
+    value: float
+    standard_error: float
+    degenerate_mass: float
+    mean_log_volume: float
+
+
+def entropy(cells: Source, prior: PriorLike | None = None, tolerance: float = RANK_TOLERANCE) -> Entropy:
+    r"""`H[x] = H[z] + sum_r P(z in cell r) log sqrt det(A_r^T A_r)` of an injective generator.
+
+    Exact for enumerated cells. From sampled cells it is the average over their draws, with its standard error. For
+    a generator that folds, so that several latents have the same image, this is an upper bound of the entropy, and
+    `folded_entropy` estimates the entropy itself.
+
+    Args:
+        cells: as in `singular_values`.
+        prior: for a partition or a network: a variance, a covariance `(S, S)`, or `Uniform(low, high)`.
+        tolerance: as in `intrinsic_dimension`.
+
+    Raises:
+        ParameterError: the cells have no prior masses, or those of another prior.
+        LatentDimensionError: a network with S > 3.
+
+    Source:
+        MAS, section 5.1, Corollary 1.
+
+    Example:
+        >>> import girih
+        >>> net = girih.mlp([2, 8, 3], seed=0)
+        >>> exact = girih.geometry.entropy(net)
+        >>> sampled = girih.geometry.entropy(girih.geometry.sample_cells(net, 2000))
+        >>> abs(exact.value - sampled.value) < 4 * sampled.standard_error
+        True
+    """
+    cells = as_cells(cells, prior)
+    latent = prior_of(cells)
+    volume = log_volume(cells, tolerance)
+    weight = cells.mass.to(volume.values.device)
+    flat = volume.values.isinf()
+    lost = float(weight[flat].clamp(min=0.0).sum())
+    rest = float(weight[~flat].sum())
+    mean = float((weight * volume.values)[~flat].sum()) / rest if rest > 0.0 else torch.nan
+    if lost > 0.0:
+        return Entropy(-torch.inf, torch.nan, lost, mean)
+    return Entropy(latent.entropy() + mean, volume.mean_error, 0.0, mean)
+
+
+def folded_entropy(
+    net: nn.Module | Trace | Partition, n: int, prior: PriorLike | None = None, seed: int = 0
+) -> tuple[float, float]:
+    r"""`H[x] = -E log p(x)` by n draws of x, with `p(x)` summed over all preimages: S <= 3, injective or not.
+
+    Args:
+        net: a partition, or any module with S <= 3 that `girih.trace` supports.
+        n: the number of draws, 2 or more.
+        prior: a variance, a covariance `(S, S)`, or `Uniform(low, high)`; by default that of the partition, or 1.
+        seed: of the draws.
+
+    Returns:
+        The estimate and its standard error, nats; minus infinity and NaN where a draw falls into a degenerate cell.
+
+    Raises:
+        LatentDimensionError: S is larger than 3.
+        ParameterError, ShapeError, NoiseError: a prior that is not one, or n below 2.
+
+    Source:
+        MAS, section 5.1, Theorem 3 and Corollary 1.
+
+    Example:
+        >>> import girih, torch
+        >>> fold = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), girih.networks.Abs()).double()
+        >>> _ = torch.nn.init.ones_(fold[0].weight)  # |z| has log 2 nats less than z
+        >>> value, error = girih.geometry.folded_entropy(fold, 500)
+        >>> abs(girih.geometry.entropy(fold).value - 0.693147 - value) < 4 * error
+        True
+    """
+    part = as_partition(net)
+    n, seed = whole(n, "n", 2), whole(seed, "seed", None)
+    latent = as_prior(part.prior_covariance if prior is None else prior, part.latent_dim)
+    z = latent.sample(n, torch.Generator().manual_seed(seed)).to(part.trace.device)
+    with torch.no_grad():
+        x = part.trace(z)
+    value = -density(part, x, latent).log_density
+    if value.isinf().any():
+        return -torch.inf, torch.nan
+    return float(value.mean()), float(value.std()) / n**0.5

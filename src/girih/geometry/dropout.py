@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +12,10 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.geometry.cells import enumerate_cells
+from girih.geometry.dimension import RANK_TOLERANCE, intrinsic_dimension
 from girih.geometry.noisy_ranks import ranks_met
-from girih.geometry.priors import Prior, as_prior
+from girih.geometry.priors import Prior, PriorLike, as_prior
 from girih.geometry.shown import Shown
-from girih.geometry.spectrum import RANK_TOLERANCE, intrinsic_dimension
 from girih.networks import Abs, Affine, PiecewiseLinear, Trace, trace
 from girih.partition import MAX_LATENT_DIM
 
@@ -68,7 +67,7 @@ def dropout_dimensions(
     cells: int | None = None,
     kind: str = "dropout",
     seed: int = 0,
-    prior: Any = 1.0,
+    prior: PriorLike = 1.0,
     tolerance: float = RANK_TOLERANCE,
     progress: bool = True,
     output_noise: bool = False,
@@ -206,7 +205,7 @@ class _Noise:
         return int(torch.randint(1 << 62, (), generator=self.generator))
 
 
-def _enumerated(noise: _Noise, prior: Any, tolerance: float) -> tuple[Tensor, Tensor]:
+def _enumerated(noise: _Noise, prior: PriorLike, tolerance: float) -> tuple[Tensor, Tensor]:
     """Masses and counts of one realisation, from all of its cells, `(1, S + 1)`."""
     noisy = _realisation(noise)
     noise.next_seed()  # one for each realisation, so that these do not depend on how cells are found

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError
@@ -53,7 +52,7 @@ class ApproximationElbow(Shown):
 
 
 def elbow(
-    x: Any,
+    x: ArrayLike,
     dims: Sequence[int],
     sizes: Sequence[int] | None = None,
     hidden: Sequence[int] = (32,),
@@ -168,7 +167,7 @@ def _errors(
         yield scale * best
 
 
-def _listed(values: Any, name: str) -> list[Any]:
+def _listed(values: Sequence[int] | Tensor, name: str) -> list[int]:
     if isinstance(values, str) or not isinstance(values, Sequence | range | Tensor) or not len(values):
         raise ParameterError(f"{name} must be a list of whole numbers; got {values!r}")
     return values.tolist() if isinstance(values, Tensor) else list(values)
@@ -203,7 +202,7 @@ def _fit(x: Tensor, start: Tensor, hidden: list[int], epochs: int, seed: int) ->
 
 
 @torch.no_grad()
-def _move(net: Any, z: Tensor, x: Tensor) -> None:
+def _move(net: nn.Module, z: Tensor, x: Tensor) -> None:
     """Give each row the latent, of all rows, whose image is nearest: gradients do not lead over a fold."""
     for start in range(0, len(x), _ROWS):
         images = net(z[start : start + _ROWS])
@@ -211,7 +210,7 @@ def _move(net: Any, z: Tensor, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def _solve_head(body: Any, head: Any, z: Tensor, x: Tensor) -> None:
+def _solve_head(body: nn.Module, head: nn.Linear, z: Tensor, x: Tensor) -> None:
     """Set the last layer by least squares."""
     features = body(z)
     design = torch.cat((features, torch.ones_like(features[:, :1])), 1)

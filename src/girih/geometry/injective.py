@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from girih._options import whole
 from girih.errors import CellLimitError, GirihError
 from girih.geometry.cells import jets
-from girih.geometry.invert import images
-from girih.geometry.preimages import as_partition, preimages_by
+from girih.geometry.dimension import RANK_TOLERANCE
+from girih.geometry.invert import as_partition, images, preimages_by
 from girih.geometry.search import Search
 from girih.geometry.shown import Shown
-from girih.geometry.spectrum import RANK_TOLERANCE
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.growing import Array
@@ -160,7 +159,7 @@ def _open_pairs(part: Partition, A: Tensor, b: Tensor, candidates: Tensor) -> tu
             M = torch.cat((M, M.new_zeros(len(M), 2 * S - M.shape[1], 2 * S)), 1)
             gap = torch.cat((gap, gap.new_zeros(len(gap), M.shape[1] - gap.shape[1])), 1)
         reach = _SAME * (1.0 + b[i].norm(dim=1) + b[j].norm(dim=1))
-        near = _distance(M, gap) <= reach
+        near = distance_to_span(M, gap) <= reach
         pairs, M, gap, reach = pairs[near], M[near], gap[near], reach[near]
         i, j = pairs.mT
         U, values, Vt = torch.linalg.svd(M, full_matrices=False)
@@ -181,8 +180,23 @@ def _open_pairs(part: Partition, A: Tensor, b: Tensor, candidates: Tensor) -> tu
     return (torch.cat(kept) if kept else torch.empty(0, 2, dtype=torch.int64)), None
 
 
-def _distance(M: Tensor, gap: Tensor) -> Tensor:
-    """A lower bound on the distance of `gap` from the columns of M, `(P,)`: cheaper than by singular values."""
+def distance_to_span(M: Tensor, gap: Tensor) -> Tensor:
+    """A lower bound on the distance of vectors from what the columns of matrices span: cheaper than singular values.
+
+    It is the distance itself where M has full rank.
+
+    Args:
+        M: `(P, k, n)`.
+        gap: `(P, k)`.
+
+    Returns:
+        `(P,)`; 0 for `k <= n`.
+
+    Example:
+        >>> import girih, torch
+        >>> girih.geometry.distance_to_span(torch.tensor([[[1.0], [0.0]]]), torch.tensor([[3.0, 4.0]]))
+        tensor([4.])
+    """
     rows, columns = M.shape[1:]
     if rows <= columns:
         return torch.zeros_like(gap[:, 0])

@@ -29,6 +29,12 @@ def nearest_in_cell(R: Array, target: Array, H: Array, h: Array) -> Array:
 
     Returns:
         `(m, S)`; NaN where rounding leaves no candidate inside.
+
+    Example:
+        >>> import girih, numpy as np
+        >>> H, h = np.array([[1.0, 0.0], [0.0, 1.0]]), np.ones(2)  # below 1 in both coordinates
+        >>> girih.geometry.nearest_in_cell(np.eye(2), np.array([[3.0, 0.5]]), H, h)
+        array([[1. , 0.5]])
     """
     S = R.shape[1]
     best = np.full((len(target), S), np.nan)

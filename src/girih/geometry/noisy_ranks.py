@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from girih.geometry.spectrum import triangle
+from girih.geometry.dimension import ranks
 from girih.networks import Affine, Trace
 
 _WORD = 62  # bits of a pattern in one whole number
-_CLEAR = 1e-11  # a squared ratio of singular values far above what rounding makes of 0
 
 
 def ranks_met(
@@ -20,8 +19,7 @@ def ranks_met(
     r"""How many draws fall into cells of each rank, and into how many different cells, `(B, S + 1)` each.
 
     The generators are a chain with other parameters in its affine layers. All layers are batched products, and each
-    cell is looked at once. A cell has rank S without singular values being taken if the determinant says so: with
-    `G = A^T A`, `sigma_S^2 >= det(G) / (tr(G) / (S - 1))^(S - 1)`, since the other squares have at most this product.
+    cell is looked at once.
 
     Args:
         traced: the chain, for the order of layers and the slopes.
@@ -36,7 +34,7 @@ def ranks_met(
     place, most = _places(owner, batch)
     chosen = torch.zeros(batch, most, dtype=torch.int64)
     chosen[owner, place] = first
-    rank = _ranks(_maps(traced, weights, signs, chosen)[owner, place], tolerance)
+    rank = ranks(_maps(traced, weights, signs, chosen)[owner, place], tolerance)
     index = owner * (S + 1) + rank
     met = torch.bincount(index, count, batch * (S + 1)).reshape(batch, S + 1)
     return met, torch.bincount(index, minlength=batch * (S + 1)).reshape(batch, S + 1)
@@ -100,20 +98,3 @@ def _maps(traced: Trace, weights: Sequence[Tensor], signs: list[Tensor], chosen:
             slope = torch.where(above, 1.0, stage.slope.detach().cpu().reshape(-1, 1))
             jet = jet * slope[..., None]
     return jet.permute(0, 2, 1, 3)
-
-
-def _ranks(A: Tensor, tolerance: float) -> Tensor:
-    """The rank of each map `(R, D, S)`."""
-    outputs, S = A.shape[1:]
-    rank = torch.full((len(A),), S, dtype=torch.int64)
-    doubtful = torch.ones(len(A), dtype=torch.bool)
-    if outputs >= S > 1 and tolerance**2 < 1e-2 * _CLEAR:
-        gram = A.mT @ A
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        trace = gram.diagonal(dim1=1, dim2=2).sum(1)
-        scaled = factor.diagonal(dim1=1, dim2=2).square() / trace[:, None]
-        least = scaled.prod(1) * (S - 1.0) ** (S - 1)  # sigma_S^2 / tr(G), or less
-        doubtful = (failed != 0) | ~(least > _CLEAR)
-    values = torch.linalg.svdvals(triangle(A[doubtful]))
-    rank[doubtful] = (values > tolerance * values[:, :1]).sum(1)
-    return rank

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih.geometry.dimension import RANK_TOLERANCE
 from girih.geometry.nearest import nearest_in_cell
-from girih.geometry.spectrum import RANK_TOLERANCE
 from girih.inference.pieces import Pieces
 from girih.inference.tree import Leaves
 from girih.partition import Partition

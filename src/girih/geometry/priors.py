@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import ArrayLike, as_tensor, check_finite
 from girih.errors import ParameterError, ShapeError
 from girih.partition.partition import prior_covariance
 
@@ -44,8 +44,8 @@ class Uniform:
         1.0
     """
 
-    low: Any
-    high: Any
+    low: ArrayLike
+    high: ArrayLike
 
 
 class UniformPrior:
@@ -92,7 +92,10 @@ class GaussianPrior:
         return float(self.factor.diagonal().log().sum()) + 0.5 * self.dim * (1.0 + math.log(2 * math.pi))
 
 
-def as_prior(prior: Any, dim: int) -> GaussianPrior | UniformPrior:
+PriorLike = ArrayLike | Uniform | GaussianPrior | UniformPrior
+
+
+def as_prior(prior: PriorLike, dim: int) -> GaussianPrior | UniformPrior:
     """A prior from what users pass: a variance, a covariance `(S, S)`, or a `Uniform`.
 
     Raises:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import whole
 from girih.geometry.cells import Cells
-from girih.geometry.priors import as_prior
+from girih.geometry.priors import PriorLike, as_prior
 from girih.networks import Trace, trace
 from girih.partition import Partition, walk
 
 _CHUNK = 4096
 
 
-def sample_cells(net: nn.Module | Trace, n: int, prior: Any = 1.0, seed: int = 0) -> Cells:
+def sample_cells(net: nn.Module | Trace, n: int, prior: PriorLike = 1.0, seed: int = 0) -> Cells:
     r"""The cells that n prior draws fall into, any S, with estimated masses.
 
     A cell that c draws meet has the mass `c / n` with the standard error `sqrt(c / n (1 - c / n) / n)`. Cells are
@@ -87,7 +86,7 @@ def distinct_cells(traced: Trace, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     return torch.cat(kept), z[first], count, owners
 
 
-def segment_cells(net: nn.Module | Trace, n: int, prior: Any = 1.0, seed: int = 0) -> Cells:
+def segment_cells(net: nn.Module | Trace, n: int, prior: PriorLike = 1.0, seed: int = 0) -> Cells:
     r"""The cells along n segments between pairs of prior draws, any S, with their neighbours.
 
     On a segment `z = z0 + t (z1 - z0)` the generator has one latent, t, whose partition is exact: it has every
@@ -131,7 +130,7 @@ def segment_cells(net: nn.Module | Trace, n: int, prior: Any = 1.0, seed: int = 
     return _without_masses(traced, torch.stack(patterns), torch.stack(points), pairs)
 
 
-def walk_cells(net: nn.Module | Trace, z: Any, max_cells: int = 100) -> Cells:
+def walk_cells(net: nn.Module | Trace, z: ArrayLike, max_cells: int = 100) -> Cells:
     r"""The cells around a latent, any S: those of `girih.partition.walk`, with the facets that it crossed.
 
     Args:

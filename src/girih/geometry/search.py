@@ -42,10 +42,20 @@ class Found(NamedTuple):
 
 
 class Search:
-    """Images of all pieces, searched without comparing every row with every piece.
+    """A tree over the images of all cells; you make one to ask `nearest` or `within` of a partition many times.
+
+    `invert`, `preimages` and `is_injective` make their own.
 
     Args:
         part: the cells.
+
+    Example:
+        >>> import girih, torch
+        >>> part = girih.Partition(girih.mlp([2, 8, 5], seed=0))
+        >>> search = girih.geometry.Search(part)
+        >>> rows = search.images.rows(torch.zeros(3, 5, dtype=torch.float64))
+        >>> search.nearest(rows).distance.shape
+        torch.Size([3])
     """
 
     def __init__(self, part: Partition) -> None:

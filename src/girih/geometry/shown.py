@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from torch import Tensor
 
@@ -30,7 +29,7 @@ class Shown:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, Tensor) or value.numel() <= _SHORT:
         return str(value.tolist()) if isinstance(value, Tensor) else repr(value)
     return f"<{' x '.join(map(str, value.shape))}>"

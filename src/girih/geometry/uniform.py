@@ -1,19 +1,21 @@
-"""Points spread uniformly over the manifold, by volume-weighted cells."""
+"""Points spread uniformly over the manifold, and whether a uniform prior makes them so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import ConvexHull
 from torch import Tensor, nn
 
-from girih._options import whole
+from girih._arrays import ArrayLike
+from girih._options import real, whole
 from girih.errors import ParameterError
-from girih.geometry.cells import jets
+from girih.geometry.cells import as_cells, jets, prior_of
 from girih.geometry.density import log_volume_of
+from girih.geometry.dimension import Source, log_volume
+from girih.geometry.priors import PriorLike
 from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
@@ -41,7 +43,10 @@ class ManifoldSample(Shown):
 
 
 def sample_uniform_on_manifold(
-    net: nn.Module | Trace | Partition, n: int, domain: Any = None, seed: int = 0
+    net: nn.Module | Trace | Partition,
+    n: int,
+    domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    seed: int = 0,
 ) -> ManifoldSample:
     r"""n points uniform on `g(domain)`: a cell with probability `volume_r sqrt det(A_r^T A_r)`, then uniform in it.
 
@@ -124,3 +129,49 @@ def _simplices(vertices: np.ndarray) -> np.ndarray:
         scale = np.abs(vertices - middle).max()
         sides = vertices[ConvexHull((vertices - middle) / scale).simplices]
     return np.concatenate((sides, np.broadcast_to(middle, (len(sides), 1, S))), 1)
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """How evenly a uniform prior is spread over the manifold.
+
+    Attributes:
+        uniform: whether the log volumes of all cells with prior mass agree.
+        least: the smallest log volume, nats; minus infinity where a cell is degenerate.
+        most: the largest.
+    """
+
+    uniform: bool
+    least: float
+    most: float
+
+
+def uniformity(cells: Source, prior: PriorLike | None = None, tolerance: float = 1e-9) -> Uniformity:
+    r"""Whether `det(A^T A)` is the same on all cells with prior mass: then a uniform latent gives uniform points.
+
+    Args:
+        cells: as in `entropy`; for sampled cells, whether it is the same on those.
+        prior: as in `entropy`: the box, usually `Uniform(low, high)`.
+        tolerance: how far log volumes may differ, nats.
+
+    Raises:
+        ParameterError: the cells have no prior masses, or those of another prior; a negative tolerance.
+        LatentDimensionError: a network with S > 3.
+
+    Source:
+        MAS, appendix B, Proposition 6 (for an injective generator).
+
+    Example:
+        >>> import girih
+        >>> box = girih.geometry.Uniform(0.0, 1.0)
+        >>> girih.geometry.uniformity(girih.mlp([2, 3], seed=0), box).uniform
+        True
+        >>> girih.geometry.uniformity(girih.mlp([2, 8, 3], seed=0), box).uniform
+        False
+    """
+    tolerance = real(tolerance, "tolerance", positive=False)
+    cells = as_cells(cells, prior)
+    prior_of(cells)
+    values = log_volume(cells).values[cells.mass.to(cells.patterns.device) > 0.0]
+    least, most = float(values.min()), float(values.max())
+    return Uniformity(least > -torch.inf and most - least <= tolerance, least, most)

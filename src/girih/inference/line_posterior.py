@@ -8,8 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from girih.gaussian.interval import interval_moments
-from girih.gaussian.truncated import sample_anchored
+from girih.gaussian.interval import interval_moments, sample_anchored
 from girih.inference.estep import chunks
 from girih.inference.knots import Knots
 from girih.inference.line import Pairs, left_out_bound, pair_up

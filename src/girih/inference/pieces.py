@@ -8,29 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
-from girih.gaussian.polygon import (
-    polygon_log_mass,
-    polygon_mass,
-    polygon_moments,
-    polygon_raw_moments,
-    tilted_polygon_moments,
-)
-from girih.gaussian.polygon_sample import sample_polygons
-from girih.gaussian.polyhedron import (
-    polyhedron_log_mass,
-    polyhedron_mass,
-    polyhedron_moments,
-    polyhedron_raw_moments,
-    tilted_polyhedron_moments,
-)
-from girih.gaussian.polyhedron_sample import sample_polyhedra
+from girih.gaussian import Polygons, Polyhedra
 from girih.partition.growing import ragged
 from girih.partition.polygons import boundary, volumes
 from girih.partition.polytope_cells import PolytopeCells
@@ -118,14 +102,14 @@ class Pieces:
 
     def _mass_bound(self, far: Tensor) -> Tensor:
         every = self.polytopes(torch.arange(self.count), None, -self.origin)
-        mass = (polygon_mass if self.dim == 2 else polyhedron_mass)(*every)
+        mass = every.mass()
         # a convex set at distance d from 0 lies in a half-space at that distance, of mass below exp(-d^2/2)
         distance = torch.zeros_like(self.low).clamp(self.low, self.high).norm(dim=1)
         away = -0.5 * (distance - _ROUNDING * far).clamp(min=0.0).square()
         flat = away + self.log_volume - 0.5 * self.dim * math.log(2.0 * math.pi)
         return torch.minimum((mass + SIGNED_ERROR * (1.0 + far)).log(), torch.minimum(away, flat))
 
-    def polytopes(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Any, ...]:
+    def polytopes(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Polygons | Polyhedra:
         """The pieces listed, in coordinates `root t - centre`, `t` relative to their origins.
 
         Args:
@@ -134,12 +118,12 @@ class Pieces:
             centre: `(m, S)`.
 
         Returns:
-            What the functions of `girih.gaussian` for polygons or polyhedra take.
+            Polygons (S = 2) or polyhedra (S = 3).
         """
         index = piece.numpy()
         if self.dim == 2:
             position, owner = ragged(self._edges.start[index], self._edges.length[index])
-            return *self._moved(position, owner, root, centre), torch.as_tensor(owner), len(piece)
+            return Polygons(*self._moved(position, owner, root, centre), torch.as_tensor(owner), len(piece))
         faces, owner = ragged(self._faces.start[index], self._faces.length[index])
         position, face = ragged(self._edges.start[faces], self._edges.length[faces])
         tail, head = self._moved(position, owner[face], root, centre)
@@ -148,7 +132,7 @@ class Pieces:
         if root is not None:  # n t <= d becomes (R^-T n) w <= d - (R^-T n) c
             normal, offset = _moved_planes(root, of, normal, offset)
         offset = offset - (normal * centre[of]).sum(1)
-        return tail, head, torch.as_tensor(face), normal, offset, of, len(piece)
+        return Polyhedra(tail, head, torch.as_tensor(face), normal, offset, of, len(piece))
 
     def _moved(
         self, position: np.ndarray, owner: np.ndarray, root: Tensor | None, centre: Tensor
@@ -177,23 +161,23 @@ class Pieces:
 
     def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`log P(w in piece)`, `(m,)`, for a standard normal `w = root t - centre`."""
-        return (polygon_log_mass if self.dim == 2 else polyhedron_log_mass)(*self.polytopes(piece, root, centre))
+        return self.polytopes(piece, root, centre).log_mass()
 
     def moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mass `(m,)`, mean `(m, S)` and covariance `(m, S, S)` of w on each piece."""
-        return (polygon_moments if self.dim == 2 else polyhedron_moments)(*self.polytopes(piece, root, centre))
+        return self.polytopes(piece, root, centre).moments()
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15 or `SIGNED_ERROR` of the farthest vertex."""
-        return (polygon_mass if self.dim == 2 else polyhedron_mass)(*self.polytopes(piece, root, centre))
+        return self.polytopes(piece, root, centre).mass()
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`E[1]`, `E[w]` and `E[w w^T]` over each piece, not divided by the mass, as exact as `raw_masses`."""
-        return (polygon_raw_moments if self.dim == 2 else polyhedron_raw_moments)(*self.polytopes(piece, root, centre))
+        return self.polytopes(piece, root, centre).raw_moments()
 
     def nearest(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """The point w of each piece that is nearest to 0, `(m, S)`."""
-        return (polygon_nearest if self.dim == 2 else polyhedron_nearest)(*self.polytopes(piece, root, centre))
+        return self.polytopes(piece, root, centre).nearest()
 
     def local_moments(self, piece: Tensor, root: Tensor, place: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `moments`, of `w - tilt` about points `w = tilt` of the pieces, `root t = place`, without their heights.
@@ -207,10 +191,8 @@ class Pieces:
         log, about, spread = self.moments(piece[near], root[near], (place - tilt)[near])
         log_mass[near], mean[near] = log + 0.5 * tilt[near].square().sum(1), about - tilt[near]
         covariance[near] = spread
-        tilted: Any = tilted_polygon_moments if self.dim == 2 else tilted_polyhedron_moments
-        log_mass[far], mean[far], covariance[far] = tilted(
-            *self.polytopes(piece[far], root[far], place[far]), tilt[far]
-        )
+        shapes = self.polytopes(piece[far], root[far], place[far])
+        log_mass[far], mean[far], covariance[far] = shapes.tilted_moments(tilt[far])
         return log_mass, mean, covariance
 
     def local_sample(
@@ -218,7 +200,6 @@ class Pieces:
     ) -> Tensor:
         """Draws of `w - tilt`, `(len(which), S)`, for the piece, root, place and tilt (`local_moments`) of pairs."""
         far = torch.linalg.vector_norm(pairs[3], dim=1) > _FAR_OUT
-        draw: Any = sample_polygons if self.dim == 2 else sample_polyhedra
         number, out = torch.empty_like(far, dtype=torch.long), pairs[3][which]
         for some in (far, ~far):
             drawn = some[which].nonzero()[:, 0]
@@ -228,9 +209,9 @@ class Pieces:
             piece, root, place, tilt = (part[some] for part in pairs)
             own = number[which[drawn]]
             if some is far:
-                out[drawn] = draw(*self.polytopes(piece, root, place), own, generator, tilt)
+                out[drawn] = self.polytopes(piece, root, place).sample(own, generator, tilt)
             else:
-                out[drawn] = draw(*self.polytopes(piece, root, place - tilt), own, generator) - tilt[own]
+                out[drawn] = self.polytopes(piece, root, place - tilt).sample(own, generator) - tilt[own]
         return out
 
 

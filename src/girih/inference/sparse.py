@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from girih.gaussian.ragged import gather, slots
+from girih.gaussian.tables import gather, slots
 from girih.inference.anchors import DISTANT, find_anchors
 from girih.inference.model import Cells, Model, Rows
 from girih.inference.polytopes import Pairs, geometry

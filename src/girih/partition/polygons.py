@@ -7,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from girih.gaussian.nearest import polyhedron_nearest
-from girih.gaussian.polygon import polygon_log_mass
-from girih.gaussian.polyhedron import polyhedron_log_mass
+from girih.gaussian import Polygons, Polyhedra
 from girih.partition.growing import Array, ragged
 from girih.partition.polytopes import IDEAL, Complex
 
@@ -191,14 +189,14 @@ def log_masses(complex_: Complex, inside: Array, factor: Array, least: float = -
     sides = boundary(complex_.moved(points), inside @ white.T)
     tail, head, face, owner, normal, offset = (torch.as_tensor(part) for part in sides)
     if complex_.dim == 2:
-        return polygon_log_mass(tail, head, face, complex_.count).numpy()
-    away = polyhedron_nearest(tail, head, face, normal, offset, owner, complex_.count)
+        return Polygons(tail, head, face, complex_.count).log_mass().numpy()
+    away = Polyhedra(tail, head, face, normal, offset, owner, complex_.count).nearest()
     kept = -0.5 * away.square().sum(1) >= least
     of_kept = kept[owner]
     edge = of_kept[face]
     face, owner = (of_kept.cumsum(0) - 1)[face[edge]], (kept.cumsum(0) - 1)[owner[of_kept]]
     out = torch.full_like(away[:, 0], -torch.inf)
-    out[kept] = polyhedron_log_mass(
+    out[kept] = Polyhedra(
         tail[edge], head[edge], face, normal[of_kept], offset[of_kept], owner, int(kept.sum())
-    )
+    ).log_mass()
     return out.numpy()

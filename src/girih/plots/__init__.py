@@ -19,7 +19,7 @@ with needs("plots"):
     from girih.plots.embedding import draw_classes, draw_prior, plot_embedding
     from girih.plots.histograms import percent, plot_angles, plot_histograms, plot_log_volumes, weighted_quantiles
     from girih.plots.images import plot_image_manifold, plot_image_samples, plot_samples
-    from girih.plots.line import plot_line_partition, plot_line_values
+    from girih.plots.line import plot_line_partition, plot_line_values, plot_partition
     from girih.plots.manifold import grid_lines, plot_manifold
     from girih.plots.numbers import Plane, lattice, limits_around, plane_of, spread_latents
     from girih.plots.polygons import Polygons, cell_polygons
@@ -98,6 +98,7 @@ __all__ = [
     "plot_manifold",
     "plot_marginal",
     "plot_nll_curve",
+    "plot_partition",
     "plot_posterior_densities",
     "plot_posteriors",
     "plot_samples",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from girih.errors import EmptyDataError, ParameterError
 from girih.geometry import Cells, CellValues
-from girih.geometry.spectrum import nonzero
+from girih.geometry.dimension import nonzero
 from girih.plots.histograms import cell_weights, named, weighted_quantiles
 from girih.plots.numbers import Array, to_array
 from girih.plots.style import BLUE, CYCLE, GREY, LIGHT, PALE, legend_below, log_scale, new_axes, styled

@@ -1,9 +1,10 @@
-"""A latent line, cell by cell: g(z), the prior mass, and any value of the cells."""
+"""A partition: on a latent line g(z), the prior mass and any value of the cells; beyond, the cells themselves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,29 @@ from girih._options import wholes
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.geometry import log_volume
 from girih.partition import Partition
+from girih.plots.cells import plot_cells
 from girih.plots.numbers import Array, to_array
 from girih.plots.style import BLACK, BLUE, CYCLE, GREY, LIGHT, legend_below, new_axes, styled
 
 # More lines than this in one picture cannot be told apart.
 _MAX_LINES = 5
+
+
+def plot_partition(part: Partition, ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw a partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells.
+
+    Args:
+        part: the partition.
+        ax: axes to draw into; those of a new figure by default.
+        **options: those of `plot_line_partition` for S = 1, of `plot_cells` for S = 2, 3.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import plot_partition
+        >>> plot_partition(girih.Partition(girih.mlp([2, 8, 2], seed=0)), span=(-2.0, 2.0)).get_xlabel()
+        '$z_1$'
+    """
+    return (plot_line_partition if part.latent_dim == 1 else plot_cells)(part, ax=ax, **options)
 
 
 @styled

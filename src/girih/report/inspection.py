@@ -30,11 +30,11 @@ from girih.geometry import (
     sample_cells,
     uniformity,
 )
-from girih.geometry.cells import box, prior_of
+from girih.geometry.cells import box, prior_of, triangle
+from girih.geometry.dimension import nonzero
 from girih.geometry.injective import SAMPLES, second_preimage
 from girih.geometry.priors import GaussianPrior, UniformPrior, as_prior
 from girih.geometry.search import Search
-from girih.geometry.spectrum import nonzero, triangle
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
 

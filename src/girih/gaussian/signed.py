@@ -1,8 +1,16 @@
-r"""Mass and moments of the standard normal over polyhedra by the divergence theorem: fast, good for large masses.
+r"""Mass and moments of the standard normal by the divergence theorem: fast, good for large masses.
 
-With `M` the distribution function of the distance from the origin, `x M(|x|) / (4 pi |x|^3)` has the density as its
-divergence. On a face at distance `h`, the edge at in-plane distance `p` from the foot point adds (h, p > 0; otherwise
-with the sign of `h p`)
+In the plane the field `x (1 - exp(-|x|^2/2)) / (2 pi |x|^2)` has the density as its divergence. An edge at distance `p`
+from the origin that runs from `t0` to `t1` adds
+
+    sign(p) ([atan(t/|p|)] / (2 pi) - [T(|p|, t/|p|)]),      [f(t)] = f(t1) - f(t0), T = Owen's function,
+
+which vanishes with `p`, and infinity adds `angle / (2 pi)`. The moments need the density on the edges only:
+`E[x] = -sum n phi(p) [Phi(t)]` and `E[x x'] = m I - sum n phi(p) (p [Phi(t)] n - [phi(t)] e)'`.
+
+In space, with `M` the distribution function of the distance from the origin, `x M(|x|) / (4 pi |x|^3)` has the density
+as its divergence. On a face at distance `h`, the edge at in-plane distance `p` from the foot point adds (h, p > 0;
+otherwise with the sign of `h p`)
 
     (1 / 4 pi) int [erf(h/sqrt2) - h erf(r/sqrt2) / r] da,    r^2 = h^2 + p^2 + t^2,  t = p tan a
     = (1 / 4 pi) ( [a] erf(h/sqrt2) - [atan(h t / (p r))] + int h erfc(r/sqrt2) / r da ),
@@ -10,7 +18,9 @@ with the sign of `h p`)
 and infinity its solid angle / (4 pi). The last integrand is analytic within pi/2 of the real axis in `s`,
 `t = p sinh s`, and negligible beyond r = 8.8: Gauss-Legendre panels of length 3 integrate it to 1e-16.
 Moments: `E[x] = -sum n phi(h) A` and `E[x x'] = m I - sum n phi(h) (h A n + B)'`, with A and B the face's mass and
-first moment in its plane (`polygon_signed`). The absolute error is some 1e-16 per edge.
+first moment in its plane.
+
+Every term is right to about 1e-16, and they are of both signs: the *absolute* error of all that is some 1e-16 per edge.
 """
 
 from __future__ import annotations
@@ -19,12 +29,12 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import owens_t
 from torch import Tensor
 
-from girih.gaussian.edges import Edges, angle_at_infinity
-from girih.gaussian.faces import Faces, is_unbounded, plane_edges, select
-from girih.gaussian.polygon_signed import signed_moments as polygon_moments
+from girih.gaussian.tables import Edges, PolygonTable, PolyhedronTable, Table, angle_at_infinity, is_unbounded
 
+_SQRT_2PI = math.sqrt(2.0 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
 _FAR = 8.8  # erfc(8.8 / sqrt 2) is 1e-18
 _STEP = 3.0
@@ -43,15 +53,58 @@ _VIEWS = torch.tensor(
 )
 
 
-def signed_mass(faces: Faces) -> Tensor:
-    """Mass of each polyhedron, `(n,)`, to about 1e-16 per edge (absolute; it may come out negative)."""
-    h, edges = plane_edges(faces)
+def signed_mass(table: Table) -> Tensor:
+    """Mass of each set, `(n,)`, to about 1e-16 per edge (absolute; it may come out negative)."""
+    return _polygon_mass(table.edges) if isinstance(table, PolygonTable) else _polyhedron_mass(table)
+
+
+def signed_moments(table: Table) -> tuple[Tensor, Tensor, Tensor]:
+    """Mass `(n,)`, first `(n, S)` and second `(n, S, S)` moment about the origin, none divided by the mass."""
+    return _polygon_moments(table.edges) if isinstance(table, PolygonTable) else _polyhedron_moments(table)
+
+
+def _polygon_mass(edges: Edges) -> Tensor:
+    p = edges.distance.abs()
+    used = edges.real & (p > 0)
+    p, start, end = p[used], edges.start[used], edges.end[used]
+    angle = torch.atan2(end, p) - torch.atan2(start, p)
+    term = angle / (2.0 * math.pi) - (_owens_t(p, end) - _owens_t(p, start))
+    terms = torch.zeros_like(edges.distance)
+    terms[used] = term * edges.distance[used].sign()
+    return terms.sum(-1) + angle_at_infinity(edges) / (2.0 * math.pi)
+
+
+def _owens_t(p: Tensor, t: Tensor) -> Tensor:
+    """`T(p, t/p)` for p > 0, nearly 0 beyond p = 9."""
+    ratio = (t / p).clamp(-1e300, 1e300)
+    return torch.as_tensor(owens_t(p.cpu().numpy(), ratio.cpu().numpy())).to(p)
+
+
+def _polygon_moments(edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+    p = edges.distance
+    density = torch.where(edges.real, (-0.5 * p.square()).exp() / _SQRT_2PI, 0.0)
+    below, above = edges.start * _ROOT_HALF, edges.end * _ROOT_HALF
+    # differences of the distribution function from the side where they do not cancel
+    upper = below > 0
+    line = torch.where(upper, below.erfc() - above.erfc(), (-above).erfc() - (-below).erfc()) * 0.5
+    slope = ((-below.square()).exp() - (-above.square()).exp()) / _SQRT_2PI
+    flux = density * line
+    mass = _polygon_mass(edges)
+    first = -(flux[..., None] * edges.outward).sum(-2)
+    on_edge = (flux * p)[..., None] * edges.outward + (density * slope)[..., None] * edges.along
+    second = mass[:, None, None] * torch.eye(2, dtype=p.dtype, device=p.device)
+    second = second - torch.einsum("nki,nkj->nij", edges.outward, on_edge)
+    return mass, first, 0.5 * (second + second.mT)
+
+
+def _polyhedron_mass(faces: PolyhedronTable) -> Tensor:
+    h, edges = faces.offset, faces.edges
     size = h.abs()
     angle, solid = _angles(size, edges)
     open_angle = torch.where(faces.real, angle_at_infinity(edges), 0.0)
     flux = (angle.sum(-1) + open_angle) * (size * _ROOT_HALF).erf() - solid.sum(-1) + _remainder(size, edges).sum(-1)
     total = torch.where(faces.real, flux * h.sign(), 0.0).sum(-1)
-    return (total + solid_angle_at_infinity(faces, edges)) / (4.0 * math.pi)
+    return (total + _solid_angle_at_infinity(faces)) / (4.0 * math.pi)
 
 
 def _angles(size: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -94,7 +147,7 @@ def _remainder(size: Tensor, edges: Edges) -> Tensor:
     return out
 
 
-def solid_angle_at_infinity(faces: Faces, edges: Edges) -> Tensor:
+def _solid_angle_at_infinity(faces: PolyhedronTable) -> Tensor:
     """Solid angle `(n,)` of the directions in which each polyhedron is unbounded.
 
     It is what the faces leave of the sphere around a viewpoint, whichever it is: one far from all planes is taken.
@@ -102,10 +155,10 @@ def solid_angle_at_infinity(faces: Faces, edges: Edges) -> Tensor:
     out = faces.offset.new_zeros(len(faces.offset))
     empty = ~faces.real.any(-1)
     out[empty] = 4.0 * math.pi
-    rows = is_unbounded(faces, edges).any(-1).nonzero()[:, 0]
+    rows = is_unbounded(faces).any(-1).nonzero()[:, 0]
     if not len(rows):
         return out
-    some = select(faces, rows)
+    some = faces.select(rows)
     finite = some.tail[..., 3] != 0
     points = torch.where(finite[..., None], some.tail[..., :3], 0.0).flatten(1, 2)
     number = finite.flatten(1).sum(1).clamp(min=1)[:, None]
@@ -116,7 +169,7 @@ def solid_angle_at_infinity(faces: Faces, edges: Edges) -> Tensor:
     gap = some.offset[:, None] - torch.einsum("nfi,nvi->nvf", some.normal, views)
     gap = torch.where(some.real[:, None], gap.abs(), torch.inf).amin(-1)
     view = views[torch.arange(len(rows), device=rows.device), gap.argmax(1)]
-    h, seen = plane_edges(some, view)
+    h, seen = some.seen_from(view)
     angle, solid = _angles(h.abs(), seen)
     covered = h.sign() * (angle.sum(-1) + angle_at_infinity(seen) - solid.sum(-1))
     inside = (some.real & (h <= 0)).sum(-1) == 0
@@ -125,15 +178,12 @@ def solid_angle_at_infinity(faces: Faces, edges: Edges) -> Tensor:
     return out
 
 
-def signed_moments(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
-    """Mass `(n,)`, first `(n, 3)` and second `(n, 3, 3)` moment about the origin, none divided by the mass."""
-    mass = signed_mass(faces)
-    h, edges = plane_edges(faces)
+def _polyhedron_moments(faces: PolyhedronTable) -> tuple[Tensor, Tensor, Tensor]:
+    mass, h = _polyhedron_mass(faces), faces.offset
     shape = h.shape
-    flat = Edges(*(part.flatten(0, 1) for part in edges))
-    area, tilt, _ = polygon_moments(flat)
+    area, tilt, _ = _polygon_moments(Edges(*(part.flatten(0, 1) for part in faces.edges)))
     area, tilt = area.view(shape), tilt.view(*shape, 2)
-    density = torch.where(faces.real, (-0.5 * h.square()).exp() / math.sqrt(2.0 * math.pi), 0.0)
+    density = torch.where(faces.real, (-0.5 * h.square()).exp() / _SQRT_2PI, 0.0)
     first = -((density * area)[..., None] * faces.normal).sum(-2)
     on_face = (h * area)[..., None] * faces.normal + (tilt[..., None] * faces.axes).sum(-2)
     second = mass[:, None, None] * torch.eye(3, dtype=h.dtype, device=h.device)

@@ -1,4 +1,8 @@
-r"""Exact draws from log-concave densities on intervals, many at once, by rejection from piecewise exponentials.
+r"""Exact draws of the standard normal on convex sets, in the tails too: a level, then a point of its slice.
+
+In the coordinates of `slices` the level has a log-concave density; the point given the level is a normal truncated to
+an interval (S = 2), or drawn on a polygon in the same way (S = 3). Levels are drawn by rejection from piecewise
+exponentials, many at once.
 
 Where a log-density g is concave, the chord over one interval of a grid, extended, lies above g on the neighbouring
 intervals. The smaller of the chords from the left and from the right is an envelope of exponential pieces that needs no
@@ -14,7 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.ragged import slots
+from girih.gaussian.interval import sample_truncated
+from girih.gaussian.masses import slice_log_mass
+from girih.gaussian.slices import Segments, cut, find_frame, tilted_frame
+from girih.gaussian.tables import Table, slots
 
 _GRID = 9  # points to start from
 _GOOD = 0.4  # fraction accepted at which a grid is left alone
@@ -26,7 +33,34 @@ _CHUNK = 1 << 15  # draws at a time
 LogDensity = Callable[[Tensor, Tensor], Tensor]  # of rows (m,) and points (m,)
 
 
-class Panels(NamedTuple):
+def sample(table: Table, which: Tensor, generator: torch.Generator | None, tilt: Tensor | None = None) -> Tensor:
+    """Draws `(m, S)` from the sets `which (m,)`; `tilt (n, S)` as in `tilted_frame`."""
+    frame = find_frame(table) if tilt is None else tilted_frame(tilt)
+    slices = cut(table, frame)
+    panels = _make_panels(slices.owner, slices.lower, slices.upper, len(table.tail))
+    if not len(slices.owner):
+        return frame.anchor[which]
+
+    def panel_of(row: Tensor, t: Tensor) -> Tensor:
+        return panels.find(row, t).clamp(max=len(slices.owner) - 1)
+
+    def log_f(row: Tensor, t: Tensor) -> Tensor:
+        return slice_log_mass(slices, panel_of(row, t), t[:, None])[:, 0] - t * (frame.height[row] + 0.5 * t)
+
+    t, alive = _sample_levels(panels.lower, panels.upper, log_f, which, generator)
+    local = t.new_zeros(len(t), table.tail.shape[-1] - 1)
+    local[alive, 0] = t[alive]
+    rows = alive.nonzero()[:, 0]
+    panel = panel_of(which[rows], t[rows])
+    if isinstance(slices, Segments):
+        local[rows, 1:] = sample_truncated(*slices.at(panel, t[rows, None]), generator)
+    else:
+        every = torch.arange(len(rows), device=rows.device)
+        local[rows, 1:] = sample(slices.at(panel, t[rows, None]), every, generator)
+    return frame.anchor[which] + (local[:, :, None] * frame.basis[which]).sum(1)
+
+
+class _Panels(NamedTuple):
     """Where the panels of each row end, to find the one that holds a level."""
 
     first: Tensor  # (n,)
@@ -49,8 +83,8 @@ class _Pieces(NamedTuple):
     width: Tensor  # (n, M)
 
 
-def make_panels(owner: Tensor, lower: Tensor, upper: Tensor, count: int) -> Panels:
-    """`Panels` from a list that is sorted by owner and level."""
+def _make_panels(owner: Tensor, lower: Tensor, upper: Tensor, count: int) -> _Panels:
+    """`_Panels` from a list that is sorted by owner and level."""
     size, place = slots(owner, count)
     end = upper.new_full((count, max(1, int(size.max()) if count else 1)), torch.inf)
     inner = place < size[owner] - 1
@@ -58,10 +92,10 @@ def make_panels(owner: Tensor, lower: Tensor, upper: Tensor, count: int) -> Pane
     first = size.cumsum(0) - size
     low, high = lower.new_zeros(count), lower.new_zeros(count)
     low[owner[place == 0]], high[owner[~inner]] = lower[place == 0], upper[~inner]
-    return Panels(first, end, low, high)
+    return _Panels(first, end, low, high)
 
 
-def sample_levels(
+def _sample_levels(
     lower: Tensor, upper: Tensor, log_f: LogDensity, which: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Draws `(len(which),)` from `exp(log_f)` on the intervals of the rows `which`, and which of them have a density.

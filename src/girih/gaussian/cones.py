@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from girih.gaussian.roots import own_axes, square_root
+from girih.gaussian.tables import PolygonTable, PolyhedronTable, Table
 
 # nodes for each dimension, and the exponent up to which they serve
 _RULES = ((6, 0.15), (8, 0.8), (12, 4.0), (16, 8.0))
-NONE = len(_RULES)
+_NONE = len(_RULES)
 _THIN = 1e-4  # ratio of variances below which a polytope is turned to its own axes
 _CELLS = 1 << 17  # values of the integrand at a time
 
@@ -31,7 +32,7 @@ class Cones(NamedTuple):
     base: Tensor  # (C, S, S) corners of the bases relative to the apex: corner, then coordinate
     owner: Tensor  # (C,) the polytope of each cone
     apex: Tensor  # (n, S)
-    rule: Tensor  # (n,) what `served` says of each polytope
+    rule: Tensor  # (n,) what `_served` says of each polytope
 
 
 class Integrals(NamedTuple):
@@ -42,18 +43,67 @@ class Integrals(NamedTuple):
     second: Tensor  # (n, S, S)
 
 
-def exponent(vertex: Tensor, finite: Tensor, apex: Tensor) -> Tensor:
+def _exponent(vertex: Tensor, finite: Tensor, apex: Tensor) -> Tensor:
     """The largest size of `v.y + |y|^2 / 2`, about, for vertices `(n, K, S)` and an apex `(n, S)`."""
     y = torch.where(finite[..., None], vertex - apex[:, None], 0.0)
     return (y * apex[:, None]).sum(-1).abs().amax(-1) + 0.5 * y.square().sum(-1).amax(-1)
 
 
-def served(size: Tensor) -> Tensor:
-    """The rule for each exponent, an index; `NONE` where none serves."""
+def _served(size: Tensor) -> Tensor:
+    """The rule for each exponent, an index; `_NONE` where none serves."""
     return torch.bucketize(size, size.new_tensor([limit for _, limit in _RULES]))
 
 
-def integrate_cones(cones: Cones) -> Integrals:
+def cones_of(table: Table) -> tuple[Tensor, Cones]:
+    """Which of the sets are small, an index `(m,)`; the cones they are made of."""
+    return _polygon_cones(table.tail, table.head) if isinstance(table, PolygonTable) else _polyhedron_cones(table)
+
+
+def _polygon_cones(tail: Tensor, head: Tensor) -> tuple[Tensor, Cones]:
+    """A fan of triangles from a vertex."""
+    finite = tail[..., 2] != 0
+    bounded = (finite == (head[..., 2] != 0)).all(-1) & finite.any(-1)
+    first = finite.to(torch.uint8).argmax(-1) if tail.shape[1] else bounded.long()
+    rows = torch.arange(len(tail), device=tail.device)[bounded]
+    tail, head, finite = tail[rows], head[rows, :, :2], finite[rows]
+    apex = tail[torch.arange(len(rows), device=rows.device), first[rows], :2] if len(rows) else tail[:, 0, :2]
+    rule = _served(_exponent(tail[..., :2], finite, apex))
+    small = (rule < _NONE).nonzero()[:, 0]
+    rows, apex, rule, finite = rows[small], apex[small], rule[small], finite[small]
+    owner, place = finite.nonzero(as_tuple=True)
+    base = torch.stack((tail[small, :, :2][owner, place], head[small][owner, place]), 1) - apex[owner, None]
+    return rows, Cones(base, owner, apex, rule)
+
+
+def _polyhedron_cones(faces: PolyhedronTable) -> tuple[Tensor, Cones]:
+    """Cones from a vertex over the triangles of the faces."""
+    empty = faces.offset.new_zeros(0, 3)
+    if not faces.tail.shape[2]:
+        none = torch.arange(0, device=empty.device)
+        return none, Cones(empty[:, :, None] * empty[:, None], none, empty, none)
+    finite = (faces.tail[..., 3] != 0) & faces.real[..., None]
+    edged = finite.any(-1)
+    whole = (finite == ((faces.head[..., 3] != 0) & faces.real[..., None])).all(-1) & (edged | ~faces.real)
+    bounded = whole.all(-1) & edged.any(-1)
+    rows = bounded.nonzero()[:, 0]
+    tail, head, finite = faces.tail[rows, ..., :3], faces.head[rows, ..., :3], finite[rows]
+    flat, seen = tail.flatten(1, 2), finite.flatten(1)
+    every = torch.arange(len(rows), device=rows.device)
+    apex = flat[every, seen.to(torch.uint8).argmax(-1)]
+    rule = _served(_exponent(flat, seen, apex))
+    small = (rule < _NONE).nonzero()[:, 0]
+    rows, apex, rule, finite, tail, head = (part[small] for part in (rows, apex, rule, finite, tail, head))
+    # each face as a fan of triangles from the tail of its first edge
+    corner = tail.gather(2, finite.to(torch.uint8).argmax(-1)[..., None, None].expand(-1, -1, 1, 3))
+    # faces through the apex and edges through the corner of the fan enclose nothing
+    touching = (tail == apex[:, None, None]).all(-1) & finite
+    kept = finite & ~touching.any(-1)[..., None] & (tail != corner).any(-1) & (head != corner).any(-1)
+    owner, f, k = kept.nonzero(as_tuple=True)
+    base = torch.stack((corner[owner, f, 0], tail[owner, f, k], head[owner, f, k]), 1) - apex[owner, None]
+    return rows, Cones(base, owner, apex, rule)
+
+
+def _integrate(cones: Cones) -> Integrals:
     """`Integrals` of polytopes that are made of cones."""
     base, owner, apex, rule = cones
     n, S = apex.shape
@@ -97,7 +147,7 @@ def _cones(base: Tensor, apex: Tensor, height: Tensor, nodes: int) -> Integrals:
 
 def log_mass_of(cones: Cones) -> Tensor:
     """Log-mass `(n,)`."""
-    return _log_mass(integrate_cones(cones), cones.apex)
+    return _log_mass(_integrate(cones), cones.apex)
 
 
 def _log_mass(part: Integrals, apex: Tensor) -> Tensor:
@@ -106,7 +156,7 @@ def _log_mass(part: Integrals, apex: Tensor) -> Tensor:
 
 def moments_of(cones: Cones) -> tuple[Tensor, Tensor, Tensor]:
     """Log-mass `(n,)`, mean `(n, S)` and a root of the covariance `(n, S, S)`, that of thin ones in their own axes."""
-    part = integrate_cones(cones)
+    part = _integrate(cones)
     mean, covariance = _centred(part)
     axes = own_axes(covariance)
     variance = (axes.mT @ covariance @ axes).diagonal(dim1=1, dim2=2)
@@ -117,7 +167,7 @@ def moments_of(cones: Cones) -> tuple[Tensor, Tensor, Tensor]:
         kept = thin[cones.owner]
         owner = number[cones.owner[kept]]
         turned = Cones(cones.base[kept] @ turn[owner], owner, (cones.apex[thin, None] @ turn)[:, 0], cones.rule[thin])
-        own_mean, own_covariance = _centred(integrate_cones(turned))
+        own_mean, own_covariance = _centred(_integrate(turned))
         mean[thin] = (turn @ own_mean[:, :, None])[:, :, 0]
         root[thin] = turn @ square_root(own_covariance)
     return _log_mass(part, cones.apex), cones.apex + mean, root

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
-from girih.gaussian.boundary import Array, Boundary, polygon_boundary, polyhedron_boundary, tidy
-from girih.gaussian.hull import halfspaces_of
+from girih.gaussian.halfspaces import Array, halfspaces_of, tidy
 from girih.gaussian.interval import interval_log_mass, interval_moments
-from girih.gaussian.polygon import polygon_log_mass, polygon_roots
-from girih.gaussian.polyhedron import polyhedron_log_mass, polyhedron_roots
+from girih.gaussian.polytopes import from_halfspaces
 from girih.gaussian.roots import squared
+
+Points = ArrayLike | Sequence[ArrayLike]
+Rays = ArrayLike | Sequence[ArrayLike | None]
+Halfspaces = tuple[ArrayLike, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]]
 
 
 class Moments(NamedTuple):
@@ -28,7 +30,12 @@ class Moments(NamedTuple):
 
 
 def log_mass(
-    vertices: Any = None, halfspaces: Any = None, mean: Any = None, covariance: Any = None, *, rays: Any = None
+    vertices: Points | None = None,
+    halfspaces: Halfspaces | None = None,
+    mean: ArrayLike | None = None,
+    covariance: ArrayLike | None = None,
+    *,
+    rays: Rays | None = None,
 ) -> Tensor:
     r"""`log P(x in polytope)` for `x ~ N(mean, covariance)`, S = 1, 2 or 3.
 
@@ -56,7 +63,7 @@ def log_mass(
         LatentDimensionError: S > 3.
 
     Source:
-        `girih.gaussian.polygon` and `girih.gaussian.polyhedron`, on `L^-1 (x - mean)`, `L L' = covariance`.
+        `Polygons` and `Polyhedra`, on `L^-1 (x - mean)`, `L L' = covariance`.
 
     Example:
         >>> import girih.gaussian, numpy as np
@@ -70,14 +77,18 @@ def log_mass(
     if S == 1:
         out = interval_log_mass(*_bounds(polytopes))
     else:
-        boundaries = _boundaries(polytopes, S)
-        out = (polygon_log_mass if S == 2 else polyhedron_log_mass)(*_flat(boundaries, S))
-        out[torch.tensor([b.empty for b in boundaries])] = -torch.inf
+        shapes, empty = from_halfspaces(polytopes)
+        out = shapes.log_mass().masked_fill(empty, -torch.inf)
     return out[0] if single else out
 
 
 def moments(
-    vertices: Any = None, halfspaces: Any = None, mean: Any = None, covariance: Any = None, *, rays: Any = None
+    vertices: Points | None = None,
+    halfspaces: Halfspaces | None = None,
+    mean: ArrayLike | None = None,
+    covariance: ArrayLike | None = None,
+    *,
+    rays: Rays | None = None,
 ) -> Moments:
     r"""Log-probability, `E[x | x in polytope]` and `Cov[x | x in polytope]` for `x ~ N(mean, covariance)`.
 
@@ -108,9 +119,9 @@ def moments(
         parts = (line.log_mass, (line.anchor + line.mean)[:, None], line.variance.sqrt()[:, None, None])
         nothing = upper <= lower
     else:
-        boundaries = _boundaries(polytopes, S)
-        parts = (polygon_roots if S == 2 else polyhedron_roots)(*_flat(boundaries, S))
-        nothing = torch.tensor([b.empty for b in boundaries]) | torch.isneginf(parts[0])
+        shapes, empty = from_halfspaces(polytopes)
+        parts = shapes.roots()
+        nothing = empty | torch.isneginf(parts[0])
     if nothing.any():
         raise EmptyDataError(f"polytope {int(nothing.nonzero()[0, 0])} holds no open set, so it has no moments")
     out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, squared(root @ parts[2]))
@@ -118,46 +129,18 @@ def moments(
 
 
 def _prepare(
-    vertices: Any, halfspaces: Any, mean: Any, covariance: Any, rays: Any
+    vertices: Points | None,
+    halfspaces: Halfspaces | None,
+    mean: ArrayLike | None,
+    covariance: ArrayLike | None,
+    rays: Rays | None,
 ) -> tuple[list[tuple[Array, Array]], bool, Array, Tensor]:
     """Half-spaces `(H, h)` of every polytope in whitened coordinates, whether one was given, mean and Cholesky root."""
     if (vertices is None) == (halfspaces is None):
         raise ParameterError("give either vertices or halfspaces, and not both")
     if rays is not None and vertices is None:
         raise ParameterError("rays go with vertices; half-spaces say by themselves where a polytope is unbounded")
-    if vertices is not None:
-        single = _is_array(vertices, 2)
-        listed = [vertices] if single else list(vertices)
-        directions = [rays] if single or rays is None else list(rays)
-        directions = directions * len(listed) if rays is None else directions
-        if len(directions) != len(listed):
-            raise ShapeError(f"{len(listed)} polytopes but {len(directions)} sets of rays")
-    else:
-        single = isinstance(halfspaces, tuple) and len(halfspaces) == 2 and _is_array(halfspaces[1], 1)
-        listed = [halfspaces] if single else list(halfspaces)
-    if not listed:
-        raise EmptyDataError("the list of polytopes is empty")
-
-    arrays: list[tuple[Array, Array]] = []
-    if vertices is not None:
-        for v, r in zip(listed, directions, strict=True):
-            points = _array(v, "vertices", 2)
-            if not points.size:
-                raise EmptyDataError(f"vertices of shape {points.shape}: at least one point is needed")
-            ways = np.zeros((0, points.shape[1])) if r is None else _array(r, "rays", 2)
-            if ways.shape[1] != points.shape[1]:
-                raise ShapeError(f"rays {ways.shape} do not go with vertices {points.shape}")
-            if (ways == 0).all(1).any():
-                raise ParameterError("a ray is 0: every ray needs a direction")
-            arrays.append((points, ways))
-    else:
-        for pair in listed:
-            if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise ShapeError("half-spaces are a pair (H, h), or a list of such pairs")
-            H, h = _array(pair[0], "H", 2), _array(pair[1], "h", 1)
-            if len(H) != len(h):
-                raise ShapeError(f"H {H.shape} and h {h.shape} must have the same number of rows")
-            arrays.append((H, h))
+    arrays, single = _from_halfspaces(halfspaces) if vertices is None else _from_vertices(vertices, rays)
     S = arrays[0][0].shape[1]
     if any(first.shape[1] != S for first, _ in arrays):
         raise ShapeError("all polytopes must have the same dimension")
@@ -174,15 +157,57 @@ def _prepare(
     return polytopes, single, mu, root
 
 
-def _is_array(value: Any, ndim: int) -> bool:
+def _from_vertices(vertices: Points, rays: Rays | None) -> tuple[list[tuple[Array, Array]], bool]:
+    """Vertices and rays of every polytope, and whether one was given."""
+    single = _is_array(vertices, 2)
+    listed = [vertices] if single else list(cast("Sequence[Points]", vertices))
+    directions = [rays] if single or rays is None else list(cast("Sequence[Rays | None]", rays))
+    directions = directions * len(listed) if rays is None else directions
+    if len(directions) != len(listed):
+        raise ShapeError(f"{len(listed)} polytopes but {len(directions)} sets of rays")
+    out = []
+    for v, r in zip(listed, directions, strict=True):
+        points = _array(v, "vertices", 2)
+        if not points.size:
+            raise EmptyDataError(f"vertices of shape {points.shape}: at least one point is needed")
+        ways = np.zeros((0, points.shape[1])) if r is None else _array(r, "rays", 2)
+        if ways.shape[1] != points.shape[1]:
+            raise ShapeError(f"rays {ways.shape} do not go with vertices {points.shape}")
+        if (ways == 0).all(1).any():
+            raise ParameterError("a ray is 0: every ray needs a direction")
+        out.append((points, ways))
+    return _listed(out), single
+
+
+def _from_halfspaces(halfspaces: Halfspaces | None) -> tuple[list[tuple[Array, Array]], bool]:
+    """`(H, h)` of every polytope, and whether one was given."""
+    single = isinstance(halfspaces, tuple) and len(halfspaces) == 2 and _is_array(halfspaces[1], 1)
+    out = []
+    for pair in [halfspaces] if single else list(cast("Sequence[object]", halfspaces)):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ShapeError("half-spaces are a pair (H, h), or a list of such pairs")
+        H, h = _array(pair[0], "H", 2), _array(pair[1], "h", 1)
+        if len(H) != len(h):
+            raise ShapeError(f"H {H.shape} and h {h.shape} must have the same number of rows")
+        out.append((H, h))
+    return _listed(out), single
+
+
+def _listed(arrays: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    if not arrays:
+        raise EmptyDataError("the list of polytopes is empty")
+    return arrays
+
+
+def _is_array(value: object, ndim: int) -> bool:
     """Whether `value` is, or is a list for, an array with `ndim` dimensions."""
     try:
-        return np.ndim(value) == ndim
+        return np.ndim(cast("ArrayLike", value)) == ndim
     except ValueError:  # ragged
         return False
 
 
-def _array(value: Any, name: str, ndim: int) -> Array:
+def _array(value: object, name: str, ndim: int) -> Array:
     out = as_tensor(value, name).detach().cpu().numpy().copy()
     if out.ndim != ndim:
         raise ShapeError(f"{name} must have {ndim} dimensions, not shape {out.shape}")
@@ -191,7 +216,7 @@ def _array(value: Any, name: str, ndim: int) -> Array:
     return out
 
 
-def _gaussian(mean: Any, covariance: Any, S: int) -> tuple[Array, Tensor]:
+def _gaussian(mean: ArrayLike | None, covariance: ArrayLike | None, S: int) -> tuple[Array, Tensor]:
     mu = np.zeros(S) if mean is None else _array(mean, "mean", 1)
     sigma = np.eye(S) if covariance is None else _array(covariance, "covariance", 2)
     if mu.shape != (S,) or sigma.shape != (S, S):
@@ -212,22 +237,3 @@ def _bounds(polytopes: list[tuple[Array, Array]]) -> tuple[Tensor, Tensor]:
         rows.append((0.0, 0.0) if impossible or b <= a else (a, b))
     table = torch.tensor(rows, dtype=torch.float64)
     return table[:, 0], table[:, 1]
-
-
-def _boundaries(polytopes: list[tuple[Array, Array]], S: int) -> list[Boundary]:
-    find = polygon_boundary if S == 2 else polyhedron_boundary
-    return [find(H, h) for H, h in polytopes]
-
-
-def _flat(boundaries: list[Boundary], S: int) -> tuple[Any, ...]:
-    """The flat lists of `polygon_log_mass` (S = 2) or `polyhedron_log_mass` (S = 3)."""
-    tail, head = (torch.as_tensor(np.concatenate([b[i] for b in boundaries])) for i in (0, 1))
-    edges, faces = [len(b.tail) for b in boundaries], [len(b.normal) for b in boundaries]
-    if S == 2:
-        return tail, head, torch.arange(len(edges)).repeat_interleave(torch.tensor(edges)), len(edges)
-    start = np.cumsum([0, *faces[:-1]])
-    face = torch.as_tensor(np.concatenate([b.face + s for b, s in zip(boundaries, start, strict=True)]))
-    normal = torch.as_tensor(np.concatenate([b.normal for b in boundaries]))
-    offset = torch.as_tensor(np.concatenate([b.offset for b in boundaries]))
-    owner = torch.arange(len(faces)).repeat_interleave(torch.tensor(faces))
-    return tail, head, face, normal, offset, owner, len(faces)
