@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import girih
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import (
     Columns,
@@ -96,7 +97,6 @@ def sample(
     data a picture, [b]samples.png[/b].
     """
     from girih.cli import inputs, tables
-    from girih.report import pictures
 
     terminal = Terminal(as_json)
     saved = inputs.read_model(model)
@@ -107,7 +107,7 @@ def sample(
         tables.write_csv(results / _SAMPLES, dict(zip(saved.header(), X.T, strict=True)))
         tables.write_npy(results / _SAMPLES_NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
         if saved.image_shape is not None or X.shape[1] == 2:
-            pictures.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
+            girih.report.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
             written.append(_PICTURE)
     terminal.say(
         f"{inputs.plural(count, 'row')} of {inputs.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
