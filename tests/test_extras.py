@@ -40,6 +40,7 @@ sys.meta_path[:] = [Fence(sys.meta_path[:])]
 CORE = """
 import pathlib, tempfile, warnings
 import numpy as np, torch, girih
+from girih.cli import main
 
 X = np.stack([np.linspace(-1, 1, 40), np.linspace(-1, 1, 40) ** 2], 1)
 net = girih.mlp([1, 4, 2], seed=0)
@@ -54,6 +55,11 @@ with tempfile.TemporaryDirectory() as folder:
     out["saved"] = bool((girih.load(pathlib.Path(folder, "model")).score_samples(X) == est.score_samples(X)).all())
     np.save(pathlib.Path(folder, "rows.npy"), X)
     out["rows"] = list(girih.datasets.load(pathlib.Path(folder, "rows.npy")).shape)
+    sys.argv = ["girih", "score", f"{folder}/model", f"{folder}/rows.npy", "--json", "--out", f"{folder}/scores"]
+    try:
+        main()
+    except SystemExit as end:
+        out["score"] = [end.code, len(pathlib.Path(folder, "scores", "scores.csv").read_text().splitlines())]
 out["volume"] = bool(girih.geometry.log_volume(girih.geometry.enumerate_cells(net)).values.isfinite().all())
 out["toy"] = list(girih.datasets.load("circle", n=5).shape) + list(girih.datasets.load("digits").shape)
 print(json.dumps(out))
@@ -163,6 +169,7 @@ def test_models_partitions_em_and_saving_run_on_the_core(outside):
         "posterior": [40, 1],
         "saved": True,
         "rows": [40, 2],
+        "score": [0, 41],
         "volume": True,
         "toy": [5, 2, 1797, 64],
     }

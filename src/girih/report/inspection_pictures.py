@@ -7,9 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from girih._extras import needs
 
-matplotlib.use("agg", force=False)
+with needs("plots"):
+    import matplotlib
+
+    matplotlib.use("agg", force=False)
 
 import torch
 from matplotlib.axes import Axes

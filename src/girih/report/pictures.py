@@ -7,10 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+from girih._extras import needs
+
+with needs("plots"):
+    import matplotlib
+
+    matplotlib.use("agg", force=False)
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from girih import plots
@@ -83,9 +90,6 @@ def _rows(kink: str) -> str:
         "p(z | x) of the most probable row, two in between and the least probable one. "
         f"{kink} the posterior is a mixture of truncated Gaussians, one for each cell."
     )
-
-
-matplotlib.use("agg", force=False)
 
 
 def draw_fit(
