@@ -16,11 +16,8 @@ import torch
 from scipy.stats import multivariate_normal, norm
 
 import girih
-from girih.inference.dense import DenseMoments
-from girih.inference.estep import chunks
-from girih.inference.line import pair_up
-from girih.inference.model import Model
-from girih.inference.statistics import accumulate
+from girih.inference import Model, accumulate, chunks
+from girih.inference.line import DenseMoments
 from timing import seconds
 
 CASES = {"toy": (256, 9, 2, [8]), "image": (200, 22, 784, [8, 16])}
@@ -66,7 +63,8 @@ def published_style(part: girih.Partition, x: np.ndarray, noise: float) -> tuple
 
 def ours(model: Model, x: torch.Tensor) -> list[tuple[torch.Tensor, DenseMoments]]:
     """log p(x), and mass, mean and variance of every (row, cell) pair."""
-    return [DenseMoments.of(pair_up(model, rows)) for _, rows in chunks(model, x)]
+    found = [model.cells.region.expect(model, rows) for _, rows in chunks(model, x)]
+    return [(log_p, moments) for log_p, _, moments in found]
 
 
 def raw_moments(model: Model, parts: list[tuple[torch.Tensor, DenseMoments]]) -> tuple[torch.Tensor, torch.Tensor]:

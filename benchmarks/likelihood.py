@@ -22,8 +22,7 @@ from torch import Tensor
 
 import girih
 from girih.em.step import Problem, exact_step, hidden_step
-from girih.inference.estep import chunks, evidence
-from girih.inference.statistics import accumulate
+from girih.inference import accumulate, chunks, evidence
 from timing import seconds
 
 NOISE = 0.01

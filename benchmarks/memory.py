@@ -44,9 +44,9 @@ def main() -> None:
                 "data_GB": X.nbytes / 2**30,
                 "before_fit_GB": before,
                 "peak_GB": peak,
-                "seconds_per_EM_iteration": fit / result.n_iter,
+                "seconds_per_EM_iteration": fit / result.steps,
                 "seconds_log_prob": density,
-                "nll": result.nll_curve,
+                "nll": result.curve.tolist(),
             },
             indent=2,
         )

@@ -28,10 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from girih.training.optimizers import make_optimizer
-from girih.training.stepper import LossStepper
-from girih.vae import CGBPEFVAE, VAE, CatVAE, GaussVAE
-from girih.vae.annealing import Annealing
+from girih.training import LossStepper, make_optimizer
+from girih.vae import CGBPEFVAE, VAE, Annealing, CatVAE, GaussVAE
 
 BATCH, LATENTS, CATEGORIES, ORDER, LEVELS = 100, 20, 10, 5, 101
 LIMIT = 1.2

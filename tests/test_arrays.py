@@ -154,7 +154,7 @@ def test_masked_entries_are_missing_wherever_rows_go() -> None:
     assert torch.equal(vae().log_prob(masked), vae().log_prob(missing))
     for call in (
         girih.Partition(girih.mlp([2, 4, 2], seed=0)).locate,
-        lambda rows: flow.fit(rows, steps=1, progress=False),
+        lambda rows: flow.fit(rows, max_steps=1, progress=False),
         flow().log_prob,
         lambda rows: girih.gaussian.log_mass(rows[:3]),
         lambda rows: girih.geometry.invert(girih.mlp([1, 4, 2], seed=0), rows),

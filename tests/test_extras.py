@@ -113,7 +113,7 @@ except SystemExit as end:
 
 def of_the_core():
     """The packages that the core dependencies bring, by the names of their distributions."""
-    found, left = set(), [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get("training", [])]
+    found, left = set(), list(PROJECT["dependencies"])
     while left:
         requirement = left.pop()
         name = re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-").replace(".", "-")
@@ -146,8 +146,7 @@ def run(code, blocked_modules):
 @pytest.fixture(scope="module")
 def outside():
     """What a plain `pip install girih` does not bring; torch brings networkx, which girih does not count on."""
-    training = {"lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torchmetrics"}
-    return sorted({*blocked(of_the_core()), *OF_EXTRAS, *training})
+    return sorted({*blocked(of_the_core()), *OF_EXTRAS})
 
 
 def test_the_core_has_seven_dependencies():
@@ -175,8 +174,8 @@ def test_models_partitions_em_and_saving_run_on_the_core(outside):
     }
 
 
-def test_gradient_training_needs_no_extra_but_its_own():
-    assert json.loads(run(TRAINED, blocked(of_the_core()))[-1]) == [40, 1]
+def test_gradient_training_runs_on_the_core(outside):
+    assert json.loads(run(TRAINED, outside)[-1]) == [40, 1]
 
 
 def test_a_model_loads_nothing_but_the_core():

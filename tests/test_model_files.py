@@ -8,12 +8,14 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import girih
 from effort import cases
 from girih import io
 from girih.errors import ModelFileError
 from girih.flows import RAD, DGNFlow, RealNVP
+from girih.gan import GAN
 from girih.vae import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
 
 FILES = ("config.json", "model.safetensors")
@@ -24,11 +26,33 @@ def estimator(seed):
     return girih.DGNEstimator(hidden=(3,), max_iter=30, tol=1e-2, n_init=1, random_state=seed).fit(X)
 
 
+def seeded(seed, *build):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(*(make() for make in build)).double().eval()
+
+
+def convolutional(seed):
+    """Of most kinds of steps: convolutions, normalisation, upsampling, padding, slopes by channel."""
+    return seeded(
+        seed, lambda: nn.Linear(2, 8), nn.ReLU, lambda: nn.Unflatten(1, (2, 2, 2)),
+        lambda: nn.ConvTranspose2d(2, 2, 2, stride=2), lambda: nn.BatchNorm2d(2), lambda: nn.PReLU(2),
+        lambda: nn.Upsample(scale_factor=2, mode="bilinear"), lambda: nn.ConstantPad2d(1, 0.5),
+        lambda: nn.Conv2d(2, 1, 3, groups=1), nn.Hardtanh, lambda: nn.AvgPool2d(2), lambda: nn.Flatten(),
+    )  # fmt: skip
+
+
+def maxima(seed):
+    return seeded(seed, lambda: nn.Linear(2, 6), lambda: girih.networks.Maxout(2), lambda: nn.Linear(3, 2))
+
+
 KINDS = {
     "dgn": lambda seed: girih.DGN(girih.mlp([1, 4, 2], seed=seed), noise=[0.1, 0.2 + seed]),
     "estimator": estimator,
     "partition of a line": lambda seed: girih.Partition(girih.mlp([1, 5, 2], seed=seed)),
     "partition of a plane": lambda seed: girih.Partition(girih.mlp([2, 3, 2], seed=seed)),
+    "convolutions": lambda seed: girih.DGN(convolutional(seed), noise=0.1),
+    "partition with maxima": lambda seed: girih.Partition(maxima(seed)),
     "rad": lambda seed: RAD(2, transforms=2, hidden_features=(4,), seed=seed),
     "nvp": lambda seed: RealNVP(3, transforms=2, hidden_features=(4,), seed=seed),
     "generator flow": lambda seed: DGNFlow.square(2, depth=2, seed=seed),
@@ -36,6 +60,7 @@ KINDS = {
     "mixture": lambda seed: MixtureVAE([1, 4, 3], components=2, seed=seed),
     "cat": lambda seed: CatVAE([2, 4, 3], categories=3, seed=seed),
     "cgbpef": lambda seed: CGBPEFVAE([1, 4, 3], seed=seed),
+    "gan": lambda seed: GAN(convolutional(seed), hidden=(4,), seed=seed),
 }
 
 
@@ -213,6 +238,29 @@ def test_a_model_that_is_not_finite_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def change_steps(config, field, value):
+    for step in config["network"]["steps"]:
+        if field in step:
+            step[field] = value
+    if not any(field in step for step in config["network"]["steps"]):
+        config["network"]["steps"][0][field] = value
+        config["network"]["steps"][0]["kind"] = "maximum"
+
+
+def change_map(config, kind, field, value):
+    for step in config["network"]["steps"]:
+        if step["kind"] == kind:
+            step["map"][field] = value
+
+
+def huge_pad(config):
+    """All shapes agree, and no file could hold them."""
+    (step,) = (s for s in config["network"]["steps"] if s.get("map", {}).get("function") == "pad")
+    step["map"]["args"][0] = [10**7] * 4
+    channels, height, width = step["shapes"][0]
+    step["shape"] = [channels, height + 2 * 10**7, width + 2 * 10**7]
+
+
 HUGE = {
     "features": ("rad", {"features": 10**15}),
     "context": ("rad", {"context": 10**15}),
@@ -224,6 +272,21 @@ HUGE = {
     "levels": ("cgbpef", lambda c: c["options"].update(levels=10**12)),
     "components": ("mixture", lambda c: c["options"].update(components=10**9)),
     "categories": ("cat", lambda c: c["options"].update(categories=10**12)),
+    "latents": ("convolutions", lambda c: c["network"].update(latent=10**15)),
+    "a selection": ("convolutions", lambda c: change_steps(c, "windows", 10**15)),
+    "a kernel": ("convolutions", lambda c: change_map(c, "convolution", "options", {"options": {"stride": 10**12}})),
+    "a negative stride": (
+        "convolutions",
+        lambda c: change_map(c, "convolution", "options", {"options": {"stride": -1}}),
+    ),
+    "no stride": ("convolutions", lambda c: change_map(c, "convolution", "options", {"options": {"stride": 0}})),
+    "an image": ("convolutions", lambda c: change_map(c, "average", "args", [10**9, None, "bilinear"])),
+    "a border": ("convolutions", lambda c: change_map(c, "average", "args", [[10**9] * 4, "constant"])),
+    "a border of an image that fits": ("convolutions", huge_pad),
+    "slopes": ("convolutions", lambda c: change_steps(c, "size", 10**12)),
+    "shapes": ("convolutions", lambda c: change_steps(c, "shape", [10**6, 10**9])),
+    "an output": ("convolutions", lambda c: c["network"].update(shape=[10**15])),
+    "an index": ("convolutions", lambda c: c["network"].update(output=10**15)),
     "no categories": ("cat", lambda c: c["options"].update(categories=0)),
 }
 
@@ -291,6 +354,10 @@ CONFIGS = {
     "nothing": ("", "not JSON"),
     "a list": ("[1]", "has another format"),
     "stages of another kind": ('{"format": "girih-model", "version": 1, "kind": "dgn", "stages": [[]]}', "do not fit"),
+    "steps of another kind": (
+        '{"format": "girih-model", "version": 2, "kind": "dgn", "network": {"latent": 1, "steps": [7]}}',
+        "do not fit",
+    ),
     "a kind of another kind": ('{"format": "girih-model", "version": 1, "kind": [], "stages": []}', "does not know"),
 }
 

@@ -10,7 +10,7 @@ from scipy.special import kv
 from scipy.stats import chi2
 
 from girih.errors import DataSourceError, ParameterError
-from girih.training import TrainingRun
+from girih.training import FitResult
 from girih.vae import VAE, evidence
 from girih_papers import cgbpef_table, registry
 from girih_papers.cgbpef_data import images, split
@@ -252,7 +252,7 @@ def trained(model, steps=60):
 
 def test_a_run_that_was_interrupted_is_no_result(tmp_path, monkeypatch):
     def interrupted(self, *_, **__):
-        return TrainingRun({"step": np.arange(2), "held_out": np.ones(2)}, 1, 0.0, "interrupted")
+        return FitResult({"step": np.arange(2), "held_out": np.ones(2)}, 1, 0.0, "interrupted")
 
     monkeypatch.setattr(VAE, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from girih.errors import ModelFileError, ParameterError
-from girih.training import TrainingRun
+from girih.training import FitResult
 from girih_papers.files import keeping, whole_file, write_json
 from girih_papers.jobs import completed, run_jobs
 from girih_papers.settings import changed
@@ -106,7 +106,7 @@ def test_processes_give_the_same(tmp_path):
 
 
 def test_a_run_that_was_cut_short_is_no_result():
-    run = TrainingRun({}, steps=3, seconds=0.1, ended="max_steps")
+    run = FitResult({}, steps=3, seconds=0.1, ended="max_steps")
     assert completed(run) is run
     with pytest.raises(KeyboardInterrupt):
         completed(replace(run, ended="interrupted"))

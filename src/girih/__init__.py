@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         gaussian,
         geometry,
         inference,
+        likelihood,
         networks,
         partition,
         plots,
@@ -29,16 +30,19 @@ if TYPE_CHECKING:
     from girih.em import DGNEstimator
     from girih.inference import DGN, Posterior
     from girih.io import load, save
+    from girih.likelihood import train
     from girih.networks import mlp, trace
     from girih.partition import Partition
     from girih.selection import select_model
-    from girih.training import train
+    from girih.training import FitOptions, FitResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DGN",
     "DGNEstimator",
+    "FitOptions",
+    "FitResult",
     "Partition",
     "Posterior",
     "datasets",
@@ -49,6 +53,7 @@ __all__ = [
     "gaussian",
     "geometry",
     "inference",
+    "likelihood",
     "load",
     "mlp",
     "networks",
@@ -64,10 +69,12 @@ __all__ = [
     "vae",
 ]
 
-# Loaded at first use: torch, pandas, matplotlib and Lightning take seconds to import, and `girih --help` needs none.
+# Loaded at first use: torch, pandas and matplotlib take seconds to import, and `girih --help` needs none.
 _HOMES = {
     "DGN": "inference",
     "DGNEstimator": "em",
+    "FitOptions": "training",
+    "FitResult": "training",
     "Partition": "partition",
     "Posterior": "inference",
     "load": "io",
@@ -75,7 +82,7 @@ _HOMES = {
     "save": "io",
     "select_model": "selection",
     "trace": "networks",
-    "train": "training",
+    "train": "likelihood",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,17 @@ from torch.autograd import forward_ad
 
 from girih._numbers import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NonFiniteError, ShapeError
+
+
+class Frame(Protocol):
+    """A data frame, as pandas and polars have them."""
+
+    @property
+    def columns(self) -> object:
+        """Its names."""
+
+
+Rows: TypeAlias = np.ndarray | Tensor | Frame | Sequence[Sequence[float]]  # what users pass as a table
 
 # Squares of values up to here, summed over rows and columns, are finite.
 _LARGEST = 1e150

@@ -44,6 +44,10 @@ class ModelFileError(GirihError):
     """A model folder is damaged, foreign, or written by a newer girih."""
 
 
+class CheckpointError(ParameterError, ModelFileError):
+    """A checkpoint belongs to a run with other data or settings."""
+
+
 class DataSourceError(GirihError):
     """A data set is unknown, or its file cannot be read."""
 

@@ -12,31 +12,33 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
 from girih._staging import current, is_hidden_work, replacing
 from girih.em import DGNEstimator, count_parameters
-from girih.errors import ModelFileError
+from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.inference import DGN
 from girih.inference.dgn import TOL
 from girih.networks import trace as trace_network
-from girih.networks.store import chain_from, chain_parts
+from girih.networks.saved import chain_from, network_from, network_parts
 from girih.partition import Partition
 from girih.partition.store import partition_from, partition_tensors
 
 if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
+    from girih.gan import GAN
     from girih.vae import VAE
 
-# Flows and VAEs are imported where they are met: flows need Lightning and zuko, which take seconds to import.
-Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE"
+# Flows and VAEs are imported where they are met: flows need zuko, which takes seconds to import.
+Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE | GAN"
 
 FORMAT = "girih-model"
-VERSION = 1
-_KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae")
+VERSION = 2  # 1 is that of girih 0.1.0, which knew chains of Linear layers and activations alone
+_KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan")
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
-_ENCODER = "encoder."  # before the names of the tensors of a VAE's encoder
+# Networks that stand beside the generator, before the names of their tensors.
+_ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
 _CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
 _ENDS = ("domain", "domain.h")  # of a partition: what may be infinite
 _READS = 50  # attempts to read a model that other processes go on replacing
@@ -48,20 +50,21 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     A kill at any moment, a full disk or another process that saves to the same folder leaves the model that was there
     or the new one, whole, and `girih.load` finds it. Checksums tell when a file was changed later.
 
-    The network of a generator is stored as its traced stages, so a custom module is loaded back as the equivalent
-    `nn.Sequential` of Linear and piecewise-linear layers.
+    Networks are stored as the steps of their traces, convolutions, maxima and branches included, and are loaded back
+    without the classes that they were written with: as the equivalent `nn.Sequential` where Linear layers and
+    activations follow each other, else as a module of these steps. Either can be trained and traced again; tensors that
+    layers share stay shared. What acts in training mode alone, as dropout, is not kept.
 
     Args:
-        model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition` of a fully connected chain, which
-            is loaded back without computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their
-            layers, or a `DGNFlow` of a fully connected chain; or a VAE of `girih.vae` with two such chains, which
-            comes back without their dropout.
+        model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition`, which is loaded back without
+            computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their layers, or a `DGNFlow`; or
+            a VAE of `girih.vae` or a `girih.gan.GAN`, of networks that `girih.trace` reads.
         path: the folder.
 
     Raises:
-        ModelFileError: a model of another type, an unfitted estimator, a partition of a network that is not a
-            chain, a flow with other layers, weights that are not finite, or a path that holds something else.
-        UnsupportedLayerError: a network is not a fully connected chain.
+        ModelFileError: a model of another type, an unfitted estimator, a flow with other layers, weights that are not
+            finite, or a path that holds something else.
+        UnsupportedLayerError: a network of a VAE or GAN cannot be traced; the message says which.
 
     Example:
         >>> import girih, tempfile
@@ -113,50 +116,80 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     if isinstance(model, DGNEstimator):
         if not hasattr(model, "dgn_"):
             raise ModelFileError("the estimator is not fitted; call fit before save")
-        stages, tensors = chain_parts(model.dgn_.trace)
+        network, tensors = network_parts(model.dgn_.trace)
         extra = {"estimator": _estimator_config(model), "tol": model.dgn_.tol}
-        return "dgn", tensors | _covariances(model.dgn_), {"stages": stages, **extra}
+        return "dgn", tensors | _covariances(model.dgn_), {"network": network, **extra}
     if isinstance(model, DGN):
-        stages, tensors = chain_parts(model.trace)
-        return "dgn", tensors | _covariances(model), {"stages": stages, "tol": model.tol}
+        network, tensors = network_parts(model.trace)
+        return "dgn", tensors | _covariances(model), {"network": network, "tol": model.tol}
     if isinstance(model, Partition):
-        if not model.trace.is_chain:
-            raise ModelFileError(
-                "only the partition of a fully connected chain can be saved, and this network has other layers or "
-                "branches; save its module with torch.export.save and build the partition again"
-            )
-        stages, tensors = chain_parts(model.trace)
+        network, tensors = network_parts(model.trace)
         more, extra = partition_tensors(model)
-        return "partition", tensors | more, {"stages": stages, **extra}
+        return "partition", tensors | more, {"network": network, **extra}
     from girih.vae import VAE
 
     if isinstance(model, VAE):
         return "vae", *_vae(model)
+    from girih.gan import GAN
+
+    if isinstance(model, GAN):
+        return "gan", *_gan(model)
     from girih.flows import DGNFlow, Flow
     from girih.flows.store import flow_parts, prior_parts
 
     if isinstance(model, Flow):
         return "flow", *flow_parts(model)
     if isinstance(model, DGNFlow):
-        stages, tensors = chain_parts(model.trace)
-        return "dgn-flow", tensors | prior_parts(model), {"stages": stages}
+        network, tensors = network_parts(model.trace)
+        return "dgn-flow", tensors | prior_parts(model), {"network": network}
     raise ModelFileError(
         f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition, a flow "
-        "of girih.flows or a VAE of girih.vae"
+        "of girih.flows, a VAE of girih.vae or a girih.gan.GAN"
     )
 
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.training.generators import evaluating
     from girih.vae.store import vae_parts
 
     more, config = vae_parts(vae)
-    with evaluating(vae):
-        stages, tensors = chain_parts(trace_network(vae.decoder))
-        encoder_stages, encoder = chain_parts(trace_network(vae.encoder))
-    tensors |= {f"{_ENCODER}{name}": tensor for name, tensor in encoder.items()}
-    return tensors | more, {"stages": stages, "encoder_stages": encoder_stages, **config}
+    latents = vae.latent_dim * config["options"].get("categories", 1)
+    tensors, networks = _two_networks(
+        vae, {"decoder": (vae.decoder, latents), "encoder": (vae.encoder, vae.output_dim)}, _ENCODER
+    )
+    return tensors | more, {"network": networks["decoder"], "encoder": networks["encoder"], **config}
+
+
+def _gan(gan: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a GAN, and the rest as plain values."""
+    from girih.gan.store import gan_config
+
+    tensors, networks = _two_networks(
+        gan,
+        {"generator": (gan.generator, gan.latent_dim), "discriminator": (gan.discriminator, gan.output_dim)},
+        _DISCRIMINATOR,
+    )
+    config = {"network": networks["generator"], "discriminator": networks["discriminator"]}
+    return tensors, config | gan_config(gan)
+
+
+def _two_networks(
+    model: nn.Module, networks: dict[str, tuple[nn.Module, int]], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of two networks, those of the second with a prefix, and their steps by name."""
+    from girih.training import evaluating
+
+    tensors: dict[str, Tensor] = {}
+    steps: dict[str, Any] = {}
+    with evaluating(model):
+        for place, (name, (net, inputs)) in enumerate(networks.items()):
+            try:
+                traced = trace_network(net, latent_dim=inputs)
+            except UnsupportedLayerError as error:
+                raise UnsupportedLayerError(f"the {name} cannot be saved, since it cannot be traced: {error}") from None
+            steps[name], found = network_parts(traced)
+            tensors |= {f"{prefix * place}{key}": tensor for key, tensor in found.items()}
+    return tensors, steps
 
 
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
@@ -225,13 +258,15 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import flow_from
 
         return flow_from(tensors, config)
-    net = chain_from(config["stages"], tensors)
+    net = _network(config, "", tensors)
     if config["kind"] == "vae":
         from girih.vae.store import vae_from
 
-        start = len(_ENCODER)
-        inner = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
-        return vae_from(tensors, config, net, chain_from(config["encoder_stages"], inner))
+        return vae_from(tensors, config, net, _network(config, _ENCODER, tensors))
+    if config["kind"] == "gan":
+        from girih.gan.store import gan_from
+
+        return gan_from(config, net, _network(config, _DISCRIMINATOR, tensors))
     if config["kind"] == "partition":
         return partition_from(tensors, config, trace_network(net))
     if config["kind"] == "dgn-flow":
@@ -243,6 +278,14 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
     if config.get("estimator") is None:
         return dgn
     return _estimator(config["estimator"], dgn)
+
+
+def _network(config: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> nn.Module:
+    """The generator, or the network with that prefix."""
+    held = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if config["version"] == 1:
+        return chain_from(config["encoder_stages" if prefix else "stages"], held)
+    return network_from(config[prefix[:-1] or "network"], held)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -269,7 +312,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{folder} has format version {version}, and this girih reads up to {VERSION}; upgrade girih to load it"
         )
-    if config.get("kind") not in _KINDS or not isinstance(config.get("stages"), list):
+    chain = version == 1 or config.get("kind") == "flow"
+    parts = isinstance(config.get("stages"), list) if chain else isinstance(config.get("network"), dict)
+    if config.get("kind") not in _KINDS or not parts:
         raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
     return config
 

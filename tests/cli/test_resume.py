@@ -103,7 +103,7 @@ def test_an_unfinished_fit_with_other_settings_is_not_taken_up(girih, stop_after
     other = ("fit", "circle", "--rows", "61", "--hidden", "3", "--max-iter", "3", "--n-init", "1", "--out", "o")
     done = girih(*other)
     assert done.code == 2
-    assert "belongs to other data or settings" in done.error and "--restart" in done.error
+    assert "belongs to a run with max_iter=" in done.error and "--restart" in done.error
     done = girih(*other, "--restart", "--json")
     assert done.code == 0 and not done.json["resumed"]
 

@@ -19,7 +19,7 @@ from girih._staging import current, temporary_name
 from girih.cli import folder, results, terminal
 from girih.errors import ModelFileError
 from girih.report import pictures
-from girih.training import fit_gradient
+from girih.training import Checkpoint, fit_gradient
 from kills import at_event, child, kill, names
 
 SMALL = ("fit", "circle", "--rows", 20, "--max-iter", 4, "--n-init", 1, "--hidden", "3", "--out", "o")
@@ -182,7 +182,7 @@ def test_training_within_a_command_saves_its_checkpoint_and_ends(capsys):
     with pytest.raises(typer.Exit) as ended:
         train()
     assert ended.value.exit_code == 143 and capsys.readouterr().err == "girih: terminated\n"
-    assert torch.load("run.ckpt", weights_only=True)["steps"] == 5
+    assert Checkpoint("run.ckpt").read()["steps"] == 5
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -28,10 +28,10 @@ def test_the_circle_under_a_gaussian_prior():
 @pytest.mark.parametrize("prior", [("gaussian", 0.02), ("gaussian", 0.5), ("laplace", 0.4), ("uniform", 0.8)])
 def test_never_worse_than_a_constant(circle, prior):
     result = fit_em(dgn := build((1, 3, 2)), circle, weight_prior=prior, n_init=2, init_iter=6, max_iter=8, tol=1e-3)
-    assert result.nll_curve[-1] <= constant_nll(circle) + 1e-9
-    assert all(later <= earlier for earlier, later in itertools.pairwise(result.nll_curve))
+    assert result.curve[-1] <= constant_nll(circle) + 1e-9
+    assert all(later <= earlier for earlier, later in itertools.pairwise(result.curve))
     energy = WeightPrior(*prior).energy([m.weight.detach() for m in dgn.net if isinstance(m, torch.nn.Linear)])
-    assert result.nll_curve[-1] == pytest.approx(energy / len(circle) - result.log_likelihood, abs=1e-9)
+    assert result.curve[-1] == pytest.approx(energy / len(circle) - result.log_likelihood, abs=1e-9)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "laplace", "uniform"])

@@ -12,7 +12,7 @@ from girih.em import count_parameters, fit_em
 from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.jacobian import JacobianSystem
 from girih.em.step import Problem
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 from girih.networks import Maxout
 
 from .conftest import build, ones
@@ -104,8 +104,8 @@ def test_curve_never_rises(name, latent_dim):
     kept = dgn.net[1].weight.detach().clone() if name == "normalised" else None
     options = {"n_init": 1, "tol": 0.0, "max_iter": 7 - 2 * latent_dim, "weight_prior": ("gaussian", 3.0)}
     result = fit_em(dgn, X, learn_prior=True, **options)
-    assert all(later <= earlier for earlier, later in itertools.pairwise(result.nll_curve))
-    assert result.nll_curve[-1] < result.nll_curve[0] - 0.01
+    assert all(later <= earlier for earlier, later in itertools.pairwise(result.curve))
+    assert result.curve[-1] < result.curve[0] - 0.01
     assert -result.log_likelihood == pytest.approx(-float(dgn().log_prob(X).mean().detach()), abs=1e-9)
     assert all(isinstance(p, nn.Parameter) for p in dgn.net.parameters())
     if kept is not None:
@@ -158,7 +158,7 @@ def test_products_agree_with_the_matrix(monkeypatch, name, kind):
 def test_fits_without_the_matrix(monkeypatch):
     monkeypatch.setattr("girih.em.jacobian.DENSE_LIMIT", 0)
     dgn, X = make("Residual")
-    curve = fit_em(dgn, X, n_init=1, tol=0.0, max_iter=6).nll_curve
+    curve = fit_em(dgn, X, n_init=1, tol=0.0, max_iter=6).curve
     assert all(later <= earlier for earlier, later in itertools.pairwise(curve)) and curve[-1] < curve[0]
 
 
@@ -168,7 +168,7 @@ def test_starts_depend_on_the_seed_alone():
     for (dgn, X), seed in ((first, 3), (second, 3), (other, 4)):
         torch.manual_seed(len(curves))  # the global generator has no say, and is left as it was
         before = torch.get_rng_state()
-        curves.append(fit_em(dgn, X, n_init=2, init_iter=1, max_iter=2, tol=0.0, seed=seed).nll_curve)
+        curves.append(fit_em(dgn, X, n_init=2, init_iter=1, max_iter=2, tol=0.0, seed=seed).curve.tolist())
         assert torch.equal(torch.get_rng_state(), before)
     assert curves[0] == curves[1] != curves[2]
 

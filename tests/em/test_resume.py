@@ -8,7 +8,7 @@ import torch
 
 from effort import cases
 from girih.em import fit_em
-from girih.em.checkpoint import Checkpoint
+from girih.training import Checkpoint
 
 from .conftest import build
 
@@ -32,13 +32,12 @@ FITS = {
 @pytest.mark.parametrize("missing", [False, True])
 def test_from_every_iteration(circle, holes, tmp_path, monkeypatch, name, missing):
     options, sizes, noise = FITS[name]
-    settings = {"n_init": 1, "tol": 0.0, **options}
+    settings = {"n_init": 1, "tol": 0.0, "checkpoint_seconds": 0.0, **options}
     X = (holes if missing else circle)[:16]
-    monkeypatch.setattr("girih.em.checkpoint._ITERATIONS", 1)
     write, kept = Checkpoint.write, []
 
-    def keep(self, state):
-        write(self, state)
+    def keep(self, contents):
+        write(self, contents)
         kept.append(shutil.copy(self.path, tmp_path / f"{len(kept)}.ckpt"))
 
     with monkeypatch.context() as patch:
@@ -47,5 +46,6 @@ def test_from_every_iteration(circle, holes, tmp_path, monkeypatch, name, missin
     assert len(kept) >= options["max_iter"]
     for path in kept[:: cases(5, 1)] + kept[-1:]:
         resumed = fit_em(b := build(sizes, noise, seed=1), X, checkpoint=path, **settings)
-        assert resumed == whole, path
+        assert resumed.curve.tolist() == whole.curve.tolist() and resumed.starts == whole.starts, path
+        assert (resumed.log_likelihood, resumed.ended) == (whole.log_likelihood, whole.ended), path
         assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)), path

@@ -115,7 +115,7 @@ def test_callbacks_see_the_units_of_the_data():
             seen.append((nll, -float(dgn().log_prob(X).mean())))
 
     result = girih.em.fit_em(dgn, X, n_init=1, max_iter=4, callback=look)
-    assert [nll for nll, _ in seen] == result.nll_curve[1:]
+    assert [nll for nll, _ in seen] == result.curve.tolist()[1:]
     assert [nll for nll, _ in seen] == pytest.approx([exact for _, exact in seen], abs=1e-9)
 
 

@@ -9,6 +9,7 @@ from girih.em import WeightPrior
 from girih.em.hidden import HiddenSystem, hidden_layers
 from girih.em.mstep import head_change, noise_update, prior_update
 from girih.em.step import INITIAL_DAMPING, Problem, em_step, exact_step, hidden_step
+from girih.inference import accumulate
 from girih.inference.fisher import gradient
 
 from .conftest import build, ones
@@ -187,8 +188,6 @@ def test_statistics_add_over_rows(circle, holes, noise):
     X = torch.as_tensor(np.concatenate((circle, holes)))
     model = build(noise=noise).model()
     weight = torch.rand(len(X), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    from girih.inference.statistics import accumulate
-
     _, whole = accumulate(model, X, weight)
     parts = accumulate(model, X[:50], weight[:50])[1] + accumulate(model, X[50:], weight[50:])[1]
     for name, value in vars(whole).items():
@@ -199,14 +198,12 @@ def test_statistics_against_quadrature(circle):
     """Moments, pull, outer and scatter against sums over a dense grid of latents."""
     dgn = build((1, 4, 2), noise=np.array([0.2, 0.4]))
     X = torch.as_tensor(circle[:8])
-    from girih.inference.statistics import accumulate
-
     model = dgn.model()
     _, s = accumulate(model, X, ones(8))
     z = torch.linspace(-9, 9, 400_001, dtype=torch.float64)[:, None]
     with torch.no_grad():
         g = dgn.trace(z)
-        jets = dgn.trace.stages[0].module(z)
+        jets = dgn.trace.chain[0].module(z)
         h = torch.nn.functional.leaky_relu(jets, 0.1)
     log_joint = -0.5 * (((X[:, None] - g) ** 2) / dgn.noise.detach()).sum(-1) - 0.5 * z[:, 0] ** 2
     p = torch.softmax(log_joint, 1)
@@ -227,8 +224,6 @@ def test_statistics_against_quadrature(circle):
 def test_gradient_uses_the_same_statistics(circle):
     dgn = build()
     model = dgn.model()
-    from girih.inference.statistics import accumulate
-
     _, s = accumulate(model, torch.as_tensor(circle), ones(64))
     in_noise = gradient(model, s)[4]
     dgn().log_prob(circle).sum().backward()

@@ -9,8 +9,7 @@ from torch import nn
 
 import girih
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
-from girih.flows import DGNFlow, square_net
-from girih.flows.layerwise import invert_chain
+from girih.flows import DGNFlow, invert_chain, square_net
 
 
 def draws(n: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -16,7 +16,7 @@ from girih.flows import RAD, Flow, RealNVP, Whiten, fit_flow
 
 from .rad_cases import f64
 
-QUICK = {"steps": 30, "record_every": 10, "batch_size": 50, "progress": False}
+QUICK = {"max_steps": 30, "record_every": 10, "batch_size": 50, "progress": False}
 
 
 def small(model=RAD, seed=0, **options):
@@ -33,7 +33,7 @@ def test_rad_finds_two_modes_that_share_no_mass():
     side = torch.where(torch.rand(2000, 1, generator=generator) < 0.3, -1.0, 1.0)
     x = (side + 0.05 * torch.randn(2000, 1, generator=generator)).double()
     flow = RAD(1, transforms=2, hidden_features=(8,), seed=0)
-    run = flow.fit(x, steps=300, lr=0.02, batch_size=500, record_every=50, progress=False)
+    run = flow.fit(x, max_steps=300, lr=0.02, batch_size=500, record_every=50, progress=False)
     entropy = -0.3 * math.log(0.3) - 0.7 * math.log(0.7) + 0.5 * math.log(2 * math.pi * math.e * 0.05**2)
     assert run.held_out - entropy < 0.12
     draws = flow().sample((4000,), seed=0)
@@ -64,7 +64,7 @@ def test_no_rows_held_out_leaves_the_last_parameters():
 
 
 def test_patience_ends_a_run_that_no_longer_improves():
-    run = small().fit(data(), lr=1e-12, smoothing=0.0, patience=2, **(QUICK | {"steps": 1000}))
+    run = small().fit(data(), lr=1e-12, smoothing=0.0, patience=2, **(QUICK | {"max_steps": 1000}))
     assert run.converged and run.steps < 100
 
 
@@ -83,7 +83,7 @@ def test_a_conditional_flow_learns_from_its_context():
     c = torch.randn(500, 1, dtype=f64, generator=generator)
     x = 3.0 * c + 0.1 * torch.randn(500, 1, dtype=f64, generator=generator)
     flow = RAD(1, context=1, transforms=2, hidden_features=(8,), seed=0)
-    flow.fit(x, c, lr=0.03, steps=150, batch_size=None, record_every=50, progress=False)
+    flow.fit(x, c, lr=0.03, max_steps=150, batch_size=None, record_every=50, progress=False)
     draws = flow(torch.tensor([1.0], dtype=f64)).sample((500,), seed=0)
     assert draws.median().item() == pytest.approx(3.0, abs=0.5)
 
@@ -148,14 +148,14 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
 def test_a_run_without_smoothing_can_be_made_longer(tmp_path):
     options = QUICK | {"checkpoint_seconds": 0.0, "smoothing": 0.0}
     expected = small().fit(data(), **options)
-    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"steps": 12}))
+    small().fit(data(), checkpoint=tmp_path / "run", **(options | {"max_steps": 12}))
     assert small().fit(data(), checkpoint=tmp_path / "run", **options).held_out == expected.held_out
 
 
 def test_noise_that_falls_over_the_run_ties_it_to_its_length(tmp_path):
     small().fit(data(), checkpoint=tmp_path / "run", **QUICK)
     with pytest.raises(ParameterError, match="smoothing"):
-        small().fit(data(), checkpoint=tmp_path / "run", **(QUICK | {"steps": 60}))
+        small().fit(data(), checkpoint=tmp_path / "run", **(QUICK | {"max_steps": 60}))
 
 
 @pytest.mark.parametrize("model", [RAD, RealNVP])
@@ -168,7 +168,7 @@ def test_a_flow_that_is_best_before_training_says_so(model):
 def test_an_untrained_real_nvp_is_the_gaussian_of_all_rows():
     x, flow = torch.as_tensor(data()), RealNVP(2, seed=0)
     with pytest.warns(ConvergenceWarning):
-        flow.fit(x, steps=1, lr=1e3, batch_size=None, progress=False)
+        flow.fit(x, max_steps=1, lr=1e3, batch_size=None, progress=False)
     gaussian = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.mT, correction=0))
     torch.testing.assert_close(flow().log_prob(x).mean(), gaussian.log_prob(x).mean(), atol=0.05, rtol=0)
 
@@ -226,7 +226,7 @@ REFUSED = [
     (lambda f: f.fit(X, X[:, :1], **QUICK), ShapeError, "built without one"),
     (lambda f: f.fit(X, validation=1.0, **QUICK), ParameterError, "of 6 rows holds out 6"),
     (lambda f: f.fit(X, validation=X[:, :1], **QUICK), ShapeError, "validation has 1 columns"),
-    (lambda f: fit_flow(f, X, steps=0), ParameterError, "steps must be a whole number"),
+    (lambda f: fit_flow(f, X, max_steps=0), ParameterError, "steps must be a whole number"),
 ]
 
 
@@ -247,5 +247,5 @@ def test_a_context_must_fit():
 
 def test_a_step_of_one_row_is_a_step():
     flow = small()
-    run = flow.fit(data(5), batch_size=1, steps=10, validation=None, progress=False)
+    run = flow.fit(data(5), batch_size=1, max_steps=10, validation=None, progress=False)
     assert run.steps == 10 and all(torch.isfinite(parameter).all() for parameter in flow.parameters())

@@ -7,8 +7,7 @@ import torch
 
 from girih.errors import ParameterError
 from girih.flows import RADCoupling, gate
-from girih.flows.fold import check_pieces, knots, lines, make_fold, piece_of, unbend
-from girih.flows.gate import log_gate, tied_logits
+from girih.flows import fold as folds
 
 f64 = torch.float64
 
@@ -32,7 +31,7 @@ def random_fold(pieces, seed, rows=()):
     generator = torch.Generator().manual_seed(seed)
     log_slopes = torch.randn(*rows, pieces, dtype=f64, generator=generator)
     half_width = torch.rand(*rows, 1, dtype=f64, generator=generator) + 0.2
-    return make_fold(log_slopes, half_width)
+    return folds.make_fold(log_slopes, half_width)
 
 
 def one_layer(pieces, seed):
@@ -71,47 +70,47 @@ def test_three_pieces_are_those_of_the_paper(seed):
 @pytest.mark.parametrize("pieces", [3, 5, 7, 9])
 def test_every_piece_covers_the_interval_and_meets_the_next(pieces):
     fold = random_fold(pieces, pieces)
-    edges = knots(fold)
+    edges = folds.knots(fold)
     assert (edges.diff() > 0).all() and len(edges) == pieces - 1
     middle = pieces // 2
     assert edges[middle].item() == pytest.approx(fold.half_width.item())
     assert edges[middle - 1].item() == pytest.approx(-fold.half_width.item())
     for k in range(pieces):
-        centre, half = lines(fold, torch.tensor([k]))
+        centre, half = folds.lines(fold, torch.tensor([k]))
         assert (half > 0) == (k % 2 == 0)
         assert (fold.height / half).abs().log().item() == pytest.approx(fold.log_slopes[k].item())
         if k > 0:  # it begins at the knot where the piece before ends, at the same height
-            before, width = lines(fold, torch.tensor([k - 1]))
+            before, width = folds.lines(fold, torch.tensor([k - 1]))
             edge = edges[k - 1]
             assert ((edge - centre) / half).item() == pytest.approx((-1.0) ** (k + 1), abs=1e-12)
             assert ((edge - before) / width).item() == pytest.approx((-1.0) ** (k + 1), abs=1e-12)
         inside = torch.stack((centre - 0.999 * half.abs(), centre, centre + 0.999 * half.abs()))
-        assert (piece_of(inside, fold) == k).all()
+        assert (folds.piece_of(inside, fold) == k).all()
 
 
 def test_a_batch_of_folds_is_many_folds():
     many = random_fold(5, 3, rows=(4, 2))
     x = torch.linspace(-3, 3, 8, dtype=f64).reshape(4, 2, 1)
-    k = piece_of(x, many)
-    centre, half = lines(many, k)
+    k = folds.piece_of(x, many)
+    centre, half = folds.lines(many, k)
     for i in range(4):
         for j in range(2):
-            one = make_fold(many.log_slopes[i, j], many.half_width[i, j])
-            alone = piece_of(x[i, j], one)
+            one = folds.make_fold(many.log_slopes[i, j], many.half_width[i, j])
+            alone = folds.piece_of(x[i, j], one)
             assert torch.equal(alone, k[i, j])
-            torch.testing.assert_close(lines(one, alone), (centre[i, j], half[i, j]))
+            torch.testing.assert_close(folds.lines(one, alone), (centre[i, j], half[i, j]))
 
 
 def test_unbend_undoes_the_tail():
     v = torch.linspace(-4, 4, 41, dtype=f64)
     u, height, tail = v.clamp(-1, 1), torch.tensor(1.7, dtype=f64), torch.tensor(0.3, dtype=f64)
-    torch.testing.assert_close(unbend(height * (u + tail * (v - u)), height, tail), v, atol=1e-14, rtol=0)
+    torch.testing.assert_close(folds.unbend(height * (u + tail * (v - u)), height, tail), v, atol=1e-14, rtol=0)
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4, 0, -3, 3.0, True, "3"])
 def test_pieces_must_make_a_zigzag(pieces):
     with pytest.raises(ParameterError, match="odd number, 3 or more"):
-        check_pieces(pieces)
+        folds.check_pieces(pieces)
 
 
 @pytest.mark.parametrize("pieces", [3, 5, 7])
@@ -121,14 +120,14 @@ def test_ties_hold_at_the_ends_whatever_the_numbers(pieces):
     free = 10 * torch.randn(20, pieces, dtype=f64, generator=generator)
     width = torch.rand(20, 1, dtype=f64, generator=generator)
     one = torch.ones(20, 1, dtype=f64)
-    lower, upper = tied_logits(-one, ends, free, width), tied_logits(one, ends, free, width)
+    lower, upper = gate.tied_logits(-one, ends, free, width), gate.tied_logits(one, ends, free, width)
     for k in range(0, pieces - 1, 2):
         assert torch.equal(upper[:, k], upper[:, k + 1])
         assert torch.equal(lower[:, k + 1], lower[:, k + 2])
     # and nothing else is tied: the free numbers of each end are seen
     differences = torch.cat((lower.diff(dim=1)[:, ::2], upper.diff(dim=1)[:, 1::2]), 1)
     assert (differences.abs() > 1e-6).all()
-    weight = log_gate(upper, free)
+    weight = gate.log_gate(upper, free)
     torch.testing.assert_close(weight.exp().sum(1), torch.ones(20, dtype=f64))
 
 
@@ -144,7 +143,7 @@ def test_log_weight_is_continuous_at_every_knot(pieces, seed):
 def all_knots(layer):
     """Inner and outer knots of a layer of one feature, as numbers x."""
     fold, shift, _ = shape(layer)
-    inner = knots(fold).flatten() + shift.flatten()
+    inner = folds.knots(fold).flatten() + shift.flatten()
     halves = fold.halves.flatten()
     return torch.cat((inner[:1] - 2 * halves[:1], inner, inner[-1:] + 2 * halves[-1:])).tolist()
 

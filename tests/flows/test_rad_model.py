@@ -12,8 +12,7 @@ import torch
 import zuko
 
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.flows import RAD, Flow, RADCoupling, RealNVP, Standardise
-from girih.flows.rad import masks
+from girih.flows import RAD, Flow, RADCoupling, RealNVP, Standardise, masks
 
 from .rad_cases import f64, livened, make, rad
 

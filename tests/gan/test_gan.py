@@ -92,7 +92,7 @@ def plain(gan, x, step, wasserstein, batches):
 
 @pytest.mark.parametrize("loss", ["non_saturating", "wasserstein"])
 def test_steps_are_those_written_out(loss):
-    from girih.training.batches import Batches
+    from girih.training import Batches
 
     x, ours = rows(50), make(loss, sizes=(2, 8, 2), width=8)
     theirs = copy.deepcopy(ours)

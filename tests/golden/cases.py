@@ -178,10 +178,10 @@ def expectation_maximisation() -> Numbers:
     out: Numbers = {}
     X = rows(2, 40)
     dgn = girih.DGN(residual(), noise=0.5)
-    out["residual"] = fit_em(dgn, X, max_iter=3, n_init=1, seed=0).nll_curve
+    out["residual"] = fit_em(dgn, X, max_iter=3, n_init=1, seed=0).curve
     for name, options in {"batches": {"batch_size": 10}, "prior": {"learn_prior": True}}.items():
         dgn = girih.DGN(net(1, 2), noise=0.5)
-        out[name] = [fit_em(dgn, X, max_iter=4, n_init=1, seed=0, **options).nll_curve, dgn.noise, dgn.prior]
+        out[name] = [fit_em(dgn, X, max_iter=4, n_init=1, seed=0, **options).curve, dgn.noise, dgn.prior]
     return out
 
 
@@ -228,7 +228,9 @@ def push_forwards() -> Numbers:
         before = flow().log_prob(x)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run = flow.fit(X, validation=0.2, seed=0, progress=False, batch_size=20, lr=0.01, record_every=2, steps=6)
+            run = flow.fit(
+                X, validation=0.2, seed=0, progress=False, batch_size=20, lr=0.01, record_every=2, max_steps=6
+            )
         out[name] = [before, run.history["held_out"], flow().log_prob(x), flow().sample((2,), seed=0)]
     return out
 

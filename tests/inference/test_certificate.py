@@ -15,9 +15,9 @@ from torch import Tensor
 
 import girih
 from effort import LONG, cases
-from girih.inference.estep import chunks
-from girih.inference.peak import find_peaks
-from girih.inference.polytopes import affine_bound, gap_from, geometry, select_pairs, unbounded_bounds
+from girih.inference import chunks
+from girih.inference.anchors import find_peaks
+from girih.inference.certificate import affine_bound, gap_from, select_pairs, unbounded_bounds
 from twins import noise_of_kind
 
 ROUNDING = 1e-12  # of a logarithm, to its size
@@ -114,13 +114,19 @@ def test_rows_of_tables_scaled_up():
 # Each bound against the number that it bounds
 
 
+def geometry(model):
+    """The pieces with the maps of the model on them."""
+    return model.cells.region.geometry(model)
+
+
 def bounds(model, rows) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, `log p(x, z in ...)` of every row and piece or node, and its upper bound."""
-    pairs, g, count = select_pairs(model, rows), geometry(model), len(rows.x)
+    g, count = geometry(model), len(rows.x)
+    pairs = select_pairs(g, rows)
     shape, root = g.shape(pairs.gaussian)
     log_mass = shape.log_masses(pairs.piece, root, pairs.gaussian.centre)
     exact = (pairs.log_scale + log_mass).view(count, g.pieces.count)
-    yield "unbounded", exact[:, g.unbounded], unbounded_bounds(model, g, rows)
+    yield "unbounded", exact[:, g.unbounded], unbounded_bounds(g, rows)
     affine = affine_bound(g, pairs.gaussian, pairs.piece)
     yield "affine", exact, affine.view_as(exact)
     yield "nearest", exact, (affine - 0.5 * g.nearest(pairs.piece, pairs.gaussian).square().sum(1)).view_as(exact)
@@ -164,7 +170,8 @@ def test_bounds_on_prior_masses_and_errors_of_raw_ones(S, models):
         exact = pieces.log_masses(*every)
         assert (exact <= pieces.log_mass + ROUNDING * (1.0 + exact.abs())).all()
         for _, rows in chunks(model, far_rows(dgn, 4, seed)):
-            pairs, g = select_pairs(model, rows), geometry(model)
+            g = geometry(model)
+            pairs = select_pairs(g, rows)
             shape, root = g.shape(pairs.gaussian)
             none = g.nearest(pairs.piece, pairs.gaussian).norm(dim=1) > 9.0  # a mass below 1e-18
             raw = shape.raw_masses(pairs.piece, root, pairs.gaussian.centre)
@@ -178,11 +185,12 @@ def test_peaks_are_the_highest_of_all_pieces(S, models):
         dgn = random_model(S, 30_000 + seed, tol=0.0)
         model = dgn.model()
         for _, rows in chunks(model, far_rows(dgn, 8, seed)):
-            pairs, g = select_pairs(model, rows), geometry(model)
+            g = geometry(model)
+            pairs = select_pairs(g, rows)
             height = pairs.gaussian.base - 0.5 * g.nearest(pairs.piece, pairs.gaussian).square().sum(1)
             best = height.view(len(rows.x), -1).amax(1)
             factor = torch.linalg.cholesky(model.prior)
-            z = find_peaks(model, rows) @ factor.mT
+            z = find_peaks(geometry(model), rows) @ factor.mT
             with torch.no_grad():
                 h = dgn.net[:-1](z)
             off = (

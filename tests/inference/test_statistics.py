@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import girih
-from girih.inference.statistics import accumulate
+from girih.inference import accumulate
 from twins import LogJoint, f64, noise_of_kind, prior_of_dim, quadrature
 
 HIDDEN = {1: [5, 4], 2: [4, 3], 3: [4]}

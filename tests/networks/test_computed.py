@@ -99,4 +99,4 @@ def test_a_frozen_trace_keeps_its_numbers():
     frozen, before = trace.frozen(), trace(z)
     made[0].weight_g.data.mul_(2.0)
     assert torch.equal(frozen(z), before) and not torch.equal(trace(z), before)
-    assert frozen.is_chain and not frozen(z).requires_grad
+    assert frozen.chain is not None and not frozen(z).requires_grad

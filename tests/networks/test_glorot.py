@@ -8,8 +8,7 @@ from torch import nn
 
 import girih
 from girih.errors import ParameterError
-from girih.networks import svhn_decoder, svhn_encoder
-from girih.networks.glorot import dense
+from girih.networks import dense, svhn_decoder, svhn_encoder
 from girih.vae import CGBPEFVAE
 
 

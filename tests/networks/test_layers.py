@@ -46,7 +46,7 @@ def test_affine_maps_are_values_and_jacobians(net):
 def test_step_jets_are_the_values_of_the_steps_about_any_point(net):
     trace = girih.trace(net)
     origin = Z + 0.5 * normal(*Z.shape, seed=2)
-    for value, jet in zip(trace.values(Z), trace.step_jets(trace.pattern(Z), origin), strict=True):
+    for value, jet in zip(trace.values(Z), trace.jets(trace.pattern(Z), origin), strict=True):
         about = jet.value + (jet.slope @ (Z - origin)[:, :, None])[:, :, 0]
         assert torch.allclose(about, value, rtol=1e-11, atol=1e-11)
 
@@ -86,7 +86,7 @@ def test_restriction_to_a_plane_and_no_rows(net):
     assert plane.latent_dim == 2 and plane.hidden_units == trace.hidden_units
     assert torch.allclose(plane(y), trace(origin + y @ basis.mT), rtol=1e-12, atol=1e-12)
     assert torch.equal(plane.pattern(y), trace.pattern(origin + y @ basis.mT))
-    assert plane.is_chain == trace.is_chain
+    assert (plane.chain is None) == (trace.chain is None)
     slope, _ = plane.affine(y)
     assert torch.allclose(slope, trace.affine(origin + y @ basis.mT)[0] @ basis, rtol=1e-11, atol=1e-11)
     assert trace(Z[:0]).shape == (0, trace.output_dim)
@@ -169,11 +169,9 @@ def test_float32_networks_and_latent_dim():
 
 def test_chains_and_others():
     chain = girih.trace(girih.mlp([2, 5, 3], seed=0))
-    assert chain.is_chain and len(chain.stages) == 3 and chain.head.path == "2"
+    assert chain.chain == tuple(chain.steps[1:]) and chain.head.path == "2"
     other = girih.trace(zoo.build("hardtanh"))
-    assert not other.is_chain and other.head is None  # 6 features to 4
-    with pytest.raises(UnsupportedLayerError, match="need a fully connected chain"):
-        other.stages  # noqa: B018
+    assert other.chain is None and other.head is None  # 6 features to 4
     wide = girih.trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU6(), nn.Linear(3, 5)).double())
     z = normal(6, 2)
     weight, bias = wide.head_parameters()
@@ -183,3 +181,17 @@ def test_chains_and_others():
 def test_restrict_refuses_wrong_shapes():
     with pytest.raises(ShapeError, match=r"origin must have shape \(5,\) and basis \(5, k\)"):
         girih.trace(girih.mlp([5, 3], seed=0)).restrict(torch.zeros(4), torch.zeros(5, 2))
+
+
+def test_old_names_still_work_and_name_their_successors():
+    trace = girih.trace(girih.mlp([2, 5, 3], seed=0))
+    with pytest.warns(DeprecationWarning, match=r"use Trace\.chain"):
+        assert trace.is_chain
+    with pytest.warns(DeprecationWarning, match=r"use Trace\.chain"):
+        stages = trace.stages
+    with pytest.warns(DeprecationWarning, match="LinearStep"):
+        assert isinstance(stages[0], girih.networks.Affine)
+    with pytest.warns(DeprecationWarning, match="KinkStep"):
+        assert isinstance(stages[1], girih.networks.PiecewiseLinear)
+    with pytest.warns(DeprecationWarning), pytest.raises(UnsupportedLayerError, match=r"use Trace\.steps"):
+        girih.trace(zoo.build("hardtanh")).stages  # noqa: B018

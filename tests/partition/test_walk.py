@@ -8,7 +8,7 @@ from torch import nn
 
 import girih
 from girih.errors import NonFiniteError, ParameterError, ShapeError
-from girih.partition.walk import walk
+from girih.partition import walk
 
 
 def net_of(*layers, seed=0):

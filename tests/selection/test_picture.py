@@ -8,7 +8,7 @@ import pytest
 import girih
 from girih.errors import ParameterError
 from girih.plots import plot_selection
-from girih.selection.result import find_elbow
+from girih.selection import find_elbow
 
 X = girih.datasets.load("circle", n=60, seed=0).X
 

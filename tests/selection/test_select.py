@@ -11,12 +11,8 @@ from sklearn.mixture import GaussianMixture
 
 import girih
 from girih.errors import EmptyDataError, LatentDimensionError, NonFiniteError, ParameterError
-from girih.inference.limits import MAX_LATENT_DIM
-from girih.selection import Candidate, Row
-from girih.selection.baselines import factor_parameters
-from girih.selection.fitting import Outcome
-from girih.selection.result import find_elbow
-from girih.selection.splits import make_splits
+from girih.inference import MAX_LATENT_DIM
+from girih.selection import Candidate, Outcome, Row, factor_parameters, find_elbow, make_splits
 
 X = girih.datasets.load("circle", n=80, seed=0).X * [1.0, 50.0]
 QUICK = {"max_iter": 8, "n_init": 1}
@@ -105,7 +101,7 @@ def test_folds_hold_out_each_row_once():
 
 def test_missing_entries_and_data_frames():
     holes = pd.DataFrame(np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X), columns=["a", "b"])
-    result = girih.select_model(holes, hidden=((2,),), baselines=True, test_fraction=None, **QUICK)
+    result = girih.select_model(holes, hidden=((2,),), baselines=True, validation=None, **QUICK)
     assert list(result.skipped) == ["GaussianMixture", "FactorAnalysis"] and len(result.rows) == 1
     assert math.isnan(result.rows[0].held_out) and result.elbow.suggested == 1
     assert list(result.estimator.feature_names_in_) == ["a", "b"]
@@ -171,9 +167,9 @@ def test_the_elbow_is_the_smallest_dimension_within_one_standard_error():
         ({"hidden": ((0,),)}, ParameterError, "width of a hidden layer"),
         ({"noise": "round"}, ParameterError, "noise must be one of"),
         ({"criterion": "loo"}, ParameterError, "criterion must be one of"),
-        ({"criterion": "held_out", "test_fraction": None}, ParameterError, "needs held-out rows"),
-        ({"test_fraction": 1.0}, ParameterError, "below 1"),
-        ({"test_fraction": 0.001}, EmptyDataError, "pass more rows"),
+        ({"criterion": "held_out", "validation": None}, ParameterError, "needs held-out rows"),
+        ({"validation": 1.0}, ParameterError, "below 1"),
+        ({"validation": 0.001}, EmptyDataError, "pass more rows"),
         ({"folds": 1}, ParameterError, "folds"),
         ({"folds": 50}, EmptyDataError, "fewer folds"),
         ({"baselines": "KMeans"}, ParameterError, "baselines must be"),

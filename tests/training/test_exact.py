@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import girih
-from girih.em.fit import fit_em
+from girih.em import fit_em
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.inference.limits import MAX_LATENT_DIM
-from girih.training.covariance import Covariance
+from girih.inference import MAX_LATENT_DIM
+from girih.likelihood import FreeCovariance, Likelihood
 
 from .helpers import check_same_history, same, weights
 
@@ -36,9 +36,9 @@ def test_it_comes_as_far_as_em_from_the_same_start(optimizer, epochs):
     by_em, by_gradient = copy.deepcopy(start), copy.deepcopy(start)
     em = fit_em(by_em, X, n_init=0, max_iter=100)
     run = girih.train(by_gradient, X, optimizer=optimizer, max_epochs=epochs, patience=None)
-    assert run.nll_curve[0] == pytest.approx(em.nll_curve[0], abs=1e-8)
-    assert run.nll < em.nll_curve[-1] + 0.05  # nats per row; EM gained more than 1 on the same way
-    assert nll(by_gradient) == pytest.approx(run.nll, abs=1e-10)
+    assert run.curve[0] == pytest.approx(em.curve[0], abs=1e-8)
+    assert -run.log_likelihood < em.curve[-1] + 0.05  # nats per row; EM gained more than 1 on the same way
+    assert nll(by_gradient) == pytest.approx(-run.log_likelihood, abs=1e-10)
     assert run.steps == epochs and run.ended == "max_epochs" and not run.converged
 
 
@@ -50,7 +50,7 @@ def test_noise_and_prior_are_trained_in_their_shape(noise, optimizer):
     run = girih.train(dgn, X, optimizer=optimizer, max_epochs=5, record_every=1, learn_prior=True)
     assert dgn.noise.shape == before.shape and not torch.equal(dgn.noise, before)
     assert dgn.prior.item() != 1.0 and isinstance(dgn.noise, nn.Parameter)
-    assert run.nll < run.nll_curve[0] and run.held_out is None
+    assert -run.log_likelihood < run.curve[0] and run.held_out is None
     fixed = model(noise)
     girih.train(fixed, X, optimizer=optimizer, max_epochs=2, learn_noise=False)
     assert torch.equal(fixed.noise, before) and fixed.prior.item() == 1.0
@@ -61,7 +61,7 @@ def test_two_latent_dimensions():
     rows = np.column_stack((X, X.prod(1)))[:20]
     dgn = girih.DGN(girih.mlp([2, 3, 3], seed=0), noise=0.5)
     run = girih.train(dgn, rows, max_epochs=3, record_every=1, learn_prior=True)
-    assert run.nll < run.nll_curve[0] and nll(dgn, rows) == pytest.approx(run.nll, abs=1e-8)
+    assert -run.log_likelihood < run.curve[0] and nll(dgn, rows) == pytest.approx(-run.log_likelihood, abs=1e-8)
     assert dgn.prior.shape == (2, 2) and not torch.equal(dgn.prior, torch.eye(2, dtype=torch.float64))
 
 
@@ -71,7 +71,7 @@ def test_missing_entries_are_marginalised():
     rows[1::3, 1] = torch.nan
     dgn = model()
     run = girih.train(dgn, rows, optimizer="lbfgs", max_epochs=5)
-    assert run.nll < run.nll_curve[0] and nll(dgn, rows) == pytest.approx(run.nll, abs=1e-10)
+    assert -run.log_likelihood < run.curve[0] and nll(dgn, rows) == pytest.approx(-run.log_likelihood, abs=1e-10)
 
 
 def test_noise_stays_above_its_floor():
@@ -87,10 +87,10 @@ def test_noise_stays_above_its_floor():
 def test_a_covariance_below_its_floor_starts_just_above():
     floor = torch.tensor([1.0, 2.0], dtype=torch.float64)
     value = torch.tensor([[0.5, 0.1], [0.1, 50.0]], dtype=torch.float64)
-    full = Covariance(value, floor)()
+    full = FreeCovariance(value, floor)()
     assert torch.linalg.eigvalsh(full - floor.diag()).min() > 0
     torch.testing.assert_close(full[1, 1], value[1, 1], rtol=0.01, atol=0.0)
-    diagonal = Covariance(torch.tensor([0.5, 50.0], dtype=torch.float64), floor)()
+    diagonal = FreeCovariance(torch.tensor([0.5, 50.0], dtype=torch.float64), floor)()
     torch.testing.assert_close(diagonal, torch.tensor([1.001, 50.0], dtype=torch.float64))
 
 
@@ -117,7 +117,7 @@ def test_a_weight_prior_is_that_of_em(prior):
     size = [sum(float(layer.weight.detach().square().sum()) for layer in d.net[::2]) for d in (free, held)]
     assert size[1] < size[0]
     again = fit_em(copy.deepcopy(held), X, weight_prior=prior, n_init=0, max_iter=1, tol=1e9)
-    assert again.nll_curve[0] == pytest.approx(run.history["penalised"].min(), abs=1e-9)
+    assert again.curve[0] == pytest.approx(run.history["penalised"].min(), abs=1e-9)
 
 
 @pytest.mark.parametrize("options", [{"max_epochs": 60}, {"batch_size": 50}, {"optimizer": "lbfgs", "max_epochs": 8}])
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, options
     options = {"validation": 0.2, "max_epochs": 30, "record_every": 3, "seed": 3, **options}
     whole, resumed, path = model(), model(), tmp_path / "run.ckpt"
     expected = girih.train(whole, X, **options)
-    calls, original = [], girih.training.likelihood.Likelihood.penalty
+    calls, original = [], Likelihood.penalty
 
     def crashing(self):
         calls.append(1)
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, options
         return original(self)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr("girih.training.likelihood.Likelihood.penalty", crashing)
+        patch.setattr(Likelihood, "penalty", crashing)
         girih.train(model(), X, checkpoint=path, checkpoint_seconds=0.0, **options)
     options["checkpoint"] = path
     run = girih.train(resumed, X, **options)

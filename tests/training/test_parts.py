@@ -2,23 +2,9 @@
 
 import math
 
-import pytest
 import torch
 
-from girih.training.batches import BLOCK, Batches, blocks
-from girih.training.checkpoint import digest
-from girih.training.stopping import Patience
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "every"), [(0, 1, 1), (0, 100, 7), (13, 400, 100), (25, 25, 10), (0, 60, 1000)]
-)
-def test_blocks_tile_the_steps_and_end_on_the_grid(start, end, every):
-    parts = list(blocks(start, end, every))
-    steps = [step for first, last in parts for step in range(first, last)]
-    assert steps == list(range(start, end))
-    assert all(0 < last - first <= BLOCK for first, last in parts)
-    assert all(any(last == grid for _, last in parts) for grid in range(every, end, every) if grid > start)
+from girih.training import Batches, Patience, digest
 
 
 def test_batches_do_not_depend_on_the_order_of_asking():

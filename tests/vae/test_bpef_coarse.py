@@ -9,9 +9,7 @@ from scipy import stats
 from torch.distributions import Independent, kl_divergence
 
 from girih.errors import GirihError, NonFiniteError, ParameterError, ShapeError
-from girih.vae import CoarseBPEF
-from girih.vae.bpef import levels, polynomials, to_basis
-from girih.vae.bpef.polynomials import evaluate
+from girih.vae import CoarseBPEF, bpef
 
 BASES = ("monomial", "legendre")
 
@@ -61,7 +59,7 @@ def test_everything_is_the_direct_sum(basis, order, R, scale):
 def test_divergence_is_the_sum_of_equation_4(basis, R):
     b, a = numbers(6, 3, scale=4.0), numbers(6, 3, scale=4.0, seed=1)
     q, p = CoarseBPEF(b, R, basis), CoarseBPEF(a, R, basis)
-    beta, alpha = b @ polynomials(levels(R), 3, basis).mT, a @ polynomials(levels(R), 3, basis).mT
+    beta, alpha = b @ bpef.polynomials(bpef.levels(R), 3, basis).mT, a @ bpef.polynomials(bpef.levels(R), 3, basis).mT
     first = (beta.exp() / beta.exp().sum(-1, keepdim=True)) * (
         (beta.exp() / beta.exp().sum(-1, keepdim=True)) / (alpha.exp() / alpha.exp().sum(-1, keepdim=True))
     ).log()
@@ -76,7 +74,7 @@ def test_divergence_is_the_sum_of_equation_4(basis, R):
 def test_divergence_is_positive_and_zero_between_equals_whatever_the_basis():
     c = numbers(50, 5, scale=20.0)
     q = CoarseBPEF(c, 51)
-    same = CoarseBPEF(to_basis(c, "monomial", "legendre"), 51, "legendre")
+    same = CoarseBPEF(bpef.to_basis(c, "monomial", "legendre"), 51, "legendre")
     assert torch.equal(kl_divergence(q, q), torch.zeros(50, dtype=torch.float64))
     assert kl_divergence(q, same).abs().max() < 1e-11
     other = CoarseBPEF(c + 1e-3 * numbers(50, 5, seed=1), 51)
@@ -164,7 +162,7 @@ def test_it_follows_the_conventions_of_torch():
 
 def test_levels_are_symmetric():
     for R in (3, 4, 51, 101):
-        zeta = levels(R)
+        zeta = bpef.levels(R)
         assert torch.equal(zeta, -zeta.flip(0))
         assert (zeta[0].item(), zeta[-1].item()) == (-1.0, 1.0)
 
@@ -172,24 +170,24 @@ def test_levels_are_symmetric():
 def test_polynomials_are_those_of_numpy():
     z = torch.linspace(-1.0, 1.0, 41, dtype=torch.float64)
     legendres = torch.as_tensor(legendre.legvander(z.numpy(), 20)[:, 1:])
-    torch.testing.assert_close(polynomials(z, 20, "legendre"), legendres, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(bpef.polynomials(z, 20, "legendre"), legendres, rtol=1e-13, atol=1e-13)
     powers = z[:, None] ** torch.arange(1, 21)
-    torch.testing.assert_close(polynomials(z, 20), powers, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(bpef.polynomials(z, 20), powers, rtol=1e-13, atol=1e-15)
     for basis in BASES:
         c = numbers(41, 6)
-        torch.testing.assert_close(evaluate(c, z, basis), (c * polynomials(z, 6, basis)).sum(-1))
+        torch.testing.assert_close(bpef.evaluate(c, z, basis), (c * bpef.polynomials(z, 6, basis)).sum(-1))
 
 
 @pytest.mark.parametrize("order", [1, 2, 5, 20])
 def test_a_change_of_basis_is_the_same_density_and_goes_back(order):
     c = numbers(8, order)
-    there = to_basis(c, "monomial", "legendre")
+    there = bpef.to_basis(c, "monomial", "legendre")
     torch.testing.assert_close(
         CoarseBPEF(c, 101).logits, CoarseBPEF(there, 101, "legendre").logits, rtol=1e-11, atol=1e-11
     )
-    torch.testing.assert_close(to_basis(there, "legendre", "monomial"), c, rtol=1e-8, atol=1e-8)
-    assert to_basis(c, "legendre", "legendre") is c
-    assert to_basis(c.float(), "monomial", "legendre").dtype == torch.float32
+    torch.testing.assert_close(bpef.to_basis(there, "legendre", "monomial"), c, rtol=1e-8, atol=1e-8)
+    assert bpef.to_basis(c, "legendre", "legendre") is c
+    assert bpef.to_basis(c.float(), "monomial", "legendre").dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -216,6 +214,6 @@ def test_bad_arguments_are_refused(arguments, error, says):
 def test_bad_orders_and_bases_are_refused():
     for order in (0, -1, 2.5):
         with pytest.raises(ParameterError, match="order must be a whole number"):
-            polynomials(torch.zeros(3), order)
+            bpef.polynomials(torch.zeros(3), order)
     with pytest.raises(ParameterError, match="basis must be one of"):
-        to_basis(torch.zeros(3), "monomial", "power")
+        bpef.to_basis(torch.zeros(3), "monomial", "power")

@@ -10,8 +10,7 @@ from torch.distributions import kl_divergence
 
 from bpef_twins import Integral, polynomial
 from girih.errors import NonFiniteError, ParameterError, ShapeError
-from girih.vae import BPEF, CoarseBPEF
-from girih.vae.bpef import polynomials, to_basis
+from girih.vae import BPEF, CoarseBPEF, bpef
 
 
 def numbers(*shape, scale=1.0, seed=0):
@@ -90,7 +89,7 @@ def test_moments_and_fisher_information_are_derivatives_of_the_log_partition(bas
     hessian = torch.autograd.functional.hessian(lambda c: BPEF(c, basis).log_partition, c)
 
     def products(z):
-        t = polynomials(z, 4, basis)
+        t = bpef.polynomials(z, 4, basis)
         return (t[:, :, None] * t[:, None]).flatten(1)
 
     second = q.expectation(products)
@@ -139,7 +138,7 @@ def test_divergence_against_quadrature_and_itself():
     torch.testing.assert_close((w[:, None] * log_q.exp()).sum(0), torch.ones(6, dtype=torch.float64))
     expected = (w[:, None] * log_q.exp() * (log_q - log_p)).sum(0)
     torch.testing.assert_close(kl_divergence(q, p), expected, rtol=1e-11, atol=1e-12)
-    assert kl_divergence(q, BPEF(to_basis(b, "monomial", "legendre"), "legendre")).abs().max() < 1e-12
+    assert kl_divergence(q, BPEF(bpef.to_basis(b, "monomial", "legendre"), "legendre")).abs().max() < 1e-12
     assert torch.equal(kl_divergence(q, q), torch.zeros(6, dtype=torch.float64))
     assert kl_divergence(q.expand((2, 6)), p).shape == (2, 6)
     uniform = BPEF(torch.zeros(1))

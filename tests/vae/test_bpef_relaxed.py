@@ -9,8 +9,7 @@ from scipy import stats
 from torch.distributions import Categorical, RelaxedOneHotCategorical, kl_divergence
 
 from girih.errors import NonFiniteError, ParameterError
-from girih.vae import CoarseBPEF, RelaxedBPEF
-from girih.vae.bpef.concrete import log_concrete, log_concrete_with, log_density
+from girih.vae import CoarseBPEF, RelaxedBPEF, bpef
 
 
 def f64(values):
@@ -44,7 +43,7 @@ def ratios(reach=60.0, count=801):
 @pytest.mark.parametrize("temperature", [0.5, 0.8, 1.0])
 def test_the_density_is_with_respect_to_all_but_one_coordinate(temperature):
     log_y, log_area = ratios()
-    mass = (log_density(log_y, f64([0.5, -0.3, 1.0]), temperature) + log_area).exp().sum()
+    mass = (bpef.log_density(log_y, f64([0.5, -0.3, 1.0]), temperature) + log_area).exp().sum()
     assert mass.item() == pytest.approx(1.0, abs=1e-9)
 
 
@@ -78,7 +77,7 @@ def law_of_z(logits, temperature, z, nodes=60):
     width, z = (1.0 - z.abs())[:, None], z[:, None]
     second, rest = width * s**4 / whole, 0.5 * width * far**4 / whole
     y = torch.stack((rest + (-z).clamp(min=0.0), second, rest + z.clamp(min=0.0)), -1)
-    return 0.5 * (width * dt * log_density(y.log(), logits, temperature).exp()).sum(-1)
+    return 0.5 * (width * dt * bpef.log_density(y.log(), logits, temperature).exp()).sum(-1)
 
 
 def test_the_law_of_z_is_that_of_its_integral():
@@ -101,10 +100,10 @@ def test_the_law_of_z_is_that_of_its_integral():
 def test_the_law_given_the_largest_entry_is_a_part_of_the_law(temperature):
     """Draws of all entries, sorted by their largest, against draws given it: two samples of each of three parts."""
     logits, generator = f64([0.7, -0.4, 0.1]), torch.Generator().manual_seed(0)
-    free = log_concrete(logits, temperature, (30_000,), generator).exp()
+    free = bpef.log_concrete(logits, temperature, (30_000,), generator).exp()
     for k in range(3):
         largest = torch.full((10_000,), k)
-        given = log_concrete_with(largest, logits + 5.0, temperature, generator).exp()
+        given = bpef.log_concrete_with(largest, logits + 5.0, temperature, generator).exp()
         assert (given.argmax(-1) == k).all()
         part = free[free.argmax(-1) == k]
         for entry in range(3):
@@ -116,7 +115,7 @@ def test_theorem_1_for_three_categories_by_quadrature(temperature):
     """KL of categories <= KL on the simplex, and KL of the laws of z <= KL on the simplex."""
     beta, alpha = f64([1.2, -0.5, 0.0]), f64([-0.3, 0.4, 0.1])
     log_y, log_area = ratios()
-    log_q, log_p = log_density(log_y, beta, temperature), log_density(log_y, alpha, temperature)
+    log_q, log_p = bpef.log_density(log_y, beta, temperature), bpef.log_density(log_y, alpha, temperature)
     simplex = ((log_q + log_area).exp() * (log_q - log_p)).sum()
     categories = kl_divergence(Categorical(logits=beta), Categorical(logits=alpha))
     x, w = (torch.as_tensor(part) for part in np.polynomial.legendre.leggauss(400))
@@ -132,7 +131,7 @@ def test_the_divergence_on_the_simplex_is_that_of_every_temperature():
     log_y, log_area = ratios()
     values = []
     for temperature in (0.5, 0.8, 1.0):
-        log_q, log_p = log_density(log_y, beta, temperature), log_density(log_y, alpha, temperature)
+        log_q, log_p = bpef.log_density(log_y, beta, temperature), bpef.log_density(log_y, alpha, temperature)
         values.append(((log_q + log_area).exp() * (log_q - log_p)).sum().item())
     assert values == pytest.approx([values[0]] * 3, abs=1e-9)
 
@@ -141,8 +140,8 @@ def test_the_divergence_on_the_simplex_is_that_of_every_temperature():
 def test_theorem_1_by_draws(levels):
     q, p = CoarseBPEF(f64([2.0, -1.0]), levels), CoarseBPEF(f64([-0.5, 0.5]), levels)
     for temperature in (0.3, 0.8):
-        log_y = log_concrete(q.logits, temperature, (100_000,), torch.Generator().manual_seed(0))
-        ratio = log_density(log_y, q.logits, temperature) - log_density(log_y, p.logits, temperature)
+        log_y = bpef.log_concrete(q.logits, temperature, (100_000,), torch.Generator().manual_seed(0))
+        ratio = bpef.log_density(log_y, q.logits, temperature) - bpef.log_density(log_y, p.logits, temperature)
         simplex, error = ratio.mean(), ratio.std() / math.sqrt(len(ratio))
         assert kl_divergence(q, p) < simplex - 5 * error
         # the KL of histograms is at most that of the laws; its bias upwards is some (bins - 1) / n nats

@@ -10,9 +10,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 import girih
 from girih.errors import EmptyDataError, LatentDimensionError, NonFiniteError, ParameterError, ShapeError
-from girih.vae import CGBPEFVAE, CatVAE, CoarseBPEF, GaussVAE, MixtureVAE
-from girih.vae.bpef.concrete import log_density
-from girih.vae.evidence import enumerate_bound, enumerate_exact, enumerate_posterior, estimate, importance
+from girih.vae import CGBPEFVAE, CatVAE, CoarseBPEF, GaussVAE, MixtureVAE, bpef, evidence
 
 
 def rows(n, d=2, seed=0):
@@ -43,19 +41,19 @@ def spread_prior(vae):
 def exact(vae, x):
     with torch.no_grad():
         if isinstance(vae, CatVAE | CGBPEFVAE):
-            return enumerate_exact(vae, x)
+            return evidence.enumerate_exact(vae, x)
         return girih.DGN(vae.decoder, noise=vae.noise)().log_prob(x)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_importance_sampling_finds_the_exact_likelihood(name):
     vae, x = spread_prior(MODELS[name]()), rows(20)
-    found = estimate(vae, x, 20_000, generator())
+    found = evidence.estimate(vae, x, 20_000, generator())
     truth = exact(vae, x)
     assert (found.effective_samples > 100).all()
     assert ((found.log_prob - truth).abs() < 5 * found.standard_error).all()
     assert found.standard_error.max() < 0.1
-    log_p, error = importance(vae, x, 20_000, generator())
+    log_p, error = evidence.importance(vae, x, 20_000, generator())
     assert torch.equal(log_p, found.log_prob)
     assert torch.equal(error, found.standard_error)
 
@@ -64,7 +62,7 @@ def test_importance_sampling_finds_the_exact_likelihood(name):
 def test_the_mean_weight_is_unbiased_and_its_logarithm_too_low(name):
     vae = spread_prior(MODELS[name]())
     x, repeats = rows(1), 40_000
-    log_p, _ = importance(vae, x.repeat(repeats, 1), 3, generator(1))
+    log_p, _ = evidence.importance(vae, x.repeat(repeats, 1), 3, generator(1))
     ratio = (log_p - exact(vae, x)).exp()
     assert abs(ratio.mean() - 1.0) < 5 * ratio.std() / math.sqrt(repeats)
     assert ratio.log().mean() < -5 * ratio.log().std() / math.sqrt(repeats)
@@ -73,7 +71,7 @@ def test_the_mean_weight_is_unbiased_and_its_logarithm_too_low(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_standard_error_is_the_deviation_of_the_estimate(name):
     vae = spread_prior(MODELS[name]())
-    log_p, error = importance(vae, rows(1).repeat(3000, 1), 400, generator(2))
+    log_p, error = evidence.importance(vae, rows(1).repeat(3000, 1), 400, generator(2))
     assert error.mean().item() == pytest.approx(log_p.std().item(), rel=0.1)
 
 
@@ -86,7 +84,7 @@ def test_the_weights_are_the_ones_of_the_definition():
         z = vae.encode(x).sample((50,))
         log_w = vae.log_likelihood(x, z) + Normal(0.0, 1.0).log_prob(z).sum(-1) - vae.encode(x).log_prob(z)
         torch.manual_seed(3)
-        found = estimate(vae, x, 50)
+        found = evidence.estimate(vae, x, 50)
     w = log_w[:, 0].exp()
     assert found.log_prob.item() == pytest.approx(w.mean().log().item(), rel=1e-12)
     assert found.standard_error.item() == pytest.approx((w.std() / (w.mean() * math.sqrt(50))).item(), rel=1e-9)
@@ -109,7 +107,7 @@ def test_a_posterior_that_is_the_true_one_has_no_error():
             return Normal(z[..., 0], 1.0).log_prob(x[:, 0])
 
     x = rows(7, 1)
-    found = estimate(Exact(), x, 10, generator())
+    found = evidence.estimate(Exact(), x, 10, generator())
     torch.testing.assert_close(found.log_prob, Normal(0.0, math.sqrt(2.0)).log_prob(x[:, 0]))
     assert found.standard_error.max() < 1e-7
     torch.testing.assert_close(found.effective_samples, torch.full((7,), 10.0, dtype=torch.float64))
@@ -120,7 +118,7 @@ def test_a_miss_shows_in_the_effective_number_of_draws():
     with torch.no_grad():
         vae.encoder[-1].weight.zero_()
         vae.encoder[-1].bias.copy_(torch.tensor([8.0, -2.0]))  # far from every posterior
-    found = estimate(vae, rows(10), 2000, generator())
+    found = evidence.estimate(vae, rows(10), 2000, generator())
     missed = exact(vae, rows(10)) - found.log_prob > 5 * found.standard_error
     assert missed.all()  # the standard error does not tell
     assert (found.effective_samples < 0.05 * 2000).all()
@@ -129,26 +127,26 @@ def test_a_miss_shows_in_the_effective_number_of_draws():
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_are_the_same_estimate(name, monkeypatch):
     vae, x = spread_prior(MODELS[name]()), rows(5)
-    whole = estimate(vae, x, 4000, generator())
+    whole = evidence.estimate(vae, x, 4000, generator())
     codes = exact(vae, x)
-    monkeypatch.setattr("girih.vae.evidence._BLOCK", 20_000)
-    monkeypatch.setattr("girih.vae.codes._BLOCK", 64)
-    parts = estimate(vae, x, 4000, generator())
+    monkeypatch.setattr("girih.vae.evidence.BLOCK", 20_000)
+    monkeypatch.setattr("girih.vae.latent_model.BLOCK", 64)
+    parts = evidence.estimate(vae, x, 4000, generator())
     spread = (whole.standard_error**2 + parts.standard_error**2).sqrt()
     assert ((whole.log_prob - parts.log_prob).abs() < 5 * spread).all()
     torch.testing.assert_close(exact(vae, x), codes, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr("girih.vae.evidence._BLOCK", 6)  # rows in parts as well
-    assert estimate(vae, x, 10, generator()).log_prob.shape == (5,)
+    monkeypatch.setattr("girih.vae.evidence.BLOCK", 6)  # rows in parts as well
+    assert evidence.estimate(vae, x, 10, generator()).log_prob.shape == (5,)
 
 
 def test_draws_follow_the_generator_and_leave_the_global_one_alone():
     for name in MODELS:
         vae, x = MODELS[name](), rows(3)
         before = torch.get_rng_state()
-        first = importance(vae, x, 10, generator(5))
+        first = evidence.importance(vae, x, 10, generator(5))
         assert torch.equal(torch.get_rng_state(), before)
-        assert all(torch.equal(a, b) for a, b in zip(first, importance(vae, x, 10, generator(5)), strict=True))
-        assert not torch.equal(first[0], importance(vae, x, 10, generator(6))[0])
+        assert all(torch.equal(a, b) for a, b in zip(first, evidence.importance(vae, x, 10, generator(5)), strict=True))
+        assert not torch.equal(first[0], evidence.importance(vae, x, 10, generator(6))[0])
 
 
 def by_hand(vae, x):
@@ -173,15 +171,15 @@ def test_going_through_codes_is_the_sum_by_hand(name):
     joint = torch.stack([log_prior + log_x for log_prior, _, log_x, _ in terms.values()])
     log_q = torch.stack([q for _, q, _, _ in terms.values()])
     truth = torch.logsumexp(joint, 0)
-    torch.testing.assert_close(enumerate_exact(vae, x), truth, rtol=1e-11, atol=1e-11)
-    found = enumerate_bound(vae, x)
+    torch.testing.assert_close(evidence.enumerate_exact(vae, x), truth, rtol=1e-11, atol=1e-11)
+    found = evidence.enumerate_bound(vae, x)
     torch.testing.assert_close(found.log_prob, truth, rtol=1e-11, atol=1e-11)
     with torch.no_grad():
         term_1 = kl_divergence(vae.encode(x), vae.prior())
     term_2 = -(log_q.exp() * torch.stack([log_x for _, _, log_x, _ in terms.values()])).sum(0)
     torch.testing.assert_close(found.bound, term_1 + term_2, rtol=1e-10, atol=1e-10)
     assert (found.bound + found.log_prob > 0.0).all()
-    posterior = enumerate_posterior(vae, x)
+    posterior = evidence.enumerate_posterior(vae, x)
     assert posterior.log_prob.shape == (4, len(terms))
     torch.testing.assert_close(posterior.log_prob.exp().sum(1), torch.ones(4, dtype=torch.float64))
     order = {tuple(code.flatten().tolist()): k for k, code in enumerate(posterior.codes)}
@@ -218,15 +216,15 @@ def test_relaxed_likelihood_is_the_integral_over_the_simplex(temperature):
     grid = torch.stack((*torch.meshgrid(u, u, indexing="ij"), torch.zeros(1201, 1201, dtype=torch.float64)), -1)
     log_y = torch.log_softmax(grid, -1)
     logits = vae.prior().base_dist.logits[0]
-    log_mass = log_density(log_y, logits, temperature) + log_y.sum(-1) + 2.0 * math.log(0.1)
+    log_mass = bpef.log_density(log_y, logits, temperature) + log_y.sum(-1) + 2.0 * math.log(0.1)
     z = log_y.exp() @ torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     log_x = Normal(z, vae.noise).log_prob(x[:, :, None])
     truth = torch.logsumexp((log_x + log_mass).flatten(1), 1)
-    found = estimate(vae, x, 200_000, generator(), relaxed=True)
+    found = evidence.estimate(vae, x, 200_000, generator(), relaxed=True)
     assert ((found.log_prob - truth).abs() < 5 * found.standard_error).all()
     assert found.standard_error.max() < 0.01
     hard = torch.logsumexp(vae.log_likelihood(x, torch.tensor([[[-1.0]], [[0.0]], [[1.0]]])) + logits[:, None], 0)
-    torch.testing.assert_close(enumerate_exact(vae, x), hard)
+    torch.testing.assert_close(evidence.enumerate_exact(vae, x), hard)
     assert ((hard - truth).abs() > 0.05).any()  # another model
 
 
@@ -234,7 +232,7 @@ def test_relaxed_likelihood_is_the_integral_over_the_simplex(temperature):
 def test_relaxed_estimates_agree_with_draws_from_the_prior(name):
     """Without a proposal at all: the mean of p(x | z) over Concrete draws from the prior."""
     vae, x = spread_prior(MODELS[name]()), rows(5)
-    found = estimate(vae, x, 40_000, generator(), relaxed=True)
+    found = evidence.estimate(vae, x, 40_000, generator(), relaxed=True)
     p = vae.prior().base_dist
     with torch.no_grad():
         y = torch.distributions.RelaxedOneHotCategorical(torch.tensor(vae.temperature), logits=p.logits)
@@ -257,10 +255,10 @@ def test_the_free_energy_of_training_is_no_bound_on_hard_codes():
             layer.bias.fill_(bias)
         x = vae.encode([[0.0]]).base_dist.relaxed(5.0).sample((10_000,), seed=0).mean()[None, None]
         free_energy = vae.free_energy(x.expand(2000, 1), samples=10, seed=0).total
-        nll = -enumerate_exact(vae, x)
+        nll = -evidence.enumerate_exact(vae, x)
     assert free_energy.mean() + 5 * free_energy.std() / math.sqrt(2000) < nll.item() - 1.0
-    assert enumerate_bound(vae, x).bound > nll
-    log_p, error = importance(vae, x, 20_000, generator(), relaxed=True)
+    assert evidence.enumerate_bound(vae, x).bound > nll
+    log_p, error = evidence.importance(vae, x, 20_000, generator(), relaxed=True)
     assert (-log_p + 5 * error).item() < nll.item()  # of the relaxed model x is no surprise
 
 
@@ -268,10 +266,10 @@ def test_networks_are_in_evaluation_mode_and_go_back():
     decoder = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 2)).double()
     vae = CGBPEFVAE(decoder, order=2, levels=5, seed=0).train()
     x = rows(3)
-    assert torch.equal(enumerate_exact(vae, x), enumerate_exact(vae, x))
-    assert torch.equal(importance(vae, x, 5, generator())[0], importance(vae, x, 5, generator())[0])
+    assert torch.equal(evidence.enumerate_exact(vae, x), evidence.enumerate_exact(vae, x))
+    assert torch.equal(evidence.importance(vae, x, 5, generator())[0], evidence.importance(vae, x, 5, generator())[0])
     assert vae.training and decoder.training
-    assert not enumerate_exact(vae, x).requires_grad
+    assert not evidence.enumerate_exact(vae, x).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -284,7 +282,13 @@ def test_networks_are_in_evaluation_mode_and_go_back():
 )
 def test_bad_rows_are_refused(x, error):
     vae = MODELS["categories"]()
-    for function in (estimate, importance, enumerate_exact, enumerate_bound, enumerate_posterior):
+    for function in (
+        evidence.estimate,
+        evidence.importance,
+        evidence.enumerate_exact,
+        evidence.enumerate_bound,
+        evidence.enumerate_posterior,
+    ):
         with pytest.raises(error):
             function(vae, x)
 
@@ -293,14 +297,14 @@ def test_what_cannot_be_done_is_refused():
     x = rows(2)
     for samples in (0, 1, 2.5):
         with pytest.raises(ParameterError, match="samples must be a whole number, 2 or more"):
-            importance(MODELS["gauss"](), x, samples)
+            evidence.importance(MODELS["gauss"](), x, samples)
     for name in ("gauss", "mixture"):
         with pytest.raises(ParameterError, match="continuous; leave it out"):
-            importance(MODELS[name](), x, relaxed=True)
+            evidence.importance(MODELS[name](), x, relaxed=True)
         with pytest.raises(ParameterError, match="continuous: there are no codes"):
-            enumerate_exact(MODELS[name](), x)
+            evidence.enumerate_exact(MODELS[name](), x)
     with pytest.raises(LatentDimensionError, match=r"3 latents of 101 values each have 1.03e\+06 codes"):
-        enumerate_exact(CGBPEFVAE([3, 8, 2], seed=0), x)
+        evidence.enumerate_exact(CGBPEFVAE([3, 8, 2], seed=0), x)
     with pytest.raises(LatentDimensionError, match=r"20 latents of 10 values each have 1e\+20 codes"):
-        enumerate_posterior(CatVAE([20, 8, 2], seed=0), x)
-    assert Categorical(logits=enumerate_posterior(MODELS["categories"](), x).log_prob).batch_shape == (2,)
+        evidence.enumerate_posterior(CatVAE([20, 8, 2], seed=0), x)
+    assert Categorical(logits=evidence.enumerate_posterior(MODELS["categories"](), x).log_prob).batch_shape == (2,)

@@ -114,7 +114,7 @@ def test_any_covariance_is_nearer_than_a_diagonal_one():
 
 def test_rows_do_not_depend_on_each_other(line, monkeypatch):
     vae, x, found = line
-    monkeypatch.setattr("girih.vae.gaps.measure._ROWS", 3)
+    monkeypatch.setattr("girih.vae.inference_gap._ROWS", 3)
     parts = gap(vae, x)
     torch.testing.assert_close(parts.gap, found.gap)
     assert parts.best.batch_shape == found.best.batch_shape == (4,)

@@ -8,9 +8,7 @@ import torch
 
 import girih
 from girih.errors import LatentDimensionError, ParameterError
-from girih.vae import BPEF, CGBPEFVAE, CatVAE, CoarseBPEF, GaussVAE, MixtureVAE, gap
-from girih.vae.bpef import to_basis
-from girih.vae.evidence import enumerate_bound, enumerate_posterior
+from girih.vae import BPEF, CGBPEFVAE, CatVAE, CoarseBPEF, GaussVAE, MixtureVAE, bpef, evidence, gap
 
 from .gap_twins import grid_over, log_density, truth
 
@@ -83,7 +81,7 @@ def test_codes_are_what_another_enumeration_says(family, likelihood):
     make, options = kind[family]
     vae = make([2, 8, 3], seed=0, likelihood=likelihood, **options)
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    found, twin, exact = gap(vae, x, starts=2), enumerate_bound(vae, x), enumerate_posterior(vae, x)
+    found, twin, exact = gap(vae, x, starts=2), evidence.enumerate_bound(vae, x), evidence.enumerate_posterior(vae, x)
     torch.testing.assert_close(found.nll, -twin.log_prob, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.bound, twin.bound, rtol=0, atol=1e-10)
     log_q = found.best.log_prob(exact.codes[:, None]).mT
@@ -97,7 +95,7 @@ def test_one_category_has_no_approximation_gap():
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
     found = gap(vae, x)
     assert found.approximation.max() < 1e-10
-    exact = enumerate_posterior(vae, x).log_prob.exp()
+    exact = evidence.enumerate_posterior(vae, x).log_prob.exp()
     torch.testing.assert_close(found.best.base_dist.probs[:, 0], exact, rtol=1e-3, atol=1e-5)
 
 
@@ -107,7 +105,7 @@ def test_no_product_of_two_coins_is_nearer():
     with torch.no_grad():
         vae.decoder[-1].weight.mul_(6.0)  # a posterior that is far from a product
     x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    found, exact = gap(vae, x), enumerate_posterior(vae, x)
+    found, exact = gap(vae, x), evidence.enumerate_posterior(vae, x)
     first, second = exact.codes[:, 0, 0], exact.codes[:, 1, 0]
     p = torch.linspace(1e-6, 1 - 1e-6, 1001, dtype=torch.float64)
     a, b = torch.cartesian_prod(p, p).T
@@ -121,7 +119,7 @@ def test_no_polynomial_of_a_dense_search_is_nearer():
     """All densities of order 2 by their two coefficients on ever finer grids."""
     vae = CGBPEFVAE(decoder(), noise=0.3, order=2, levels=21, seed=0)
     x = vae.sample(3, seed=0)
-    found, exact = gap(vae, x), enumerate_posterior(vae, x)
+    found, exact = gap(vae, x), evidence.enumerate_posterior(vae, x)
     steps = torch.linspace(-1.0, 1.0, 41, dtype=torch.float64)
     offsets = torch.cartesian_prod(steps, steps)
     centre, order = torch.zeros(3, 2, dtype=torch.float64), exact.codes[:, 0].argsort()
@@ -138,7 +136,7 @@ def test_the_basis_does_not_matter(polynomial):
     vae, x, found = polynomial
     other = CGBPEFVAE(vae.decoder, noise=0.1, order=3, levels=21, basis="legendre", seed=0)
     with torch.no_grad():
-        other.family.prior_coefficients.copy_(to_basis(vae.family.prior_coefficients, "monomial", "legendre"))
+        other.family.prior_coefficients.copy_(bpef.to_basis(vae.family.prior_coefficients, "monomial", "legendre"))
     again = gap(other, x, starts=3)
     torch.testing.assert_close(again.nll, found.nll, rtol=0, atol=1e-10)
     torch.testing.assert_close(again.approximation, found.approximation, rtol=0, atol=1e-6)
@@ -187,7 +185,7 @@ def test_levels_tend_to_densities(polynomial):
 def test_cubature_says_how_far_it_got(polynomial, monkeypatch):
     vae, x, _ = polynomial
     fine = gap(vae, x, continuous=True, starts=0, tolerance=1e-10)
-    monkeypatch.setattr("girih.vae.gaps.bounded._MOST_SIMPLICES", 1)
+    monkeypatch.setattr("girih.vae.families.polynomial._MOST_SIMPLICES", 1)
     sharp = CGBPEFVAE(vae.decoder, noise=0.002, order=3, levels=21, seed=0)
     rough = gap(sharp, x, continuous=True, starts=0)
     monkeypatch.undo()

@@ -8,11 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import girih
-from girih.vae.gaps.expected import Joint
-from girih.vae.gaps.labels import COARSE, FINE, MEDIUM, Rule, label_entropy
-from girih.vae.gaps.minimise import minimise
-from girih.vae.gaps.product import Grid, conditioned, fitted, negative_elbo
-from girih.vae.gaps.simplices import bisected, rule, simplices_of, volumes
+from girih.vae import nearest
 
 
 def draw(*shape, seed=0):
@@ -27,7 +23,7 @@ def rosenbrock(x, which):
 
 
 def test_descents_find_the_end_of_a_curved_valley():
-    found = minimise(rosenbrock, 2 * draw(20, 2), tolerance=1e-9)
+    found = nearest.minimise(rosenbrock, 2 * draw(20, 2), tolerance=1e-9)
     torch.testing.assert_close(found.point, torch.ones(20, 2, dtype=torch.float64), rtol=0, atol=1e-7)
     assert found.slope.max() < 1e-6
 
@@ -36,7 +32,7 @@ def test_a_descent_that_is_cut_short_is_no_worse_than_its_start():
     start = 2 * draw(20, 2, seed=1)
     before = rosenbrock(start, None)[0]
     for evaluations in range(6):
-        found = minimise(rosenbrock, start, evaluations=evaluations)
+        found = nearest.minimise(rosenbrock, start, evaluations=evaluations)
         torch.testing.assert_close(found.value, rosenbrock(found.point, None)[0])
         assert (found.value <= before).all()
         before = found.value
@@ -47,8 +43,10 @@ def test_descents_stay_where_the_objective_is_finite():
         return (x - x.log()).sum(1), 1 - 1 / x
 
     start = torch.tensor([[0.01, 3.0], [1e-6, 0.5]], dtype=torch.float64)
-    torch.testing.assert_close(minimise(barrier, start, reach=10.0).point, torch.ones_like(start), rtol=0, atol=1e-6)
-    outside = minimise(barrier, torch.tensor([[-1.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        nearest.minimise(barrier, start, reach=10.0).point, torch.ones_like(start), rtol=0, atol=1e-6
+    )
+    outside = nearest.minimise(barrier, torch.tensor([[-1.0, 1.0]], dtype=torch.float64))
     assert math.isinf(outside.value.item())
 
 
@@ -58,7 +56,7 @@ def test_expectations_and_their_gradients(S):
     x, row = dgn().sample((3,), seed=1).detach(), torch.tensor([2, 0, 0, 1])
     mean = draw(4, S)
     factor = torch.tril(0.3 * draw(4, S, S, seed=1), -1) + torch.diag_embed(0.2 + draw(4, S, seed=2).abs())
-    joint = Joint(dgn, x)
+    joint = nearest.Joint(dgn, x)
     q = MultivariateNormal(mean, scale_tril=factor)
     found = joint.expect(row, mean, factor)
     torch.testing.assert_close(found.value, (dgn.elbo(x[row], q) - q.entropy()).detach(), rtol=0, atol=1e-9)
@@ -93,7 +91,7 @@ def dense_entropy(log_weight, mean, deviation, axis):
 def test_label_entropies_are_what_a_dense_grid_says(S, points):
     parts = mixture_of(3, S, seed=5)
     twin = dense_entropy(*parts, torch.linspace(-25.0, 25.0, points, dtype=torch.float64))
-    values = [label_entropy(*parts, one) for one in FINE[S]]
+    values = [nearest.label_entropy(*parts, one) for one in nearest.FINE[S]]
     torch.testing.assert_close(values[1], twin, rtol=0, atol=1e-7)
     assert ((values[1] - twin).abs() <= (values[1] - values[0]).abs() + 1e-8).all()
     assert twin.min() > 0.05
@@ -104,7 +102,9 @@ def test_a_narrow_component_inside_of_a_wide_one_is_not_missed():
     mean, deviation = torch.tensor([[[0.4], [0.0]]]).double(), torch.tensor([[[1e-3], [1.0]]]).double()
     narrow = torch.linspace(0.3, 0.5, 400_001, dtype=torch.float64)
     twin = dense_entropy(log_weight, mean, deviation, narrow)  # elsewhere only one component has mass
-    torch.testing.assert_close(label_entropy(log_weight, mean, deviation, FINE[1][1]), twin, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        nearest.label_entropy(log_weight, mean, deviation, nearest.FINE[1][1]), twin, rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("S", [1, 2, 3])
@@ -114,24 +114,28 @@ def test_label_entropies_by_law(S):
     one = torch.ones_like(same)
     entropy = -(weights * weights.log()).sum(1)
     apart = same + torch.tensor([-40.0, 0.0, 40.0], dtype=torch.float64)[:, None]
-    rough, fine = (label_entropy(weights.log(), same, one, rules) for rules in FINE[S])
+    rough, fine = (nearest.label_entropy(weights.log(), same, one, rules) for rules in nearest.FINE[S])
     # panels of two deviations, with four nodes for S = 3 and six or more otherwise; the error stated is enough
     torch.testing.assert_close(fine, entropy, rtol=0, atol=1e-3 if S == 3 else 1e-6)
     assert (fine - entropy).abs() <= (fine - rough).abs() + 1e-9
-    assert label_entropy(weights.log(), apart, one, MEDIUM[S]).item() < 1e-12
+    assert nearest.label_entropy(weights.log(), apart, one, nearest.MEDIUM[S]).item() < 1e-12
     # a few nodes to a panel of several deviations, for descents
-    torch.testing.assert_close(label_entropy(weights.log(), same, one, COARSE[S]), entropy, rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        nearest.label_entropy(weights.log(), same, one, nearest.COARSE[S]), entropy, rtol=0, atol=0.1
+    )
 
 
 def test_label_entropies_have_gradients():
     parts = [part.requires_grad_() for part in mixture_of(2, 1, seed=3)]
-    rules = Rule(20, 8)
-    gradient = torch.autograd.grad(label_entropy(*parts, rules).sum(), parts)
+    rules = nearest.Rule(20, 8)
+    gradient = torch.autograd.grad(nearest.label_entropy(*parts, rules).sum(), parts)
     for number, g in enumerate(gradient):
         step = torch.zeros_like(g)
         step[0, 0] = 1e-5
         ends = [
-            label_entropy(*(p.detach() + (s * step if i == number else 0) for i, p in enumerate(parts)), rules).sum()
+            nearest.label_entropy(
+                *(p.detach() + (s * step if i == number else 0) for i, p in enumerate(parts)), rules
+            ).sum()
             for s in (1, -1)
         ]
         torch.testing.assert_close((ends[0] - ends[1]) / 2e-5, g[0, 0].sum(), rtol=1e-5, atol=1e-6)
@@ -139,7 +143,7 @@ def test_label_entropies_have_gradients():
 
 @pytest.mark.parametrize("S", [1, 2, 3])
 def test_rules_integrate_polynomials(S):
-    nodes, weight = rule(S)
+    nodes, weight = nearest.rule(S)
     powers = (2, 1, 2)[:S]
     value = (weight * torch.stack([nodes[:, s + 1] ** p for s, p in enumerate(powers)]).prod(0)).sum().item()
     exact = math.prod(map(math.factorial, powers)) * math.factorial(S) / math.factorial(S + sum(powers))
@@ -149,12 +153,12 @@ def test_rules_integrate_polynomials(S):
 @pytest.mark.parametrize("S", [1, 2, 3])
 def test_simplices_cover_the_box_once(S):
     part = girih.Partition(girih.mlp([S, 6, 2], seed=0), domain=(-1.0, 1.0))
-    corners, cell = simplices_of(part)
-    assert volumes(corners).sum().item() == pytest.approx(2.0**S, abs=1e-9)
+    corners, cell = nearest.simplices_of(part)
+    assert nearest.volumes(corners).sum().item() == pytest.approx(2.0**S, abs=1e-9)
     centres = corners.mean(1)
     assert (part.locate(centres) == cell).all()
-    halves = bisected(corners)
-    torch.testing.assert_close(volumes(halves.flatten(0, 1)).reshape(2, -1).sum(0), volumes(corners))
+    halves = nearest.bisected(corners)
+    torch.testing.assert_close(nearest.volumes(halves.flatten(0, 1)).reshape(2, -1).sum(0), nearest.volumes(corners))
     assert (halves[0].mean(1) != halves[1].mean(1)).any(1).all()
 
 
@@ -162,11 +166,11 @@ def test_simplices_cover_the_box_once(S):
 def test_bounds_on_a_grid_are_sums_over_all_codes(S):
     C, N = 4, 3
     joint, base = draw(N, *[C] * S), 0.3 * draw(C, seed=1)
-    grid = Grid(joint, base, torch.eye(C, dtype=torch.float64))
+    grid = nearest.Grid(joint, base, torch.eye(C, dtype=torch.float64))
     logits = draw(5, S, C, seed=2).requires_grad_()
     log_mass = torch.log_softmax(logits, 2)
     row = torch.tensor([0, 2, 1, 1, 0])
-    value, slope = negative_elbo(grid, log_mass, row)
+    value, slope = nearest.negative_elbo(grid, log_mass, row)
     twin = torch.zeros(5, dtype=torch.float64)
     for code in itertools.product(range(C), repeat=S):
         log_q = sum(log_mass[:, s, c] for s, c in enumerate(code))
@@ -185,8 +189,8 @@ def test_bounds_on_a_grid_are_sums_over_all_codes(S):
 def test_fits_of_logarithms_are_exact_where_they_can_be():
     z = torch.linspace(-1.0, 1.0, 21, dtype=torch.float64)
     powers = torch.stack([z**m for m in range(1, 6)], 1)
-    used, change = conditioned(powers, torch.zeros_like(z))
+    used, change = nearest.conditioned(powers, torch.zeros_like(z))
     torch.testing.assert_close(used.mT @ used / len(z), torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-9)
     wanted = draw(2, 5)
-    found = fitted(wanted @ powers.mT + 3.0, torch.ones(2, 21, dtype=torch.float64), used) @ change.mT
+    found = nearest.fitted(wanted @ powers.mT + 3.0, torch.ones(2, 21, dtype=torch.float64), used) @ change.mT
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -7,17 +7,7 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from girih.errors import NonFiniteError, ParameterError, ShapeError
-from girih.vae import BPEF, CoarseBPEF
-from girih.vae.information import (
-    BPEFFamily,
-    CategoricalFamily,
-    CoarseFamily,
-    GaussianFamily,
-    NormalFamily,
-    Product,
-    family_of,
-    mean_and_covariance,
-)
+from girih.vae import BPEF, CoarseBPEF, information
 
 
 def _generator(seed=0):
@@ -28,14 +18,14 @@ def _normal(shape, seed):
     g = _generator(seed)
     mean = torch.randn(shape, generator=g, dtype=torch.float64)
     deviation = torch.rand(shape, generator=g, dtype=torch.float64) + 0.3
-    return NormalFamily().natural_of(mean, deviation)
+    return information.NormalFamily().natural_of(mean, deviation)
 
 
 def _full(n, seed):
     g = _generator(seed)
     mean = torch.randn(n, 3, generator=g, dtype=torch.float64)
     root = torch.randn(n, 3, 3, generator=g, dtype=torch.float64)
-    return GaussianFamily(3).natural_of(mean, root @ root.mT + 0.2 * torch.eye(3, dtype=torch.float64))
+    return information.GaussianFamily(3).natural_of(mean, root @ root.mT + 0.2 * torch.eye(3, dtype=torch.float64))
 
 
 def _coefficients(*shape, scale=2.0):
@@ -44,16 +34,19 @@ def _coefficients(*shape, scale=2.0):
 
 # name: (family, seed -> natural parameters of six members)
 FAMILIES = {
-    "normal": (NormalFamily(), lambda seed: _normal((6,), seed)),
-    "diagonal normal": (Product(NormalFamily(), 3), lambda seed: _normal((6, 3), seed)),
-    "full normal": (GaussianFamily(3), lambda seed: _full(6, seed)),
-    "categories": (CategoricalFamily(4), _coefficients(6, 4)),
-    "latents of categories": (Product(CategoricalFamily(3), 2), _coefficients(6, 2, 3)),
-    "coarse": (CoarseFamily(4, 21), _coefficients(6, 4)),
-    "coarse, legendre": (CoarseFamily(12, 51, "legendre"), _coefficients(6, 12)),
-    "latents of coarse": (Product(CoarseFamily(3, 11, "legendre"), 2), _coefficients(6, 2, 3, scale=4.0)),
-    "continuous": (BPEFFamily(4), _coefficients(6, 4)),
-    "continuous, legendre": (BPEFFamily(6, "legendre"), _coefficients(6, 6, scale=5.0)),
+    "normal": (information.NormalFamily(), lambda seed: _normal((6,), seed)),
+    "diagonal normal": (information.Product(information.NormalFamily(), 3), lambda seed: _normal((6, 3), seed)),
+    "full normal": (information.GaussianFamily(3), lambda seed: _full(6, seed)),
+    "categories": (information.CategoricalFamily(4), _coefficients(6, 4)),
+    "latents of categories": (information.Product(information.CategoricalFamily(3), 2), _coefficients(6, 2, 3)),
+    "coarse": (information.CoarseFamily(4, 21), _coefficients(6, 4)),
+    "coarse, legendre": (information.CoarseFamily(12, 51, "legendre"), _coefficients(6, 12)),
+    "latents of coarse": (
+        information.Product(information.CoarseFamily(3, 11, "legendre"), 2),
+        _coefficients(6, 2, 3, scale=4.0),
+    ),
+    "continuous": (information.BPEFFamily(4), _coefficients(6, 4)),
+    "continuous, legendre": (information.BPEFFamily(6, "legendre"), _coefficients(6, 6, scale=5.0)),
 }
 CASES = pytest.mark.parametrize(("family", "make"), FAMILIES.values(), ids=FAMILIES)
 
@@ -81,7 +74,7 @@ def test_natural_parameters_are_the_gradient_of_the_information(family, make):
     c = make(2)
     eta = family.moments(c).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(family.information(eta).sum(), eta)
-    if isinstance(family, GaussianFamily):  # E[z z^T] is symmetric: only symmetric changes mean anything
+    if isinstance(family, information.GaussianFamily):  # E[z z^T] is symmetric: only symmetric changes mean anything
         gradient = torch.cat((gradient[..., :1], 0.5 * (gradient[..., 1:] + gradient[..., 1:].mT)), -1)
     gap = gradient - c
     if "Categor" in repr(type(family)) + repr(type(getattr(family, "family", None))):
@@ -136,7 +129,9 @@ def test_supports_sum_to_one(name):
     torch.testing.assert_close(moments, family.moments(c), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", [CoarseFamily(3, 11), CoarseFamily(3, 11, "legendre"), BPEFFamily(3)])
+@pytest.mark.parametrize(
+    "family", [information.CoarseFamily(3, 11), information.CoarseFamily(3, 11, "legendre"), information.BPEFFamily(3)]
+)
 def test_the_inversion_can_be_differentiated_twice(family):
     eta = family.moments(_coefficients(2, 3)(0)).detach().requires_grad_()
     assert torch.autograd.gradcheck(family.natural, (eta,), eps=1e-7, atol=1e-4, rtol=1e-4)
@@ -144,7 +139,9 @@ def test_the_inversion_can_be_differentiated_twice(family):
     assert torch.autograd.gradgradcheck(family.information, (eta,), eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", [CoarseFamily(4, 15), CoarseFamily(4, 15, "legendre"), BPEFFamily(4)])
+@pytest.mark.parametrize(
+    "family", [information.CoarseFamily(4, 15), information.CoarseFamily(4, 15, "legendre"), information.BPEFFamily(4)]
+)
 def test_metric_is_the_second_derivative_of_the_log_partition(family):
     c = _coefficients(4)(0)
     hessian = torch.autograd.functional.hessian(family.log_partition, c)
@@ -155,26 +152,28 @@ def test_two_moments_on_the_line_are_the_truncated_gaussian():
     """M = 2: the maximum-entropy density with the moments of a Gaussian far from both ends is that Gaussian."""
     mean, variance = 0.2, 0.01
     eta = torch.tensor([mean, mean**2 + variance], dtype=torch.float64)
-    torch.testing.assert_close(BPEFFamily(2).natural(eta), NormalFamily().natural(eta), rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(
+        information.BPEFFamily(2).natural(eta), information.NormalFamily().natural(eta), rtol=1e-9, atol=0.0
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 @pytest.mark.parametrize("order", [5, 20])
 def test_high_orders_and_narrow_peaks_are_inverted(order, scale):
-    family = CoarseFamily(order, 101, "legendre")
+    family = information.CoarseFamily(order, 101, "legendre")
     eta = family.moments(_coefficients(10, order, scale=scale)(0))
     torch.testing.assert_close(family.moments(family.natural(eta)), eta, rtol=0.0, atol=1e-10)
 
 
 def test_a_good_start_leads_to_the_same_end():
-    family = CoarseFamily(5, 101)
+    family = information.CoarseFamily(5, 101)
     c = _coefficients(3, 5)(0)
     eta = family.moments(c)
     torch.testing.assert_close(family.natural(eta, start=c + 0.1), family.natural(eta), rtol=0.0, atol=1e-7)
     torch.testing.assert_close(family.natural(eta, start=c[0]), family.natural(eta), rtol=0.0, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", [CoarseFamily(2, 21), BPEFFamily(2)])
+@pytest.mark.parametrize("family", [information.CoarseFamily(2, 21), information.BPEFFamily(2)])
 def test_moments_of_no_distribution_are_refused(family):
     with pytest.raises(ParameterError, match="no distribution"):
         family.natural(torch.tensor([0.9, 0.5], dtype=torch.float64))  # E[z^2] < E[z]^2
@@ -186,32 +185,32 @@ def test_moments_of_no_distribution_are_refused(family):
 
 def test_moments_of_other_families_are_checked():
     with pytest.raises(ParameterError, match="positive variance"):
-        NormalFamily().natural(torch.tensor([1.0, 0.5]))
+        information.NormalFamily().natural(torch.tensor([1.0, 0.5]))
     with pytest.raises(ParameterError, match="positive definite"):
-        GaussianFamily(2).information(torch.tensor([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]))
+        information.GaussianFamily(2).information(torch.tensor([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]))
     with pytest.raises(ParameterError, match="sum to 1"):
-        CategoricalFamily(2).natural(torch.tensor([0.7, 0.7]))
+        information.CategoricalFamily(2).natural(torch.tensor([0.7, 0.7]))
 
 
 def test_natural_parameters_are_checked():
     with pytest.raises(ShapeError, match=r"\(n, 2\)"):
-        NormalFamily().check(torch.zeros(2), batch=True)
+        information.NormalFamily().check(torch.zeros(2), batch=True)
     with pytest.raises(NonFiniteError):
-        CategoricalFamily(2).check([[float("nan"), 0.0]])
+        information.CategoricalFamily(2).check([[float("nan"), 0.0]])
     with pytest.raises(ParameterError, match="-1 / "):
-        Product(NormalFamily(), 1).check(torch.zeros(3, 1, 2))
+        information.Product(information.NormalFamily(), 1).check(torch.zeros(3, 1, 2))
     with pytest.raises(ParameterError, match="not positive definite"):
-        GaussianFamily(1).check(torch.zeros(1, 2))
+        information.GaussianFamily(1).check(torch.zeros(1, 2))
     with pytest.raises(ParameterError, match="product of products"):
-        Product(Product(NormalFamily(), 2), 2)
+        information.Product(information.Product(information.NormalFamily(), 2), 2)
     with pytest.raises(ParameterError, match="M = 9"):
-        CoarseFamily(9, 10)
+        information.CoarseFamily(9, 10)
 
 
 @CASES
 def test_a_distribution_is_read_as_its_family(family, make):
     c = make(9)
-    found, natural = family_of(family.distribution(c))
+    found, natural = information.family_of(family.distribution(c))
     assert type(found) is type(family) and found.parameter_shape == family.parameter_shape
     gap = found.divergence(c, natural)
     torch.testing.assert_close(gap, torch.zeros_like(gap), rtol=0.0, atol=1e-9)
@@ -219,12 +218,12 @@ def test_a_distribution_is_read_as_its_family(family, make):
 
 def test_reading_keeps_levels_and_basis_and_refuses_mixtures():
     q = CoarseBPEF(torch.zeros(2, 3), levels=9, basis="legendre")
-    family, _ = family_of(Independent(q, 1))
+    family, _ = information.family_of(Independent(q, 1))
     assert (family.family.levels, family.family.basis, family.count) == (9, "legendre", 2)
-    assert family_of(BPEF(torch.zeros(3), "legendre"))[0].basis == "legendre"
+    assert information.family_of(BPEF(torch.zeros(3), "legendre"))[0].basis == "legendre"
     mixture = MixtureSameFamily(Categorical(torch.ones(2)), Normal(torch.zeros(2), torch.ones(2)))
     with pytest.raises(ParameterError, match="MixtureSameFamily"):
-        family_of(mixture)
+        information.family_of(mixture)
 
 
 def test_moments_of_a_mixture_are_those_of_its_draws():
@@ -232,18 +231,20 @@ def test_moments_of_a_mixture_are_those_of_its_draws():
     means = torch.randn(2, 3, 2, generator=g, dtype=torch.float64)
     parts = Independent(Normal(means, torch.full_like(means, 0.4)), 1)
     q = MixtureSameFamily(Categorical(torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]).double()), parts)
-    mean, covariance = mean_and_covariance(q)
+    mean, covariance = information.mean_and_covariance(q)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         z = q.sample((200_000,))
     torch.testing.assert_close(mean, z.mean(0), rtol=0.0, atol=0.02)
     torch.testing.assert_close(covariance, torch.stack([z[:, n].T.cov() for n in range(2)]), rtol=0.0, atol=0.03)
     full = MultivariateNormal(mean, covariance)
-    assert mean_and_covariance(full)[1] is full.covariance_matrix
+    assert information.mean_and_covariance(full)[1] is full.covariance_matrix
     with pytest.raises(ParameterError, match="event shape"):
-        mean_and_covariance(Normal(0.0, 1.0))
+        information.mean_and_covariance(Normal(0.0, 1.0))
 
 
 def test_a_standard_gaussian_has_its_entropy():
-    c = GaussianFamily(2).natural_of(torch.zeros(2).double(), torch.eye(2).double())
-    assert GaussianFamily(2).information_of(c).item() == pytest.approx(-math.log(2 * math.pi * math.e), abs=1e-12)
+    c = information.GaussianFamily(2).natural_of(torch.zeros(2).double(), torch.eye(2).double())
+    assert information.GaussianFamily(2).information_of(c).item() == pytest.approx(
+        -math.log(2 * math.pi * math.e), abs=1e-12
+    )

@@ -9,9 +9,7 @@ import torch
 
 from girih.errors import NonFiniteError, ParameterError
 from girih.training import fit_gradient
-from girih.vae import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
-from girih.vae.annealing import annealed
-from girih.vae.information import compactness, family_of
+from girih.vae import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE, annealed, information
 
 KINDS = {
     "gauss": (GaussVAE, {}),
@@ -150,8 +148,8 @@ def test_the_bound_is_the_divergence_from_the_best_prior(monkeypatch):
     vae, x = make("bpef"), clusters()
     run = fit(vae, x, steps=60, divergence="bound", batch_size=None, initial_temperature=0.5)
     with torch.no_grad():
-        family, natural = family_of(vae.encode(x))
-        least = compactness(family, natural)
+        family, natural = information.family_of(vae.encode(x))
+        least = information.compactness(family, natural)
         assert vae.free_energy(x).divergence.mean() == pytest.approx(least.item(), abs=1e-9)  # the prior was set
         vae.prior_coefficients.add_(0.1)
         assert vae.free_energy(x).divergence.mean() > least + 1e-5
@@ -165,7 +163,7 @@ def test_the_loss_of_the_bound_is_term_2_and_the_bound():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         terms = vae.terms(x, 1)
-        expected = terms.reconstruction.mean() + compactness(*family_of(vae.encode(x)))
+        expected = terms.reconstruction.mean() + information.compactness(*information.family_of(vae.encode(x)))
     run = fit(vae, x, steps=1, divergence="bound", record_every=1, batch_size=None, initial_temperature=0.5, seed=0)
     assert run.history["loss"][1] == pytest.approx(expected.item(), abs=1e-9)
 

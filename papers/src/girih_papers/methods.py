@@ -153,10 +153,10 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         result = fit_em(dgn, task.rows, init_iter=25, seed=task.seed, progress=False, callback=record, **options)
     if not steps:  # the trials were all
-        record(result.n_iter, 0.0)
-    if steps[-1] == result.n_iter:
+        record(result.steps, 0.0)
+    if steps[-1] == result.steps:
         penalties[-1] = penalty()  # a generator without weights, where that is better, takes the place of the last
-    objective = np.array([result.nll_curve[step] for step in steps])
+    objective = np.array([result.curve[step] for step in steps])
     history = {
         "step": before + np.array(steps),
         "seconds": seconds,

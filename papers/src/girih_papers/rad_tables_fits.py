@@ -127,7 +127,7 @@ def fit_flow(
                     validation=rows.validation,
                     lr=rate,
                     batch_size=_BATCH,
-                    steps=steps,
+                    max_steps=steps,
                     smoothing=0.0,
                     average=0.0,
                     patience=_RECORDS,

@@ -169,7 +169,7 @@ def trained_flow(
         fitted = flow.fit(
             rows_of(problem, rows, seed, noise=noise),
             lr=lr,
-            steps=steps,
+            max_steps=steps,
             batch_size=BATCH,
             validation=rows_of(problem, rows, seed, "validation", noise),
             smoothing=0.0,

@@ -329,7 +329,7 @@ def select(
                 networks or ((), (8,), (16,)),
                 [one.value for one in noise or (Noise.diagonal,)],
                 criterion=criterion.value.replace("-", "_"),
-                test_fraction=test_fraction or None,
+                validation=test_fraction or None,
                 folds=folds,
                 baselines=baselines,
                 standardize=standardize,

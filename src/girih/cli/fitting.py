@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from girih._files import read_tensors
 from girih.cli.inputs import MODEL, has_names, is_file
 from girih.cli.terminal import CommandError, Terminal
 from girih.em import DGNEstimator
 from girih.em.estimator import fold_estimator
 from girih.em.scaling import Scaling
 from girih.errors import ModelFileError
-from girih.inference.limits import check_latent_dim
+from girih.inference import check_latent_dim
 from girih.io import check_target
+from girih.training import Checkpoint
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -201,8 +201,8 @@ def last_gain(est: DGNEstimator) -> float:
 def _progress_of(checkpoint: Path) -> str:
     """Where the unfinished run stands, in parentheses, as far as the file tells."""
     try:
-        _, state = read_tensors(checkpoint)
-        done, iterations = len(state["starts"]), len(state["runs"]["run"]["curve"]) - 1
+        state = Checkpoint(checkpoint).read() or {}
+        done, iterations = len(state["starts"]), len(state["run"]["curve"]) - 1
         return f" ({done} starts tried, {iterations} iterations in the current run)"
     except (ModelFileError, KeyError, TypeError):
         return ""

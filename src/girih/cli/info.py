@@ -64,12 +64,14 @@ def versions() -> dict[str, Any]:
 def describe_model(saved: SavedModel) -> dict[str, Any]:
     """Sizes, layers, noise and fit of a model."""
     dgn, est = saved.dgn, saved.estimator
-    layers = [
-        f"affine {stage.in_features} -> {stage.out_features}"
-        if isinstance(stage, girih.networks.Affine)
-        else f"kink with slope {_slope(stage.slope)}"
-        for stage in dgn.trace.stages
-    ]
+    layers = []
+    for step in dgn.trace.steps[1:]:
+        if isinstance(step, girih.networks.LinearStep):
+            layers.append(f"affine {step.in_features} -> {step.out_features}")
+        elif isinstance(step, girih.networks.KinkStep) and step.bends_at_zero:
+            layers.append(f"kink with slope {_slope(step.slope)}")
+        else:
+            layers.append(f"{step.kind} of {step.size} features")
     noise = dgn.noise.detach()
     variance = noise.diagonal() if noise.ndim == 2 else noise
     columns = variance.sqrt().tolist() if noise.ndim and len(variance) <= 6 else None

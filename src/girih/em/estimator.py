@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
@@ -17,17 +18,21 @@ from sklearn.utils.validation import (
     check_array,
     check_is_fitted,
 )
+from torch import Tensor
 
-from girih._arrays import as_rows, as_tensor, check_finite, check_largest
+from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
-from girih.em.fit import EMResult, fit_em
+from girih.em.fit import fit_em
+from girih.em.options import EMOptions
+from girih.em.penalty import WeightPrior
 from girih.em.scaling import Scaling
 from girih.em.trained import count_parameters
 from girih.em.warm import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp
+from girih.training import FitResult
 
 NOISES = ("isotropic", "diagonal", "full")
 
@@ -87,12 +92,12 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         activation: str = "leaky_relu",
         negative_slope: float = 0.1,
         noise: str = "isotropic",
-        weight_prior: Any = None,
+        weight_prior: WeightPrior | tuple[str, float] | str | None = None,
         max_iter: int = 200,
         tol: float = 1e-6,
         n_init: int = 5,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         learn_prior: bool = False,
         noise_floor: float = 1e-6,
@@ -118,7 +123,9 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.acceleration = acceleration
         self.batch_size = batch_size
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> DGNEstimator:
+    def fit(
+        self, X: Rows, y: object = None, sample_weight: Tensor | np.ndarray | Sequence[float] | float | None = None
+    ) -> DGNEstimator:
         """Fit by exact EM.
 
         Args:
@@ -131,40 +138,42 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             ShapeError, EmptyDataError, NonFiniteError, ParameterError, ModelFileError.
         """
         X = self._validate(X, reset=True)
+        weight: np.ndarray | None = None
         if sample_weight is not None:
-            weight = sample_weight if np.isscalar(sample_weight) else _as_numpy(sample_weight, "sample_weight")
-            sample_weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
+            given = sample_weight if np.isscalar(sample_weight) else _as_numpy(sample_weight, "sample_weight")
+            weight = _check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True)
         warm = self.warm_start and hasattr(self, "dgn_")
         dgn = self._new_model(X.shape[1])
         if warm:
             dgn = warm_model(self.dgn_, dgn)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        n_init = whole(self.n_init, "n_init")
+        whole(self.n_init, "n_init")
+        options = self.em_options(seed)
         result = fit_em(
             dgn,
             X,
-            sample_weight=sample_weight,
-            weight_prior=self.weight_prior,
-            learn_prior=self.learn_prior,
-            noise_floor=self.noise_floor,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            n_init=0 if warm else n_init,
-            seed=seed,
+            sample_weight=weight,
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
-            acceleration=self.acceleration,
-            batch_size=self.batch_size,
+            **vars(replace(options, n_init=0) if warm else options),
         )
         self.dgn_ = dgn
         self._record(result)
         return self
 
-    def _record(self, result: EMResult) -> None:
-        self.nll_curve_ = np.array(result.nll_curve)
-        self.n_iter_ = result.n_iter
+    def em_options(self, seed: int = 0) -> EMOptions:
+        """The options of `girih.em.fit_em` that `fit` uses, checked.
+
+        Raises:
+            ParameterError: one of them is out of its domain.
+        """
+        return EMOptions.among({**vars(self), "seed": seed})
+
+    def _record(self, result: FitResult) -> None:
+        self.nll_curve_ = result.curve
+        self.n_iter_ = result.steps
         self.converged_ = result.converged
-        self.interrupted_, self.overfit_ = result.interrupted, result.overfit
+        self.interrupted_, self.overfit_ = result.ended == "interrupted", result.overfit
         self.n_parameters_ = count_parameters(self.dgn_, self.learn_prior)
         self._n_features_out = self.dgn_.latent_dim
 
@@ -176,7 +185,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         shape = {"isotropic": 1.0, "diagonal": np.ones(output_dim), "full": np.eye(output_dim)}[self.noise]
         return DGN(net, noise=shape)
 
-    def _validate(self, X: Any, reset: bool) -> np.ndarray:
+    def _validate(self, X: Rows, reset: bool) -> np.ndarray:
         """The rows as float64, with NaN where they are missing, after scikit-learn's checks of names and shapes."""
         rows, labels = _as_numpy(X, "X"), column_labels(X)
         try:
@@ -190,45 +199,45 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             check_largest(torch.as_tensor(rows), "X", labels)
         return rows
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Rows) -> np.ndarray:
         """Exact `log p(x)` of each row in nats, `(N,)`; missing entries are marginalised."""
         X = self._fitted(X)
         with torch.no_grad():
             return self.dgn_().log_prob(X).cpu().numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Rows, y: object = None) -> float:
         """Mean exact log-likelihood of the rows, in nats."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
         """Draw rows from the model, `(n_samples, D)`; reproducible if `random_state` is given."""
         check_is_fitted(self)
         shape = (whole(n_samples, "n_samples"),)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         return self.dgn_().sample(shape, seed=seed).cpu().numpy()
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Rows) -> np.ndarray:
         """The embedding: posterior mean of z for each row, `(N, S)`."""
         X = self._fitted(X)
         return self.dgn_.posterior(X).mean.cpu().numpy()
 
-    def inverse_transform(self, Z: Any) -> np.ndarray:
+    def inverse_transform(self, Z: Rows) -> np.ndarray:
         """The generated rows `g(z)`, `(N, D)`."""
         check_is_fitted(self)
         with torch.no_grad():
             return self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim")).cpu().numpy()
 
-    def impute(self, X: Any) -> np.ndarray:
+    def impute(self, X: Rows) -> np.ndarray:
         """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`."""
         X = self._fitted(X)
         return self.dgn_.impute(X).cpu().numpy()
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Rows) -> float:
         """Akaike's criterion `2 k - 2 log L` on X, from the exact likelihood; lower is better.
 
         `k = n_parameters_` counts identifiable parameters: a unit of a (leaky) ReLU or absolute-value layer can be
@@ -236,24 +245,24 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         """
         return 2.0 * self.n_parameters_ - 2.0 * self._total(X)
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Rows) -> float:
         """Schwarz's criterion `k log N - 2 log L` on X, from the exact likelihood; lower is better."""
         scores = self.score_samples(X)
         return self.n_parameters_ * math.log(len(scores)) - 2.0 * float(scores.sum())
 
-    def _total(self, X: Any) -> float:
+    def _total(self, X: Rows) -> float:
         return float(self.score_samples(X).sum())
 
-    def _fitted(self, X: Any) -> np.ndarray:
+    def _fitted(self, X: Rows) -> np.ndarray:
         check_is_fitted(self)
         return self._validate(X, reset=False)
 
 
-def _as_numpy(value: Any, name: str) -> np.ndarray:
+def _as_numpy(value: Rows | Sequence[float] | float, name: str) -> np.ndarray:
     return as_tensor(value, name).detach().cpu().numpy()
 
 
-def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Any) -> DGNEstimator:
+def fold_estimator(est: DGNEstimator, scaling: Scaling, X: Rows) -> DGNEstimator:
     """Turn an estimator fitted to `scaling.apply(X)` into one over X, in place; returns it.
 
     Its NLL curve moves by the mean log-Jacobian. The parameters are counted anew: the scale of each column was

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from girih._arrays import as_tensor, check_finite, check_largest
-from girih._options import real, whole
+from girih._arrays import Rows, as_tensor, check_finite, check_largest
+from girih._options import real
 from girih._progress import Progress
-from girih.em.checkpoint import Checkpoint, Run, Settings, State, fingerprint
+from girih.em.checkpoint import Run, State, told_apart_by
 from girih.em.initial import be_constant, randomise
 from girih.em.minibatch import epoch
+from girih.em.options import EMOptions
 from girih.em.overfit import OverfitWarning, overfit_reason
 from girih.em.penalty import WeightPrior
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
@@ -29,42 +31,18 @@ from girih.em.step import noise_floor as floor_of
 from girih.em.trained import Trained, count_parameters
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.inference import DGN
-
-ACCELERATIONS = ("none", "quasi-newton")
+from girih.training import Checkpoint, FitResult, seed_of_run
 
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
 
 
-@dataclass(frozen=True)
-class EMResult:
-    """What happened during `fit_em`.
-
-    Attributes:
-        nll_curve: penalised exact NLL (nats per row) before the first iteration and after each; never increases.
-        log_likelihood: mean exact log-likelihood of the rows (nats per row), without the weight prior.
-        n_iter: iterations of the run that was kept, those of its trial included.
-        converged: whether the last iterations gained less than `tol`.
-        interrupted: whether Ctrl-C ended it.
-        starts: penalised NLL of each start after its trial iterations.
-        overfit: why the fit says little about other rows, where the data cannot carry its parameters.
-    """
-
-    nll_curve: list[float]
-    log_likelihood: float
-    n_iter: int
-    converged: bool
-    interrupted: bool
-    starts: list[float]
-    overfit: str | None = None
-
-
 def fit_em(
     dgn: DGN,
-    X: Any,
+    X: Rows,
     *,
-    sample_weight: Any = None,
-    weight_prior: Any = None,
+    sample_weight: Tensor | np.ndarray | Sequence[float] | None = None,
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     learn_prior: bool = False,
     noise_floor: float = 1e-6,
     max_iter: int = 200,
@@ -73,11 +51,12 @@ def fit_em(
     init_iter: int = 25,
     acceleration: str = "quasi-newton",
     batch_size: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    seed: int | None = 0,
+    progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 2.0,
     callback: Callable[[int, float], None] | None = None,
-) -> EMResult:
+) -> FitResult:
     r"""Fit a `DGN` by exact EM, in place.
 
     Each iteration does the E-step exactly, then the exact M-step of the last affine map (W and v jointly) and the
@@ -108,11 +87,15 @@ def fit_em(
         batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
             undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
             until all rows are used together. `None` uses all rows from the start.
-        seed: of the starts and the batches.
-        progress: show a progress bar with the NLL.
+        seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
+        progress: show a bar with the NLL on a terminal or in a notebook.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
             again ends with the same numbers.
+        checkpoint_seconds: time between writes of that file.
         callback: called as `callback(iteration, nll)` after each iteration of the kept run.
+
+    Returns:
+        The `FitResult`; its curve is the penalised exact NLL (nats per row) before the first iteration and after each.
 
     Raises:
         ShapeError, NonFiniteError, EmptyDataError, ParameterError, ModelFileError, UnsupportedLayerError.
@@ -125,33 +108,29 @@ def fit_em(
         >>> dgn = girih.DGN(girih.mlp([1, 4, 2], seed=0), noise=0.1)
         >>> X = girih.datasets.load("circle", n=64, seed=0).X
         >>> result = girih.em.fit_em(dgn, X, n_init=1, max_iter=100, tol=0.01)
-        >>> result.nll_curve[-1] < result.nll_curve[0], result.converged
+        >>> bool(result.curve[-1] < result.curve[0]), result.converged
         (True, True)
     """
     x, weight = _check_data(dgn, X, sample_weight)
-    max_iter, init_iter = whole(max_iter, "max_iter"), whole(init_iter, "init_iter")
-    n_init, seed = whole(n_init, "n_init", 0), whole(seed, "seed", None)
-    if acceleration not in ACCELERATIONS:
-        raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
-    batch_size = None if batch_size is None else whole(batch_size, "batch_size")
-    tol, noise_floor = real(tol, "tol", positive=False), real(noise_floor, "noise_floor")
-    prior = WeightPrior.parse(weight_prior)
-    updates = ("head", "noise", "hidden", *(("prior",) if learn_prior else ()))
-    settings = Settings(max_iter, tol, n_init, init_iter, seed, acceleration, batch_size)
+    seed = seed_of_run(seed, checkpoint)
+    options = EMOptions.among(locals())
     Trained.of(dgn.net, dgn.trace)  # refuses what EM cannot train before anything is changed
-    scaling = Scaling.for_fit(dgn, x, weight, rescale=prior is None)
-    floor = scaling.variance(floor_of(dgn, x, weight, noise_floor))
+    scaling = Scaling.for_fit(dgn, x, weight, rescale=options.prior is None)
+    floor = scaling.variance(floor_of(dgn, x, weight, options.noise_floor))
     shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
     with scaling.inside(dgn):
-        problem = Problem(dgn, scaling.apply(x), weight, prior, floor)
-        saved = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(problem, x, settings, updates))
+        problem = Problem(dgn, scaling.apply(x), weight, options.prior, floor)
+        saved = None
+        if checkpoint is not None:
+            seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
+            saved = Checkpoint(checkpoint, told_apart_by(problem, x, options), seconds)
 
         def watch(iteration: int, nll: float) -> None:
             if callback is not None:
                 with scaling.outside(dgn):
                     callback(iteration, nll + shift)
 
-        result = _Loop(problem, updates, settings, watch, saved).run(progress, shift)
+        result = _Loop(problem, options, watch, saved).run(progress, shift)
     reason = overfit_reason(count_parameters(dgn, learn_prior), x, weight)
     if reason is not None:
         warnings.warn(reason, OverfitWarning, stacklevel=2)
@@ -164,29 +143,28 @@ class _Loop:
     def __init__(
         self,
         problem: Problem,
-        updates: tuple[str, ...],
-        settings: Settings,
+        options: EMOptions,
         callback: Callable[[int, float], None],
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.problem, self.updates, self.settings = problem, updates, settings
+        self.problem, self.updates, self.options = problem, options.updates, options
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
         # a single start needs no trial: it simply goes on
-        self.trials = settings.n_init if settings.n_init > 1 else 0
+        self.trials = options.n_init if options.n_init > 1 else 0
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
-        self.accelerated = smooth and settings.acceleration != "none"
-        self.trial_length = min(settings.init_iter, settings.max_iter)
+        self.accelerated = smooth and options.acceleration != "none"
+        self.trial_length = min(options.init_iter, options.max_iter)
         # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
-        self.warmup = self.trial_length if problem.prior is not None and settings.n_init > 0 else 0
+        self.warmup = self.trial_length if problem.prior is not None and options.n_init > 0 else 0
 
-    def run(self, progress: bool, shift: float = 0.0) -> EMResult:
+    def run(self, progress: bool, shift: float = 0.0) -> FitResult:
         """Run to the end; NLLs are shown and returned with `shift` added, which the units of the rows make."""
-        state = None if self.checkpoint is None else self.checkpoint.read()
-        if state is None:
-            state = State(self._new_run(0))
+        found = None if self.checkpoint is None else self.checkpoint.read()
+        state = State(self._new_run(0)) if found is None else State.of(found)
+        self.since = time.perf_counter() - state.seconds
         interrupted = False
-        total = self.trials * self.trial_length + self.settings.max_iter
+        total = self.trials * self.trial_length + self.options.max_iter
         bar = Progress("EM", total, self._done(state), progress)
         try:
             for description in self._iterations(state):
@@ -195,13 +173,12 @@ class _Loop:
             interrupted = True
         finally:
             bar.close()
-        if self.checkpoint is not None:
-            self.checkpoint.write(state)
+        self._save(state)
         kept = self._with_prior(state.run)
         if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
             kept = state.best
         self.problem.restore(kept.parameters)
-        return self._result(kept, state.starts or [kept.curve[-1]], interrupted, shift)
+        return self._result(kept, state, interrupted, shift)
 
     def _iterations(self, state: State) -> Iterator[str]:
         """Run to the end, yielding what is going on after each iteration."""
@@ -216,7 +193,7 @@ class _Loop:
             state.start += 1
             state.run = self._new_run(state.start) if state.start < self.trials else state.best
         now = None
-        while not self._ended(state.run, self.settings.max_iter):
+        while not self._ended(state.run, self.options.max_iter):
             now = self._iterate(state, now)
             self.callback(len(state.run.curve) - 1, state.run.curve[-1])
             yield "EM"
@@ -242,9 +219,14 @@ class _Loop:
             left = run.warmup - 1 if done.quiet < _PATIENCE else 0
             done, after = replace(done, warmup=left, curve=done.curve[-1:]), after if left else None
         state.run = done if after is not None else self._with_prior(replace(done, warmup=1))
-        if self.checkpoint is not None:
-            self.checkpoint.write_now_and_then(state)
+        if self.checkpoint is not None and self.checkpoint.due():
+            self._save(state)
         return after
+
+    def _save(self, state: State) -> None:
+        state.seconds = time.perf_counter() - self.since
+        if self.checkpoint is not None:
+            self.checkpoint.write(state.contents())
 
     def _step(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
         """An iteration on all rows."""
@@ -256,16 +238,16 @@ class _Loop:
         gain = run.curve[-1] - after.nll
         if self.accelerated:
             pace = pace.after(gain, problem.evaluations - before)
-        quiet = run.quiet + 1 if gain < self.settings.tol else 0
+        quiet = run.quiet + 1 if gain < self.options.tol else 0
         curve = [*run.curve, after.nll]
         return after, Run(problem.parameters(), pairs, damping, curve, quiet, 0, pace)
 
     def _epoch(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
         """An iteration in batches; after one that had to be undone, batches are twice as large."""
         problem, batch = self.problem, run.batch
-        generator = torch.Generator().manual_seed(_mix(self.settings.seed, len(run.curve) - run.warmup))
+        generator = torch.Generator().manual_seed(_mix(self.options.seed, len(run.curve) - run.warmup))
         after = epoch(problem, now, self.updates, batch, generator)
-        if after is None or run.curve[-1] - after.nll < self.settings.tol:
+        if after is None or run.curve[-1] - after.nll < self.options.tol:
             batch = 2 * batch if 2 * batch < len(problem.x) else 0
         after = after or now
         curve = [*run.curve, after.nll]
@@ -273,8 +255,8 @@ class _Loop:
 
     def _new_run(self, start: int) -> Run:
         problem = self.problem
-        if self.settings.n_init > 0:
-            generator = torch.Generator().manual_seed(_mix(self.settings.seed, start))
+        if self.options.n_init > 0:
+            generator = torch.Generator().manual_seed(_mix(self.options.seed, start))
             randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
         warmup = 0 if start == 1 else self.warmup  # one has the prior from the beginning: the best of all counts
         problem.prior = None if warmup else self.prior
@@ -282,7 +264,7 @@ class _Loop:
 
     def _fresh(self) -> Run:
         """A run that begins at the current parameters, moved into the support of the prior."""
-        problem, size = self.problem, self.settings.batch_size
+        problem, size = self.problem, self.options.batch_size
         problem.admit()
         batch = size if size is not None and size < len(problem.x) else 0
         return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
@@ -313,7 +295,7 @@ class _Loop:
     def _done(self, state: State) -> int:
         return state.start * self.trial_length + len(state.run.curve) - 1
 
-    def _result(self, run: Run, starts: list[float], interrupted: bool, shift: float) -> EMResult:
+    def _result(self, run: Run, state: State, interrupted: bool, shift: float) -> FitResult:
         now = self.problem.evaluate()
         converged = run.quiet >= _PATIENCE
         if interrupted:
@@ -324,16 +306,26 @@ class _Loop:
             )
         elif not converged:
             warnings.warn(
-                f"EM did not converge in {self.settings.max_iter} iterations: it still gains more than "
-                f"tol={self.settings.tol:g} nats per row; raise max_iter or tol",
+                f"EM did not converge in {self.options.max_iter} iterations: it still gains more than "
+                f"tol={self.options.tol:g} nats per row; raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        curve, starts = [nll + shift for nll in run.curve], [nll + shift for nll in starts]
-        return EMResult(curve, now.log_likelihood - shift, len(curve) - 1, converged, interrupted, starts)
+        curve = np.array(run.curve) + shift
+        return FitResult(
+            {"step": np.arange(len(curve)), "nll": curve},
+            steps=len(curve) - 1,
+            seconds=state.seconds,
+            ended="interrupted" if interrupted else "tol" if converged else "max_iter",
+            best_step=len(curve) - 1,
+            log_likelihood=now.log_likelihood - shift,
+            starts=[nll + shift for nll in state.starts or run.curve[-1:]],
+        )
 
 
-def _check_data(dgn: DGN, X: Any, sample_weight: Any) -> tuple[Tensor, Tensor]:
+def _check_data(
+    dgn: DGN, X: Rows, sample_weight: Tensor | np.ndarray | Sequence[float] | None
+) -> tuple[Tensor, Tensor]:
     x = dgn.rows(X).detach()
     check_largest(x, "X")
     if sample_weight is None:

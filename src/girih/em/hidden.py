@@ -26,7 +26,7 @@ from girih.em.penalty import WeightPrior
 from girih.inference.model import Model
 from girih.inference.noise import solve
 from girih.inference.statistics import Statistics
-from girih.networks import Affine, PiecewiseLinear, Trace
+from girih.networks import KinkStep, LinearStep, Trace
 from girih.partition import Partition
 
 # Up to this many parameters the normal matrix is formed; beyond, conjugate gradients never form it.
@@ -37,7 +37,7 @@ DENSE_LIMIT = 1500
 class Layer:
     """One hidden affine stage: its input at the pseudo-points and its effect on the last hidden features."""
 
-    stage: Affine
+    stage: LinearStep
     inputs: Tensor  # F: (P, S + 1, in + 1), or (P, S + 1, in) without a bias
     effect: Tensor  # B: (P, H, out)
 
@@ -57,15 +57,16 @@ def hidden_layers(trace: Trace, partition: Partition) -> list[Layer]:
     """Every affine stage before the last hidden features."""
     patterns, origins = pieces(partition)
     jets = trace.jets(patterns, origins)
-    cells, width = len(patterns), jets[len(trace.body)].value.shape[1]
+    body = (trace.chain or ())[: trace.features]
+    cells, width = len(patterns), jets[len(body)].value.shape[1]
     effect = torch.eye(width, dtype=torch.float64, device=trace.device).expand(cells, -1, -1)
     layers: list[Layer] = []
     end = trace.hidden_units
-    for stage, jet in reversed(list(zip(trace.body, jets, strict=False))):
-        if isinstance(stage, PiecewiseLinear):
-            slopes = stage.slopes(patterns[:, end - stage.units : end])
+    for stage, jet in reversed(list(zip(body, jets, strict=False))):
+        if isinstance(stage, KinkStep):
+            slopes = stage.slopes(patterns[:, end - stage.size : end])
             effect = effect * slopes[:, None, :]
-            end -= stage.units
+            end -= stage.size
             continue
         inputs = torch.cat((jet.slope.mT, jet.value[:, None, :]), 1)
         if stage.has_bias:

@@ -11,7 +11,7 @@ from torch import Tensor
 from girih.em import starts
 from girih.em.trained import Trained
 from girih.inference import DGN
-from girih.networks import Affine
+from girih.networks import LinearStep
 
 _PROBES = 512
 _BATCH = 8192
@@ -83,7 +83,7 @@ def randomise(
         else:
             starts.reset(dgn, trained, generator)
             values = starts.place_kinks(dgn, trained, z, generator)
-            h = values[dgn.trace.output if trained.head is None else dgn.trace.steps[dgn.trace.output].inputs[0]]
+            h = values[dgn.trace.features]
         if trained.head is not None:
             _aim(trained.head, h, x, weight, mean, variance, generator)
         elif not trained.is_chain:
@@ -114,8 +114,8 @@ def _normal(generator: torch.Generator, device: torch.device, *shape: int) -> Te
 def _randomise_chain(dgn: DGN, h: Tensor, generator: torch.Generator) -> Tensor:
     """Draw the stages before the head; returns the features after them."""
     device = dgn.trace.device
-    for stage in dgn.trace.body:
-        if not isinstance(stage, Affine):
+    for stage in (dgn.trace.chain or ())[: dgn.trace.features]:
+        if not isinstance(stage, LinearStep):
             h = h * stage.slopes(h)
             continue
         shape = stage.module.weight.shape
@@ -128,7 +128,7 @@ def _randomise_chain(dgn: DGN, h: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _aim(
-    head: Affine, h: Tensor, x: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, generator: torch.Generator
+    head: LinearStep, h: Tensor, x: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, generator: torch.Generator
 ) -> None:
     """Draw the last map: random directions times the covariance of the data, about its mean.
 

@@ -23,11 +23,7 @@ from girih._arrays import as_tensor
 from girih.em.initial import column_spread, root_mean_square
 from girih.errors import NonFiniteError
 from girih.inference import DGN
-from girih.networks import Affine, trace
-from girih.networks.operators import LinearMap
-from girih.networks.sources import Live
-from girih.networks.stages import as_stage
-from girih.networks.steps import AffineStep
+from girih.networks import AffineStep, LinearMap, LinearStep, Live, trace
 
 # Deviations whose squares, times or over the least noise, are normal numbers.
 _SMALLEST, _LARGEST = 1e-140, 1e150
@@ -175,8 +171,8 @@ class Scaling:
         """
         net = copy.deepcopy(dgn.net).double()
         steps = trace(net)
-        last = as_stage(steps.steps[steps.output])
-        head = last.module if isinstance(last, Affine) else None
+        last = steps.steps[steps.output]
+        head = last.module if isinstance(last, LinearStep) else None
         uses = [
             s.operator.weight for s in steps.steps if isinstance(s, AffineStep) and isinstance(s.operator, LinearMap)
         ]

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from girih.em.trained import Trained
 from girih.inference import DGN
-from girih.networks.operators import Convolution, LinearMap
-from girih.networks.sources import Live
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
+from girih.networks import AffineStep, Convolution, KinkStep, LinearMap, Live, MaxStep
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
 from girih.inference.model import Model
 from girih.inference.statistics import Statistics, accumulate
-from girih.networks import Affine
+from girih.networks import LinearStep
 from girih.partition import Partition
 
 UPDATES = ("head", "noise", "prior", "hidden")
@@ -147,8 +147,8 @@ class Problem:
     def balance(self) -> None:
         """Give the weights the scales that their prior likes best, if the network is a chain: the same generator."""
         if self.prior is not None and self.trained.is_chain:
-            stages = self.dgn.trace.stages
-            self.prior.balance([stage.module for stage in stages if isinstance(stage, Affine)])
+            chain = self.dgn.trace.chain or ()
+            self.prior.balance([step.module for step in chain if isinstance(step, LinearStep)])
 
 
 def em_step(

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from girih.errors import UnsupportedLayerError
 from girih.inference import DGN
-from girih.networks import Affine, Trace
-from girih.networks.operators import Convolution, LinearMap
-from girih.networks.sources import Source, lives
-from girih.networks.steps import AffineStep
+from girih.networks import AffineStep, Convolution, LinearMap, LinearStep, Source, Trace, lives
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Trained:
         is_chain: whether the hidden layers are Linear layers in a chain, each used once.
     """
 
-    head: Affine | None
+    head: LinearStep | None
     hidden: dict[str, nn.Parameter]
     weights: list[nn.Parameter]
     is_chain: bool
@@ -68,7 +65,7 @@ class Trained:
                     hidden[name] = parameter
                 if role == "weight":
                     weights[id(parameter)] = parameter
-        return cls(head, hidden, list(weights.values()), trace.is_chain and not shared)
+        return cls(head, hidden, list(weights.values()), trace.chain is not None and not shared)
 
 
 def count_affine(trace: Trace) -> int:
@@ -87,7 +84,7 @@ def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
     For a generator that is no chain of Linear layers, nothing is taken off: an upper bound.
     """
     count = count_affine(dgn.trace)
-    if dgn.trace.is_chain:
+    if dgn.trace.chain is not None:
         count -= dgn.trace.hidden_units
     D, S = dgn.output_dim, dgn.latent_dim
     count += (1, D, D * (D + 1) // 2)[dgn.noise.ndim]

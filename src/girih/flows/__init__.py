@@ -8,6 +8,7 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
+from girih._deprecated import moved
 from girih._extras import needs
 
 with needs("flows"):
@@ -15,19 +16,16 @@ with needs("flows"):
     from girih.flows import checks as _checks  # noqa: F401
 
     # isort: split
-    from girih.flows.coupling import RADCoupling
-    from girih.flows.dgn import DGNFlow
+    from girih.flows.coupling import Folded, FoldTransform, RADCoupling
+    from girih.flows.dgn import DGNFlow, square_net
     from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
-    from girih.flows.fitting import FlowRun, fit_flow
-    from girih.flows.flow import Flow
+    from girih.flows.flow import Flow, fit_flow
     from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
-    from girih.flows.fold_transform import Folded, FoldTransform
     from girih.flows.gate import log_gate, tied_logits
+    from girih.flows.layerwise import invert_chain
     from girih.flows.push_forward import Latents, PushForward
-    from girih.flows.rad import RAD, couplings
-    from girih.flows.realnvp import RealNVP
+    from girih.flows.rad import RAD, RealNVP, couplings, masks
     from girih.flows.scaling import Standardise, Whiten
-    from girih.flows.square_net import square_net
 
 __all__ = [
     "RAD",
@@ -36,7 +34,6 @@ __all__ = [
     "Encoded",
     "Flow",
     "FlowDistribution",
-    "FlowRun",
     "Fold",
     "FoldTransform",
     "Folded",
@@ -50,11 +47,15 @@ __all__ = [
     "Whiten",
     "couplings",
     "fit_flow",
+    "invert_chain",
     "knots",
     "lines",
     "log_gate",
     "make_fold",
+    "masks",
     "piece_of",
     "square_net",
     "tied_logits",
 ]
+
+__getattr__ = moved(__name__, {"FlowRun": ("girih", "FitResult")})

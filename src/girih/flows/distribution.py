@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import Rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.flows.fold_transform import FoldTransform
-from girih.training.surroundings import own_random_state
+from girih.flows.coupling import FoldTransform
+from girih.training import own_random_state
 
 # The most preimages of a point that are listed.
 _MAX_COMPONENTS = 100_000
@@ -87,7 +87,7 @@ class FlowDistribution(Distribution):
         """How many entries of k each of the folds has."""
         return [len(fold.layer.folded) for fold in self.folds]
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: Rows) -> Tensor:
         """`log p(x)` in nats, `(...)` for x `(..., D)`, differentiable in x, the parameters and the context.
 
         Raises:
@@ -111,7 +111,7 @@ class FlowDistribution(Distribution):
             terms = terms + (term if transform.domain.event_dim else term.sum(-1))
         return self.base.log_prob(x) + terms
 
-    def encode(self, value: Any) -> Encoded:
+    def encode(self, value: Rows) -> Encoded:
         """The latents `(z, k)` of x, `(..., D)` and `(..., M)`; without folds M is 0.
 
         Raises:
@@ -126,7 +126,7 @@ class FlowDistribution(Distribution):
                 x = transform(x)
         return Encoded(x, self._joined(indices, x))
 
-    def decode(self, z: Any, k: Any) -> Tensor:
+    def decode(self, z: Rows, k: Rows) -> Tensor:
         """x for the latents `(z, k)`: the inverse of `encode`, exact up to rounding.
 
         A pair that has probability 0, with a piece that does not reach z, is mapped by the line that the piece lies
@@ -141,7 +141,7 @@ class FlowDistribution(Distribution):
             x = transform.unfold(x, indices.pop()) if isinstance(transform, FoldTransform) else transform.inv(x)
         return x
 
-    def log_prob_index(self, z: Any, k: Any) -> Tensor:
+    def log_prob_index(self, z: Rows, k: Rows) -> Tensor:
         """`log p(k | z)` in nats, `(...)`, the sum over the layers; `-inf` where no x has these latents."""
         x, indices = self._latents(z, k)
         total = torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
@@ -154,7 +154,7 @@ class FlowDistribution(Distribution):
                 x = transform.inv(x)
         return total
 
-    def path(self, value: Any) -> list[Step]:
+    def path(self, value: Rows) -> list[Step]:
         """Each transform of the stack with what goes in, what comes out, and the pieces that were taken."""
         x, steps = self._event(value, "x"), []
         for transform in self.transforms:
@@ -167,7 +167,7 @@ class FlowDistribution(Distribution):
             x = z
         return steps
 
-    def components(self, value: Any) -> Components:
+    def components(self, value: Rows) -> Components:
         """The rows of x, `(N, D)`, grouped by k: which component of the mixture each row belongs to."""
         k = self.encode(value).k
         if k.ndim != 2:
@@ -176,7 +176,7 @@ class FlowDistribution(Distribution):
         order = counts.argsort(descending=True, stable=True)
         return Components(found[order], order.argsort()[labels], counts[order] / len(k))
 
-    def log_prob_component(self, value: Any, k: Any) -> Tensor:
+    def log_prob_component(self, value: Rows, k: Rows) -> Tensor:
         """`log p(x, k)` in nats: `log p(x)` where x belongs to the component k, `(M,)`, and `-inf` elsewhere.
 
         The density of the component itself, `p(x | k)`, is this over its mass `p(k)`, which has no closed form;
@@ -187,7 +187,7 @@ class FlowDistribution(Distribution):
         belongs = (self.encode(value).k == index).all(-1)
         return torch.where(belongs, log_p, torch.full_like(log_p, -torch.inf))
 
-    def preimages(self, z: Any) -> Preimages:
+    def preimages(self, z: Rows) -> Preimages:
         """All x that have the latent z, `(..., D)`, one for each k, with `log p(k | z)`.
 
         Raises:
@@ -236,11 +236,11 @@ class FlowDistribution(Distribution):
             x = transform.inv(x)
         return x
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> FlowDistribution:
         """The same distribution, repeated."""
         return FlowDistribution(self.transforms, self.base.expand(torch.Size(batch_shape)), self._like)
 
-    def _event(self, value: Any, name: str) -> Tensor:
+    def _event(self, value: Rows, name: str) -> Tensor:
         event = as_tensor(value, name, self._like.device).to(self._like.dtype)
         D = self.event_shape[0]
         if event.ndim == 0 or event.shape[-1] != D:
@@ -253,7 +253,7 @@ class FlowDistribution(Distribution):
         # rows and contexts side by side: not every transform of zuko does that itself
         return event.expand(*torch.broadcast_shapes(event.shape[:-1], self.batch_shape), D)
 
-    def _latents(self, z: Any, k: Any) -> tuple[Tensor, list[Tensor]]:
+    def _latents(self, z: Rows, k: Rows) -> tuple[Tensor, list[Tensor]]:
         z, sizes = self._event(z, "z"), self.index_sizes
         index = torch.as_tensor(k, device=self._like.device)
         if index.is_floating_point() or index.ndim == 0 or index.shape[-1] != sum(sizes):

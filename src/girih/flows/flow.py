@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +13,14 @@ from torch.distributions import Independent, Normal
 from zuko.lazy import LazyComposedTransform, LazyDistribution, LazyTransform
 from zuko.transforms import ComposedTransform
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import Rows, as_rows, as_tensor, check_finite
+from girih._deprecated import renamed
 from girih._options import whole
-from girih.errors import ParameterError
+from girih.errors import ParameterError, ShapeError
 from girih.flows.coupling import check_context
 from girih.flows.distribution import FlowDistribution
-from girih.flows.fitting import FlowRun, fit_flow
+from girih.flows.fitting import maximise
+from girih.training import Accelerator, FitOptions, FitResult, LogFormat, Measure, Recorder, split
 
 
 class StandardNormal(LazyDistribution):
@@ -82,7 +86,7 @@ class Flow(LazyDistribution):
         self.transforms = nn.ModuleList(stack)
         self.base = StandardNormal(self.features) if base is None else base
 
-    def forward(self, c: Any = None) -> FlowDistribution:
+    def forward(self, c: Rows | None = None) -> FlowDistribution:
         """The distribution of x, given a context `(..., C)` where the flow was built for one.
 
         Raises:
@@ -118,24 +122,135 @@ class Flow(LazyDistribution):
         c = rows[:, self.features :] if self.context else None
         return -self._given(c).log_prob_of(rows[:, : self.features])
 
-    def fit(self, X: Any, context: Any = None, **options: Any) -> FlowRun:
-        """Maximum likelihood by Adam, with early stopping on held-out rows; see `girih.flows.fit_flow`.
+    @renamed({"steps": "max_steps"})
+    def fit(
+        self,
+        X: Rows,
+        context: Rows | None = None,
+        *,
+        smoothing: float | None = None,
+        average: float = 0.98,
+        standardise: bool = True,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        batch_size: int | Literal["auto"] | None = "auto",
+        lr: float | None = None,
+        validation: Rows | float | Literal["auto"] | None = "auto",
+        patience: int | Literal["auto"] | None = "auto",
+        min_improvement: float | None = None,
+        monitor: str | None = None,
+        keep_best: bool | None = None,
+        seed: int | None = 0,
+        record: Recorder | Measure | None = None,
+        record_every: int | None = None,
+        progress: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 2.0,
+        settings: Mapping[str, Any] | None = None,
+        log: str | os.PathLike[str] | None = None,
+        log_format: LogFormat = "csv",
+        accelerator: Accelerator = "auto",
+    ) -> FitResult:
+        """Train the flow in place by Adam on its exact likelihood, by default in a way that suits the number of rows.
+
+        Small data are soon learnt by heart. So the rows of each step get Gaussian noise, which falls on the way, and
+        the parameters that are measured and kept are running means of those of the steps. With held-out rows the flow
+        is left with the parameters of the record where their NLL was lowest, else with the last ones.
+
+        Args:
+            X: `(N, D)`, complete; a `Whiten` or `Standardise` layer at the start of the flow is set from all rows.
+            context: `(N, C)` where the flow was built for one.
+            smoothing: standard deviation of the noise at the first step, in units in which the training rows have the
+                identity as covariance; it falls to a 25th of that. 0 adds none; by default `N^(-1 / (D + 4))`, the
+                width of a kernel density estimate, 0.5 at most.
+            average: weight of the past in the running mean of the parameters; 0 keeps those of single steps.
+            standardise: whether to set the first layer; if not, it stays as it is.
+            max_epochs: as all that follow, a field of `girih.FitOptions`, which says what it means.
+            max_steps: here rounded up to whole passes over the data; by default 600 up to 256 training rows, and beyond
+                in proportion to the square root of their number, 50,000 at most.
+            batch_size: by default half of the training rows, 500 at most.
+            lr: by default 5e-3, and 1e-3 from 5,000 training rows on.
+            validation: the fraction, or held-out rows `(M, D)`, with context `(M, D + C)`; by default 0.2.
+            patience: by default 15, where rows are held out.
+            min_improvement: by default 1e-4.
+            monitor: by default `held_out`, the mean NLL of the held-out rows.
+            keep_best: by default where rows are held out.
+            seed: of the held-out rows, of the order of the others and of the noise.
+            record: what is measured besides.
+            record_every: by default a 32nd of the steps, 500 at most.
+            progress: show a bar.
+            checkpoint: a file to go on from.
+            checkpoint_seconds: time between writes of it.
+            settings: what else the numbers depend on.
+            log: a folder.
+            log_format: "csv" or "tensorboard".
+            accelerator: "cpu", "gpu" or "auto".
+
+        Warns:
+            ConvergenceWarning: no record was better than the flow before training, so that it is what is left.
+
+        Raises:
+            ShapeError, EmptyDataError: X or the context does not fit the flow, or has no rows.
+            NonFiniteError: X is not finite; or the loss or a parameter left the range of numbers: the message names
+                it.
+            ParameterError: a column of X is constant, an option is out of its domain, or the checkpoint is of another
+                run.
+            ModelFileError: the checkpoint is damaged.
+
+        Source:
+            RAD, section 3.2: Adam, batches of 500, 50,000 steps on data without end. Noise on the rows: Rothfuss et
+            al., *Noise regularization for conditional density estimation* (2019).
 
         Example:
             >>> import girih
-            >>> from girih.flows import RAD
-            >>> X = girih.datasets.load("circle", n=200).X
-            >>> flow = RAD(2, transforms=2, hidden_features=(8,), seed=0)
-            >>> run = flow.fit(X, steps=50, record_every=25, progress=False)
-            >>> run.history["step"].tolist(), len(run.history["held_out"])
-            ([0, 25, 50], 3)
+            >>> from girih.flows import RealNVP
+            >>> flow, X = RealNVP(2, hidden_features=(8,), seed=0), girih.datasets.load("moons", n=300).X
+            >>> result = flow.fit(X, max_steps=60, lr=0.01, record_every=20, progress=False)
+            >>> bool(result.held_out < result.history["held_out"][0]), result.ended
+            (True, 'max_epochs')
         """
-        return fit_flow(self, X, context, **options)
+        options = FitOptions.among(locals())
+        settled = options.filled(FitOptions(validation=0.2))
+        columns = self.features + self.context
+
+        def checked(given: Rows) -> Tensor:
+            return as_rows(given, "validation", columns, "the number of features and context features").detach()
+
+        every = self._rows(X, context)
+        rows, held_out = split(every, settled.validation, settled.seed, checked)
+        return maximise(
+            self,
+            rows,
+            held_out,
+            replace(options, seed=settled.seed),
+            smoothing=smoothing,
+            average=average,
+            standardise=every[:, : self.features] if standardise else None,
+        )
+
+    def _rows(self, X: Rows, context: Rows | None) -> Tensor:
+        """Features and context side by side, checked."""
+        rows = as_rows(X, "X", self.features, "the number of features").detach()
+        if not self.context:
+            if context is not None:
+                raise ShapeError("context was passed to a flow that was built without one; build it with context=C")
+            return rows
+        if context is None:
+            raise ShapeError(f"the flow was built with context={self.context}; pass context, one row for each row of X")
+        given = as_rows(context, "context", self.context, "the number of context features", device=rows.device).detach()
+        if len(given) != len(rows):
+            raise ShapeError(
+                f"context has {len(given)} rows and X has {len(rows)}; pass one row of context for each of X"
+            )
+        return torch.cat((rows, given), 1)
 
 
-def _flat(layers: Any) -> list[Any]:
+fit_flow = Flow.fit  # the same as a function: `fit_flow(flow, X, ...)`
+
+
+def _flat(layers: Iterable[nn.Module]) -> list[nn.Module]:
     """The layers of a stack, with composed ones taken apart."""
-    flat: list[Any] = []
+    flat: list[nn.Module] = []
     for layer in layers:
         flat += _flat(layer.transforms) if isinstance(layer, LazyComposedTransform) else [layer]
     return flat

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from girih.networks import Affine, Trace
+from girih.networks import LinearStep, Trace
 
 _WIDTH = 0.5  # of the kernel, in deviations times K^(-1/5): half of Silverman's rule, as densities jump at kinks
 _LOST = 1e-2  # the least share of p(x) that a row is taken to keep where it leaves the image
@@ -37,16 +37,16 @@ def crossings(
     """
     if not len(z):
         return share
-    jets, stages = traced.jets(patterns, origin), traced.stages
+    jets, stages = traced.jets(patterns, origin), traced.chain or ()
     eye, stop = torch.eye(traced.output_dim, dtype=torch.float64, device=z.device), patterns.shape[1]
     after = eye.expand(len(patterns), -1, -1)  # from the features after a stage to the output
     total, off = torch.zeros_like(share), z - origin[where]
     for stage, jet in zip(reversed(stages), reversed(jets[:-1]), strict=True):
-        if isinstance(stage, Affine):
+        if isinstance(stage, LinearStep):
             after = after @ stage.weight.detach()
             continue
-        codes = patterns[:, stop - stage.units : stop].to(z.device)
-        stop -= stage.units
+        codes = patterns[:, stop - stage.size : stop].to(z.device)
+        stop -= stage.size
         here = stage.slopes(codes).detach()
         change = stage.slopes(-codes).detach() - here
         around = torch.linalg.solve(slope.detach(), after)  # (R, S, H)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
-from girih.networks import Affine, Trace
+from girih.networks import LinearStep, Trace
 
 _WIDTH = 1.06  # of the kernel, in deviations times N^(-1/5): Silverman's rule
 
@@ -16,11 +16,11 @@ def is_bijective_chain(traced: Trace) -> bool:
 
     Invertible weights are not checked here.
     """
-    if not traced.is_chain:
+    if traced.chain is None:
         return False
     size = traced.latent_dim
-    for stage in traced.stages:
-        if isinstance(stage, Affine):
+    for stage in traced.chain:
+        if isinstance(stage, LinearStep):
             if stage.in_features != size or stage.out_features != size:
                 return False
         elif not bool((stage.slope.detach() > 0.0).all()):
@@ -52,8 +52,8 @@ def invert_chain(traced: Trace, x: Tensor, smooth: bool = False) -> tuple[Tensor
         MAS, appendix C; the determinants as in Theorem 3.
     """
     h, total = x, torch.zeros_like(x[:, 0])
-    for stage in reversed(traced.stages):
-        if isinstance(stage, Affine):
+    for stage in reversed(traced.chain or ()):
+        if isinstance(stage, LinearStep):
             weight = stage.weight
             size = torch.linalg.slogdet(weight).logabsdet
             factors, pivots, info = torch.linalg.lu_factor_ex(weight)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import Rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import ShapeError
 from girih.flows.kinks import crossings
 from girih.flows.layerwise import invert_chain, is_bijective_chain
 from girih.geometry.invert import preimages_by
+from girih.geometry.priors import Prior
 from girih.geometry.search import Search
-from girih.networks.following import Snapshot
+from girih.networks import Snapshot, Trace
 from girih.partition import Partition
 
-if TYPE_CHECKING:
-    from girih.flows.dgn import DGNFlow
+
+class Generator(Protocol):
+    """What is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
+
+    features: int
+    prior: Prior
+
+    @property
+    def trace(self) -> Trace:
+        """The generator as it is built now."""
 
 
 class Latents(NamedTuple):
@@ -53,13 +62,13 @@ class PushForward(Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, flow: DGNFlow) -> None:
+    def __init__(self, flow: Generator) -> None:
         self._flow, self._dim = flow, flow.features
         self._traced, self._weights = flow.trace, Snapshot(())
         self._search: Search | None = None
         super().__init__(torch.Size([]), torch.Size([flow.features]), validate_args=False)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: Rows) -> Tensor:
         """`log p(x)` in nats, `(...)` for x `(..., D)`; minus infinity where x has no preimage.
 
         Differentiable in x and in the parameters of the network: each preimage moves by
@@ -79,7 +88,7 @@ class PushForward(Distribution):
         Of chains only, see `girih.flows.layerwise.invert_chain` and `girih.flows.kinks`; else it is `log_prob`.
         """
         traced = self._flow.trace
-        if len(rows) == 1 or not traced.is_chain:
+        if len(rows) == 1 or traced.chain is None:
             return self._log_prob(rows)
         if is_bijective_chain(traced):
             z, size = invert_chain(traced, rows, smooth=True)
@@ -102,7 +111,7 @@ class PushForward(Distribution):
         none = ~torch.isfinite(top)  # constants, so that log 0 has no gradient
         return torch.where(none, top, shift + torch.where(none, 1.0, total).log())
 
-    def latents(self, value: Any) -> Latents:
+    def latents(self, value: Rows) -> Latents:
         """All z with `g(z) = x` for rows x `(N, D)`, with `log p(x, z)` of each; differentiable like `log_prob`.
 
         Raises:
@@ -158,7 +167,7 @@ class PushForward(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, seed)
 
-    def _event(self, value: Any) -> Tensor:
+    def _event(self, value: Rows) -> Tensor:
         x = as_tensor(value, "x", self._flow.trace.device)
         if x.ndim == 0 or x.shape[-1] != self._dim:
             raise ShapeError(

@@ -1,18 +1,25 @@
-"""`RAD`: a flow of couplings that fold."""
+"""`RAD` and `RealNVP`: flows of couplings, that fold or that are affine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from zuko.flows.coupling import GeneralCouplingTransform
+from zuko.lazy import LazyTransform
 
 from girih._options import whole
-from girih.flows.coupling import RADCoupling
+from girih.flows.coupling import RADCoupling, check_widths
 from girih.flows.flow import Flow
 from girih.flows.scaling import Whiten
-from girih.training.surroundings import own_random_state
+from girih.training import own_random_state
+
+T = TypeVar("T")
+
+# On the last layers: the couplings begin near the identity, and with them the flow near the Gaussian of its whitening.
+_SPREAD = 0.01
 
 
 class RAD(Flow):
@@ -69,7 +76,57 @@ class RAD(Flow):
         self.double()
 
 
-def couplings(build: Any, features: int, transforms: int, randmask: bool, seed: int | None) -> list[Any]:
+class RealNVP(Flow):
+    r"""A flow of affine couplings, `z_1 = x_1` and `z_2 = x_2 exp(s(x_1)) + t(x_1)`, with no discrete latents.
+
+    Args:
+        features: D.
+        context: C, the number of context features, for `p(x | c)`.
+        transforms: the number of couplings.
+        hidden_features: widths of the hidden layers of each network.
+        randmask: choose the kept half of the features at random, in pairs of complements, instead of every other one.
+        seed: makes weights and random masks reproducible; torch's global generator otherwise.
+
+    Raises:
+        ParameterError: an option is out of its domain.
+
+    Source:
+        Dinh, Sohl-Dickstein, Bengio, *Density estimation using Real NVP* (2017); the couplings are zuko's.
+
+    Example:
+        >>> from girih.flows import RealNVP
+        >>> flow = RealNVP(2, transforms=4, hidden_features=(56,), seed=0)
+        >>> flow().rsample((3,), seed=1).shape, flow().encode([[0.0, 1.0]]).k.shape
+        (torch.Size([3, 2]), torch.Size([1, 0]))
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        transforms: int = 6,
+        hidden_features: int | Sequence[int] = (64,),
+        randmask: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        widths = check_widths(hidden_features)
+
+        def build(mask: Tensor) -> LazyTransform:
+            layer = GeneralCouplingTransform(features, whole(context, "context", 0), mask, hidden_features=widths)
+            if isinstance(hyper := getattr(layer, "hyper", None), nn.Sequential):
+                with torch.no_grad():
+                    for parameter in hyper[-1].parameters():
+                        parameter.mul_(_SPREAD)
+            return layer
+
+        layers = couplings(build, features, transforms, randmask, seed)
+        super().__init__([Whiten(whole(features, "features")), *layers], features, context)
+        self.double()
+
+
+def couplings(
+    build: Callable[[Tensor], T], features: int, transforms: int, randmask: bool, seed: int | None
+) -> list[T]:
     """Layers for alternating masks, built within a random state of their own if a seed is given.
 
     Args:
@@ -95,7 +152,7 @@ def masks(features: int, transforms: int, randmask: bool) -> list[Tensor]:
     """`(D,)` booleans for each layer, true for the features it keeps: a mask and its complement in turn.
 
     Example:
-        >>> from girih.flows.rad import masks
+        >>> from girih.flows import masks
         >>> [mask.int().tolist() for mask in masks(3, 2, randmask=False)]
         [[0, 1, 0], [1, 0, 1]]
     """

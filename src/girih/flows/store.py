@@ -18,11 +18,10 @@ from girih.errors import ModelFileError, ParameterError, ShapeError
 from girih.flows.coupling import RADCoupling, check_mask
 from girih.flows.dgn import DGNFlow
 from girih.flows.flow import Flow, StandardNormal
-from girih.flows.rad import RAD
-from girih.flows.realnvp import RealNVP
+from girih.flows.rad import RAD, RealNVP
 from girih.flows.scaling import Standardise, Whiten
 from girih.geometry.priors import GaussianPrior, Uniform
-from girih.training.surroundings import own_random_state
+from girih.training import own_random_state
 
 _FLOWS: dict[str, type[Flow]] = {"RAD": RAD, "RealNVP": RealNVP, "Flow": Flow}
 _TYPES = {"float32": torch.float32, "float64": torch.float64}

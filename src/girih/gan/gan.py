@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
-from girih._arrays import as_rows
+from girih._arrays import Rows, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError, ShapeError
+from girih.gan import losses
 from girih.gan.losses import LossName, check_loss_name
-from girih.gan.stepper import AdversarialStepper
 from girih.networks import fc_discriminator
-from girih.training import TrainingRun
-from girih.training.batches import Batches
-from girih.training.checkpoint import seed_of_run
-from girih.training.generators import dimensions, number_type, tried, type_of
-from girih.training.run import run_steps
+from girih.training import (
+    Accelerator,
+    Batches,
+    FitOptions,
+    FitResult,
+    LogFormat,
+    Measure,
+    Recorder,
+    check_loss,
+    dimensions,
+    mean_loss,
+    number_type,
+    run_steps,
+    split,
+    tried,
+    type_of,
+    watching,
+)
 
 _HIDDEN = (1024, 512, 256)
 
 # What the two games are usually played with: Adam's betas, and steps of the discriminator for one of the generator.
 _BETAS = {"non_saturating": (0.5, 0.999), "wasserstein": (0.0, 0.9)}
 _STEPS = {"non_saturating": 1, "wasserstein": 5}
+
+_DEFAULTS = FitOptions(max_epochs=300, batch_size=100, lr=1e-4)
 
 
 class GAN(nn.Module):
@@ -112,7 +130,7 @@ class GAN(nn.Module):
         """Where the parameters are."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
-    def generate(self, z: Any) -> Tensor:
+    def generate(self, z: Rows) -> Tensor:
         """The generator at latents `(N, S)`, `(N, D)`.
 
         Raises:
@@ -120,7 +138,7 @@ class GAN(nn.Module):
         """
         return self.generator(self._own(z, "z", self.latent_dim, "the latent dimension S")).flatten(1)
 
-    def discriminate(self, x: Any) -> Tensor:
+    def discriminate(self, x: Rows) -> Tensor:
         """Logits of "x is data", or the values of the critic, at rows `(N, D)`: `(N,)`.
 
         Raises:
@@ -129,7 +147,7 @@ class GAN(nn.Module):
         x = self._own(x, "x", self.output_dim, "the data dimension D")
         return self.discriminator(x).reshape(len(x))
 
-    def _own(self, rows: Any, name: str, columns: int, meaning: str) -> Tensor:
+    def _own(self, rows: Rows, name: str, columns: int, meaning: str) -> Tensor:
         """Rows in the type of the networks; those that are in it already, as in every step, are not checked again."""
         dtype = self.dtype
         if isinstance(rows, Tensor) and rows.dtype == dtype and rows.ndim == 2 and rows.shape[1] == columns:
@@ -150,15 +168,30 @@ class GAN(nn.Module):
 
     def fit(
         self,
-        X: Any,
+        X: Rows,
         *,
-        lr: float = 1e-4,
         betas: tuple[float, float] | None = None,
-        batch_size: int | None = 100,
-        max_epochs: int = 300,
         discriminator_steps: int | None = None,
-        **options: Any,
-    ) -> TrainingRun:
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        batch_size: int | Literal["auto"] | None = "auto",
+        lr: float | None = None,
+        validation: Rows | float | Literal["auto"] | None = "auto",
+        patience: int | Literal["auto"] | None = "auto",
+        min_improvement: float | None = None,
+        monitor: str | None = None,
+        keep_best: bool | None = None,
+        seed: int | None = 0,
+        record: Recorder | Measure | None = None,
+        record_every: int | None = None,
+        progress: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 2.0,
+        settings: Mapping[str, Any] | None = None,
+        log: str | os.PathLike[str] | None = None,
+        log_format: LogFormat = "csv",
+        accelerator: Accelerator = "auto",
+    ) -> FitResult:
         """Train both networks in place, by Adam.
 
         A step is one batch for the discriminator; the generator moves after every `discriminator_steps`-th of them.
@@ -167,17 +200,31 @@ class GAN(nn.Module):
 
         Args:
             X: `(N, D)`, complete; cast to the generator's type.
-            lr: Adam's step size for both networks.
             betas: Adam's; (0.5, 0.999) by default, (0, 0.9) for the Wasserstein loss.
-            batch_size: rows of a step; `None` for all.
-            max_epochs: passes over the data.
             discriminator_steps: 1 by default, 5 for the Wasserstein loss.
-            **options: those of `girih.training.fit_gradient`: `seed` (`None` lets `torch.manual_seed` decide),
-                `record`, `record_every`, `progress`, `checkpoint`, `checkpoint_seconds`, `log`, `log_format`,
-                `patience`, `min_improvement`, `monitor`, `keep_best`, `settings`, `accelerator`.
+            max_epochs: as all that follow, a field of `girih.FitOptions`, which says what it means; by default 300.
+            max_steps: steps of the discriminator at most, instead.
+            batch_size: by default 100 rows.
+            lr: of both networks, by default 1e-4.
+            validation: by default none. What is recorded as `held_out` is the loss of the discriminator; it is watched
+                if `monitor="held_out"` says so.
+            patience: by default `None`.
+            min_improvement: by default 1e-4.
+            monitor: what is watched.
+            keep_best: leave both networks at their best record.
+            seed: of rows and draws.
+            record: what is measured.
+            record_every: by default 100.
+            progress: show a bar.
+            checkpoint: a file to go on from.
+            checkpoint_seconds: time between writes of it.
+            settings: what else the numbers depend on.
+            log: a folder.
+            log_format: "csv" or "tensorboard".
+            accelerator: "cpu", "gpu" or "auto".
 
         Returns:
-            The `TrainingRun`; its history has `loss`, the mean loss of the discriminator since the record before, and
+            The `FitResult`; its history has `loss`, the mean loss of the discriminator since the record before, and
             `generator_loss`, beside what `record` measures.
 
         Raises:
@@ -192,26 +239,32 @@ class GAN(nn.Module):
             >>> import girih, torch
             >>> from girih.gan import GAN
             >>> gan = GAN(girih.mlp([1, 8, 2], seed=0), hidden=(16,), seed=0)
-            >>> run = gan.fit(torch.randn(64, 2), batch_size=32, max_epochs=4, record_every=4, progress=False)
-            >>> run.steps, sorted(run.history)
+            >>> result = gan.fit(torch.randn(64, 2), batch_size=32, max_epochs=4, record_every=4, progress=False)
+            >>> result.steps, sorted(result.history)
             (8, ['generator_loss', 'loss', 'seconds', 'step'])
         """
-        lr, pair = real(lr, "lr"), _check_betas(_BETAS[self.loss] if betas is None else betas)
-        if discriminator_steps is None:
-            discriminator_steps = _STEPS[self.loss]
-        every = whole(discriminator_steps, "discriminator_steps")
-        rows = as_rows(X, "X", self.output_dim, "the data dimension D", device=self.device).detach()
-        known = {"gan": self.loss, "lr": lr, "betas": list(pair), "discriminator_steps": every}
+        options = FitOptions.among(locals()).filled(_DEFAULTS)
+        pair = _check_betas(_BETAS[self.loss] if betas is None else betas)
+        every = whole(_STEPS[self.loss] if discriminator_steps is None else discriminator_steps, "discriminator_steps")
+
+        def checked(given: Rows) -> Tensor:
+            return as_rows(given, "X", self.output_dim, "the data dimension D", device=self.device).detach()
+
+        rows, held_out = split(checked(X), options.validation, options.seed, checked)
+        known = {"gan": self.loss, "lr": options.lr, "betas": list(pair), "discriminator_steps": every}
         if self.loss == "wasserstein":
             known["gradient_penalty"] = self.gradient_penalty
+        options = options.told_apart_by(known)
+        if held_out is not None:
+            watched = watching(
+                options, held_out, mean_loss(lambda gan, batch: _discriminator_loss(gan, batch), self.dtype)
+            )
+            options = replace(watched, monitor=options.monitor, keep_best=options.keep_best)
 
         def build(batches: Batches) -> AdversarialStepper:
-            return AdversarialStepper(self, lr, pair, every)
+            return AdversarialStepper(self, options.lr, pair, every)
 
-        options["seed"] = seed_of_run(options.get("seed", 0), options.get("checkpoint"))
-        options["settings"] = {**known, **(options.get("settings") or {})}
-        options = {"batch_size": batch_size, "max_epochs": max_epochs, **options}
-        return run_steps(self, rows, build, dtype=self.dtype, **options)
+        return run_steps(self, rows, build, options, self.dtype)
 
     def extra_repr(self) -> str:
         """Shown by `print(gan)`."""
@@ -238,10 +291,82 @@ def _check_discriminator(discriminator: nn.Module, output_dim: int, dtype: torch
         )
 
 
-def _check_betas(betas: Any) -> tuple[float, float]:
+def _check_betas(betas: tuple[float, float]) -> tuple[float, float]:
     if not (isinstance(betas, tuple | list) and len(betas) == 2):
         raise ParameterError(f"betas must be two numbers in [0, 1); got {betas!r}")
     first, second = (real(beta, "each of betas", positive=False) for beta in betas)
     if max(first, second) >= 1.0:
         raise ParameterError(f"betas must be two numbers in [0, 1); got {betas!r}")
     return first, second
+
+
+class AdversarialStepper:
+    """Steps of two Adam optimizers in turn, see `girih.training.Stepper`.
+
+    Args:
+        gan: the two networks and their loss.
+        lr: step size of both.
+        betas: of both.
+        discriminator_steps: steps of the discriminator for each of the generator's.
+
+    Raises:
+        ParameterError: one of the networks has nothing to train.
+    """
+
+    names = ("loss", "generator_loss")
+
+    def __init__(self, gan: GAN, lr: float, betas: tuple[float, float], discriminator_steps: int) -> None:
+        self._gan, self._every = gan, discriminator_steps
+        self._discriminator = _trainable(gan.discriminator, "discriminator")
+        self._generator = _trainable(gan.generator, "generator")
+        # one fused kernel for all parameters of a network
+        self._moves = Adam(self._discriminator, lr=lr, betas=betas, fused=True)
+        self._replies = Adam(self._generator, lr=lr, betas=betas, fused=True)
+        self.optimizers: Sequence[Optimizer] = (self._moves, self._replies)
+
+    def take(self, batch: Tensor, step: int) -> tuple[float, float | None]:
+        """The discriminator learns from a batch; then, at every `discriminator_steps`-th step, the generator moves.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite; its network keeps the parameters that gave it.
+        """
+        gan = self._gan
+        loss = _discriminator_loss(gan, batch)
+        first = _move(loss, self._discriminator, self._moves, "discriminator's loss", step)
+        if (step + 1) % self._every:
+            return first, None
+        values = gan.discriminate(gan.generate(_latents(gan, batch)))
+        reply = losses.wasserstein_generator if gan.loss == "wasserstein" else losses.logistic_generator
+        return first, _move(reply(values), self._generator, self._replies, "generator's loss", step)
+
+
+def _discriminator_loss(gan: GAN, batch: Tensor) -> Tensor:
+    """Of a batch and as many generated rows, `()`."""
+    with torch.no_grad():
+        fake = gan.generate(_latents(gan, batch))
+    real_values, fake_values = gan.discriminate(batch), gan.discriminate(fake)
+    if gan.loss == "non_saturating":
+        return losses.logistic_discriminator(real_values, fake_values)
+    loss = losses.wasserstein_critic(real_values, fake_values)
+    return loss + gan.gradient_penalty * losses.gradient_penalty(gan.discriminate, batch, fake)
+
+
+def _latents(gan: GAN, batch: Tensor) -> Tensor:
+    return torch.randn(len(batch), gan.latent_dim, dtype=batch.dtype, device=batch.device)
+
+
+def _move(loss: Tensor, parameters: list[nn.Parameter], optimizer: Optimizer, name: str, step: int) -> float:
+    """One step of one player; gradients of the other's parameters are not even computed."""
+    value = loss.item()
+    check_loss(value, name, step, optimizer)
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    optimizer.step()
+    return value
+
+
+def _trainable(network: nn.Module, name: str) -> list[nn.Parameter]:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ParameterError(f"the {name} has no trainable parameters; set requires_grad on some")
+    return parameters

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from girih._options import real
 from girih.errors import ParameterError
 from girih.geometry.cells import Cells, CellValues, as_cells, chunks, triangle
-from girih.networks import Trace
-from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep
+from girih.networks import AffineStep, KinkStep, LatentStep, MaxStep, Trace
 from girih.partition import Partition
 
 RANK_TOLERANCE = 1e-10

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from girih._options import real, whole
 from girih._progress import Progress
-from girih.errors import ParameterError
+from girih.errors import ParameterError, UnsupportedLayerError
 from girih.geometry.cells import enumerate_cells
 from girih.geometry.dimension import RANK_TOLERANCE, intrinsic_dimension
 from girih.geometry.noisy_ranks import ranks_met
 from girih.geometry.priors import Prior, PriorLike, as_prior
 from girih.geometry.shown import Shown
-from girih.networks import Abs, Affine, PiecewiseLinear, Trace, trace
+from girih.networks import Abs, KinkStep, LinearStep, Trace, trace
 from girih.partition import MAX_LATENT_DIM
 
 KINDS = ("dropout", "dropconnect")
@@ -184,7 +184,8 @@ class _Noise:
         if kind not in KINDS:
             raise ParameterError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
         self.traced, self.kind, self.generator = traced, kind, generator
-        layers = [stage for stage in traced.stages if isinstance(stage, Affine)]
+        self.stages = _chain_of(traced)
+        layers = [stage for stage in self.stages if isinstance(stage, LinearStep)]
         self.weights = [layer.weight.detach().cpu() for layer in layers]
         self.biases = [layer.bias.detach().cpu() for layer in layers]
         self.noisy = len(layers) - (not output_noise)
@@ -203,6 +204,15 @@ class _Noise:
     def next_seed(self) -> int:
         """Of the latents of a realisation."""
         return int(torch.randint(1 << 62, (), generator=self.generator))
+
+
+def _chain_of(traced: Trace) -> tuple[LinearStep | KinkStep, ...]:
+    if traced.chain is None:
+        raise UnsupportedLayerError(
+            "masks are drawn for a fully connected chain: Linear layers one after the other, with ReLU, LeakyReLU, "
+            "PReLU or absolute values between them; this network has other layers or branches"
+        )
+    return traced.chain
 
 
 def _enumerated(noise: _Noise, prior: PriorLike, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -233,21 +243,21 @@ def _sampled(noise: _Noise, size: int, n: int, prior: Prior, tolerance: float) -
 
 def _batch(traced: Trace, n: int) -> int:
     """The number of realisations that are computed at once."""
-    widest = max((stage.out_features for stage in traced.stages if isinstance(stage, Affine)), default=1)
+    widest = max((stage.out_features for stage in traced.chain or () if isinstance(stage, LinearStep)), default=1)
     return max(1, _BUDGET // (max(widest, traced.latent_dim) * traced.latent_dim * n))
 
 
 def _realisation(noise: _Noise) -> nn.Sequential:
     """The next one, as a chain without the dropped units."""
-    stages = noise.traced.stages
+    stages = noise.stages
     affine = iter(zip(noise.weights, noise.biases, noise.masks(), strict=True))
-    last = max((i for i, stage in enumerate(stages) if isinstance(stage, Affine)), default=-1)
+    last = max((i for i, stage in enumerate(stages) if isinstance(stage, LinearStep)), default=-1)
     kept = torch.ones(noise.traced.latent_dim, dtype=torch.bool)
     silent = False  # whether the one unit that is left of the layer before was dropped, too
     layers: list[nn.Module] = []
     for index, stage in enumerate(stages):
-        if isinstance(stage, PiecewiseLinear):
-            layers.append(_activation(stage.slope.detach().cpu().expand(stage.units)[kept]))
+        if isinstance(stage, KinkStep):
+            layers.append(_activation(stage.slope.detach().cpu().expand(stage.size)[kept]))
             continue
         weight, bias, mask = next(affine)
         weight = weight[:, kept].clone()

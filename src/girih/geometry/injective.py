@@ -18,7 +18,7 @@ from girih.geometry.search import Search
 from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
-from girih.partition.growing import Array
+from girih.partition.memory import Array
 
 _APART = 1e-6  # latents closer than that are one
 _SAME = 1e-8  # images, relative to 1 + |x|

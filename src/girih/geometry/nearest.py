@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from girih.partition.growing import Array
+from girih.partition.memory import Array
 
 _ROOM = 1e-10  # of 1 + |h|: how far outside a half-space still counts as inside
 _DEPENDENT = 1e-9

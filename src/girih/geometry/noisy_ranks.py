@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from girih.geometry.dimension import ranks
-from girih.networks import Affine, Trace
+from girih.networks import LinearStep, Trace
 
 _WORD = 62  # bits of a pattern in one whole number
 
@@ -44,8 +44,8 @@ def _signs(traced: Trace, weights: Sequence[Tensor], biases: Sequence[Tensor], h
     """Which units are above their kinks at each draw, `(B, units, n)` for each activation."""
     signs = []
     layers = iter(zip(weights, biases, strict=True))
-    for stage in traced.stages:
-        if isinstance(stage, Affine):
+    for stage in traced.chain or ():
+        if isinstance(stage, LinearStep):
             weight, bias = next(layers)
             h = torch.baddbmm(bias[:, :, None], weight, h)
         else:
@@ -88,8 +88,8 @@ def _maps(traced: Trace, weights: Sequence[Tensor], signs: list[Tensor], chosen:
     S = traced.latent_dim
     jet = torch.eye(S, dtype=torch.float64)[None, :, None].expand(batch, S, m, S)
     layers, kinks = iter(weights), iter(signs)
-    for stage in traced.stages:
-        if isinstance(stage, Affine):
+    for stage in traced.chain or ():
+        if isinstance(stage, LinearStep):
             weight = next(layers)
             jet = torch.bmm(weight, jet.reshape(batch, jet.shape[1], m * S)).reshape(batch, -1, m, S)
         else:

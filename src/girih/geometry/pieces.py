@@ -19,9 +19,6 @@ from girih.geometry.nearest import nearest_in_cell
 from girih.inference.pieces import Pieces
 from girih.inference.tree import Leaves
 from girih.partition import Partition
-from girih.partition.growing import Array, ragged
-from girih.partition.line_cells import LineCells
-from girih.partition.polytope_cells import PolytopeCells
 
 _ROUNDING = 1e-13  # of squared distances, which are differences
 _CHUNK = 1024  # pieces: all layers of so many stay in cache
@@ -32,15 +29,6 @@ class Rows(NamedTuple):
 
     y: Tensor  # (N, K)
     far: Tensor  # (N,)
-
-
-class Corners(NamedTuple):
-    """The finite vertices and the unit rays of all pieces, about the origins of the pieces, sorted by piece."""
-
-    point: Tensor  # (C, S)
-    owner: Tensor  # (C,)
-    ray: Tensor  # (E, S)
-    ray_owner: Tensor  # (E,)
 
 
 class Images:
@@ -91,16 +79,10 @@ class Images:
         full = (self.rank == self.dim)[:, None, None]
         shape = root if root.shape[1] == self.dim else root.new_zeros(self.count, self.dim, self.dim)
         self._full_root = torch.where(full, shape, torch.eye(self.dim, dtype=torch.float64))
-        cells = part.cells
-        if isinstance(cells, LineCells):
-            self.cell = torch.arange(self.count)
-            self.low, self.high = cells.lower.cpu()[:, None], cells.upper.cpu()[:, None]
-            self.corners = _line_corners(self.low - self.origin, self.high - self.origin)
-        else:
-            shapes = _Shapes(cells, torch.eye(self.dim, dtype=torch.float64))
-            self.cell, self.low, self.high = shapes.cell, shapes.low, shapes.high
-            self.corners = _corners(cells, self.origin)
-            self._stretched = shapes.stretched(self._full_root)
+        corners = part.cells.piece_corners()
+        self.cell, self.corners = part.cells.piece_cells, corners.about(self.origin)
+        self.low, self.high = corners.boxes(self.count)
+        self._shapes = (_Segments if self.dim == 1 else _Shapes)(self)
         self.bounded = torch.bincount(self.corners.ray_owner, minlength=self.count) == 0
         self.log_mass = torch.zeros(self.count, dtype=torch.float64)
         self._lines = _Lines(self)
@@ -146,7 +128,7 @@ class Images:
         off, centre = self._centre(rows, row, piece)
         size = off.square().sum(1)
         across = (size - centre.square().sum(1) - _ROUNDING * size).clamp(min=0.0)
-        beyond = self._stretched.beyond(piece, centre) - _ROUNDING**0.5 * size.sqrt()
+        beyond = self._shapes.beyond(piece, centre) - _ROUNDING**0.5 * size.sqrt()
         beyond = torch.where(self.rank[piece] == self.dim, beyond, 0.0).clamp(min=0.0)
         return (across + beyond.square()).sqrt()
 
@@ -175,12 +157,7 @@ class Images:
         return off, (off[:, None, :] @ self.basis[piece])[:, 0]
 
     def _in_full(self, piece: Tensor, centre: Tensor) -> Tensor:
-        root = self._full_root[piece]
-        if self.dim == 1:
-            t = centre / root[:, 0]
-            return t.clamp(self.low[piece] - self.origin[piece], self.high[piece] - self.origin[piece])
-        w = self._stretched.nearest(piece, None, centre)
-        return torch.linalg.solve_triangular(root, (w + centre)[:, :, None], upper=True)[:, :, 0]
+        return self._shapes.nearest(piece, self._full_root[piece], centre)
 
     def _in_flat(self, piece: Tensor, centre: Tensor) -> Tensor:
         """Pieces of rank 2 in three dimensions, one after another."""
@@ -194,25 +171,36 @@ class Images:
         return out
 
 
-class _Shapes(Pieces):
-    """Pieces without a prior."""
+class _Shapes:
+    """Polygons or polyhedra, stretched by the maps of full rank (S = 2, 3)."""
 
-    def _mass_bound(self, at: Tensor) -> Tensor:
-        return torch.zeros(self.count, dtype=torch.float64)
+    def __init__(self, images: Images) -> None:
+        plain = Pieces(images.part.polytopes, torch.eye(images.dim, dtype=torch.float64))
+        self._stretched = plain.stretched(images._full_root)
 
-    def stretched(self, root: Tensor) -> _Shapes:
-        """The pieces in coordinates `root t`."""
-        other = super().stretched(root)
-        assert isinstance(other, _Shapes)
-        return other
+    def nearest(self, piece: Tensor, root: Tensor, centre: Tensor) -> Tensor:
+        """The t of each piece for which `|root t - centre|` is least."""
+        w = self._stretched.nearest(piece, None, centre)
+        return torch.linalg.solve_triangular(root, (w + centre)[:, :, None], upper=True)[:, :, 0]
 
     def beyond(self, piece: Tensor, centre: Tensor) -> Tensor:
-        """How far points are beyond the farthest face of a polyhedron, `(m,)`; negative inside."""
-        index = piece.numpy()
-        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
-        of = torch.as_tensor(owner)
-        out = centre.new_full((len(piece),), -torch.inf)
-        return out.scatter_reduce(0, of, (self._normal[faces] * centre[of]).sum(1) - self._offset[faces], "amax")
+        """How far points are beyond the farthest face of a piece, `(m,)`; negative inside."""
+        return self._stretched.beyond(piece, centre)
+
+
+class _Segments:
+    """Intervals (S = 1)."""
+
+    def __init__(self, images: Images) -> None:
+        self._low, self._high = images.low - images.origin, images.high - images.origin
+
+    def nearest(self, piece: Tensor, root: Tensor, centre: Tensor) -> Tensor:
+        """The t of each piece for which `|root t - centre|` is least."""
+        return (centre / root[:, 0]).clamp(self._low[piece], self._high[piece])
+
+    def beyond(self, piece: Tensor, centre: Tensor) -> Tensor:
+        """Nothing is known of how far points are beyond the ends."""
+        return torch.full_like(centre[:, 0], -torch.inf)
 
 
 class _Lines:
@@ -259,24 +247,3 @@ def _extreme(vectors: Tensor, owner: Tensor, along: Tensor, sign: float) -> Tens
     chosen = order[last]
     out[owner[chosen]] = vectors[chosen]
     return out
-
-
-def _line_corners(low: Tensor, high: Tensor) -> Corners:
-    index = torch.arange(len(low)).repeat_interleave(2)
-    ends = torch.stack((low[:, 0], high[:, 0]), 1).flatten()
-    finite = torch.isfinite(ends)
-    nowhere = (~finite).view(-1, 2).all(1).nonzero()[:, 0]  # the whole line has no vertex
-    point = torch.cat((ends[finite], ends.new_zeros(len(nowhere))))
-    owner = torch.cat((index[finite], nowhere))
-    order = owner.argsort(stable=True)
-    return Corners(point[order, None], owner[order], ends[~finite].sign()[:, None], index[~finite])
-
-
-def _corners(cells: PolytopeCells, origin: Tensor) -> Corners:
-    vertex, owner = cells.corners
-    at: Array = cells.complex.points[vertex]
-    finite = at[:, -1] > 0
-    of = torch.as_tensor(owner[finite])
-    ray = torch.as_tensor(at[~finite, :-1])
-    ray = ray / torch.linalg.vector_norm(ray, dim=1, keepdim=True)
-    return Corners(torch.as_tensor(at[finite, :-1]) - origin[of], of, ray, torch.as_tensor(owner[~finite]))

@@ -9,7 +9,7 @@ with `l = v . a`, `p = |v - l a|`, or `|v|` behind the apex.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,7 @@ from torch import Tensor
 from girih.geometry.pieces import Images, Rows
 from girih.inference.tree import Gap, Level, Tree
 from girih.partition import Partition
-from girih.partition.growing import ragged
-
-if TYPE_CHECKING:
-    from girih.inference.pieces import Pieces
+from girih.partition.memory import ragged
 
 _PAIRS = 1 << 25  # pairs of rows and pieces that a batch of rows could have at most
 _MOST = 2048  # rows of a batch
@@ -61,9 +58,9 @@ class Search:
     def __init__(self, part: Partition) -> None:
         self.images = Images(part)
         leaves = self.images.leaves()
-        # the images themselves are the features of the tree, which reads the boxes and the (zero) masses of its pieces
+        # the images themselves are the features of the tree, which reads the boxes and the (zero) masses of pieces
         eye = torch.eye(leaves.feature.shape[1], dtype=torch.float64)
-        self.tree = Tree(cast("Pieces", self.images), leaves, eye)
+        self.tree = Tree(self.images, leaves, eye)
         self.cones = Cones(self.images)
 
     def batches(self, count: int) -> Iterator[slice]:

@@ -1,6 +1,20 @@
 """Exact inference: the joint model `DGN`, its marginal distribution and its posteriors."""
 
 from girih.inference.dgn import DGN, DGNDistribution
+from girih.inference.model import MAX_LATENT_DIM, Evidence, Model, check_latent_dim, chunks
 from girih.inference.posterior import Posterior
+from girih.inference.statistics import Statistics, accumulate, evidence
 
-__all__ = ["DGN", "DGNDistribution", "Posterior"]
+__all__ = [
+    "DGN",
+    "MAX_LATENT_DIM",
+    "DGNDistribution",
+    "Evidence",
+    "Model",
+    "Posterior",
+    "Statistics",
+    "accumulate",
+    "check_latent_dim",
+    "chunks",
+    "evidence",
+]

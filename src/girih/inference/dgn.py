@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
@@ -13,21 +14,19 @@ from girih._arrays import as_rows, as_tensor, bare, in_transform, outside_transf
 from girih._options import real
 from girih.errors import DerivativeError, NonFiniteError, ParameterError
 from girih.inference import noise as gaussian_noise
-from girih.inference.estep import Evidence, chunks, expect
 from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
-from girih.inference.limits import check_latent_dim
-from girih.inference.line_posterior import LinePosterior
-from girih.inference.model import Cells, Intervals, Model
-from girih.inference.pieces import Pieces
-from girih.inference.polytope_posterior import PolytopePosterior
+from girih.inference.line import Line
+from girih.inference.model import AffinePieces, Evidence, Model, Region, check_latent_dim, chunks
+from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
-from girih.networks import Trace
-from girih.networks.following import Followed, Snapshot
+from girih.inference.statistics import expect
+from girih.networks import Followed, Snapshot, Trace
 from girih.partition import Partition
-from girih.partition.line_cells import LineCells
 
 # The share of each p(x) that may be left out, unless told otherwise.
 TOL = 1e-10
+
+_REGIONS: dict[int, Callable[[Partition, Tensor], Region]] = {1: Line, 2: Polytopes, 3: Polytopes}
 
 
 class DGN(nn.Module):
@@ -145,26 +144,24 @@ class DGN(nn.Module):
                     "the last layer of the network has weights that are not finite; reload the network, or train it "
                     "with smaller steps"
                 )
-            cells = Cells(partition.piece_origins, value, slope, _region(partition, prior))
+            cells = AffinePieces(partition.piece_origins, value, slope, _REGIONS[traced.latent_dim](partition, prior))
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
             return Model(cells, weight, bias, noise, prior, self.tol, rest)
 
-    def rows(self, x: Any, allow_missing: bool = True) -> Tensor:
+    def rows(self, x: ArrayLike | Tensor, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
         return as_rows(
             x, "x", self.output_dim, "the data dimension D", allow_missing=allow_missing, device=self.trace.device
         )
 
-    def posterior(self, x: Any) -> Posterior:
+    def posterior(self, x: ArrayLike | Tensor) -> Posterior:
         """The exact posteriors `p(z | x_n)` of a batch `(N, D)`; NaN entries of x are missing."""
         model, rows = self.model(), self.rows(x).detach()
-        if self.latent_dim == 1:
-            return LinePosterior(model, rows)
-        return PolytopePosterior(model, self.trace.frozen(), rows)
+        return model.cells.region.posterior(model, self.trace, rows)
 
-    def elbo(self, x: Any, q: GaussianQ) -> Tensor:
+    def elbo(self, x: ArrayLike | Tensor, q: GaussianQ) -> Tensor:
         r"""The evidence lower bound `E_q[log p(x, z)] + H(q)` in nats, `(N,)`, exact for a Gaussian q.
 
         `log p(x) = elbo(x, q) + KL(q || p(z | x))`; see `Posterior.kl` for what q may be.
@@ -176,7 +173,7 @@ class DGN(nn.Module):
         mean, factor = posterior.gaussian_parameters(q)
         return posterior.expected_log_prob(mean, factor) + posterior.log_evidence + gaussian_entropy(factor)
 
-    def impute(self, x: Any) -> Tensor:
+    def impute(self, x: ArrayLike | Tensor) -> Tensor:
         """`E[x_missing | x_observed]` in place of the NaN entries of x, `(N, D)`; observed entries stay as they are.
 
         Example:
@@ -266,7 +263,7 @@ class DGNDistribution(Distribution):
         """The latent partition."""
         return self._refresh().partition
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, with NaN entries of x marginalised.
 
         Differentiable once in the parameters of the network, the noise and the prior, and twice in x. `torch.func`
@@ -278,7 +275,7 @@ class DGNDistribution(Distribution):
         """
         return self.evidence(value).log_prob
 
-    def evidence(self, value: Any) -> Evidence:
+    def evidence(self, value: ArrayLike | Tensor) -> Evidence:
         """`log_prob(x)` together with `left_out`, a certified bound on the relative error of each p(x), and `rounding`.
 
         `left_out` covers what was left out of the sum over cells: at most the `tol` of the `DGN` (S = 2, 3), or what
@@ -294,7 +291,7 @@ class DGNDistribution(Distribution):
         """
         return Evidence(*self._by_rows(value, self._evidence))
 
-    def score(self, value: Any) -> Tensor:
+    def score(self, value: ArrayLike | Tensor) -> Tensor:
         r"""The gradient of `log p(x)` in x, `(N, D)` nats per unit of x, 0 at missing entries.
 
             score(x) = -noise^-1 (x - E[g(z) | x])
@@ -314,7 +311,7 @@ class DGNDistribution(Distribution):
         """
         return self._by_rows(value, lambda x, state: (score_of(state.model, x, self._inputs(state)),))[0]
 
-    def denoise(self, value: Any) -> Tensor:
+    def denoise(self, value: ArrayLike | Tensor) -> Tensor:
         """`E[g(z) | x]`, `(N, D)`: what x was before the noise, on average; missing entries are filled in.
 
         For complete rows it is `x + noise score(x)` (Tweedie's formula). Leading batch axes are kept.
@@ -330,7 +327,9 @@ class DGNDistribution(Distribution):
         """
         return self._by_rows(value, lambda x, state: (Denoised.apply(state.model, x, *self._inputs(state)),))[0]
 
-    def _by_rows(self, value: Any, function: Callable[[Tensor, _State], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def _by_rows(
+        self, value: ArrayLike | Tensor, function: Callable[[Tensor, _State], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
         """A function of rows `(N, D)`, of a single one `(D,)`, or with leading batch axes."""
         dgn, state = self._dgn, self._refresh()
         value = as_tensor(value, "x", state.model.bias.device)
@@ -408,16 +407,8 @@ def _own(value: Tensor) -> Tensor:
     return value if value.requires_grad else nn.Parameter(value.clone())
 
 
-def _check_tol(tol: Any) -> float:
+def _check_tol(tol: float) -> float:
     value = real(tol, "tol", positive=False)
     if value >= 1.0:
         raise ParameterError(f"tol is the share of p(x) that may be left out, and must be below 1; got {value:g}")
     return value
-
-
-def _region(partition: Partition, prior: Tensor) -> Intervals | Pieces:
-    if isinstance(partition.cells, LineCells):
-        lower, upper = partition.bounds
-        origin = partition.piece_origins[:, 0]
-        return Intervals(lower - origin, upper - origin)
-    return Pieces(partition.cells, torch.linalg.cholesky(prior))

@@ -17,17 +17,18 @@ They raise `DerivativeError`: where something could flow into them, the graph go
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch.autograd.function import FunctionCtx
 
 from girih.errors import DerivativeError
 from girih.inference import noise as gaussian_noise
-from girih.inference.estep import Evidence, chunks, evidence, expect
-from girih.inference.model import Model
-from girih.inference.statistics import Statistics, accumulate
+from girih.inference.model import Evidence, Model, chunks
+from girih.inference.statistics import Statistics, accumulate, evidence, expect
 
 _IN_PARAMETERS = (
     "second derivatives of log p(x) that involve the parameters (network, noise, prior) are not available, only those "
@@ -52,6 +53,26 @@ BATCHED = (
 )
 
 
+Dims: TypeAlias = tuple[int | None, ...]
+
+
+class _Context(FunctionCtx):
+    """What torch hands from the forward to the backward pass, with what the functions below keep in it."""
+
+    model: Model
+    parameters: Sequence[Tensor]
+    message: str
+    count: int
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
+class _Batch(Protocol):
+    """What `torch.func.vmap` says about a batch."""
+
+    batch_size: int
+
+
 class MarginalLogProb(torch.autograd.Function):
     """`log p(x)` `(N,)`, with gradients in x, the hidden features on the pieces, the last map, the noise and the prior.
 
@@ -65,7 +86,7 @@ class MarginalLogProb(torch.autograd.Function):
         return found.log_prob, found.left_out, found.rounding
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep x, and the parameters for the graph of second derivatives alone: their values are those of `model`."""
         ctx.model, x, *ctx.parameters = inputs
         ctx.save_for_backward(x)
@@ -74,7 +95,7 @@ class MarginalLogProb(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # what has no tangent is seen as None
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """The score, and statistics with the upstream gradient as row weights, turned into gradients."""
         if grad is None:
             return (None,) * 8
@@ -88,7 +109,7 @@ class MarginalLogProb(torch.autograd.Function):
         return None, in_x, *gradients
 
     @staticmethod
-    def jvp(ctx: Any, _: None, direction: Tensor | None, *others: Tensor | None) -> tuple[Tensor, None, None]:
+    def jvp(ctx: _Context, _: None, direction: Tensor | None, *others: Tensor | None) -> tuple[Tensor, None, None]:
         """The score along a direction in x."""
         _refuse_tangents(others, _FORWARD)
         (x,) = ctx.saved_tensors
@@ -96,20 +117,22 @@ class MarginalLogProb(torch.autograd.Function):
         return (score_of(ctx.model, x, ctx.parameters) * direction).sum(1), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], model: Model, x: Tensor, *parameters: Tensor) -> tuple[Any, Any]:
+    def vmap(
+        info: _Batch, in_dims: Dims, model: Model, x: Tensor, *parameters: Tensor
+    ) -> tuple[tuple[Tensor, ...], Dims]:
         """A batch of tables as one long table."""
         _refuse_batches(in_dims[2:])
-        found = MarginalLogProb.apply(model, x.movedim(in_dims[1], 0).flatten(0, 1), *parameters)
+        found = MarginalLogProb.apply(model, _one_table(x, in_dims[1]), *parameters)
         return tuple(part.unflatten(0, (info.batch_size, -1)) for part in found), (0, 0, 0)
 
 
-def log_prob_of(model: Model, x: Tensor, parameters: Any) -> tuple[Tensor, ...]:
+def log_prob_of(model: Model, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """`log p(x)`, what was left out of it and its rounding, `(N,)` each; see `MarginalLogProb` for the parameters."""
     _refuse_nested_forward(x)
     return MarginalLogProb.apply(model, x, *parameters)
 
 
-def score_of(model: Model, x: Tensor, parameters: Any = ()) -> Tensor:
+def score_of(model: Model, x: Tensor, parameters: Sequence[Tensor] = ()) -> Tensor:
     """`score(model, x)`, differentiable in x; derivatives in the parameters raise."""
     _refuse_nested_forward(x)
     if torch.is_grad_enabled():
@@ -127,15 +150,15 @@ class _Barrier(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Tensor, str], output: Tensor) -> None:
         ctx.message = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> NoReturn:
+    def backward(ctx: _Context, grad: Tensor) -> NoReturn:
         raise DerivativeError(ctx.message)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+    def jvp(ctx: _Context, *tangents: Tensor | None) -> NoReturn:
         raise DerivativeError(ctx.message)
 
 
@@ -147,7 +170,7 @@ class _Score(torch.autograd.Function):
         return score(model, x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.model, x = inputs[:2]
         ctx.count = len(inputs) - 2
         ctx.save_for_backward(x)
@@ -155,21 +178,21 @@ class _Score(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return None, None, *[None] * ctx.count
         (x,) = ctx.saved_tensors  # the curvature is symmetric
         return None, _Curvature.apply(ctx.model, _Barrier.apply(x, _THIRD), grad), *[None] * ctx.count
 
     @staticmethod
-    def jvp(ctx: Any, _: None, direction: Tensor | None, *others: Tensor | None) -> Tensor:
+    def jvp(ctx: _Context, _: None, direction: Tensor | None, *others: Tensor | None) -> Tensor:
         _refuse_tangents(others, _IN_PARAMETERS)
         (x,) = ctx.saved_tensors
         assert direction is not None
         return _Curvature.apply(ctx.model, _Barrier.apply(x, _THIRD), direction)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], model: Model, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: _Batch, in_dims: Dims, model: Model, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
         return _as_one_table(_Score, info, in_dims, model, x, parameters), 0
 
 
@@ -182,21 +205,21 @@ class Denoised(torch.autograd.Function):
         return denoised(model, x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Nothing is kept."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> NoReturn:
+    def backward(ctx: _Context, grad: Tensor) -> NoReturn:
         """Refused."""
         raise DerivativeError(_DENOISED)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+    def jvp(ctx: _Context, *tangents: Tensor | None) -> NoReturn:
         """Refused."""
         raise DerivativeError(_DENOISED)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], model: Model, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: _Batch, in_dims: Dims, model: Model, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
         """A batch of tables as one long table."""
         return _as_one_table(Denoised, info, in_dims, model, x, parameters), 0
 
@@ -211,29 +234,30 @@ class _Curvature(torch.autograd.Function):
         return curvature(model, x.detach(), columns).reshape(direction.shape)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.model, x, _ = inputs
         ctx.save_for_backward(x)
         ctx.save_for_forward(x)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return None, None, None
         (x,) = ctx.saved_tensors
         return None, None, _Curvature.apply(ctx.model, x, grad)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, in_x: Tensor | None, direction: Tensor | None) -> Tensor:
+    def jvp(ctx: _Context, _: None, in_x: Tensor | None, direction: Tensor | None) -> Tensor:
         _refuse_tangents((in_x,), _THIRD)
         (x,) = ctx.saved_tensors
         return _Curvature.apply(ctx.model, x, direction)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], model: Model, x: Tensor, direction: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: _Batch, in_dims: Dims, model: Model, x: Tensor, direction: Tensor) -> tuple[Tensor, int]:
         _, rows, columns = in_dims
         if rows is None:  # the same rows, so that their moments are found once
+            assert columns is not None
             direction = direction.movedim(columns, -1)
             shape = direction.shape
             found = _Curvature.apply(model, x, direction.flatten(2) if direction.ndim > 3 else direction)
@@ -259,20 +283,20 @@ class _ParameterGradient(torch.autograd.Function):
         return gradient(model, accumulate(model, x, grad)[1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+    def backward(ctx: _Context, *grads: Tensor) -> NoReturn:
         raise DerivativeError(_IN_PARAMETERS)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+    def jvp(ctx: _Context, *tangents: Tensor | None) -> NoReturn:
         raise DerivativeError(_IN_PARAMETERS)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], model: Model, grad: Tensor, x: Tensor, *parameters: Tensor
+        info: _Batch, in_dims: Dims, model: Model, grad: Tensor, x: Tensor, *parameters: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         _refuse_batches(in_dims[3:])
         grads, tables = (
@@ -283,14 +307,25 @@ class _ParameterGradient(torch.autograd.Function):
         return tuple(torch.stack(part) for part in zip(*parts, strict=True)), (0,) * 6
 
 
-def _as_one_table(function: Any, info: Any, in_dims: Any, model: Model, x: Tensor, parameters: Any) -> Tensor:
+def _as_one_table(
+    function: type[torch.autograd.Function],
+    info: _Batch,
+    in_dims: Dims,
+    model: Model,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+) -> Tensor:
     _refuse_batches(in_dims[2:])
-    return function.apply(model, x.movedim(in_dims[1], 0).flatten(0, 1), *parameters).unflatten(
-        0, (info.batch_size, -1)
-    )
+    found: Tensor = function.apply(model, _one_table(x, in_dims[1]), *parameters)
+    return found.unflatten(0, (info.batch_size, -1))
 
 
-def _refuse_tangents(tangents: Any, message: str) -> None:
+def _one_table(x: Tensor, dim: int | None) -> Tensor:
+    assert dim is not None, "only x can be batched"
+    return x.movedim(dim, 0).flatten(0, 1)
+
+
+def _refuse_tangents(tangents: Sequence[Tensor | None], message: str) -> None:
     if any(tangent is not None for tangent in tangents):
         raise DerivativeError(message)
 
@@ -314,7 +349,7 @@ def _refuse_old_batches(grad: Tensor) -> None:
         raise DerivativeError(_OLD_BATCHES)
 
 
-def _refuse_batches(dims: Any) -> None:
+def _refuse_batches(dims: Dims) -> None:
     if any(dim is not None for dim in dims):
         raise DerivativeError(BATCHED)
 

@@ -1,4 +1,4 @@
-r"""The un-truncated Gaussian of a (row, piece) pair, S = 2, 3.
+r"""The pieces of a model and the un-truncated Gaussian of each (row, piece) pair on them, S = 2, 3.
 
 With u the whitened latent (prior N(0, I)), `u = o + t` on a piece with origin o, and `T h = f + J t` there,
 
@@ -19,8 +19,11 @@ import torch
 from torch import Tensor
 
 from girih.inference.model import Model, Rows
+from girih.inference.pieces import SIGNED_ERROR, Pieces
+from girih.inference.tree import Leaves, Tree
 
 _CHUNK = 2**19  # entries of the largest temporary
+_RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
 _LOUD = 1e6  # signals beyond which residuals are projected twice
 
 
@@ -49,16 +52,94 @@ class Gaussians(NamedTuple):
         return -self.root.diagonal(dim1=1, dim2=2).log().sum(1)
 
 
-def whitened_slope(model: Model) -> Tensor:
-    """`d h / d u` on each piece, `(P, H, S)`."""
-    return model.cells.slope @ torch.linalg.cholesky(model.prior)
+class Geometry:
+    """The pieces with the maps of a model on them: what does not depend on the rows.
 
+    Args:
+        model: the parameters.
+        pieces: of its latent space.
 
-def make_maps(model: Model, slope: Tensor, origin: Tensor) -> Maps:
-    """QR factors of every piece for complete rows."""
-    reduced = model.head[1]
-    start = torch.cat((model.cells.value @ reduced.mT, origin), 1)
-    return Maps(start, *_factor(torch.einsum("kh,phs->pks", reduced, slope)))
+    Attributes:
+        origin: u of each piece's origin, `(P, S)`.
+        factor: L `(S, S)`, the Cholesky factor of the prior.
+        slope: `d h / d u` on each piece, `(P, H, S)`.
+        maps: for complete rows.
+        tree: over the bounded pieces.
+        unbounded: the other pieces, `(U,)`.
+        affine_range: orthonormal columns that span the range of the whole map of each of these, `(U, K, S)`.
+    """
+
+    def __init__(self, model: Model, pieces: Pieces) -> None:
+        self.model, self.pieces, self.origin = model, pieces, pieces.origin
+        self.factor = torch.linalg.cholesky(model.prior)
+        self.slope = model.cells.slope @ self.factor
+        reduced = model.head[1]
+        start = torch.cat((model.cells.value @ reduced.mT, self.origin), 1)
+        self.maps = Maps(start, *_factor(torch.einsum("kh,phs->pks", reduced, self.slope)))
+        self._stretched = pieces.stretched(self.maps.root)
+        self.tree = self._tree(model)
+        self.unbounded = (~pieces.bounded).nonzero()[:, 0]
+        self.affine_range = range_of(model.head[1] @ self.slope[self.unbounded])
+        corner = (self.maps.root[pieces.corner_owner] @ pieces.corner[:, :, None])[:, :, 0]
+        far = self.origin.new_zeros(pieces.count)
+        self._far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
+
+    def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
+        """The pieces, and the roots that take them to w."""
+        return (self._stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
+
+    def nearest(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
+        """The w of each piece that is nearest to 0, `(m, S)`."""
+        shape, root = self.shape(gaussian)
+        return shape.nearest(piece, root, gaussian.centre)
+
+    def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
+        """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
+        far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
+        return (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
+
+    def maps_of(self, rows: Rows, row: Tensor, piece: Tensor) -> Maps:
+        """`Maps` of the pairs (row, piece): those of the pieces, or the row's own where entries are missing."""
+        maps = self.maps
+        if rows.observed is None:
+            return Maps(maps.start[piece], maps.basis[piece], maps.root[piece])
+        columns = rows.reduced[row] @ torch.cat((self.slope[piece], self.model.cells.value[piece, :, None]), 2)
+        return Maps(torch.cat((columns[:, :, -1], self.origin[piece]), 1), *_factor(columns[:, :, :-1]))
+
+    def gaussians(self, rows: Rows, row: Tensor, piece: Tensor) -> Gaussians:
+        """The Gaussians of the pairs (row, piece), `(m,)` each."""
+        S = self.pieces.dim
+        width = self.maps.start.shape[1] * (1 if rows.observed is None else rows.reduced.shape[2])
+        parts = []
+        for r, p in zip(*(index.split(max(1, _CHUNK // width)) for index in (row, piece)), strict=True):
+            start, basis, root = self.maps_of(rows, r, p)
+            b = torch.nn.functional.pad(rows.y[r], (0, S)) - start
+            centre = (basis * b[:, :, None]).sum(1)
+            off = b - (basis @ centre[:, :, None])[:, :, 0]
+            if len(r) and centre.abs().max() > _LOUD:
+                off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
+            constant = rows.constant if rows.observed is None else rows.constant[r]
+            square = torch.linalg.vector_norm(off, dim=1).square()
+            parts.append((constant - 0.5 * (rows.far2[r] + square), root, centre))
+        if not parts:
+            parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
+        base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Gaussians(base, root, centre, rows.observed is None)
+
+    def _tree(self, model: Model) -> Tree:
+        pieces = self.pieces
+        owner, index = pieces.corner_owner, pieces.bounded.nonzero()[:, 0]
+        size = torch.bincount(owner, minlength=pieces.count)
+        middle = self.origin.new_zeros(pieces.count, pieces.dim).index_add(0, owner, pieces.corner) / size[:, None]
+        feature = model.cells.value + (self.slope @ middle[:, :, None])[:, :, 0]
+        place = torch.full_like(size, -1)
+        place[index] = torch.arange(len(index))
+        inner = pieces.bounded[owner]
+        around = (pieces.corner - middle[owner])[inner]
+        # |R t| is at least |J t|, and no K-dimensional vectors are needed
+        length = torch.linalg.vector_norm((self.maps.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
+        leaves = Leaves(index, feature[index], self.slope[index], around, length, place[owner[inner]])
+        return Tree(pieces, leaves, model.head[1])
 
 
 def _factor(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,33 +151,9 @@ def _factor(image: Tensor) -> tuple[Tensor, Tensor]:
     return basis * sign[:, None, :], root * sign[:, :, None]
 
 
-def pair_gaussians(
-    model: Model, rows: Rows, maps: Maps, slope: Tensor, origin: Tensor, row: Tensor, piece: Tensor
-) -> Gaussians:
-    """The Gaussians of the pairs (row, piece), `(m,)` each."""
-    width = maps.start.shape[1] * (1 if rows.observed is None else rows.reduced.shape[2])
-    parts = []
-    for r, p in zip(*(index.split(max(1, _CHUNK // width)) for index in (row, piece)), strict=True):
-        start, basis, root = maps_of_pairs(model, rows, maps, slope, origin, r, p)
-        b = torch.nn.functional.pad(rows.y[r], (0, origin.shape[1])) - start
-        centre = (basis * b[:, :, None]).sum(1)
-        off = b - (basis @ centre[:, :, None])[:, :, 0]
-        if len(r) and centre.abs().max() > _LOUD:
-            off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
-        constant = rows.constant if rows.observed is None else rows.constant[r]
-        parts.append((constant - 0.5 * (rows.far2[r] + torch.linalg.vector_norm(off, dim=1).square()), root, centre))
-    if not parts:
-        S = origin.shape[1]
-        parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
-    base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Gaussians(base, root, centre, rows.observed is None)
+def range_of(image: Tensor) -> Tensor:
+    """Orthonormal columns `(m, K, s)` whose span holds the range of `image (m, K, S)`; zeros where that is 0.
 
-
-def maps_of_pairs(
-    model: Model, rows: Rows, maps: Maps, slope: Tensor, origin: Tensor, row: Tensor, piece: Tensor
-) -> Maps:
-    """`Maps` of the pairs (row, piece): those of the pieces, or the row's own where entries are missing."""
-    if rows.observed is None:
-        return Maps(maps.start[piece], maps.basis[piece], maps.root[piece])
-    columns = rows.reduced[row] @ torch.cat((slope[piece], model.cells.value[piece, :, None]), 2)
-    return Maps(torch.cat((columns[:, :, -1], origin[piece]), 1), *_factor(columns[:, :, :-1]))
+    Where the rank is below S but not 0 the span is larger than the range, and distances from it are only shorter.
+    """
+    return torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]

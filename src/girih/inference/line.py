@@ -1,133 +1,243 @@
-r"""Every (row, cell) pair of a one-dimensional latent space as a truncated Gaussian.
-
-In the reduced coordinates of `girih.inference.model` the hidden features of a cell run along a line
-`T h = f + a t`, `t = z - origin`, and a row y is seen as its distance from that line and its position along it:
-
-    log p(x, z) = const - (far^2 + off^2 + (p - s t)^2 + z^2 / prior) / 2
-
-with `far` the distance of x from the range of W, `off` the distance from the line inside that range, `p` the
-position along it and `s = |a|`. With c the centre of this Gaussian in t, `sd` its deviation and `u = (t - c) / sd`,
-
-    (p - s t)^2 + z^2 / prior = (p + s origin)^2 / (1 + s^2 prior) + u^2,
-
-so each term is the square of a difference, never a difference of squares, and steep cells and small noise lose no
-digits. This is EM-DGN Theorem 1, rearranged. What a row has in common on all cells never enters the comparison of
-cells: their peaks are counted from the highest one.
-"""
+"""Exact inference over a one-dimensional latent: the moments of an E-step, posteriors, and expectations (S = 1)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from girih.gaussian.interval import anchored_moments
-from girih.inference.knots import Knots, distant_peaks
-from girih.inference.model import Intervals, Model, Rows
-
-_LOG_2PI = math.log(2.0 * math.pi)
-
-# Pairs below exp(-46) = 1e-20 of their row's mass cannot change the last bit of a sum over cells.
-NEGLIGIBLE = 46.0
-
-# Up to so many pairs, finding out which ones matter takes longer than integrating them all.
-_FEW = 4096
-
-# Squared distances above this are compared by differences: the last digits of this one are worth 1e-13 nats.
-_DISTANT = 1e3
+from girih.gaussian.interval import interval_moments, sample_anchored
+from girih.inference.line_pairs import Knots, Pairs, left_out_bound, pair_up
+from girih.inference.model import LEAST, AffinePieces, Expected, Model, Region, Rows, chunks
+from girih.inference.posterior import Posterior
+from girih.inference.rounding import MATTERS, lengths, of_posterior
+from girih.networks import Trace
+from girih.partition import Partition
 
 
-class Pairs(NamedTuple):
-    """Truncated Gaussians of n rows on R cells: with `u = (t - centre) / deviation`, anchored in the cell.
+class DenseMoments(NamedTuple):
+    """Responsibilities, means of t and variances of a chunk of rows on each cell (S = 1)."""
 
-    The integrals are there for the pairs that can matter; the others have less than exp(-46) of their row's mass.
-    Logarithms are counted from those of the row's highest peak.
+    e0: Tensor  # (n, R)
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> tuple[Tensor, DenseMoments]:
+        """`log p(x)` of each row, and the moments of its posterior."""
+        peak = pairs.log_joint.amax(1, keepdim=True)
+        weight = (pairs.log_joint - peak).exp_()
+        total = weight.sum(1, keepdim=True)
+        # divided by their own sum, so that responsibilities add up to 1 however large |log p| is
+        return pairs.log_highest + (peak + total.log())[:, 0], cls(weight / total, pairs.mean, pairs.variance)
+
+    def features(self, cells: AffinePieces) -> Tensor:
+        """`E[h | x]`, `(n, H)`."""
+        return self.e0 @ cells.value + (self.e0 * self.mean) @ cells.slope[:, :, 0]
+
+    def moments(self, weight: Tensor) -> Tensor:
+        """`sum_n g_n E[1_cell (t, 1)(t, 1)^T]`, `(R, 2, 2)`."""
+        g0 = weight[:, None] * self.e0
+        g1 = g0 * self.mean
+        g2 = g1 * self.mean + g0 * self.variance
+        m0, m1, m2 = g0.sum(0), g1.sum(0), g2.sum(0)
+        return torch.stack((torch.stack((m2, m1), -1), torch.stack((m1, m0), -1)), -2)
+
+    def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
+        """`sum_n g_n y_n E[1_cell (t, 1)^T]`, `(R, K, 2)`, for y `(n, K)`."""
+        g0 = weight[:, None] * self.e0
+        return torch.stack(((g0 * self.mean).mT @ y, g0.mT @ y), -1)
+
+    def incomplete_pull(self, weight: Tensor, rows: Rows, cells: AffinePieces) -> Tensor:
+        """`sum_n g_n E[1_cell T_n^T (y - T_n h)(t, 1)^T]`, `(R, H, 2)`, for rows with their own T_n `(n, K, H)`."""
+        reduced = rows.reduced
+        start, direction = cells.value @ reduced.mT, cells.slope[:, :, 0] @ reduced.mT  # (n, R, K)
+        g0 = weight[:, None] * self.e0
+        g1 = g0 * self.mean
+        g2 = g1 * self.mean + g0 * self.variance
+        off = rows.y[:, None, :] - start
+        on_one = g0[:, :, None] * off - g1[:, :, None] * direction
+        on_t = g1[:, :, None] * off - g2[:, :, None] * direction
+        parts = (torch.einsum("nrk,nkh->rh", on_t, reduced), torch.einsum("nrk,nkh->rh", on_one, reduced))
+        return torch.stack(parts, -1)
+
+    def feature_covariance(self, cells: AffinePieces, mean: Tensor) -> Tensor:
+        """`Cov[(h, 1) | x]` of each row, `(n, H + 1, H + 1)`, for the mean `(n, H + 1)`."""
+        features = torch.nn.functional.pad(cells.value, (0, 1), value=1.0)
+        slopes = torch.nn.functional.pad(cells.slope[:, :, 0], (0, 1))
+        deviation = features + self.mean[:, :, None] * slopes - mean[:, None, :]
+        spread = torch.einsum("nr,nrh,nrk->nhk", self.e0, deviation, deviation)
+        return spread + torch.einsum("nr,rh,rk->nhk", self.e0 * self.variance, slopes, slopes)
+
+
+class LinePosterior(Posterior):
+    """`Posterior` for S = 1: every pair of a row and a cell, as dense `(N, R)` arrays."""
+
+    def __init__(self, model: Model, knots: Knots, x: Tensor) -> None:
+        self._model, self._knots = model, knots
+        parts = [(index, rows, pair_up(model, rows, knots)) for index, rows in chunks(model, x)]
+        order = torch.cat([index for index, *_ in parts]).argsort()
+        columns = zip(*(pairs for *_, pairs in parts), strict=True)
+        self._pairs = p = Pairs(*(c[0] if len(c) == 1 else torch.cat(c)[order] for c in columns))
+        log_mass = torch.logsumexp(p.log_joint, 1, keepdim=True)
+        log_evidence = p.log_highest + log_mass[:, 0]
+        self._log_peak = p.log_peak - log_mass  # log p(z | x) at the anchors
+        self.log_weights = torch.log_softmax(p.log_joint, 1)
+        # the anchors of the cells, and that of the best one, from which they are counted
+        self._offset, self._best = knots.offsets(p.anchor, p.log_peak.argmax(1, keepdim=True))
+        self._lengths = torch.cat([lengths(rows, log_evidence[index]) for index, rows, _ in parts])[order]
+        super().__init__(1, log_evidence, left_out_bound(log_evidence, len(knots.origin)))
+        self._local, self._spread = p.local_mean, p.local_variance
+
+    @cached_property
+    def rounding(self) -> Tensor:
+        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`: see `girih.inference.rounding`."""
+        p, model, cells = self._pairs, self._model, self._model.cells
+        speed = torch.linalg.vector_norm(cells.slope[:, :, 0].abs() @ model.head[1].abs().mT, dim=1)
+        matters = self.log_weights > math.log(MATTERS)
+        path, z = self._knots.paths(speed, p.anchor), self._best + self._offset
+        spread = torch.where(matters, path, -torch.inf).amax(1) - torch.where(matters, path, torch.inf).amin(1)
+        pull = z.abs() * (p.tilt.abs() / p.deviation + z.abs() / model.prior[0, 0])
+        return of_posterior(model, self._lengths, spread, torch.where(matters, pull, 0.0).amax(1))
+
+    @property
+    def _ends(self) -> list[Tensor]:
+        """The ends of the cells about the anchors, in units of the deviations, `(N, R)` each."""
+        return [(end - self._pairs.anchor) / self._pairs.deviation for end in (self._knots.lower, self._knots.upper)]
+
+    @property
+    def _weights(self) -> Tensor:
+        return self.log_weights.exp()
+
+    @property
+    def _means(self) -> Tensor:
+        """E[z | x, cell], counted from the best anchor, `(N, R)`."""
+        return self._offset + self._pairs.deviation * self._local
+
+    @property
+    def mean(self) -> Tensor:
+        """E[z | x], `(N, 1)`."""
+        return self._best + (self._weights * self._means).sum(1, keepdim=True)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Cov[z | x], `(N, 1, 1)`: the spread of the cells' means plus the spread inside the cells."""
+        means = self._means
+        away = means - (self._weights * means).sum(1, keepdim=True)
+        inside = self._pairs.deviation.square() * self._spread
+        return (self._weights * (away.square() + inside)).sum(1)[:, None, None]
+
+    @property
+    def mode(self) -> Tensor:
+        """The z of highest posterior density, exact over all cells, `(N, 1)`."""
+        return self._best
+
+    def entropy(self) -> Tensor:
+        """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
+        expected = self._expected_log_density(self._local, self._spread)
+        return -torch.where(torch.isfinite(self.log_weights), self._weights * expected, 0.0).sum(1)
+
+    def _expected_log_density(self, u: Tensor, spread: Tensor) -> Tensor:
+        """E[log p(z | x)] on each cell for a u with this mean about the anchor, and this variance."""
+        return self._log_peak - u * self._pairs.tilt - 0.5 * (u.square() + spread)
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        z = z[..., 0]
+        cell = torch.searchsorted((self._knots.origin + self._knots.upper)[:-1], z.contiguous())
+        shape = torch.broadcast_shapes(cell.shape, self.batch_shape)
+        cell, z = cell.expand(shape), z.expand(shape)
+        n = torch.arange(len(self.log_evidence), device=z.device).expand(shape)
+        u = (z - self._best[n, 0] - self._offset[n, cell]) / self._pairs.deviation[n, cell]
+        return self._log_peak[n, cell] - u * self._pairs.tilt[n, cell] - 0.5 * u.square()
+
+    def spans(self, depth: float) -> tuple[Tensor, Tensor]:
+        """On each cell the ends of where `log p(z | x)` is within `depth` nats of its peak there, `(N, R)`."""
+        p, knots = self._pairs, self._knots
+        # from the anchor, u falls by depth nats within reach: (|tilt| + reach)^2 = tilt^2 + 2 depth
+        reach = 2.0 * depth / ((p.tilt.square() + 2.0 * depth).sqrt() + p.tilt.abs())
+        anchor, way = knots.origin + p.anchor, reach * p.deviation
+        # where the centre lies inside the cell both sides fall; beyond an end only one does
+        low = torch.maximum(anchor - way, knots.origin + knots.lower)
+        return low, torch.minimum(anchor + way, knots.origin + knots.upper)
+
+    def cell_probs(self) -> Tensor:
+        """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
+        return self._weights.to_sparse_coo()
+
+    def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
+        cell = torch.multinomial(self._weights, count, replacement=True, generator=generator).mT  # (count, N)
+        n, p = torch.arange(cell.shape[1], device=cell.device).expand_as(cell), self._pairs
+        below, above = self._ends
+        u = sample_anchored(below[n, cell], above[n, cell], p.tilt[n, cell], generator)
+        return self._best[:, 0] + (self._offset[n, cell] + u * p.deviation[n, cell])
+
+    def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
+        """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor^2)`, `(N, 1)` and `(N, 1, 1)`."""
+        deviation = factor[:, :, 0]
+        shift = (self._knots.origin - mean) / deviation
+        lower, upper = self._knots.lower / deviation + shift, self._knots.upper / deviation + shift
+        m = interval_moments(lower, upper)
+        # q's mean on the cell about the anchor; exact at the cell's end when q lies beyond it
+        at = torch.maximum(torch.minimum(mean - self._knots.origin, self._knots.upper), self._knots.lower)
+        local = ((at - self._pairs.anchor) + deviation * m.mean) / self._pairs.deviation
+        density = self._expected_log_density(local, m.variance * (deviation / self._pairs.deviation).square())
+        keep = m.log_mass > LEAST
+        return torch.where(keep, m.log_mass.exp() * density, 0.0).sum(1)
+
+
+class Line(Region):
+    """The region for S = 1: intervals, each with every row.
+
+    Args:
+        part: a partition with S = 1.
+        prior: not needed here.
     """
 
-    log_highest: Tensor  # (n,) log p(x, z) at the highest anchor
-    log_peak: Tensor  # (n, R) log p(x, z) at the anchor, the largest value on the cell
-    anchor: Tensor  # (n, R) point of the cell nearest to the centre, relative to the origin
-    tilt: Tensor  # (n, R) u at the anchor: 0 when the centre is inside the cell
-    deviation: Tensor  # (n, R)
-    log_joint: Tensor  # (n, R) log p(x, z in cell), -inf where negligible
-    mean: Tensor  # (n, R) E[t | x, cell], 0 where negligible
-    variance: Tensor  # (n, R) Var[z | x, cell], 0 where negligible
-    local_mean: Tensor  # (n, R) the same of u about the anchor
-    local_variance: Tensor  # (n, R)
+    def __init__(self, part: Partition, prior: Tensor) -> None:
+        (lower, upper), origin = part.bounds, part.piece_origins[:, 0]
+        self._knots = Knots(lower - origin, upper - origin, origin)
+
+    def entries(self, model: Model) -> int:
+        """The images of all cells."""
+        return len(self._knots.origin) * min(model.weight.shape)
+
+    def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`log p(x)`, and a bound on the share of the negligible pairs."""
+        p = pair_up(model, rows, self._knots)
+        log_p = p.log_highest + torch.logsumexp(p.log_joint, 1)
+        return log_p, left_out_bound(log_p, len(self._knots.origin))
+
+    def expect(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor, DenseMoments]:
+        """The same, and the moments of the posteriors."""
+        log_p, dense = DenseMoments.of(pair_up(model, rows, self._knots))
+        return log_p, left_out_bound(log_p, len(self._knots.origin)), dense
+
+    def posterior(self, model: Model, trace: Trace, x: Tensor) -> LinePosterior:
+        """The posteriors of rows `(N, D)`."""
+        return LinePosterior(model, self._knots, x)
+
+    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
+        """`E_q[log p(x, z)]` and its derivatives, for Gaussians q."""
+        return partial(_expected, pair_up(model, rows, self._knots), self._knots)
 
 
-def pair_up(model: Model, rows: Rows) -> Pairs:
-    """The truncated Gaussian of every row on every cell."""
-    cells, prior = model.cells, model.prior[0, 0]
-    region, origin = cells.region, cells.origin[:, 0]
-    assert isinstance(region, Intervals)
-    start = cells.value @ rows.reduced.mT  # (R, K) or (n, R, K)
-    direction = cells.slope[:, :, 0] @ rows.reduced.mT
-    speed2 = direction.square().sum(-1)
-    speed = speed2.sqrt()
-    unit = direction / torch.where(speed > 0, speed, 1.0)[..., None]
-    off = rows.y[:, None, :] - start
-    position = (off * unit).sum(-1)
-    off = torch.addcmul(off, position[..., None], unit, value=-1.0)
-
-    precision = speed2 + 1.0 / prior
-    deviation = precision.rsqrt()
-    centre = (speed * position - origin / prior) / precision
-    anchor = centre.clamp(region.lower, region.upper)
-    tilt = (anchor - centre) / deviation
-    energy = torch.linalg.vector_norm(off, dim=-1).square_()
-    energy += torch.addcmul(position, speed, origin).square_() / (1.0 + prior * speed2)
-    energy += tilt.square()
-    least = energy.amin(1)
-    if least.isnan().any():  # a pair that overflowed counts as infinitely far
-        energy = energy.nan_to_num(torch.inf, torch.inf)
-        least = energy.amin(1)
-    log_peak = 0.5 * (least[:, None] - energy)
-    distant = (least > _DISTANT).nonzero()[:, 0]
-    if len(distant):
-        of = (start, direction) if direction.ndim == 2 else (start[distant], direction[distant])
-        knots = Knots(region, origin)
-        log_peak[distant] = distant_peaks(knots, rows.y[distant], *of, prior, anchor[distant], energy[distant])
-    log_highest = rows.constant - 0.5 * (rows.far2 + least + _LOG_2PI + prior.log())
-    return _integrate(log_highest, log_peak, anchor, tilt, deviation.expand_as(anchor), region)
-
-
-def _integrate(
-    log_highest: Tensor, log_peak: Tensor, anchor: Tensor, tilt: Tensor, deviation: Tensor, region: Intervals
-) -> Pairs:
-    """Integrals over the cells, for the pairs that can matter.
-
-    With w the width of the cell in units of the deviation and c = |tilt|, the integral k0 lies between
-    `exp(-1.5) min(w, 1 / (1 + c))` and `sqrt(2 pi) = exp(0.92)`: bounds that need no special function.
-    """
-    log_height = log_peak + deviation.log()
-    kept: Any = slice(None)
-    if anchor.numel() > _FEW:
-        width = (region.upper - region.lower) / deviation
-        least = torch.minimum(width, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
-        matters = (log_height > least.amax(1, keepdim=True) - (NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
-        if 2 * len(matters) < anchor.numel():  # with most pairs kept, picking them out costs more than it saves
-            kept = matters
-
-    def pick(part: Tensor) -> Tensor:
-        return part.reshape(-1)[kept]
-
-    scale, at = pick(deviation), pick(anchor)
-    below, above = ((pick(end.expand_as(anchor)) - at) / scale for end in region)
-    log_k0, local_mean, local_variance = anchored_moments(below, above, pick(tilt))
-    integrals = anchor.new_zeros(5, anchor.numel())
-    integrals[0] = -torch.inf
-    # an overflowed pair, NaN, counts as infinitely improbable: a row of nothing else is refused by its -inf
-    integrals[0, kept] = (pick(log_height) + log_k0).nan_to_num_(-torch.inf, torch.inf, -torch.inf)
-    integrals[1, kept] = torch.addcmul(at, scale, local_mean)
-    integrals[2, kept] = scale.square() * local_variance
-    integrals[3, kept], integrals[4, kept] = local_mean, local_variance
-    integrals = integrals.view(5, *anchor.shape)
-    return Pairs(log_highest, log_peak, anchor, tilt, deviation, *integrals)
-
-
-def left_out_bound(log_p: Tensor, cells: int) -> Tensor:
-    """A bound on the share of each p(x) that the negligible pairs of a row hold."""
-    return torch.full_like(log_p, cells * math.exp(-NEGLIGIBLE))
+def _expected(p: Pairs, knots: Knots, row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
+    deviation = factor[:, :, 0]
+    shift = (knots.origin - mean) / deviation
+    m = interval_moments(knots.lower / deviation + shift, knots.upper / deviation + shift)
+    mass = torch.where(m.log_mass > LEAST, m.log_mass.exp(), 0.0)
+    u = m.anchor + m.mean
+    # v = (t - anchor) / sd is where h = log p(x, z) = log_peak - tilt v - v^2 / 2
+    scale = deviation / p.deviation[row]
+    v = scale * (u - shift) - p.anchor[row] / p.deviation[row]
+    tilted = p.tilt[row] + v
+    height = p.log_highest[row, None] + p.log_peak[row]
+    h = height - v * p.tilt[row] - 0.5 * (v.square() + scale.square() * m.variance)
+    by_mean = -tilted / p.deviation[row]
+    by_factor = -(tilted * u + scale * m.variance) / p.deviation[row]
+    sums = [torch.where(mass > 0.0, mass * part, 0.0).sum(1) for part in (h, by_mean, by_factor)]
+    return Expected(sums[0], sums[1][:, None], sums[2][:, None, None])

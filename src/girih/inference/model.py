@@ -6,31 +6,50 @@ grows with D after the products with Q: a row is `y = Q^T L^-1 (x - v)` and its 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from girih.errors import LatentDimensionError
 from girih.inference.noise import Observed, constant, whiten
-from girih.inference.pieces import Pieces
+from girih.inference.posterior import Posterior
+from girih.networks import Trace
+
+# Entries of the largest temporary array of one chunk of rows: 4 MB, which stays in cache.
+_CHUNK = 2**19
+
+# The log of the smallest double.
+LEAST = -745.0
+
+MAX_LATENT_DIM = 3
+
+T = TypeVar("T")
 
 
-class Intervals(NamedTuple):
-    """Where the cells of a line lie, relative to their origins."""
+def check_latent_dim(latent_dim: int) -> None:
+    """Refuse latent spaces over which densities cannot be integrated exactly."""
+    if latent_dim > MAX_LATENT_DIM:
+        raise LatentDimensionError(
+            f"exact inference covers latent dimensions S = 1 to {MAX_LATENT_DIM}, and this generator has "
+            f"S = {latent_dim}, where the number of cells and the integrals over them explode; use a generator with "
+            f"S <= {MAX_LATENT_DIM}, or, for this one, girih.vae.GaussVAE for a bound on the likelihood, "
+            "girih.Partition.slice for a plane through its latent space, or girih.trace(net).affine(z) for the map "
+            "around single latents, which work for any S"
+        )
 
-    lower: Tensor  # (P,)
-    upper: Tensor  # (P,)
 
-
-class Cells(NamedTuple):
+class AffinePieces(NamedTuple):
     """The convex pieces of the latent space with the hidden features on them, about an origin in each."""
 
     origin: Tensor  # (P, S)
     value: Tensor  # (P, H) hidden features at the origin
     slope: Tensor  # (P, H, S) their derivative in z
-    region: Intervals | Pieces
+    region: Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +61,7 @@ class Model:
         bias_rest: what rounding took from the bias, `(D,)`, where that matters.
     """
 
-    cells: Cells
+    cells: AffinePieces
     weight: Tensor  # (D, H) last affine map
     bias: Tensor  # (D,)
     noise: Tensor  # (), (D,) or (D, D)
@@ -75,9 +94,14 @@ class Model:
         """`-1/2 log det(2 pi noise)`."""
         return constant(self.noise, self.output_dim)
 
+    def recall(self, make: Callable[[Model], T]) -> T:
+        """What `make` finds out about this model, found out at the first call."""
+        if make not in self._found:
+            self._found[make] = make(self)
+        return cast("T", self._found[make])
+
     @cached_property
-    def memory(self) -> dict[str, Any]:
-        """What the exact computations want to find again at the next call."""
+    def _found(self) -> dict[object, object]:
         return {}
 
 
@@ -138,3 +162,111 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))
     return Rows(x, observed, reduced, y[:, :, 0], far2, observed.constant)
+
+
+def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
+    """Index and reduced rows of chunks: complete rows first, then rows with missing entries."""
+    incomplete, entries = torch.isnan(x).any(1), model.cells.region.entries(model)
+    complete = (~incomplete).nonzero()[:, 0]
+    if len(complete):
+        for index in complete.split(max(1, _CHUNK // entries)):
+            yield index, reduce_complete(model, x if len(index) == len(x) else x[index])
+    if len(complete) == len(x):
+        return
+    width = min(model.weight.shape)
+    whitening = width + (model.output_dim if model.noise.ndim == 2 else 1)
+    per_row = max(entries, model.output_dim * whitening)
+    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
+        yield index, reduce_incomplete(model, x[index])
+
+
+class _LogProb(NamedTuple):
+    log_prob: Tensor  # (N,)
+    left_out: Tensor  # (N,)
+
+
+class Evidence(_LogProb):
+    """`log p(x)` in nats and a bound on the relative error of p(x) by what was left out: a pair.
+
+    Attributes:
+        rounding: a bound on the error by rounding, nats, `(N,)`.
+    """
+
+    rounding: Tensor
+
+    def __new__(cls, log_prob: Tensor, left_out: Tensor, rounding: Tensor) -> Evidence:
+        """Both, and the bound beside them."""
+        pair = super().__new__(cls, log_prob, left_out)
+        pair.rounding = rounding
+        return pair
+
+    @classmethod
+    def empty(cls, x: Tensor) -> Evidence:
+        """Room for the rows of x `(N, D)`."""
+        return cls(*(torch.empty_like(x[:, 0]) for _ in range(3)))
+
+    def put(self, index: Tensor, part: Evidence) -> None:
+        """Fill in some rows."""
+        self.log_prob[index], self.left_out[index], self.rounding[index] = *part, part.rounding
+
+
+class Moments(Protocol):
+    """Posterior moments of a chunk of n rows on the pieces, `t = z - origin`: what E-steps and gradients add up."""
+
+    def features(self, cells: AffinePieces) -> Tensor:
+        """`E[h | x]`, `(n, H)`."""
+        ...
+
+    def moments(self, weight: Tensor) -> Tensor:
+        """`sum_n g_n E[1_piece (t, 1)(t, 1)^T]`, `(P, S + 1, S + 1)`."""
+        ...
+
+    def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
+        """`sum_n g_n y_n E[1_piece (t, 1)^T]`, `(P, K, S + 1)`, for y `(n, K)`."""
+        ...
+
+    def incomplete_pull(self, weight: Tensor, rows: Rows, cells: AffinePieces) -> Tensor:
+        """`sum_n g_n E[1_piece T_n^T (y - T_n h)(t, 1)^T]`, `(P, H, S + 1)`, for rows with their own T_n."""
+        ...
+
+    def feature_covariance(self, cells: AffinePieces, mean: Tensor) -> Tensor:
+        """`Cov[(h, 1) | x]` of each row, `(n, H + 1, H + 1)`, for the mean `(n, H + 1)`."""
+        ...
+
+
+class Expected(NamedTuple):
+    """`E_q[log p(x, z)]` of B Gaussians q, and its derivatives."""
+
+    value: Tensor  # (B,)
+    by_mean: Tensor  # (B, S)
+    by_factor: Tensor  # (B, S, S), of all entries; those of a triangular factor are the lower ones
+
+
+class Region(ABC):
+    """What exact inference integrates over: the pieces of a line, or polygons or polyhedra.
+
+    All that depends on the latent dimension is behind these methods.
+    """
+
+    @abstractmethod
+    def entries(self, model: Model) -> int:
+        """The entries of the largest temporary for one row."""
+
+    @abstractmethod
+    def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`log p(x)` in nats, and the share of p(x) that was left out at most, `(n,)` each."""
+
+    @abstractmethod
+    def expect(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor, Moments]:
+        """The same, and the moments of the posteriors."""
+
+    @abstractmethod
+    def posterior(self, model: Model, trace: Trace, x: Tensor) -> Posterior:
+        """The posteriors of rows `(N, D)`."""
+
+    @abstractmethod
+    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
+        """The function from rows `(B,)`, means `(B, S)` and factors `(B, S, S)` of Gaussians to `Expected`.
+
+        The prior must be `N(0, I)`.
+        """

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from girih.gaussian import Polygons, Polyhedra
-from girih.partition.growing import ragged
-from girih.partition.polygons import boundary, volumes
+from girih.partition.cells import Corners
+from girih.partition.measures import boundary, volumes
+from girih.partition.memory import ragged
 from girih.partition.polytope_cells import PolytopeCells
 
 # Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.
@@ -72,7 +73,8 @@ class Pieces:
         at = torch.as_tensor(moved[vertex[finite], :-1])
         self.corner_owner = torch.as_tensor(corner_owner[finite])
         self.corner = at - self.origin[self.corner_owner]
-        self.low, self.high = self._boxes(at, moved[vertex[~finite], :-1], corner_owner[~finite])
+        rays = torch.as_tensor(moved[vertex[~finite], :-1]), torch.as_tensor(corner_owner[~finite])
+        self.low, self.high = Corners(at, self.corner_owner, *rays).boxes(self.count)
         far = at.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
         self.log_volume = self._volume_bound(torch.as_tensor(volumes(complex_, inside, sides)[0]), _ROUNDING * far)
         self.log_mass = self._mass_bound(far)
@@ -81,18 +83,6 @@ class Pieces:
         out = torch.as_tensor(ends).clone()
         out[:, :-1] -= self.origin[owner] * out[:, -1:]
         return out
-
-    def _boxes(self, at: Tensor, ray: np.ndarray, ray_owner: np.ndarray) -> tuple[Tensor, Tensor]:
-        index = self.corner_owner[:, None].expand(-1, self.dim)
-        low = at.new_full((self.count, self.dim), torch.inf).scatter_reduce(0, index, at, "amin")
-        high = at.new_full((self.count, self.dim), -torch.inf).scatter_reduce(0, index, at, "amax")
-        way, owner = torch.as_tensor(ray), torch.as_tensor(ray_owner)
-        if len(way):
-            index = owner[:, None].expand(-1, self.dim)
-            down = torch.full_like(way, torch.inf).masked_fill(way < 0, -torch.inf)
-            up = torch.full_like(way, -torch.inf).masked_fill(way > 0, torch.inf)
-            low, high = low.scatter_reduce(0, index, down, "amin"), high.scatter_reduce(0, index, up, "amax")
-        return low, high
 
     def _volume_bound(self, volume: Tensor, shift: Tensor) -> Tensor:
         """The log of a volume with room for vertices that are off by `shift`: next to slivers it is what counts."""
@@ -149,7 +139,7 @@ class Pieces:
             out.append(part)
         return out[0], out[1]
 
-    def stretched(self, root: Tensor) -> Pieces:
+    def stretched(self, root: Tensor) -> Self:
         """The pieces in coordinates `root t`, `root (P, S, S)`: for `polytopes` and all below, without a root."""
         other = copy.copy(self)
         zero = torch.zeros_like(self.origin)
@@ -158,6 +148,12 @@ class Pieces:
         if self.dim == 3:
             other._normal, other._offset = _moved_planes(root, self._face_owner, self._normal, self._offset)
         return other
+
+    def near(self, point: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of points u `(n, S)` and the pieces whose boxes are within reach `(n, S)` of them, sorted by point."""
+        near = ((point + reach)[:, None] >= self.low) & ((point - reach)[:, None] <= self.high)
+        of_point, piece = near.all(2).nonzero(as_tuple=True)
+        return of_point, piece
 
     def log_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`log P(w in piece)`, `(m,)`, for a standard normal `w = root t - centre`."""
@@ -178,6 +174,14 @@ class Pieces:
     def nearest(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """The point w of each piece that is nearest to 0, `(m, S)`."""
         return self.polytopes(piece, root, centre).nearest()
+
+    def beyond(self, piece: Tensor, point: Tensor) -> Tensor:
+        """How far points w are beyond the farthest face of a polyhedron, `(m,)`; negative inside (S = 3)."""
+        index = piece.numpy()
+        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
+        of = torch.as_tensor(owner)
+        out = point.new_full((len(piece),), -torch.inf)
+        return out.scatter_reduce(0, of, (self._normal[faces] * point[of]).sum(1) - self._offset[faces], "amax")
 
     def local_moments(self, piece: Tensor, root: Tensor, place: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `moments`, of `w - tilt` about points `w = tilt` of the pieces, `root t = place`, without their heights.

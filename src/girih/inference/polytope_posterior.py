@@ -9,19 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.inference.anchors import Anchors, find_anchors
-from girih.inference.estep import chunks
-from girih.inference.expected import expected_log_ratio
-from girih.inference.model import Model, Rows
-from girih.inference.peak import find_peaks
-from girih.inference.polytopes import geometry, select_pairs
+from girih.inference.anchors import Anchors, find_anchors, find_peaks
+from girih.inference.certificate import normalise, select_pairs
+from girih.inference.gaussians import Geometry
+from girih.inference.model import LEAST, Rows, chunks
 from girih.inference.posterior import Posterior
 from girih.inference.rounding import MATTERS, lengths, of_posterior
-from girih.inference.sparse import normalise
 from girih.networks import Trace
 
 _LOG_2PI = math.log(2.0 * math.pi)
-_CHUNK = 2**20
+_REACH = 10.0  # standard deviations of q; beyond them lie 1e-22 of it
+_ENTRIES = 2**23
 
 
 class _Part(NamedTuple):
@@ -52,22 +50,22 @@ class PolytopePosterior(Posterior):
     """`Posterior` for S = 2, 3: the pairs of rows and pieces that matter, as flat lists.
 
     Args:
-        model: the parameters.
+        geometry: the pieces with the parameters.
         trace: the generator, for values of the hidden features at given latents.
         x: `(N, D)`.
     """
 
-    def __init__(self, model: Model, trace: Trace, x: Tensor) -> None:
-        self._trace, self._geometry = trace, geometry(model)
-        self._factor = torch.linalg.cholesky(model.prior)
+    def __init__(self, geometry: Geometry, trace: Trace, x: Tensor) -> None:
+        self._trace, self._geometry, self._factor = trace, geometry, geometry.factor
+        model = self._model = geometry.model
         # densities in z are those in w times this
         self._log_scale = -0.5 * model.latent_dim * _LOG_2PI - self._factor.diagonal().log().sum()
         self._chunks: list[_Chunk] = []
         parts: list[_Part] = []
         for index, rows in chunks(model, x):
-            pairs = select_pairs(model, rows.relative())
-            root, a = pairs.gaussian.root, find_anchors(model, rows, pairs.row, pairs.piece, pairs.gaussian)
-            log_mass, *moments = self._geometry.pieces.local_moments(pairs.piece, root, a.place, a.tilt)
+            pairs = select_pairs(geometry, rows.relative())
+            root, a = pairs.gaussian.root, find_anchors(geometry, rows, pairs.row, pairs.piece, pairs.gaussian)
+            log_mass, *moments = geometry.pieces.local_moments(pairs.piece, root, a.place, a.tilt)
             log_joint = a.log_peak + pairs.gaussian.log_volume() + log_mass
             some = a.place, a.tilt, a.log_peak, log_joint
             parts.append(_Part(index[pairs.row], pairs.piece, root, *some, *moments))
@@ -88,7 +86,7 @@ class PolytopePosterior(Posterior):
         reference = torch.cat([chunk.reference for chunk in self._chunks])[order]
         lost = torch.cat([chunk.log_left_out for chunk in self._chunks])[order]
         log_evidence = reference + self._log_total
-        super().__init__(model, log_evidence, (lost - self._log_total).exp())
+        super().__init__(model.latent_dim, log_evidence, (lost - self._log_total).exp())
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sums over the pairs of each row."""
@@ -142,9 +140,9 @@ class PolytopePosterior(Posterior):
     @property
     def mode(self) -> Tensor:
         """The z of highest posterior density, exact over all cells, `(N, S)`."""
-        out = torch.empty(len(self.log_evidence), self._model.latent_dim, dtype=torch.float64)
+        out = torch.empty(len(self.log_evidence), self._geometry.pieces.dim, dtype=torch.float64)
         for index, rows, *_ in self._chunks:
-            out[index] = find_peaks(self._model, rows) @ self._factor.mT
+            out[index] = find_peaks(self._geometry, rows) @ self._factor.mT
         return out
 
     def entropy(self) -> Tensor:
@@ -195,5 +193,31 @@ class PolytopePosterior(Posterior):
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and `(N, S, S)`."""
         out = torch.empty_like(self.log_evidence)
         for index, rows, anchors, *_ in self._chunks:
-            out[index] = expected_log_ratio(self._model, rows, anchors, mean[index], factor[index])
+            out[index] = _expected_log_ratio(self._geometry, rows, anchors, mean[index], factor[index])
         return out + self._log_scale - self._log_total
+
+
+def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor, factor: Tensor) -> Tensor:
+    """`E_q[log p(x, z)]` less `log p(x, z)` at the highest anchor, `(n,)`, for `q = N(mean, factor factor^T)`.
+
+    With `v = F^-1 (u - m)` the standard normal of q, a piece adds its mass under q times the mean of a quadratic there:
+    its value at the mean of q on the piece, less half the spread of `R t`.
+    """
+    m = torch.linalg.solve_triangular(g.factor, mean.mT, upper=False).mT
+    F = torch.linalg.solve_triangular(g.factor, factor, upper=False)
+    reach = _REACH * F.norm(dim=2)
+    out = torch.empty_like(rows.far2)
+    for index in torch.arange(len(m)).split(max(1, _ENTRIES // g.pieces.count)):
+        row, piece = g.pieces.near(m[index], reach[index])
+        row = index[row]
+        inverse = torch.linalg.inv(F)[row]
+        centre = (inverse @ (m[row] - g.origin[piece])[:, :, None])[:, :, 0]
+        log_mass, v, spread = g.pieces.moments(piece, inverse, centre)
+        kept = log_mass > LEAST
+        row, piece, log_mass, v, spread, centre = (a[kept] for a in (row, piece, log_mass, v, spread, centre))
+        maps = g.maps_of(rows, row, piece)
+        to_w = maps.root @ F[row]
+        image = maps.start + (maps.basis @ to_w @ (v + centre)[:, :, None])[:, :, 0]
+        part = log_mass.exp() * (anchors.log_ratio(row, image) - 0.5 * ((to_w @ spread) * to_w).sum((1, 2)))
+        out[index] = out.new_zeros(len(out)).index_add(0, row, part)[index]
+    return out

@@ -1,326 +1,241 @@
-r"""Which (row, piece) pairs of a two- or three-dimensional latent space matter, with a certificate.
-
-A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear,
-with `const` for all that only the row decides:
-
-    slabs       const P(node) exp(-gap^2 / 2), for whole branches of a tree over the bounded pieces
-    unbounded   const P(piece) exp(-min |y - f - J t|^2 / 2) over all t, for each unbounded piece, or as affine
-    affine      exp(base) / det R, the mass of the Gaussian without truncation, or exp(base) volume / (2 pi)^(S/2)
-    nearest     ... exp(-|w|^2 / 2) at the point w of the piece nearest to its centre
-
-`base` holds the prior's part of the exponent, so it is never multiplied by a prior mass. What is dropped by a bound is
-added up, and divided by what was kept it bounds the relative error of p(x). The proofs are in `docs/concepts.md`.
-"""
+"""Exact inference over a two- or three-dimensional latent: the moments of an E-step, and expectations (S = 2, 3)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from girih.errors import NonFiniteError
-from girih.inference.gaussians import Gaussians, Maps, make_maps, pair_gaussians, whitened_slope
-from girih.inference.model import Model, Rows
-from girih.inference.pieces import SIGNED_ERROR, Pieces
-from girih.inference.tree import ROUNDING, Centres, Gap, Leaves, Level, Tree
+from girih.gaussian.tables import gather, slots
+from girih.inference.anchors import DISTANT, find_anchors
+from girih.inference.certificate import Pairs, normalise, select_pairs
+from girih.inference.gaussians import Geometry
+from girih.inference.model import AffinePieces, Expected, Model, Region, Rows
+from girih.inference.pieces import Pieces
+from girih.inference.polytope_posterior import PolytopePosterior
+from girih.networks import Trace
+from girih.partition import Partition
 
 _LOG_2PI = math.log(2.0 * math.pi)
-_BEAM = 4  # pieces of each row that give the first lower bound on p(x)
-_RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
-_WORTH = 3.0  # nats
-_FARTHEST = 1e75
-_STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
+_REACH = 7.5  # standard deviations of q; beyond them lie 1e-13 of it
+_LARGE = 1e-3  # above this a raw mass is right enough in any case
+_FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
-class Pairs(NamedTuple):
-    """The pairs that matter, sorted by row."""
+class SparseMoments(NamedTuple):
+    """E[1], E[t] and E[t t^T] of the pairs (row, piece) as shares of their row's p(x), sorted by row."""
 
     row: Tensor  # (m,)
     piece: Tensor  # (m,)
-    gaussian: Gaussians
-    log_known: Tensor  # (n,) log of a lower bound on p(x)
-    log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
-    raw_error: Tensor  # (m,) of raw masses, or more
+    e0: Tensor  # (m,)
+    e1: Tensor  # (m, S)
+    e2: Tensor  # (m, S, S)
+    shape: tuple[int, int]  # rows and pieces
 
-    @property
-    def log_scale(self) -> Tensor:
-        """Log of what a mass in w is multiplied by to give its part of p(x), `(m,)`."""
-        return self.gaussian.base + self.gaussian.log_volume()
+    @classmethod
+    def of(cls, geometry: Geometry, rows: Rows, pairs: Pairs) -> tuple[Tensor, SparseMoments]:
+        """`log p(x)` of each row less `rows.common`, and the moments of its posterior; pairs of `rows.relative()`."""
+        count, g = len(pairs.log_left_out), pairs.gaussian
+        log_scale = pairs.log_scale
+        pieces, root = geometry.shape(g)
+        mass, first, second = pieces.raw_moments(pairs.piece, root, g.centre)
+        log_joint = log_scale + mass.clamp(min=0.0).log()
+        some = needs_care(pairs, mass)
+        careful = g.take(some)
+        pieces, root = geometry.shape(careful)
+        log_mass, mean, covariance = pieces.moments(pairs.piece[some], root, careful.centre)
+        log_joint[some] = log_scale[some] + log_mass
+        log_total, e0 = normalise(pairs.row, log_joint, count)
+        # raw moments are in units of the mass; those taken with care are multiplied by it here
+        unit = (log_scale - log_total[pairs.row]).exp()
+        unit[some] = e0[some]
+        square = mean[:, :, None] * mean[:, None, :] + covariance
+        none = e0[some] == 0.0  # a piece without mass has no moments
+        first[some] = torch.where(none[:, None], 0.0, mean)
+        second[some] = torch.where(none[:, None, None], 0.0, square)
+        first, second = unit[:, None] * first, unit[:, None, None] * second
+        # w = R t - c, and z = L u: back to the latents
+        inverse = geometry.factor @ torch.linalg.inv(g.root)
+        shift = g.centre[:, :, None] * first[:, None, :]
+        second = second + shift + shift.mT + e0[:, None, None] * g.centre[:, :, None] * g.centre[:, None, :]
+        first = first + e0[:, None] * g.centre
+        first = (inverse @ first[:, :, None])[:, :, 0]
+        second = inverse @ second @ inverse.mT
+        distant = (log_total < -0.5 * DISTANT).nonzero()[:, 0]
+        if len(distant):
+            of = torch.isin(pairs.row, distant).nonzero()[:, 0]
+            found = _from_anchors(geometry, rows.take(distant), torch.searchsorted(distant, pairs.row[of]), pairs, of)
+            log_total[distant], e0[of], first[of], second[of] = found
+        return log_total, cls(pairs.row, pairs.piece, e0, first, second, (count, pieces.count))
 
+    def _first(self) -> Tensor:
+        """E[(t, 1)], `(m, S + 1)`."""
+        return torch.cat((self.e1, self.e0[:, None]), 1)
 
-class Geometry:
-    """What does not depend on the rows."""
+    def _second(self) -> Tensor:
+        """E[(t, 1)(t, 1)^T], `(m, S + 1, S + 1)`."""
+        return torch.cat((torch.cat((self.e2, self.e1[:, None, :]), 1), self._first()[:, :, None]), 2)
 
-    def __init__(self, model: Model) -> None:
-        pieces = model.cells.region
-        assert isinstance(pieces, Pieces)
-        self.pieces, self.origin = pieces, pieces.origin
-        self.slope = whitened_slope(model)
-        self.maps: Maps = make_maps(model, self.slope, self.origin)
-        self._stretched = pieces.stretched(self.maps.root)
-        self.tree = self._tree(model)
-        self.unbounded = (~pieces.bounded).nonzero()[:, 0]
-        self.affine_range = _range(model.head[1] @ self.slope[self.unbounded])
-        corner = (self.maps.root[pieces.corner_owner] @ pieces.corner[:, :, None])[:, :, 0]
-        far = self.origin.new_zeros(pieces.count)
-        self._far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
-
-    def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
-        """The pieces, and the roots that take them to w."""
-        return (self._stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
-
-    def nearest(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
-        """The w of each piece that is nearest to 0, `(m, S)`."""
-        shape, root = self.shape(gaussian)
-        return shape.nearest(piece, root, gaussian.centre)
-
-    def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
-        """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
-        far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
-        return (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
-
-    def _tree(self, model: Model) -> Tree:
-        pieces = self.pieces
-        owner, index = pieces.corner_owner, pieces.bounded.nonzero()[:, 0]
-        size = torch.bincount(owner, minlength=pieces.count)
-        middle = self.origin.new_zeros(pieces.count, pieces.dim).index_add(0, owner, pieces.corner) / size[:, None]
-        feature = model.cells.value + (self.slope @ middle[:, :, None])[:, :, 0]
-        place = torch.full_like(size, -1)
-        place[index] = torch.arange(len(index))
-        inner = pieces.bounded[owner]
-        around = (pieces.corner - middle[owner])[inner]
-        # |R t| is at least |J t|, and no K-dimensional vectors are needed
-        length = torch.linalg.vector_norm((self.maps.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
-        leaves = Leaves(index, feature[index], self.slope[index], around, length, place[owner[inner]])
-        return Tree(pieces, leaves, model.head[1])
-
-
-def geometry(model: Model) -> Geometry:
-    """The model's geometry, made at the first call."""
-    found: Any = model.memory.get("geometry")
-    if found is None:
-        found = model.memory["geometry"] = Geometry(model)
-    return found
-
-
-def select_pairs(model: Model, rows: Rows) -> Pairs:
-    """The pairs of these rows with the pieces that can matter to p(x)."""
-    g, count = geometry(model), len(rows.x)
-    pieces = g.pieces
-    size = float(torch.linalg.vector_norm(rows.y, torch.inf)) if count else 0.0
-    if _FARTHEST < size < math.inf:  # what overflowed already is refused where it ends up in p(x)
-        raise NonFiniteError(
-            f"a row lies {size:.1e} noise deviations away, and the squares of its squared distance leave the range of "
-            "numbers; rescale x, or check the noise"
+    def _matrix(self, values: Tensor) -> csr_matrix:
+        size = np.bincount(self.row.numpy(), minlength=self.shape[0])
+        return csr_matrix(
+            (values.numpy(), self.piece.numpy(), np.concatenate(([0], np.cumsum(size)))), shape=self.shape
         )
-    if model.tol <= 0.0:
-        row = torch.arange(count).repeat_interleave(pieces.count)
-        piece = torch.arange(pieces.count).repeat(count)
-        nothing = rows.far2.new_full((count,), -torch.inf)
-        gaussian = _gaussians(model, g, rows, row, piece)
-        return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
 
-    constant = rows.constant - 0.5 * rows.far2
-    gap = gap_from(g, rows)
+    def features(self, cells: AffinePieces) -> Tensor:
+        """`E[h | x]`, `(n, H)`."""
+        out = self._matrix(self.e0) @ cells.value.numpy()
+        for s in range(self.e1.shape[1]):
+            out += self._matrix(self.e1[:, s]) @ cells.slope[:, :, s].numpy()
+        return torch.as_tensor(out)
 
-    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
-        return constant[row] + level.log_mass[node] - 0.5 * gap2
+    def moments(self, weight: Tensor) -> Tensor:
+        """`sum_n g_n E[1_piece (t, 1)(t, 1)^T]`, `(P, S + 1, S + 1)`."""
+        second = weight[self.row][:, None, None] * self._second()
+        return second.new_zeros(self.shape[1], *second.shape[1:]).index_add_(0, self.piece, second)
 
-    lost = _Lost(count)
-    # a lower bound on p(x), from a few promising pieces
-    row, piece = g.tree.promising(gap, centres_of(g, rows), count, _BEAM)
-    outer_bound = unbounded_bounds(model, g, rows)
-    if len(g.unbounded):
-        row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
-    gaussian = _gaussians(model, g, rows, row, piece)
-    value = affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
-    known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
-    # a bound that is below this, and above by its rounding, is still small enough
-    least = _lowered(known + math.log(model.tol / _STAGES) - math.log(pieces.count))
+    def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
+        """`sum_n g_n y_n E[1_piece (t, 1)^T]`, `(P, K, S + 1)`, for y `(n, K)`."""
+        first = weight[self.row][:, None] * self._first()
+        parts = [torch.as_tensor(self._matrix(first[:, s]).T @ y.numpy()) for s in range(first.shape[1])]
+        return torch.stack(parts, -1)
 
-    row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
-    lost.add(dropped_row, dropped)
-    keep = ~(outer_bound < least[:, None])
-    out_row, out = (~keep).nonzero(as_tuple=True)
-    lost.add(out_row, outer_bound[out_row, out])
-    in_row, inside = keep.nonzero(as_tuple=True)
-    row, piece = torch.cat((row, in_row)), torch.cat((piece, g.unbounded[inside]))
-
-    gaussian = _gaussians(model, g, rows, row, piece)
-    value = affine_bound(g, gaussian, piece)
-    keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
-    lost.add(row[~keep], value[~keep])
-    row, piece, gaussian, value = row[keep], piece[keep], gaussian.take(keep), value[keep]
-
-    value = value - 0.5 * g.nearest(piece, gaussian).square().sum(1)
-    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
-    row, piece, value = row[order], piece[order], value[order]
-    gaussian = gaussian.take(order)
-    # the piece with the best of these bounds is likely to hold much of p(x)
-    best = _last_of_each_row(row)
-    known = _raise(g, gaussian.take(best), row[best], piece[best], value[best], known)
-    dropped = _least_of_each_row(row, value, _lowered(known + math.log(model.tol / _STAGES)))
-    lost.add(row[dropped], value[dropped])
-    row, piece, gaussian = row[~dropped], piece[~dropped], gaussian.take(~dropped)
-    return Pairs(row, piece, gaussian, known, lost.log_total(), g.raw_error(piece, gaussian))
-
-
-def unbounded_bounds(model: Model, g: Geometry, rows: Rows) -> Tensor:
-    """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x).
-
-    Either of `-log det R - |b - Q c|^2 / 2`, where the prior is in `b`, and `log P(piece) - distance^2 / 2`, where it
-    is in the mass: the distance is that of y from the image of the whole affine map.
-    """
-    count, outer = len(rows.x), g.unbounded
-    constant = (rows.constant - 0.5 * rows.far2).expand(count)[:, None]
-    log_mass = g.pieces.log_mass[outer]
-    if rows.observed is not None or not len(outer):
-        row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
-        pairs = _gaussians(model, g, rows, row, piece)
-        log_volume = pairs.log_volume()
-        distance2 = torch.zeros_like(log_volume)
-        # elsewhere the first bound is smaller: |b - Q c| is at least the distance
-        some = (log_mass.repeat(count) < log_volume).nonzero()[:, 0]
-        distance2[some] = _distances2(model, g, rows, row[some], piece[some])
-        whole = (pairs.base + log_volume).view(count, -1)
-        return torch.minimum(whole, constant + log_mass - 0.5 * distance2.view(count, -1))
-    start, basis, root = (part[outer] for part in g.maps)
-    whole = -root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * _off2(rows.y, start, basis)
-    distance2 = _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range)
-    return constant + torch.minimum(whole, log_mass - 0.5 * distance2)
-
-
-def _off2(y: Tensor, start: Tensor, basis: Tensor) -> Tensor:
-    """Squared distances `(n, U)` of rows `(y, 0)` from `start (U, M)` plus the span of `basis (U, M, s)`, or less.
-
-    By matrix products, `|b|^2 - |Q^T b|^2` with room for its rounding.
-    """
-    count, K = y.shape
-    inside = (y @ basis[:, :K].permute(1, 0, 2).flatten(1)).view(count, len(basis), -1)
-    inside = inside - (basis * start[:, :, None]).sum(1)
-    size = start.square().sum(1) + y.square().sum(1, keepdim=True)
-    square = size - 2.0 * y @ start[:, :K].mT
-    return (square - inside.square().sum(2) - ROUNDING * size).clamp(min=0.0)
-
-
-def _distances2(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
-    """The same for the images of affine maps as incomplete rows see them, `(m,)`."""
-    per = max(1, 2**20 // rows.reduced[0].numel())
-    out = [rows.y[:0, 0]]
-    for r, p in zip(row.split(per), piece.split(per), strict=True):
-        image = rows.reduced[r] @ torch.cat((g.slope[p], model.cells.value[p, :, None]), 2)
-        b, basis = rows.y[r] - image[:, :, -1], _range(image[:, :, :-1])
-        size = rows.y[r].square().sum(1) + image[:, :, -1].square().sum(1)
-        off = b - (basis @ (b[:, None, :] @ basis).mT)[:, :, 0]
-        out.append((off.square().sum(1) - ROUNDING * size).clamp(min=0.0))
-    return torch.cat(out)
-
-
-def _range(image: Tensor) -> Tensor:
-    """Orthonormal columns `(m, K, s)` whose span holds the range of `image (m, K, S)`; zeros where that is 0.
-
-    Where the rank is below S but not 0 the span is larger than the range, and distances from it are only shorter.
-    """
-    return torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
-
-
-def affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
-    """Upper bounds `(m,)` on what pairs add to log p(x), from what is under the whole Gaussian or its peak."""
-    flat = g.pieces.log_volume[piece] - 0.5 * g.pieces.dim * _LOG_2PI
-    return gaussian.base + torch.minimum(gaussian.log_volume(), flat)
-
-
-def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    """Which of the pairs, sorted by row and then by value, add up to no more than allowed, in logarithms."""
-    share = (value - allowed[row]).exp()  # infinite where a pair alone is too much
-    share = share.clamp(max=2.0)
-    total = share.cumsum(0)
-    size = torch.bincount(row, minlength=len(allowed))
-    first = (size.cumsum(0) - size).clamp(max=len(row) - 1)
-    return total - (total[first] - share[first])[row] <= 1.0
-
-
-def _gaussians(model: Model, g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Gaussians:
-    return pair_gaussians(model, rows, g.maps, g.slope, g.origin, row, piece)
-
-
-def _raise(g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, value: Tensor, known: Tensor) -> Tensor:
-    """Lower bounds on log p(x), from what is known and from what single pairs contribute, at most `value`.
-
-    Raw masses are enough where they are not small; the exact ones, far in the tails, cost much more and are taken for
-    one pair of a row, where it can add much to what is known.
-    """
-    shape, root = g.shape(gaussian)
-    raw = shape.raw_masses(piece, root, gaussian.centre)
-    scale = gaussian.base + gaussian.log_volume()
-    sure = raw - 10.0 * g.raw_error(piece, gaussian)
-    known = known.scatter_reduce(0, row, _lowered(scale + sure.clamp(min=0.0).log()), "amax")
-    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
-    best = order[_last_of_each_row(row[order])]
-    best = best[value[best] > known[row[best]] + _WORTH]
-    some = gaussian.take(best)
-    shape, root = g.shape(some)
-    exact = scale[best] + shape.log_masses(piece[best], root, some.centre)
-    return known.scatter_reduce(0, row[best], _lowered(exact), "amax")
-
-
-def _lowered(value: Tensor) -> Tensor:
-    """Logarithms less what rounding may have added to the sums that they are."""
-    return torch.minimum(value * (1.0 - ROUNDING), value * (1.0 + ROUNDING)) - ROUNDING
-
-
-def _last_of_each_row(row: Tensor) -> Tensor:
-    """Index of the last pair of each row; `row` is sorted."""
-    return torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
-
-
-class _Lost:
-    """The sum of the bounds of what was left out, in logarithms."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._parts: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, row: Tensor, value: Tensor) -> None:
-        self._parts.append((row, value))
-
-    def log_total(self) -> Tensor:
-        row, value = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        value = -_lowered(-value)
-        top = value.new_full((self._count,), -torch.inf).scatter_reduce(0, row, value, "amax")
-        top = torch.where(torch.isfinite(top), top, 0.0)
-        return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
-
-
-def gap_from(g: Geometry, rows: Rows) -> Gap:
-    """Bounds on the distances of rows from nodes of the tree."""
-    if rows.observed is None:
-        return g.tree.gap(rows.y)
-
-    def incomplete(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
-        # distances between observed entries are at most those between all: the ball holds them too
+    def incomplete_pull(self, weight: Tensor, rows: Rows, cells: AffinePieces) -> Tensor:
+        """`sum_n g_n E[1_piece T_n^T (y - T_n h)(t, 1)^T]`, `(P, H, S + 1)`, for rows with their own T_n."""
+        columns = _columns(cells)
+        out = torch.zeros_like(columns)
+        g, first, second = weight[self.row], self._first(), self._second()
         per = max(1, 2**20 // rows.reduced[0].numel())
-        parts = [
-            torch.linalg.vector_norm(rows.y[r] - (rows.reduced[r] @ level.feature[k, :, None])[:, :, 0], dim=1)
-            for r, k in zip(row.split(per), node.split(per), strict=True)
-        ]
-        distance = torch.cat(parts) if parts else rows.y.new_empty(0)
-        square = (distance - level.radius[node]).clamp(min=0.0).square()
-        return (square - ROUNDING * distance.square()).clamp(min=0.0), distance
+        for pair in torch.arange(len(self.row)).split(per):
+            row, piece = self.row[pair], self.piece[pair]
+            reduced = rows.reduced[row]
+            off = rows.y[row][:, :, None] * first[pair][:, None, :] - reduced @ (columns[piece] @ second[pair])
+            out.index_add_(0, piece, g[pair][:, None, None] * (reduced.mT @ off))
+        return out
 
-    return incomplete
+    def feature_covariance(self, cells: AffinePieces, mean: Tensor) -> Tensor:
+        """`Cov[(h, 1) | x]` of each row, `(n, H + 1, H + 1)`, for the mean `(n, H + 1)`."""
+        about = _columns(cells)[self.piece]  # h - mean = about (t, 1)
+        about[:, :, -1] -= mean[self.row, :-1]
+        size, _ = slots(self.row, self.shape[0])
+        index, real = gather(torch.arange(self.shape[0]), int(size.max()), size)
+
+        def table(columns: Tensor) -> Tensor:  # (n, H, p (S + 1)), p pairs a row
+            padded = torch.where(real[:, :, None, None], columns[index], 0.0)
+            return padded.permute(0, 2, 1, 3).flatten(2)
+
+        return torch.nn.functional.pad(table(about @ self._second()) @ table(about).mT, (0, 1, 0, 1))
 
 
-def centres_of(g: Geometry, rows: Rows) -> Centres:
-    """Distances of rows from the centres of nodes."""
-    if rows.observed is None:
-        return g.tree.centres(rows.y)
+def _from_anchors(
+    geometry: Geometry, rows: Rows, row: Tensor, pairs: Pairs, of: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`SparseMoments.of` for rows far off and their pairs: `log p(x)`, E[1], E[t] and E[t t^T]."""
+    piece, gaussian = pairs.piece[of], pairs.gaussian.take(of)
+    anchors = find_anchors(geometry, rows, row, piece, gaussian)
+    log_mass, mean, spread = geometry.pieces.local_moments(piece, gaussian.root, anchors.place, anchors.tilt)
+    total, share = normalise(row, anchors.log_peak + gaussian.log_volume() + log_mass, len(rows.x))
+    mean, spread = (torch.where(share.view(-1, *[1] * k) > 0.0, part, 0.0) for k, part in ((1, mean), (2, spread)))
+    inverse = geometry.factor @ torch.linalg.inv(gaussian.root)
+    first = (inverse @ (anchors.place + mean)[:, :, None])[:, :, 0]
+    second = inverse @ spread @ inverse.mT + first[:, :, None] * first[:, None, :]
+    return total - 0.5 * anchors.least, share, share[:, None] * first, share[:, None, None] * second
 
-    def incomplete(some: Tensor, level: Level) -> Tensor:
-        image = (rows.reduced[some] @ level.feature.mT).mT  # (n, m, K)
-        return torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
 
-    return incomplete
+def _columns(cells: AffinePieces) -> Tensor:
+    """C with `h = C (t, 1)` on each piece, `(P, H, S + 1)`."""
+    return torch.cat((cells.slope, cells.value[:, :, None]), 2)
+
+
+def log_marginal(geometry: Geometry, pairs: Pairs) -> Tensor:
+    """What `SparseMoments.of` gives, without the moments, `(n,)`."""
+    g = pairs.gaussian
+    pieces, root = geometry.shape(g)
+    mass = pieces.raw_masses(pairs.piece, root, g.centre)
+    log_mass, some = mass.clamp(min=0.0).log(), needs_care(pairs, mass)
+    careful = g.take(some)
+    pieces, root = geometry.shape(careful)
+    log_mass[some] = pieces.log_masses(pairs.piece[some], root, careful.centre)
+    return normalise(pairs.row, pairs.log_scale + log_mass, len(pairs.log_left_out))[0]
+
+
+def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:
+    """Index of the pairs whose raw mass, right to 1e-15, is not right enough.
+
+    Right enough is an error small beside the mass itself or, where p(x) is not much below the scale of the pair,
+    beside the share that the pair has in p(x).
+    """
+    safe = (mass - pairs.raw_error).clamp(min=0.0).log()
+    log_p, _ = normalise(pairs.row, pairs.log_scale + safe, len(pairs.log_known))
+    floor = torch.maximum(log_p, pairs.log_known)[pairs.row] - pairs.log_scale
+    return ((mass < _LARGE) & ~(floor > math.log(_FLOOR))).nonzero()[:, 0]
+
+
+class Polytopes(Region):
+    """The region for S = 2, 3: the pairs of rows and polygons, or polyhedra, that matter.
+
+    Args:
+        part: a partition with S = 2 or 3.
+        prior: `(S, S)`.
+    """
+
+    def __init__(self, part: Partition, prior: Tensor) -> None:
+        self.pieces = Pieces(part.polytopes, torch.linalg.cholesky(prior))
+
+    def geometry(self, model: Model) -> Geometry:
+        """The pieces with the maps of the model on them, made at the first call."""
+        return model.recall(self._geometry)
+
+    def _geometry(self, model: Model) -> Geometry:
+        return Geometry(model, self.pieces)
+
+    def entries(self, model: Model) -> int:
+        """Four for each pair that is likely to be kept."""
+        count = self.pieces.count
+        return 4 * (count if model.tol <= 0.0 else max(128, len(self.geometry(model).unbounded)))
+
+    def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`log p(x)`, and a certified bound on the share that was left out."""
+        g = self.geometry(model)
+        pairs = select_pairs(g, rows.relative())
+        log_total = log_marginal(g, pairs)
+        return rows.common + log_total, (pairs.log_left_out - log_total).exp()
+
+    def expect(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor, SparseMoments]:
+        """The same, and the moments of the posteriors."""
+        g = self.geometry(model)
+        pairs = select_pairs(g, rows.relative())
+        log_total, sparse = SparseMoments.of(g, rows, pairs)
+        return rows.common + log_total, (pairs.log_left_out - log_total).exp(), sparse
+
+    def posterior(self, model: Model, trace: Trace, x: Tensor) -> PolytopePosterior:
+        """The posteriors of rows `(N, D)`."""
+        return PolytopePosterior(self.geometry(model), trace.frozen(), x)
+
+    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
+        """`E_q[log p(x, z)]` and its derivatives, for Gaussians q."""
+        return partial(_expected, self.geometry(model), rows)
+
+
+def _expected(g: Geometry, rows: Rows, row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
+    which, piece = g.pieces.near(mean, _REACH * factor.norm(dim=2))
+    inverse = torch.linalg.inv(factor)[which]
+    centre = (inverse @ (mean[which] - g.origin[piece])[:, :, None])[:, :, 0]
+    mass, first, second = g.pieces.raw_moments(piece, inverse, centre)
+    p = g.gaussians(rows, row[which], piece)
+    to_w = p.root @ factor[which]
+    offset = (to_w @ centre[:, :, None])[:, :, 0] - p.centre
+    # w = offset + to_w u is where h = base - |w|^2 / 2; sums of w, w u^T and |w|^2 over the piece
+    w = mass[:, None] * offset + (to_w @ first[:, :, None])[:, :, 0]
+    w_u = offset[:, :, None] * first[:, None, :] + to_w @ second
+    square = (offset * w).sum(1) + (w_u * to_w).sum((1, 2))
+    root = p.root.mT
+    sums = (mass * p.base - 0.5 * square, -(root @ w[:, :, None])[:, :, 0], -(root @ w_u))
+    value, by_mean, by_factor = (part.new_zeros(len(row), *part.shape[1:]).index_add(0, which, part) for part in sums)
+    return Expected(value - 0.5 * g.pieces.dim * _LOG_2PI, by_mean, by_factor)

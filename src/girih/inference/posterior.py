@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
 
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
-from girih.errors import NonFiniteError, ParameterError, ShapeError
-from girih.inference.model import Model
+from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
 
 GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
@@ -46,15 +46,15 @@ class Posterior(Distribution):
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, model: Model, log_evidence: Tensor, left_out: Tensor) -> None:
-        self._model, self.log_evidence, self.left_out = model, log_evidence, left_out
+    def __init__(self, latent_dim: int, log_evidence: Tensor, left_out: Tensor) -> None:
+        self.log_evidence, self.left_out = log_evidence, left_out
         if not torch.isfinite(log_evidence).all():
             row = int((~torch.isfinite(log_evidence)).nonzero()[0])
             raise NonFiniteError(
                 f"row {row} has no posterior: its log p(x) is {log_evidence[row].item()}, so the row or the "
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
-        super().__init__(torch.Size([len(log_evidence)]), torch.Size([model.latent_dim]), validate_args=False)
+        super().__init__(torch.Size([len(log_evidence)]), torch.Size([latent_dim]), validate_args=False)
 
     @property
     @abstractmethod
@@ -85,7 +85,7 @@ class Posterior(Distribution):
     def entropy(self) -> Tensor:
         """Differential entropy `-E[log p(z | x)]` in nats, `(N,)`."""
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """`log p(z_n | x_n)` in nats.
 
         Args:
@@ -103,6 +103,16 @@ class Posterior(Distribution):
     @abstractmethod
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
+
+    def spans(self, depth: float) -> tuple[Tensor, Tensor]:
+        """On each cell the ends of where `log p(z | x)` is within `depth` nats of its peak there (S = 1), `(N, R)`.
+
+        Raises:
+            LatentDimensionError: S is not 1.
+        """
+        raise LatentDimensionError(
+            f"only a posterior over a line has spans, and this one has S = {self.event_shape[0]}; use cell_probs()"
+        )
 
     def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws from the posterior, `(*sample_shape, N, S)`: a cell, then a truncated Gaussian in it."""
@@ -136,9 +146,9 @@ class Posterior(Distribution):
     def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and lower triangular `(N, S, S)`."""
 
-    def _latents(self, value: Any) -> Tensor:
+    def _latents(self, value: ArrayLike | Tensor) -> Tensor:
         z = as_tensor(value, "z", self.log_evidence.device)
-        n, S = len(self.log_evidence), self._model.latent_dim
+        n, S = len(self.log_evidence), self.event_shape[0]
         if S == 1 and z.ndim == 1 and z.shape[0] == n and n != 1:
             z = z[:, None]
         elif z.ndim == 1 and n == 1 and z.shape[0] == S:
@@ -152,7 +162,7 @@ class Posterior(Distribution):
 
     def gaussian_parameters(self, q: GaussianQ) -> tuple[Tensor, Tensor]:
         """Mean `(N, S)` and lower triangular scale `(N, S, S)` of a Gaussian q over the latents."""
-        S = self._model.latent_dim
+        S = self.event_shape[0]
         if isinstance(q, Independent):
             q = q.base_dist
         if isinstance(q, MultivariateNormal):

@@ -22,10 +22,11 @@ _ROUNDOFF = 2.0**-53
 
 def unit(model: Model) -> float:
     """The relative error of whitened rows and of images."""
-    if "unit" not in model.memory:
-        terms = model.output_dim + model.weight.shape[1] + 10
-        model.memory["unit"] = _ROUNDOFF * terms * _condition(model.noise)
-    return model.memory["unit"]
+    return model.recall(_unit)
+
+
+def _unit(model: Model) -> float:
+    return _ROUNDOFF * (model.output_dim + model.weight.shape[1] + 10) * _condition(model.noise)
 
 
 def _condition(noise: Tensor) -> float:

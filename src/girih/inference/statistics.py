@@ -22,8 +22,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from girih.inference.estep import Evidence, Moments, chunks, expect
-from girih.inference.model import Model, Rows
+from girih.inference.model import Evidence, Model, Moments, Rows, chunks
+from girih.inference.rounding import of_log_prob
 
 
 @dataclass
@@ -41,6 +41,21 @@ class Statistics:
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
+    """`log p(x)` of a chunk and the moments of its posteriors on each piece."""
+    log_p, left_out, moments = model.cells.region.expect(model, rows)
+    return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), moments
+
+
+def evidence(model: Model, x: Tensor) -> Evidence:
+    """`log p(x)` of each row (EM-DGN, eq. 5), and the bounds on what was left out and on rounding."""
+    out = Evidence.empty(x)
+    for index, rows in chunks(model, x):
+        log_p, left_out = model.cells.region.log_prob(model, rows)
+        out.put(index, Evidence(log_p, left_out, of_log_prob(model, rows, log_p)))
+    return out
 
 
 def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Evidence, Statistics]:

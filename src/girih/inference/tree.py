@@ -14,14 +14,13 @@ third depth is a level of the tree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih.inference.pieces import Pieces
-from girih.partition.growing import Array, ragged
+from girih.partition.memory import Array, ragged
 
 _STEP = 3  # depths between levels: a node has about 8 children
 _NARROW = 24  # images of more dimensions are projected for the search
@@ -55,6 +54,14 @@ Centres = Callable[[Tensor, Level], Tensor]
 Bound = Callable[[Level, Tensor, Tensor, Tensor], Tensor]
 
 
+class Boxes(Protocol):
+    """What the tree reads of pieces: boxes `(P, S)` around them, and bounds on the logs of their masses `(P,)`."""
+
+    low: Tensor
+    high: Tensor
+    log_mass: Tensor
+
+
 class Leaves(NamedTuple):
     """The bounded pieces, with the corners of each."""
 
@@ -75,7 +82,7 @@ class Tree:
         reduced: T `(K, H)`.
     """
 
-    def __init__(self, pieces: Pieces, leaves: Leaves, reduced: Tensor) -> None:
+    def __init__(self, pieces: Boxes, leaves: Leaves, reduced: Tensor) -> None:
         index, count = leaves.piece, len(leaves.piece)
         order = torch.as_tensor(halving_order(0.5 * (pieces.low + pieces.high)[index].numpy()))
         place = torch.empty_like(order)

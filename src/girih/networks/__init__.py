@@ -1,33 +1,67 @@
 """What a generator is: builders, and tracing torch modules to affine and piecewise-linear steps."""
 
-from girih.networks.activations import Abs, Maxout
-from girih.networks.architectures import conv_generator, fc_discriminator, fc_encoder, fc_generator
-from girih.networks.builders import activation_layer, mlp
-from girih.networks.glorot import svhn_decoder, svhn_encoder
-from girih.networks.stages import Affine, PiecewiseLinear
-from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
-from girih.networks.trace import Jet, Trace
-from girih.networks.tracing import trace
+import warnings
+from typing import Any
+
+from girih.networks.affine_maps import AffineMap, Convolution, LinearMap
+from girih.networks.convolutional import conv_generator, svhn_decoder, svhn_encoder
+from girih.networks.fully_connected import (
+    ACTIVATIONS,
+    activation_layer,
+    dense,
+    drawn_seed,
+    fc_discriminator,
+    fc_encoder,
+    fc_generator,
+    make_generator,
+    mlp,
+)
+from girih.networks.layers import Abs, Maxout
+from girih.networks.live_tensors import Live, Snapshot, Source, lives
+from girih.networks.trace import Trace
+from girih.networks.trace_steps import AffineStep, Jet, KinkStep, LatentStep, LinearStep, MaxStep, Step
+from girih.networks.tracing import Followed, trace
 
 __all__ = [
+    "ACTIVATIONS",
     "Abs",
-    "Affine",
+    "AffineMap",
     "AffineStep",
+    "Convolution",
+    "Followed",
     "Jet",
     "KinkStep",
     "LatentStep",
+    "LinearMap",
+    "LinearStep",
+    "Live",
     "MaxStep",
     "Maxout",
-    "PiecewiseLinear",
+    "Snapshot",
+    "Source",
     "Step",
     "Trace",
     "activation_layer",
     "conv_generator",
+    "dense",
+    "drawn_seed",
     "fc_discriminator",
     "fc_encoder",
     "fc_generator",
+    "lives",
+    "make_generator",
     "mlp",
     "svhn_decoder",
     "svhn_encoder",
     "trace",
 ]
+
+_RENAMED = {"Affine": LinearStep, "PiecewiseLinear": KinkStep}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        kind = _RENAMED[name]
+        warnings.warn(f"girih.networks.{name} is now {kind.__name__}", DeprecationWarning, stacklevel=2)
+        return kind
+    raise AttributeError(f"module 'girih.networks' has no attribute {name!r}")

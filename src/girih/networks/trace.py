@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from girih._arrays import as_rows, as_tensor
 from girih.errors import ShapeError, UnsupportedLayerError
-from girih.networks.operators import LinearMap
-from girih.networks.sources import Live
-from girih.networks.stages import Affine, Stage, as_chain, as_stage
-from girih.networks.steps import AffineStep, KinkStep, LatentStep, MaxStep, Step
-
-
-class Jet(NamedTuple):
-    """An affine map on each cell, written about a point `o` of the cell: `z -> value + slope (z - o)`."""
-
-    value: Tensor  # (R, H)
-    slope: Tensor  # (R, H, S)
+from girih.networks.affine_maps import Convolution, LinearMap
+from girih.networks.live_tensors import Live
+from girih.networks.trace_steps import AffineStep, Jet, KinkStep, LatentStep, LinearStep, MaxStep, Step
 
 
 class Trace:
@@ -36,7 +30,8 @@ class Trace:
         output_dim: D, the dimension of x; an output of any shape is flattened.
         output_shape: of one x in the module.
         hidden_units: U, the number of units with a kink, and of maxima.
-        is_chain: whether the network is a chain of Linear layers and one-kink activations at 0.
+        chain: the steps after the latent where each is a Linear layer, or an activation that bends at 0 alone, and
+            takes the one before it; else `None`. Some computations are faster or simpler for such chains.
         head: the last layer where it is a Linear layer, else `None`.
     """
 
@@ -52,35 +47,47 @@ class Trace:
                 self._units[index] = slice(count, count + step.size)
                 count += step.size
         self.hidden_units = count
-        self._chain = as_chain(self.steps, output)
-        last = as_stage(self.steps[output])
-        self.head: Affine | None = None
-        if isinstance(last, Affine) and (self.is_chain or last.in_features <= last.out_features):
+        self._last_use = {i: index for index, step in enumerate(self.steps) for i in step.inputs}
+        self.chain = _chain(self.steps, output)
+        last = self.steps[output]
+        self.head: LinearStep | None = None
+        if isinstance(last, LinearStep) and (self.chain is not None or last.in_features <= last.out_features):
             self.head = last
+
+    def __repr__(self) -> str:
+        kinds = Counter(step.kind for step in self.steps[1:])
+        held = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
+        sizes = f"S={self.latent_dim}, D={self.output_dim}, U={self.hidden_units}"
+        return f"Trace({sizes}: {held})"
 
     @property
     def is_chain(self) -> bool:
-        """Whether the network is a chain of Linear layers and one-kink activations at 0."""
-        return self._chain is not None
+        """Deprecated: whether `chain` is not `None`."""
+        _deprecated("is_chain", "chain is not None")
+        return self.chain is not None
 
     @property
-    def stages(self) -> list[Stage]:
-        """The layers of a fully connected chain.
-
-        Raises:
-            UnsupportedLayerError: the network is not such a chain.
-        """
-        if self._chain is None:
-            raise UnsupportedLayerError(
-                "saving and the fast partition of a line need a fully connected chain: Linear layers with ReLU, "
-                "LeakyReLU, PReLU or absolute values between them; this network has other layers or branches"
-            )
-        return self._chain
+    def stages(self) -> list[LinearStep | KinkStep]:
+        """Deprecated: `chain`."""
+        _deprecated("stages", "chain")
+        if self.chain is None:
+            raise UnsupportedLayerError("this network is not a chain of Linear layers and activations; use Trace.steps")
+        return list(self.chain)
 
     @property
-    def body(self) -> list[Stage]:
-        """The stages of a chain before its head."""
-        return self.stages[:-1] if self.head is not None else list(self.stages)
+    def features(self) -> int:
+        """The index of the step that gives the last hidden features: the input of the head, or the output."""
+        return self.output if self.head is None else self.head.inputs[0]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights of the Linear layers and convolutions, each once, read live in float64."""
+        found: dict[int, Tensor] = {}
+        for step in self.steps:
+            if isinstance(step, AffineStep) and isinstance(step.operator, LinearMap | Convolution):
+                raw = step.operator.weight.raw
+                found.setdefault(id(raw), raw)
+        return [raw.to(torch.float64) for raw in found.values()]
 
     def tensors(self) -> list[Tensor]:
         """All tensors that the generator is made of, as they are now, in their own types."""
@@ -88,11 +95,11 @@ class Trace:
 
     def frozen(self) -> Trace:
         """The generator with the numbers of now, whatever becomes of the module; without gradients."""
-        return Trace([step.frozen() for step in self.steps], self.output)
+        return Trace([step.frozen() for step in self.steps], self.output, self.output_shape)
 
     def units(self, index: int) -> slice:
-        """The columns of the patterns that belong to step `index`."""
-        return self._units[index]
+        """The columns of the patterns that belong to step `index`; none for a step without units."""
+        return self._units.get(index, slice(0))
 
     @property
     def device(self) -> torch.device:
@@ -105,40 +112,32 @@ class Trace:
 
     def __call__(self, z: Any) -> Tensor:
         """g(z) in float64, `(N, D)`."""
-        h = self._latents(z)
-        if self._chain is None:
-            return self.values(h)[self.output]
-        for stage in self._chain:
-            if isinstance(stage, Affine):
-                h = torch.nn.functional.linear(h, stage.weight, stage.bias)
-            else:
-                h = h * stage.slopes(h)
-        return h
+        return self._features(z, self.output)
 
     def values(self, z: Any) -> list[Tensor]:
         """The features after every step, `(N, size)` each."""
-        values = [self._latents(z)]
-        for step in self.steps[1:]:
-            taken = [values[index] for index in step.inputs]
-            if isinstance(step, AffineStep):
-                values.append(step.linear(*taken) + step.bias)
-            elif isinstance(step, KinkStep | MaxStep):
-                values.append(step.apply(taken[0]))
-        return values
+        h = self._latents(z)
+        return [h, *(value for _, _, value in self._passed(h, len(self.steps) - 1))]
 
     def hidden_values(self, z: Any) -> Tensor:
         """The last hidden features, `(N, H)`: the input of the head, or g(z) where there is none."""
-        if self._chain is None:
-            values = self.values(z)
-            return values[self.output if self.head is None else self.steps[self.output].inputs[0]]
+        return self._features(z, self.features)
+
+    def _features(self, z: Any, last: int) -> Tensor:
         h = self._latents(z)
-        for stage in self.body:
-            h = (
-                torch.nn.functional.linear(h, stage.weight, stage.bias)
-                if isinstance(stage, Affine)
-                else (h * stage.slopes(h))
-            )
+        for _, _, value in self._passed(h, last):
+            h = value
         return h
+
+    def _passed(self, h: Tensor, last: int) -> Iterator[tuple[Step, list[Tensor], Tensor]]:
+        """The steps up to `last`, what each takes and gives; features that no later step takes are let go."""
+        values = {0: h}
+        for index, step in enumerate(self.steps[1 : last + 1], start=1):
+            taken = [values[i] for i in step.inputs]
+            values[index] = step.values(*taken)
+            yield step, taken, values[index]
+            for i in {i for i in step.inputs if self._last_use[i] == index}:
+                del values[i]
 
     def pattern(self, z: Any) -> Tensor:
         """The code of every hidden unit at each z, `(N, U)` int8.
@@ -147,20 +146,11 @@ class Trace:
         with two, and the place of the first maximum in its window for a maximum.
         """
         h = self._latents(z)
-        codes = [torch.empty(h.shape[0], 0, dtype=torch.int8, device=h.device)]
+        codes = [torch.empty(len(h), 0, dtype=torch.int8, device=h.device)]
         with torch.no_grad():
-            if self._chain is None:
-                values = self.values(h)
-                for step in self.steps:
-                    if isinstance(step, KinkStep | MaxStep):
-                        codes.append(step.code(values[step.inputs[0]]))
-                return torch.cat(codes, 1)
-            for stage in self._chain:
-                if isinstance(stage, Affine):
-                    h = torch.nn.functional.linear(h, stage.weight, stage.bias)
-                else:
-                    codes.append(torch.where(h > 0, 1, -1).to(torch.int8))
-                    h = h * stage.slopes(h)
+            for step, taken, _ in self._passed(h, max(self._units, default=0)):
+                if isinstance(step, KinkStep | MaxStep):
+                    codes.append(step.code(taken[0]))
         return torch.cat(codes, 1)
 
     def affine(self, z: Any) -> tuple[Tensor, Tensor]:
@@ -183,58 +173,31 @@ class Trace:
 
     def output_jet(self, patterns: Tensor, origin: Tensor) -> Jet:
         """The map from z to x on each cell, about the points `origin (R, S)`."""
-        if self.is_chain:
-            return self.jets(patterns, origin)[-1]
-        return self.step_jets(patterns, origin)[self.output]
+        return self._jets(patterns, origin, self.output)[-1]
 
     def hidden_jet(self, patterns: Tensor, origin: Tensor) -> Jet:
         """The map from z to the last hidden features on each cell, about the points `origin (R, S)`.
 
         The features are the input of the head, or the output where there is none.
         """
-        if self.is_chain:
-            return self.jets(patterns, origin)[len(self.body)]
-        index = self.output if self.head is None else self.steps[self.output].inputs[0]
-        return self.step_jets(patterns, origin)[index]
+        return self._jets(patterns, origin, self.features)[-1]
 
     def jets(self, patterns: Tensor, origin: Tensor) -> list[Jet]:
-        """The map from z to the input of every stage of a chain, and last to the output, on each cell.
+        """The map from z to the features after every step on each cell, about the points `origin (R, S)`.
 
         The value is propagated through the layers instead of formed as `A o + b`, so nothing cancels
         for cells far from 0. Differentiable in the parameters with the patterns held fixed.
         """
-        patterns, jet = self._first_jet(patterns, origin)
-        jets = [jet]
-        start = 0
-        for stage in self.stages:
-            if isinstance(stage, Affine):
-                weight = stage.weight
-                value = torch.nn.functional.linear(jet.value, weight, stage.bias)
-                # one product over all cells and columns: a batch of thin ones is slow
-                jet = Jet(value, (jet.slope.mT @ weight.mT).mT)
-            else:
-                slopes = stage.slopes(patterns[:, start : start + stage.units])
-                jet = Jet(jet.value * slopes, jet.slope * slopes[:, :, None])
-                start += stage.units
-            jets.append(jet)
-        return jets
+        return self._jets(patterns, origin, len(self.steps) - 1)
 
-    def step_jets(self, patterns: Tensor, origin: Tensor) -> list[Jet]:
-        """The map from z to the features after every step on each cell, about the points `origin (R, S)`.
-
-        Differentiable in the parameters with the patterns held fixed, like `jets`.
-        """
-        patterns, jet = self._first_jet(patterns, origin)
-        jets = [jet]
-        for index, step in enumerate(self.steps[1:], start=1):
-            jets.append(_advance(step, [jets[i] for i in step.inputs], patterns, self._units.get(index)))
-        return jets
-
-    def _first_jet(self, patterns: Tensor, origin: Tensor) -> tuple[Tensor, Jet]:
+    def _jets(self, patterns: Tensor, origin: Tensor, last: int) -> list[Jet]:
         device = self.device
         patterns, origin = patterns.to(device), origin.to(device)
         eye = torch.eye(self.latent_dim, dtype=torch.float64, device=device)
-        return patterns, Jet(origin, eye.expand(len(patterns), -1, -1))
+        jets = [Jet(origin, eye.expand(len(patterns), -1, -1))]
+        for index, step in enumerate(self.steps[1 : last + 1], start=1):
+            jets.append(step.jet([jets[i] for i in step.inputs], patterns[:, self.units(index)]))
+        return jets
 
     def head_parameters(self) -> tuple[Tensor, Tensor]:
         """W `(D, H)` and v `(D,)` of the head; the identity where there is none."""
@@ -254,8 +217,8 @@ class Trace:
         Example:
             >>> import girih, torch
             >>> t = girih.trace(girih.mlp([5, 8, 2], seed=0))
-            >>> t.restrict(torch.zeros(5), torch.eye(5)[:, :2]).latent_dim
-            2
+            >>> t.restrict(torch.zeros(5), torch.eye(5)[:, :2])
+            Trace(S=2, D=2, U=8: 3 linear, 1 activation)
         """
         origin = as_tensor(origin, "origin", self.device).detach()
         basis = as_tensor(basis, "basis", self.device).detach()
@@ -268,24 +231,22 @@ class Trace:
         k = basis.shape[1]
         plane = nn.utils.skip_init(nn.Linear, k, size, dtype=torch.float64, device=self.device)
         plane.weight, plane.bias = nn.Parameter(basis.clone(), False), nn.Parameter(origin.clone(), False)
-        operator = LinearMap(Live(plane, "weight"), Live(plane, "bias"), plane)
-        first = AffineStep(operator, (0,), ((k,),), (size,), "the plane")
+        first = LinearStep(LinearMap(Live(plane, "weight"), Live(plane, "bias"), plane), 0, plane, "the plane")
         rest = [step.rewired([index + 1 for index in step.inputs]) for step in self.steps[1:]]
         return Trace([LatentStep(k), first, *rest], self.output + 1, self.output_shape)
 
 
-def _advance(step: Step, taken: list[Jet], patterns: Tensor, units: slice | None) -> Jet:
-    """The jet after a step, from those of its inputs."""
-    if isinstance(step, AffineStep):
-        rows, _, size = taken[0].slope.shape
-        columns = [jet.slope.mT.reshape(rows * size, -1) for jet in taken]
-        slope = step.linear(*columns).reshape(rows, size, step.size).mT
-        return Jet(step.linear(*(jet.value for jet in taken)) + step.bias, slope)
-    jet, codes = taken[0], patterns[:, units]
-    if isinstance(step, KinkStep):
-        slopes = step.slopes(codes)
-        return Jet(jet.value * slopes + step.offsets(codes), jet.slope * slopes[:, :, None])
-    assert isinstance(step, MaxStep)
-    chosen = step.chosen(codes)
-    slope = jet.slope.gather(1, chosen[:, :, None].expand(-1, -1, jet.slope.shape[2]))
-    return Jet(jet.value.gather(1, chosen), slope)
+def _chain(steps: Sequence[Step], output: int) -> tuple[LinearStep | KinkStep, ...] | None:
+    """The steps after the latent, where each is a stage of a chain and takes the one before it."""
+    found: list[LinearStep | KinkStep] = []
+    for index, step in enumerate(steps[1:], start=1):
+        if step.inputs != (index - 1,) or not isinstance(step, LinearStep | KinkStep):
+            return None
+        if isinstance(step, KinkStep) and not step.bends_at_zero:
+            return None
+        found.append(step)
+    return tuple(found) if output == len(steps) - 1 else None
+
+
+def _deprecated(name: str, successor: str) -> None:
+    warnings.warn(f"Trace.{name} is deprecated; use Trace.{successor}", DeprecationWarning, stacklevel=3)

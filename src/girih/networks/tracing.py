@@ -1,4 +1,4 @@
-"""From a torch module to a trace."""
+"""From a torch module to a trace, and to a new one where the module is no longer built as it was."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from girih.errors import ParameterError, UnsupportedLayerError
-from girih.networks.activations import Abs, Maxout
-from girih.networks.builder import Builder, Feature
-from girih.networks.computed import check_hooks, check_tensors
-from girih.networks.exported import Exported, exported_file, exported_program
-from girih.networks.latents import given_shape, guessed_shape, latent_shape
-from girih.networks.outputs import before, choose, cut, parts_of
-from girih.networks.sources import lives
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
-from girih.networks.symbolic import eager, graph_of, one_input, unwrapped
+from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
+from girih.networks.exported_program import Exported, exported_file, exported_program
+from girih.networks.graph_walk import SUPPORTED, Walker
+from girih.networks.latent_shape import given_shape, guessed_shape, latent_shape
+from girih.networks.layers import Abs, Maxout, StepNetwork
+from girih.networks.live_tensors import check_hooks, check_tensors, lives
+from girih.networks.torch_graph import before, choose, cut, eager, graph_of, one_input, parts_of, unwrapped
 from girih.networks.trace import Trace
-from girih.networks.walk import SUPPORTED, Walker
+from girih.networks.trace_builder import Builder, Feature
+from girih.networks.trace_steps import AffineStep, KinkStep, MaxStep
+
+_PLAIN = (bool, int, float, complex, str, tuple)  # what is compared by value, of the attributes of a module
 
 # The traced map must equal the module to this, relative to the largest output.
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
@@ -80,7 +80,10 @@ def trace(
         raise UnsupportedLayerError(
             f"expected a torch.nn.Module, got {type(net).__name__}; build one with girih.mlp or torch.nn.Sequential"
         )
-    return _trace_module(unwrapped(net), until, output, shape)
+    net = unwrapped(net)
+    if shape is None and isinstance(net, StepNetwork):
+        shape = (net.latent_dim,)
+    return _trace_module(net, until, output, shape)
 
 
 def _trace_exported(program: Exported, until: str | None, output: str | int | None, name: str) -> Trace:
@@ -246,3 +249,62 @@ def _size(trace: Trace, values: list[Tensor]) -> Tensor:
         elif isinstance(step, MaxStep):
             sizes.append(step.apply(taken[0]))
     return sizes[trace.output]
+
+
+class Followed:
+    """The trace of a module, made anew where the module is no longer built as it was.
+
+    What is compared is the modules in it, their attributes (but for tensors, whose values a trace reads each time it
+    is asked), their hooks, and the shapes and types of their parameters. What is not noticed: a change inside a list, a
+    dict or an object that a module holds, or in the code of its `forward`.
+
+    Args:
+        net: any module that `girih.trace` supports.
+    """
+
+    def __init__(self, net: nn.Module | Trace) -> None:
+        self.net = net
+        self._trace: Trace | None = None
+        self._parts: list[Any] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the module alone, and trace it when they are asked."""
+        return {"net": self.net, "_trace": None, "_parts": []}
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the module as it is built now.
+
+        Raises:
+            ShapeError: it has another latent or data dimension than at first.
+            UnsupportedLayerError: as `girih.trace`.
+        """
+        if isinstance(self.net, Trace):
+            return self.net
+        if self._trace is None or not _alike(_parts(self.net), self._parts):
+            old, new = self._trace, trace(self.net)
+            if old is not None and (old.latent_dim, old.output_dim) != (new.latent_dim, new.output_dim):
+                raise ShapeError(
+                    f"the network was changed from S = {old.latent_dim}, D = {old.output_dim} to S = {new.latent_dim}, "
+                    f"D = {new.output_dim}, which this model was not made for; make a new one of it"
+                )
+            self._trace, self._parts = new, _parts(self.net)
+        return self._trace
+
+
+def _parts(net: nn.Module) -> list[Any]:
+    """What a module is built of, flat; modules and functions are compared as objects."""
+    found: list[Any] = []
+    for module in net.modules():
+        found += (module, type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        found += [value for value in vars(module).values() if not isinstance(value, Tensor)]
+        for group in (module._parameters, module._buffers):
+            for name, tensor in group.items():
+                found += (name, None) if tensor is None else (name, tensor.shape, tensor.dtype, tensor.device.type)
+    return found
+
+
+def _alike(new: list[Any], old: list[Any]) -> bool:
+    return len(new) == len(old) and all(
+        a is b or (isinstance(a, _PLAIN) and type(a) is type(b) and a == b) for a, b in zip(new, old, strict=True)
+    )

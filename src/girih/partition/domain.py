@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 
 from girih._arrays import as_tensor, check_finite
 from girih.errors import ParameterError, ShapeError
-from girih.partition.growing import Array
+from girih.partition.memory import Array
 
 
-def interval(domain: Any) -> tuple[float, float]:
+def interval(domain: object) -> tuple[float, float]:
     """The ends of a domain for S = 1."""
     if domain is None:
         return (-math.inf, math.inf)
@@ -26,7 +27,7 @@ def interval(domain: Any) -> tuple[float, float]:
     return low, high
 
 
-def halfspaces(domain: Any, dim: int) -> tuple[Array, Array] | None:
+def halfspaces(domain: object, dim: int) -> tuple[Array, Array] | None:
     """The half-spaces `H z <= h` of a domain for S >= 2.
 
     Args:
@@ -37,12 +38,12 @@ def halfspaces(domain: Any, dim: int) -> tuple[Array, Array] | None:
     if domain is None:
         return None
     try:
-        first, second = domain
+        given, other = cast("Iterable[object]", domain)
     except (TypeError, ValueError):
         raise ShapeError(
             f"domain must be None, (low, high) or (H, h) with H z <= h, for S = {dim}; got {type(domain).__name__}"
         ) from None
-    first, second = as_tensor(first, "domain"), as_tensor(second, "domain")
+    first, second = as_tensor(given, "domain"), as_tensor(other, "domain")
     if first.ndim == 2:
         if first.shape[1] != dim or second.shape != (len(first),):
             raise ShapeError(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from girih._arrays import as_tensor, check_finite
 from girih._extras import require
 from girih._files import atomic_path
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
-from girih.partition.growing import Array
-from girih.partition.lookup import Lookup
+from girih.partition.codes import Lookup
+from girih.partition.memory import Array
+from girih.partition.partition import Partition
 from girih.partition.polytope_cells import PolytopeCells
 
 if TYPE_CHECKING:
     from networkx import Graph
-
-    from girih.partition.partition import Partition
 
 _ROWS = 2**16
 _DEVIATIONS = 4.0
@@ -42,8 +42,7 @@ def cell_graph(part: Partition) -> Graph:
         >>> graph.number_of_nodes(), networkx.is_connected(graph), sorted(graph.nodes[0])
         (37, True, ['prior_mass', 'volume'])
     """
-    nx = require("networkx", "graphs")
-    graph = nx.Graph()
+    graph: Graph = require("networkx", "graphs").Graph()
     volumes, masses = part.volume.tolist(), part.prior_mass.tolist()
     graph.add_nodes_from(
         (i, {"volume": volume, "prior_mass": mass})
@@ -54,7 +53,7 @@ def cell_graph(part: Partition) -> Graph:
     return graph
 
 
-def write_mesh(part: Partition, path: str | os.PathLike[str], span: Any = None) -> None:
+def write_mesh(part: Partition, path: str | os.PathLike[str], span: ArrayLike | None = None) -> None:
     """Write the image of the cells of a partition with S = 2 and D = 3 as a triangle mesh, atomically.
 
     The generator maps each cell to a flat polygon in space; neighbouring polygons share their vertices, so the
@@ -101,11 +100,11 @@ def write_mesh(part: Partition, path: str | os.PathLike[str], span: Any = None) 
         (_write_ply if kind == ".ply" else _write_obj)(temporary, vertices, triangles, cells)
 
 
-def _triangles(part: Partition, span: Any) -> tuple[Array, Array, Array]:
+def _triangles(part: Partition, span: ArrayLike | None) -> tuple[Array, Array, Array]:
     """Latent vertices `(V, 2)`, triangles `(T, 3)` counter-clockwise in the latent plane, and their cells."""
-    cells = _cells(part)
+    cells = part.polytopes
     if span is not None or (cells.complex.points[:, 2] == 0).any():
-        bounded = _cells(_clipped(part, cells, span))
+        bounded = _clipped(part, cells, span).polytopes
         origin = Lookup(cells.packed).find(bounded.packed)
     else:
         bounded, origin = cells, np.arange(len(cells))
@@ -125,16 +124,8 @@ def _triangles(part: Partition, span: Any) -> tuple[Array, Array, Array]:
     return points[used], triangles.reshape(-1, 3), origin[bounded.cell_of_piece[owner[apart]]]
 
 
-def _cells(part: Partition) -> PolytopeCells:
-    cells = part._cells
-    assert isinstance(cells, PolytopeCells)
-    return cells
-
-
-def _clipped(part: Partition, cells: PolytopeCells, span: Any) -> Partition:
+def _clipped(part: Partition, cells: PolytopeCells, span: ArrayLike | None) -> Partition:
     """The same partition on a box."""
-    from girih.partition.partition import Partition
-
     if span is None:
         high = _DEVIATIONS * part.prior_covariance.diagonal().sqrt()
         low = -high

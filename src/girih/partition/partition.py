@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from girih._arrays import as_rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import LatentDimensionError, NoiseError, ParameterError, ShapeError
-from girih.networks import Jet, Trace, trace
-from girih.networks.following import Snapshot
-from girih.partition import domain as domains
-from girih.partition.limits import Limits
-from girih.partition.line_cells import LineCells, cut_line
+from girih.networks import Jet, Snapshot, Trace, trace
+from girih.partition.cells import Cells, Domain
+from girih.partition.intervals import LineCells
+from girih.partition.memory import Limits
 from girih.partition.polytope_cells import PolytopeCells
-from girih.partition.subdivision import expected_cells, subdivide
+from girih.partition.subdivision import expected_cells
 
 if TYPE_CHECKING:
-    import os
-
     from matplotlib.axes import Axes
     from networkx import Graph
 
@@ -38,6 +39,19 @@ def check_latent_dim(latent_dim: int) -> None:
             "plane through the latent space, girih.partition.walk(net, z) for a cell and its neighbours, or "
             "girih.trace(net).affine(z) for the affine map around single latents: all work for any S"
         )
+
+
+class _OfCells:
+    """A tensor that a partition reads from its cells."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type[Partition], name: str) -> None:
+        self._name = name
+
+    def __get__(self, part: Partition | None, owner: type[Partition]) -> Tensor:
+        return self if part is None else getattr(part.cells, self._name)  # type: ignore[return-value]
 
 
 class Partition:
@@ -88,8 +102,8 @@ class Partition:
     def __init__(
         self,
         net: nn.Module | Trace,
-        domain: Any = None,
-        prior: Any = 1.0,
+        domain: ArrayLike | Domain = None,
+        prior: ArrayLike | Tensor = 1.0,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
         *,
@@ -99,22 +113,15 @@ class Partition:
         check_latent_dim(traced.latent_dim)
         self._trace, self._weights, dim = traced, Snapshot(traced.tensors()), traced.latent_dim
         self.prior_covariance = prior_covariance(prior, dim)
-        max_cells = whole(max_cells, "max_cells")
-        self._cells: LineCells | PolytopeCells
-        if dim == 1:
-            low, high = domains.interval(domain)
-            self._cells = LineCells(cut_line(traced, Limits(max_cells, memory)), low, high)
-        else:
-            halfspaces = domains.halfspaces(domain, dim)
-            result = subdivide(traced, halfspaces, Limits(max_cells, memory), progress)
-            self._cells = PolytopeCells(traced.frozen(), result, halfspaces)
+        limits = Limits(whole(max_cells, "max_cells"), memory)
+        self.cells: Cells = (LineCells if dim == 1 else PolytopeCells).of(traced, domain, limits, progress)
 
     @classmethod
-    def _of(cls, traced: Trace, prior: Tensor, cells: LineCells | PolytopeCells) -> Partition:
+    def _of(cls, traced: Trace, prior: Tensor, cells: Cells) -> Partition:
         """A partition whose cells are known already."""
         part = cls.__new__(cls)
         part._trace, part._weights = traced, Snapshot(traced.tensors())
-        part.prior_covariance, part._cells = prior, cells
+        part.prior_covariance, part.cells = prior, cells
         return part
 
     @property
@@ -131,26 +138,25 @@ class Partition:
             )
         return self._trace
 
-    @property
-    def patterns(self) -> Tensor:
-        """The code of every hidden unit on every cell, `(R, U)` int8."""
-        return self._cells.patterns
-
-    @property
-    def cells(self) -> LineCells | PolytopeCells:
-        """The geometry behind this view: intervals for S = 1, the polytopes of a complex for S = 2, 3."""
-        return self._cells
+    patterns = _OfCells("The code of every hidden unit on every cell, `(R, U)` int8.")
+    origins = _OfCells("A point of each cell about which maps are well conditioned, `(R, S)`.")
+    volume = _OfCells("Length, area or volume of every cell, `(R,)`; infinite for unbounded cells.")
+    centroid = _OfCells("The centroid of every cell, `(R, S)`; NaN for unbounded cells.")
+    interior = _OfCells("A point inside every cell, `(R, S)`.")
+    neighbors = _OfCells("Index pairs of cells that share a facet, `(E, 2)`.")
+    separating_units = _OfCells(
+        "For each pair of `neighbors` the column of `patterns` that changes across their facet, `(E,)`."
+    )
+    # a piece is a cell, except where S = 2, 3 and the network has fewer independent hyperplanes than S or maxima over
+    # more than two inputs: there a cell can be several
+    piece_patterns = _OfCells("The patterns of the convex pieces that exact inference integrates over, `(P, U)`.")
+    piece_origins = _OfCells("A point of each piece about which maps are well conditioned, `(P, S)`.")
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return len(self.cells)
 
     def __repr__(self) -> str:
-        if isinstance(self._cells, LineCells):
-            low, high = self.domain
-            return f"Partition(cells={len(self)}, latent_dim=1, domain=({low:g}, {high:g}))"
-        faces = self._cells.halfspaces
-        where = "whole space" if faces is None else f"{len(faces[1])} half-spaces"
-        return f"Partition(cells={len(self)}, latent_dim={self._trace.latent_dim}, domain={where})"
+        return f"Partition(cells={len(self)}, latent_dim={self.latent_dim}, domain={self.cells.extent})"
 
     @staticmethod
     def estimate(net: nn.Module | Trace) -> int:
@@ -172,10 +178,10 @@ class Partition:
     def slice(
         cls,
         net: nn.Module | Trace,
-        origin: Any,
-        u: Any,
-        v: Any,
-        domain: Any = None,
+        origin: ArrayLike | Tensor,
+        u: ArrayLike | Tensor,
+        v: ArrayLike | Tensor,
+        domain: ArrayLike | Domain = None,
         *,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
@@ -232,9 +238,9 @@ class Partition:
         return self._trace.latent_dim
 
     @property
-    def domain(self) -> Any:
+    def domain(self) -> Domain:
         """`(low, high)` for S = 1; else the half-spaces `(H, h)`, or `None` for the whole latent space."""
-        return self._cells.domain if isinstance(self._cells, LineCells) else self._cells.halfspaces
+        return self.cells.domain
 
     @property
     def prior(self) -> float:
@@ -252,92 +258,67 @@ class Partition:
         parts = [self.trace.maps(part) for part in self.patterns.split(_CHUNK)]  # all layers of a part stay in cache
         return torch.cat([A for A, _ in parts]), torch.cat([b for _, b in parts])
 
-    @property
-    def origins(self) -> Tensor:
-        """A point of each cell about which maps are well conditioned, `(R, S)`."""
-        return self._cells.origins
-
-    @property
-    def piece_patterns(self) -> Tensor:
-        """The patterns of the convex pieces that exact inference integrates over, `(P, U)`.
-
-        A piece is a cell, except where S = 2, 3 and the network has fewer independent hyperplanes than S or maxima
-        over more than two inputs: there a cell can be several pieces.
-        """
-        return self._cells.piece_patterns
-
-    @property
-    def piece_origins(self) -> Tensor:
-        """A point of each piece about which maps are well conditioned, `(P, S)`."""
-        return self._cells.piece_origins
-
     def hidden_jet(self) -> Jet:
         """The map from z to the last hidden features on each piece, about `piece_origins`."""
         return self.trace.hidden_jet(self.piece_patterns, self.piece_origins)
 
     @property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of each cell (S = 1), `(R,)` and `(R,)`."""
-        return self._line.lower, self._line.upper
+    def intervals(self) -> LineCells:
+        """The cells as intervals (S = 1).
 
-    @property
-    def breakpoints(self) -> Tensor:
-        """The R - 1 points at which cells meet (S = 1), increasing."""
-        return self._line.knots
-
-    @property
-    def _line(self) -> LineCells:
-        if not isinstance(self._cells, LineCells):
+        Raises:
+            LatentDimensionError: S is not 1.
+        """
+        if not isinstance(self.cells, LineCells):
             raise LatentDimensionError(
                 f"only a partition with S = 1 has breakpoints and bounds, and this one has S = {self.latent_dim}; "
                 "use vertices(i), rays(i) and halfspaces(i)"
             )
-        return self._cells
+        return self.cells
 
     @property
-    def volume(self) -> Tensor:
-        """Length, area or volume of every cell, `(R,)`; infinite for unbounded cells."""
-        return self._cells.volume
+    def polytopes(self) -> PolytopeCells:
+        """The cells as polytopes of a complex (S = 2, 3).
+
+        Raises:
+            LatentDimensionError: S is 1.
+        """
+        if not isinstance(self.cells, PolytopeCells):
+            raise LatentDimensionError(
+                "only a partition with S = 2 or 3 is made of polytopes, and this one has S = 1; use bounds and "
+                "breakpoints"
+            )
+        return self.cells
 
     @property
-    def centroid(self) -> Tensor:
-        """The centroid of every cell, `(R, S)`; NaN for unbounded cells."""
-        return self._cells.centroid
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of each cell (S = 1), `(R,)` and `(R,)`."""
+        return self.intervals.lower, self.intervals.upper
 
     @property
-    def interior(self) -> Tensor:
-        """A point inside every cell, `(R, S)`."""
-        return self._cells.interior
+    def breakpoints(self) -> Tensor:
+        """The R - 1 points at which cells meet (S = 1), increasing."""
+        return self.intervals.knots
 
     @property
     def log_prior_mass(self) -> Tensor:
         """Natural log of `prior_mass`, `(R,)`, to a relative error of 1e-9 of the mass, however far in the tails."""
-        return self._cells.log_prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
+        return self.cells.log_prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
 
     @property
     def prior_mass(self) -> Tensor:
         """Mass of every cell under the prior `N(0, prior)`, `(R,)`, as exact as `log_prior_mass`; 0 below 1e-323."""
-        return self._cells.prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
+        return self.cells.prior_mass(torch.linalg.cholesky(self.prior_covariance).numpy())
 
-    @property
-    def neighbors(self) -> Tensor:
-        """Index pairs of cells that share a facet, `(E, 2)`."""
-        return self._cells.neighbors
-
-    @property
-    def separating_units(self) -> Tensor:
-        """For each pair of `neighbors` the column of `patterns` that changes across their facet, `(E,)`."""
-        return self._cells.separating_units
-
-    def locate(self, z: Any) -> Tensor:
+    def locate(self, z: ArrayLike | Tensor) -> Tensor:
         """The index of the cell that holds each z, `(N,)`; -1 outside the domain.
 
         A point on a face belongs to the cell where the unit of that face is negative.
         """
         rows = as_rows(z, "z", self.latent_dim, "the latent dimension S", allow_empty=True, device=self._trace.device)
-        return self._cells.locate(rows.detach())
+        return self.cells.locate(rows.detach())
 
-    def touching(self, z: Any) -> list[int]:
+    def touching(self, z: ArrayLike | Tensor) -> list[int]:
         """The indices of all cells whose closure holds the point z `(S,)`: several on a face, none outside the domain.
 
         Example:
@@ -351,26 +332,26 @@ class Partition:
         point = as_rows(z, "z", self.latent_dim, "the latent dimension S")
         if len(point) != 1:
             raise ShapeError(f"touching takes one point of shape ({self.latent_dim},), got {len(point)} rows")
-        return self._cells.touching(point[0].detach().cpu().numpy())
+        return self.cells.touching(point[0].detach().cpu().numpy())
 
     def neighbors_of(self, i: int) -> list[int]:
         """The indices of the cells that share a facet with cell i."""
-        return self._cells.neighbours_of(self._index(i))
+        return self.cells.neighbours_of(self._index(i))
 
     def vertices(self, i: int) -> Tensor:
         """The vertices of cell i, `(V, S)`: counter-clockwise for S = 2; its finite ends for S = 1.
 
         Cell i is the convex hull of its vertices plus the cone of its `rays`.
         """
-        return self._cells.cell_points(self._index(i))[0]
+        return self.cells.cell_points(self._index(i))[0]
 
     def rays(self, i: int) -> Tensor:
         """The unit directions of the unbounded edges of cell i, `(K, S)`; none for a bounded cell."""
-        return self._cells.cell_points(self._index(i))[1]
+        return self.cells.cell_points(self._index(i))[1]
 
     def halfspaces(self, i: int) -> tuple[Tensor, Tensor]:
         """The irredundant half-spaces of cell i: unit normals `H (F, S)` and `h (F,)` with `H z <= h`."""
-        return self._cells.cell_halfspaces(self._index(i))
+        return self.cells.cell_halfspaces(self._index(i))
 
     def _index(self, i: int) -> int:
         index = whole(i, "a cell index", None)
@@ -379,29 +360,29 @@ class Partition:
         return index % len(self)
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells."""
-        if self.latent_dim == 1:
-            from girih.plots import plot_line_partition
-
-            return plot_line_partition(self, ax=ax, **options)
-        from girih.plots import plot_cells
-
-        return plot_cells(self, ax=ax, **options)
+        """Draw the partition: `girih.plots.plot_partition(part)`, which takes the same options."""
+        axes: Axes = _above("girih.plots", "plot_partition")(self, ax=ax, **options)
+        return axes
 
     def graph(self) -> Graph:
-        """The dual graph for NetworkX: a node for each cell, an edge for each shared facet. See `cell_graph`."""
-        from girih.partition.export import cell_graph
+        """The dual graph for NetworkX: `girih.partition.cell_graph(part)`."""
+        return _above("girih.partition", "cell_graph")(self)
 
-        return cell_graph(self)
-
-    def save_mesh(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the image of the cells as a triangle mesh (S = 2, D = 3). See `write_mesh`."""
-        from girih.partition.export import write_mesh
-
-        write_mesh(self, path, **options)
+    def save_mesh(self, path: str | os.PathLike[str], span: ArrayLike | None = None) -> None:
+        """Write the image of the cells as a triangle mesh (S = 2, D = 3): `girih.partition.write_mesh(part, path)`."""
+        _above("girih.partition", "write_mesh")(self, path, span)
 
 
-def prior_covariance(prior: Any, dim: int) -> Tensor:
+def _above(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that stands above this one, looked up by its name: an import would close a circle.
+
+    Raises:
+        MissingExtraError: what the module needs is not installed.
+    """
+    return getattr(importlib.import_module(module), name)
+
+
+def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:
     """The `(S, S)` covariance of a Gaussian latent prior, from a variance or a covariance."""
     covariance = as_tensor(prior, "prior").detach().cpu()
     if covariance.ndim == 0 or (covariance.numel() == 1 and dim != 1):

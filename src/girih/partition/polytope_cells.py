@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.networks.steps import MaxStep
-from girih.networks.trace import Jet, Trace
-from girih.partition.codes import Packing
-from girih.partition.growing import Array
-from girih.partition.lookup import Lookup
-from girih.partition.polygons import boundary, interior_points, log_masses, piece_vertices, volumes
-from girih.partition.polytopes import DOMAIN, FAKE, IDEAL
-from girih.partition.subdivision import Subdivision
+from girih.networks import Jet, MaxStep, Trace
+from girih.partition.cells import Cells, Corners
+from girih.partition.codes import Lookup, Packing
+from girih.partition.complex import DOMAIN, FAKE, IDEAL
+from girih.partition.domain import halfspaces
+from girih.partition.measures import boundary, interior_points, log_masses, piece_vertices, volumes
+from girih.partition.memory import Array, Limits
+from girih.partition.subdivision import Subdivision, subdivide
 
 _TOUCHES = 1e-9
 _NOTHING = -800.0  # the smallest double is exp(-744.4)
 _KEPT = 2**26  # bytes of patterns
 
 
-class PolytopeCells:
+class PolytopeCells(Cells):
     """Cells as one or several pieces of a complex.
 
     Args:
@@ -42,6 +42,22 @@ class PolytopeCells:
         else:
             self.cell_of_piece = np.arange(len(codes))
         self.packing, self.packed = Packing(trace.steps), codes
+
+    @classmethod
+    def of(cls, trace: Trace, domain: object, limits: Limits, progress: bool = True) -> PolytopeCells:
+        """The polytopes of a network with S = 2 or 3; `domain` as in `Partition`."""
+        faces = halfspaces(domain, trace.latent_dim)
+        return cls(trace.frozen(), subdivide(trace, faces, limits, progress), faces)
+
+    @property
+    def domain(self) -> tuple[Array, Array] | None:
+        """The half-spaces of the domain, or `None` for the whole latent space."""
+        return self.halfspaces
+
+    @property
+    def extent(self) -> str:
+        """The same as text."""
+        return "whole space" if self.halfspaces is None else f"{len(self.halfspaces[1])} half-spaces"
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -101,6 +117,21 @@ class PolytopeCells:
 
     def _sum(self, values: Array) -> Array:
         return np.bincount(self.cell_of_piece, values, minlength=len(self))
+
+    @property
+    def piece_cells(self) -> Tensor:
+        """The cell of each piece, `(P,)`."""
+        return torch.as_tensor(self.cell_of_piece)
+
+    def piece_corners(self) -> Corners:
+        """The finite vertices and unit rays of all pieces."""
+        vertex, owner = self.corners
+        at = self.complex.points[vertex]
+        finite = at[:, -1] > 0
+        ray = torch.as_tensor(at[~finite, :-1])
+        ray = ray / torch.linalg.vector_norm(ray, dim=1, keepdim=True)
+        owners = torch.as_tensor(owner[finite]), torch.as_tensor(owner[~finite])
+        return Corners(torch.as_tensor(at[finite, :-1]), owners[0], ray, owners[1])
 
     # Cells
 
@@ -262,6 +293,26 @@ class PolytopeCells:
         other, start = self._graph
         return [int(j) for j in other[start[i] : start[i + 1]]]
 
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, bool]]:
+        """The complex, the patterns, and what made each facet."""
+        complex_ = self.complex
+        arrays = {
+            "points": complex_.points,
+            "ends": complex_.ends.data,
+            "label": complex_.label.data,
+            "codes": self.codes,
+            "cell_of_piece": self.cell_of_piece,
+            "cuts": np.array([cut[:3] for cut in self.cuts], np.int64).reshape(-1, 3),
+            "thresholds": np.array([cut.threshold for cut in self.cuts], np.float64),
+        }
+        for k, level in complex_.levels.items():
+            members, _ = level.lists(np.arange(len(level)))
+            arrays |= {f"faces.{k}": members, f"sizes.{k}": level.length.data}
+        if self.halfspaces is not None:
+            arrays["domain.H"], arrays["domain.h"] = self.halfspaces
+        found = {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return found, {"several": self.several}
+
     # One cell
 
     def cell_halfspaces(self, i: int) -> tuple[Tensor, Tensor]:
@@ -305,7 +356,7 @@ class PolytopeCells:
     def _jets(self, i: int) -> list[Jet]:
         """The affine map of every step on cell i, about 0."""
         with torch.no_grad():
-            return self.trace.step_jets(
+            return self.trace.jets(
                 self._made(self.packed[i : i + 1]), torch.zeros(1, self.complex.dim, dtype=torch.float64)
             )
 

@@ -11,39 +11,18 @@ from torch import Tensor
 
 from girih.networks import Trace
 from girih.partition.codes import Packing
-from girih.partition.growing import Array
-from girih.partition.line import Line
-from girih.partition.line_cells import LineCells
+from girih.partition.complex import DOMAIN, Complex, Level
+from girih.partition.intervals import Line, LineCells
+from girih.partition.memory import Array
 from girih.partition.partition import Partition, check_latent_dim
 from girih.partition.polytope_cells import PolytopeCells
-from girih.partition.polytopes import DOMAIN, Complex, Level
 from girih.partition.subdivision import Cut, Subdivision
 
 
-def partition_tensors(part: Partition) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def partition_tensors(part: Partition) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The tensors of a partition, without its network, and the numbers that go with them."""
-    tensors = {"prior": part.prior_covariance}
-    cells = part._cells
-    if isinstance(cells, LineCells):
-        ends = torch.tensor(cells.domain, dtype=torch.float64)
-        return tensors | {"domain": ends, "knots": cells.knots, "patterns": cells.patterns}, {"latent_dim": 1}
-    complex_ = cells.complex
-    arrays = {
-        "points": complex_.points,
-        "ends": complex_.ends.data,
-        "label": complex_.label.data,
-        "codes": cells.codes,
-        "cell_of_piece": cells.cell_of_piece,
-        "cuts": np.array([cut[:3] for cut in cells.cuts], np.int64).reshape(-1, 3),
-        "thresholds": np.array([cut.threshold for cut in cells.cuts], np.float64),
-    }
-    for k, level in complex_.levels.items():
-        members, _ = level.lists(np.arange(len(level)))
-        arrays |= {f"faces.{k}": members, f"sizes.{k}": level.length.data}
-    if cells.halfspaces is not None:
-        arrays["domain.H"], arrays["domain.h"] = cells.halfspaces
-    tensors |= {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    return tensors, {"latent_dim": complex_.dim, "several": cells.several}
+    tensors, flags = part.cells.tensors()
+    return {"prior": part.prior_covariance, **tensors}, {"latent_dim": part.latent_dim, **flags}
 
 
 def partition_from(tensors: dict[str, Tensor], config: dict[str, Any], trace: Trace) -> Partition:

@@ -12,13 +12,10 @@ from torch import Tensor
 
 from girih._progress import Progress
 from girih.errors import CellLimitError, EmptyDataError, NonFiniteError
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
-from girih.networks.trace import Trace
+from girih.networks import AffineStep, KinkStep, MaxStep, Trace
 from girih.partition.codes import is_sign, pack_bytes, pack_signs
-from girih.partition.fan import Fan, fan
-from girih.partition.growing import Array, Growing
-from girih.partition.limits import Limits
-from girih.partition.polytopes import BLOCK, DOMAIN, Complex
+from girih.partition.complex import BLOCK, DOMAIN, Complex, Fan, fan
+from girih.partition.memory import Array, Growing, Limits
 
 _EPS = float(np.finfo(np.float64).eps)
 _CHUNK = 2**18  # numbers

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from girih._arrays import as_rows
 from girih._options import whole
 from girih.errors import ShapeError
-from girih.networks import Jet, Trace, trace
-from girih.networks.steps import AffineStep, KinkStep, MaxStep
-from girih.partition.facets import Inner, across, deepest, irredundant
-from girih.partition.growing import Array
+from girih.networks import AffineStep, Jet, KinkStep, MaxStep, Trace, trace
+from girih.partition.linear_programs import Inner, across, deepest, irredundant
+from girih.partition.memory import Array
 
 _EPS = float(np.finfo(np.float64).eps)
 _ROUNDING = 64 * _EPS  # of one affine step, relative to the size of its terms
@@ -61,7 +61,7 @@ class Constraints(NamedTuple):
     pattern: Array  # (U,) with units that are constant at a kink counted as below it
 
 
-def walk(net: nn.Module | Trace, z: Any, max_cells: int = 100) -> Iterator[LocalCell]:
+def walk(net: nn.Module | Trace, z: ArrayLike | Tensor, max_cells: int = 100) -> Iterator[LocalCell]:
     """The cell of a latent z, then its neighbours across facets, then theirs: breadth first.
 
     Works for any latent dimension S; each cell costs about one small linear program for each unit. Without the
@@ -131,7 +131,7 @@ def cell_constraints(traced: Trace, pattern: Tensor) -> Constraints:
     a maximum, none for units that are constant on the cell. Equal ones are there only once.
     """  # noqa: D205
     with torch.no_grad():
-        jets = traced.step_jets(pattern[None], torch.zeros(1, traced.latent_dim, dtype=torch.float64))
+        jets = traced.jets(pattern[None], torch.zeros(1, traced.latent_dim, dtype=torch.float64))
         errors = _errors(traced, jets, pattern)
     code = pattern.cpu().numpy().copy()
     normals, offsets, columns, rooms = [], [], [], []

@@ -291,8 +291,9 @@ def _plane_of(
         raise ParameterError(f"at must be a finite third coordinate, got {at}")
     eye = torch.eye(3, dtype=torch.float64)
     domain = None
-    if part.domain is not None:
-        H, h = (torch.as_tensor(face) for face in part.domain)
+    faces = part.polytopes.halfspaces
+    if faces is not None:
+        H, h = (torch.as_tensor(face) for face in faces)
         domain = _in_plane(H, h - at * H[:, 2], at)
     plane = Partition.slice(part.trace, at * eye[2], eye[0], eye[1], domain, progress=False)
     plane.prior_covariance = part.prior_covariance[:2, :2]  # for the default window

@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike
 
 from girih._options import wholes
 from girih.errors import ParameterError
-from girih.inference import DGN
-from girih.inference.estep import evidence
-from girih.inference.model import Model
+from girih.inference import DGN, Model, evidence
 from girih.plots.numbers import (
     Array,
     complete_rows,

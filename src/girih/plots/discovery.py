@@ -18,7 +18,7 @@ from girih._options import whole
 from girih.errors import ParameterError
 from girih.networks import Trace
 from girih.partition import Partition
-from girih.partition.polytopes import FAKE, IDEAL
+from girih.partition.complex import FAKE, IDEAL
 from girih.plots.cells import draw_cells, edge_width
 from girih.plots.numbers import Array
 from girih.plots.polygons import Polygons, Window, axis_names, cell_polygons, planar_cells, segments, window

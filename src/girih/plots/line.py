@@ -103,7 +103,8 @@ def plot_line_partition(
 
 def _span(part: Partition, span: tuple[float, float] | None) -> tuple[float, float]:
     low, high = (-3.0 * math.sqrt(part.prior), 3.0 * math.sqrt(part.prior)) if span is None else span
-    low, high = max(float(low), part.domain[0]), min(float(high), part.domain[1])
+    first, last = part.intervals.domain
+    low, high = max(float(low), first), min(float(high), last)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         given = "the part of the domain near the prior is empty" if span is None else f"got {span}"
         raise ParameterError(f"span must be (low, high), finite and inside the domain {part.domain}; {given}")
@@ -173,13 +174,14 @@ def plot_line_values(
     if numbers.shape != (len(part),):
         raise ShapeError(f"values must hold one number for each of the {len(part)} cells; got shape {numbers.shape}")
     reach = 3.0 * math.sqrt(part.prior)
-    low, high = (max(-reach, part.domain[0]), min(reach, part.domain[1])) if span is None else map(float, span)
+    first, last = part.intervals.domain
+    low, high = (max(-reach, first), min(reach, last)) if span is None else map(float, span)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ParameterError(f"span must be (low, high), finite and not empty; got {(low, high)}")
     limits = to_array(part.breakpoints)
     z = np.concatenate(([low], limits[(limits > low) & (limits < high)], [high]))
-    first = int(np.searchsorted(limits, low, side="right"))
-    shown = numbers[first : first + len(z) - 1]
+    start = int(np.searchsorted(limits, low, side="right"))
+    shown = numbers[start : start + len(z) - 1]
     own, ax = ax is None, new_axes(ax)
     known = np.isfinite(shown)
     for k in np.flatnonzero(~known):

@@ -83,12 +83,12 @@ def cell_polygons(part: Partition, span: ArrayLike | None = None) -> Polygons:
 
 def planar_cells(part: Partition) -> PolytopeCells:
     """The cells of a partition with S = 2; refuses others."""
-    if part.latent_dim != 2 or not isinstance(part._cells, PolytopeCells):
+    if part.latent_dim != 2:
         raise LatentDimensionError(
             f"this picture is of a latent space with S = 2, and the partition has S = {part.latent_dim}; take a plane "
             "through it with girih.Partition.slice(net, origin, u, v)"
         )
-    return part._cells
+    return part.polytopes
 
 
 def window(part: Partition, span: ArrayLike | None = None) -> Window:

@@ -15,9 +15,6 @@ from numpy.typing import ArrayLike
 
 from girih.errors import ParameterError
 from girih.inference import DGN, Posterior
-from girih.inference.estep import chunks
-from girih.inference.line import pair_up
-from girih.inference.model import Intervals, Model
 from girih.partition import Partition
 from girih.plots.embedding import draw_limits
 from girih.plots.numbers import Array, check_axes, to_array
@@ -88,13 +85,13 @@ def plot_posteriors(
     if figure is None:
         figure = new_figure(COLUMN * max(1.0, columns / 2), 0.3 + (1.35 if line else 1.75) * lines)
     part = dgn.partition
-    model, limits = dgn.model(part), to_array(part.breakpoints) if line else np.zeros(0)
+    limits = to_array(part.breakpoints) if line else np.zeros(0)
     first: Axes | None = None
     for i, title in enumerate(titles):
         ax = figure.add_subplot(lines, columns, i + 1)
         posterior = dgn.posterior(rows[i : i + 1])
         if line:
-            _draw_posterior(ax, _grid(model, rows[i : i + 1]), posterior, limits)
+            _draw_posterior(ax, _grid(posterior), posterior, limits)
             spread = float(posterior.variance[0, 0]) ** 0.5
             summary, across, up = _with_error(float(posterior.mean[0, 0]), spread), "latent z", "p(z | x)"
         else:
@@ -111,26 +108,14 @@ def plot_posteriors(
     return figure
 
 
-def _grid(model: Model, row: torch.Tensor) -> Array:
+def _grid(posterior: Posterior) -> Array:
     """Latents that resolve the posterior of one row on every cell that matters to it."""
-    with torch.no_grad():
-        (_, reduced), *_ = list(chunks(model, row))
-        pairs = pair_up(model, reduced)
-        weight = pairs.log_joint[0] - torch.logsumexp(pairs.log_joint[0], 0)
-        tilt, deviation = pairs.tilt[0], pairs.deviation.expand_as(pairs.log_joint)[0]
-        # from the anchor, u falls by _DEPTH nats within reach: (|tilt| + reach)^2 = tilt^2 + 2 depth
-        reach = 2.0 * _DEPTH / ((tilt.square() + 2.0 * _DEPTH).sqrt() + tilt.abs())
-        origin, region = model.cells.origin[:, 0], model.cells.region
-        assert isinstance(region, Intervals)
-        anchor = origin + pairs.anchor[0]
-        # where the centre lies inside the cell both sides fall; beyond an end only one does
-        low = torch.maximum(anchor - reach * deviation, origin + region.lower)
-        high = torch.minimum(anchor + reach * deviation, origin + region.upper)
-        order = weight.argsort(descending=True)
-        before = weight[order].exp().cumsum(0) - weight[order].exp()
-        keep = order[before < _SHARE]
-        steps = torch.linspace(0.0, 1.0, 161, dtype=torch.float64)
-        z = low[keep, None] + (high - low)[keep, None] * steps
+    low, high = (end[0] for end in posterior.spans(_DEPTH))
+    weight = posterior.cell_probs().to_dense()[0]
+    order = weight.argsort(descending=True)
+    keep = order[weight[order].cumsum(0) - weight[order] < _SHARE]
+    steps = torch.linspace(0.0, 1.0, 161, dtype=torch.float64)
+    z = low[keep, None] + (high - low)[keep, None] * steps
     inside = np.unique(to_array(z))
     margin = 0.04 * (inside[-1] - inside[0])
     return np.unique(np.concatenate((np.linspace(inside[0] - margin, inside[-1] + margin, 161), inside)))

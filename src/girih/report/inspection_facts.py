@@ -12,8 +12,7 @@ from torch import Tensor
 
 from girih.geometry import CellValues
 from girih.geometry.priors import UniformPrior
-from girih.networks import Trace
-from girih.networks.steps import AffineStep, KinkStep, LatentStep
+from girih.networks import AffineStep, KinkStep, LatentStep, Trace
 from girih.plots.histograms import cell_weights, weighted_quantiles
 from girih.plots.numbers import Array, to_array
 from girih.report.inspection import Inspection

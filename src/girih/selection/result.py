@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from girih._extras import require
 from girih.selection.candidates import Candidate
-from girih.selection.fitting import Outcome
+from girih.selection.fits import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,41 +1,49 @@
-"""`girih.select_model`: generators of several sizes, compared by their exact likelihoods."""
+"""`girih.select_model`: generators of several sizes, compared by their exact likelihoods.
+
+Finished fits lie in files, so that a comparison that was killed goes on from them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.utils.parallel import Parallel, delayed
 
-from girih._arrays import as_rows
-from girih._options import real, whole
+from girih._arrays import Rows, as_rows
+from girih._deprecated import renamed
+from girih._files import finite, read_json, write_json
+from girih._options import whole
 from girih._progress import Progress
-from girih.em import WeightPrior
+from girih.em import DGNEstimator, WeightPrior
 from girih.errors import EmptyDataError, ParameterError
-from girih.selection.candidates import Candidate, grid
-from girih.selection.fitting import Array, Options, Outcome, fit_candidate, fit_estimator
+from girih.selection.candidates import Candidate, Split, grid, make_splits
+from girih.selection.fits import Array, Outcome, Shared, fit_candidate, fit_estimator
 from girih.selection.result import CRITERIA, Row, SelectionResult, find_elbow, score
-from girih.selection.splits import Split, make_splits
-from girih.selection.store import Store
 
 
+@renamed({"test_fraction": "validation"})
 def select_model(
-    X: Any,
+    X: Rows,
     latent_dims: Sequence[int] = (1,),
     hidden: Sequence[Sequence[int]] = ((8,), (16,)),
     noise: str | Sequence[str] = "diagonal",
     *,
     criterion: str = "bic",
-    test_fraction: float | None = 0.2,
+    validation: float | None = 0.2,
     folds: int | None = None,
     baselines: bool | str | Sequence[str] = False,
     standardize: bool = True,
     activation: str = "leaky_relu",
     negative_slope: float = 0.1,
-    weight_prior: Any = None,
+    weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     learn_prior: bool = False,
     max_iter: int = 200,
     tol: float = 1e-6,
@@ -45,7 +53,7 @@ def select_model(
     n_jobs: int | None = 1,
     out: str | os.PathLike[str] | None = None,
     refit: bool = True,
-    progress: bool = False,
+    progress: bool = True,
 ) -> SelectionResult:
     r"""Fit every generator of a grid by exact EM, compare them, and refit the best to all rows.
 
@@ -58,7 +66,7 @@ def select_model(
         hidden: networks to try, each a tuple of widths of its hidden layers; `()` is a linear generator.
         noise: one or several of "isotropic", "diagonal" and "full".
         criterion: "bic", "aic" or "held_out", what chooses the best.
-        test_fraction: share of the rows held out; `None` holds out none.
+        validation: share of the rows that are held out; `None` holds out none.
         folds: number of folds instead of one split.
         baselines: also fit scikit-learn's `GaussianMixture` and `FactorAnalysis`, with 1 to 10 components, their
             number by BIC, other settings as they are by default; or the names of those to fit. They are left out
@@ -102,42 +110,44 @@ def select_model(
         raise EmptyDataError(f"columns {empty[:10].tolist()} of X have no observed entries; drop them")
     seed = whole(seed, "seed", 0)
     candidates = grid(latent_dims, hidden, noise, baselines)
-    splits = make_splits(len(rows), test_fraction, folds, seed)
+    splits = make_splits(len(rows), validation, folds, seed)
     if criterion not in CRITERIA:
         raise ParameterError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion!r}")
     if criterion == "held_out" and not len(splits[0].test):
-        raise ParameterError("criterion='held_out' needs held-out rows; pass test_fraction or folds")
-    options = Options(
+        raise ParameterError("criterion='held_out' needs held-out rows; pass validation or folds")
+    estimator = DGNEstimator(
         activation=activation,
         negative_slope=negative_slope,
         weight_prior=WeightPrior.parse(weight_prior),
-        learn_prior=bool(learn_prior),
-        max_iter=whole(max_iter, "max_iter"),
-        tol=real(tol, "tol", positive=False),
+        learn_prior=learn_prior,
+        max_iter=max_iter,
+        tol=tol,
         n_init=whole(n_init, "n_init"),
-        noise_floor=real(noise_floor, "noise_floor"),
-        standardize=bool(standardize),
-        seed=seed,
+        noise_floor=noise_floor,
+        random_state=seed,
     )
+    estimator.em_options()  # refuses what it cannot fit with, before anything is fitted
+    shared = Shared(estimator, bool(standardize), seed)
     skipped = {}
     if np.isnan(rows).any():
         skipped = {c.model: "cannot take missing entries" for c in candidates if not c.is_dgn}
         candidates = [candidate for candidate in candidates if candidate.is_dgn]
-    store = Store(None if out is None else Path(out), rows, options)
-    outcomes, resumed = _fit_all(candidates, splits, rows, options, store, n_jobs, progress)
+    store = Store(None if out is None else Path(out), rows, shared)
+    outcomes, resumed = _fit_all(candidates, splits, rows, shared, store, n_jobs, progress)
     table = [Row.of(candidate, outcomes[candidate]) for candidate in candidates]
     best = min((row for row in table if row.candidate.is_dgn), key=lambda row: score(row, criterion))
-    estimator = fit_estimator(best.candidate, rows, options, progress=progress) if refit else None
-    if estimator is not None and hasattr(X, "columns"):
-        estimator.feature_names_in_ = np.array([str(name) for name in X.columns], dtype=object)
-    return SelectionResult(table, criterion, best, find_elbow(table, criterion), estimator, skipped, resumed)
+    fitted = fit_estimator(best.candidate, rows, shared, progress=progress) if refit else None
+    names = getattr(X, "columns", None)
+    if fitted is not None and names is not None:
+        fitted.feature_names_in_ = np.array([str(name) for name in names], dtype=object)
+    return SelectionResult(table, criterion, best, find_elbow(table, criterion), fitted, skipped, resumed)
 
 
 def _fit_all(
     candidates: list[Candidate],
     splits: list[Split],
     X: Array,
-    options: Options,
+    shared: Shared,
     store: Store,
     n_jobs: int | None,
     progress: bool,
@@ -148,7 +158,7 @@ def _fit_all(
     resumed = len(found) - len(missing)
     bar = Progress("fits", len(found), resumed, progress)
     try:
-        work = (delayed(_fit)(c, X, splits[i], options, store) for c, i in missing)
+        work = (delayed(_fit)(c, X, splits[i], shared, store) for c, i in missing)
         done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
         for count, (key, outcome) in enumerate(zip(missing, done, strict=True), 1):
             found[key] = outcome
@@ -158,8 +168,65 @@ def _fit_all(
     return {c: [found[c, i] for i in range(len(splits))] for c in candidates}, resumed  # type: ignore[misc]
 
 
-def _fit(candidate: Candidate, X: Array, split: Split, options: Options, store: Store) -> Outcome:
+def _fit(candidate: Candidate, X: Array, split: Split, shared: Shared, store: Store) -> Outcome:
     """One fit, kept as soon as it is finished."""
-    outcome = fit_candidate(candidate, X, split, options, store.checkpoint(candidate, split))
+    outcome = fit_candidate(candidate, X, split, shared, store.checkpoint(candidate, split))
     store.write(candidate, split, outcome)
     return outcome
+
+
+class Store:
+    """A folder with one JSON file for each finished fit; without a folder it remembers nothing.
+
+    The name of a file holds a fingerprint of the rows, the split and the options: fits of other runs are never used.
+    """
+
+    def __init__(self, folder: Path | None, X: Array, shared: Shared) -> None:
+        self.folder = folder
+        options = sorted(shared.estimator.get_params().items())  # all: scikit-learn's repr is cut short
+        run = hashlib.sha256(repr((options, shared.standardize, shared.seed, X.shape)).encode())
+        run.update(np.ascontiguousarray(X).data)
+        self._run = run.digest()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def checkpoint(self, candidate: Candidate, split: Split) -> Path | None:
+        """Where an unfinished fit saves its state."""
+        path = self._path(candidate, split)
+        return None if path is None or not candidate.is_dgn else path.with_suffix(".safetensors")
+
+    def read(self, candidate: Candidate, split: Split) -> Outcome | None:
+        """A finished fit, or `None`; a damaged file counts as none."""
+        path = self._path(candidate, split)
+        if path is None:
+            return None
+        try:
+            written = read_json(path)
+            value = written["outcome"]
+            if written.get("sha256") not in (None, _digest(value)):
+                return None
+            value["unexplained"] = math.nan if value["unexplained"] is None else value["unexplained"]
+            outcome = Outcome(**{field.name: value[field.name] for field in fields(Outcome)})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return outcome if len(outcome.held_out) == len(split.test) else None
+
+    def write(self, candidate: Candidate, split: Split, outcome: Outcome) -> None:
+        """Keep a finished fit, in one piece."""
+        path = self._path(candidate, split)
+        if path is not None:
+            value = json.loads(json.dumps(finite(asdict(outcome))))
+            sums = {"outcome": value, "sha256": _digest(value)}
+            write_json(path, {"format": "girih-selection-fit", "label": candidate.label, **sums})
+
+    def _path(self, candidate: Candidate, split: Split) -> Path | None:
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256(self._run)
+        digest.update(repr(candidate).encode() + split.train.tobytes() + b"/" + split.test.tobytes())
+        name = re.sub(r"[^a-z0-9]+", "-", candidate.label.lower()).strip("-")
+        return self.folder / f"{name}-{digest.hexdigest()[:12]}.json"
+
+
+def _digest(value: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,12 +1,60 @@
 """Gradient training, common to every model that has a loss: one loop, records, early stopping, resuming.
 
-`train` is maximum likelihood for a `girih.DGN`, with exact gradients. Lightning runs the loop and is imported when
-training starts, not before.
+`fit_gradient` trains any module. The `fit` of every other model takes the same options, `FitOptions`, and returns the
+same `FitResult`; a new one is made of `FitOptions.among`, `split`, `watching` and `minimise`.
 """
 
-from girih.training.exact import LikelihoodRun, train
-from girih.training.fit import fit_gradient
-from girih.training.recorder import ExactRecorder, Recorder
-from girih.training.run import TrainingRun
+from girih._deprecated import moved
+from girih.training.checkpoint import Checkpoint, digest, seed_of_run
+from girih.training.fit import fit_gradient, mean_loss, minimise, run_steps, watching
+from girih.training.generators import Dimensions, dimensions, evaluating, number_type, tried, type_of
+from girih.training.loop import own_random_state
+from girih.training.options import Accelerator, FitOptions, LogFormat, Settled, split
+from girih.training.recorder import Beside, ExactRecorder, Measure, Patience, Recorder
+from girih.training.result import Ended, FitResult
+from girih.training.steps import Batches, LossStepper, OptimizerName, Stepper, check_loss, make_optimizer
 
-__all__ = ["ExactRecorder", "LikelihoodRun", "Recorder", "TrainingRun", "fit_gradient", "train"]
+__all__ = [
+    "Accelerator",
+    "Batches",
+    "Beside",
+    "Checkpoint",
+    "Dimensions",
+    "Ended",
+    "ExactRecorder",
+    "FitOptions",
+    "FitResult",
+    "LogFormat",
+    "LossStepper",
+    "Measure",
+    "OptimizerName",
+    "Patience",
+    "Recorder",
+    "Settled",
+    "Stepper",
+    "check_loss",
+    "digest",
+    "dimensions",
+    "evaluating",
+    "fit_gradient",
+    "make_optimizer",
+    "mean_loss",
+    "minimise",
+    "number_type",
+    "own_random_state",
+    "run_steps",
+    "seed_of_run",
+    "split",
+    "tried",
+    "type_of",
+    "watching",
+]
+
+__getattr__ = moved(
+    __name__,
+    {
+        "LikelihoodRun": ("girih", "FitResult"),
+        "TrainingRun": ("girih", "FitResult"),
+        "train": ("girih", "train"),
+    },
+)

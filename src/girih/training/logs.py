@@ -1,21 +1,33 @@
-"""The records of a run as a table or for TensorBoard, written by Lightning's loggers while it trains."""
+"""The records of a run as a table or for TensorBoard, written while it trains."""
 
 from __future__ import annotations
 
+import csv
+import importlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
 from girih.errors import ParameterError
-
-LogFormat = Literal["csv", "tensorboard"]
-FORMATS = ("csv", "tensorboard")
+from girih.training.options import LogFormat
 
 
-class RunLog:
-    """Writes entries to a folder. Opening it writes those of before again, so that the log is always the history.
+class RunLog(Protocol):
+    """Writes entries to a folder. Opening it writes those of before again, so that the log is always the history."""
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        """Add an entry; the file holds it when this returns."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+
+def open_log(
+    folder: str | os.PathLike[str], log_format: LogFormat, entries: Iterable[Mapping[str, float]] = ()
+) -> RunLog:
+    """A log that begins with the entries that the run has.
 
     A run that goes on from a checkpoint may have logged steps after it, which are taken anew: "csv" replaces
     `metrics.csv`; "tensorboard" adds a file of events that begins by calling off the steps of earlier files.
@@ -23,50 +35,64 @@ class RunLog:
     Args:
         folder: made if it does not exist.
         log_format: "csv" or "tensorboard".
+        entries: numbers by name, with the `step` of each.
 
     Raises:
-        ParameterError: an unknown format, or TensorBoard is not installed.
+        ParameterError: TensorBoard is asked for and not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from girih.training.logs import open_log
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = open_log(folder, "csv", [{"step": 0, "loss": 2.5}])
+        ...     log.close()
+        ...     Path(folder, "metrics.csv").read_text().split()
+        ['step,loss', '0,2.5']
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    log: RunLog = _Table(Path(folder)) if log_format == "csv" else _Events(Path(folder))
+    for entry in entries:
+        log.write(entry)
+    return log
 
-    def __init__(self, folder: str | os.PathLike[str], log_format: LogFormat) -> None:
-        if log_format not in FORMATS:
-            raise ParameterError(f"log_format must be one of {', '.join(FORMATS)}; got {log_format!r}")
-        self._csv = log_format == "csv"
-        self._logger = _csv(Path(folder)) if self._csv else _tensorboard(Path(folder))
 
-    def open(self, entries: Iterable[dict[str, float]]) -> None:
-        """Begin with the entries that the run has."""
-        for entry in entries:
-            self.write(entry)
+class _Table:
+    """`metrics.csv`, its columns named by the first entry."""
 
-    def write(self, entry: dict[str, float]) -> None:
-        """Add an entry; the file holds it when this returns."""
-        # TensorBoard has no point for NaN, the loss before the first step
-        numbers = {name: value for name, value in entry.items() if self._csv or not math.isnan(value)}
-        step = int(numbers.pop("step"))
-        self._logger.log_metrics(numbers, step)
-        self._logger.save()
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "metrics.csv").open("w", newline="", encoding="utf-8")
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(entry), lineterminator="\n")
+            self._writer.writeheader()
+        self._writer.writerow(entry)
+        self._file.flush()
 
     def close(self) -> None:
-        """Close the files."""
-        self._logger.finalize("success")
+        self._file.close()
 
 
-def _csv(folder: Path) -> Any:
-    from lightning.pytorch.loggers import CSVLogger
+class _Events:
+    """A file of events for TensorBoard."""
 
-    return CSVLogger(folder, name=None, version="")
+    def __init__(self, folder: Path) -> None:
+        try:
+            writers = importlib.import_module("torch.utils.tensorboard")  # which takes seconds
+        except ImportError as error:
+            raise ParameterError(
+                f"log_format='tensorboard' needs TensorBoard, which cannot be imported ({error}); "
+                "pip install tensorboard (or girih[tensorboard]), or use log_format='csv'"
+            ) from error
+        self._writer = writers.SummaryWriter(str(folder), purge_step=0)
 
+    def write(self, entry: Mapping[str, float]) -> None:
+        for name, value in entry.items():
+            if name != "step" and not math.isnan(value):  # it has no point for NaN, the loss before the first step
+                self._writer.add_scalar(name, value, int(entry["step"]))
+        self._writer.flush()
 
-def _tensorboard(folder: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        logger = TensorBoardLogger(folder, name=None, version="", purge_step=0)
-        _ = logger.experiment  # imports TensorBoard
-    except ImportError as error:
-        raise ParameterError(
-            f"log_format='tensorboard' needs TensorBoard, which cannot be imported ({error}); "
-            "pip install tensorboard, or use log_format='csv'"
-        ) from error
-    return logger
+    def close(self) -> None:
+        self._writer.close()

@@ -1,31 +1,28 @@
-"""The state of a run and what happens between blocks of gradient steps; knows nothing of Lightning."""
+"""One run: the gradient steps, and what happens between them. It records, saves, shows, ends and can go on later."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
 from girih._progress import Progress
+from girih._signals import terminations_call
 from girih.errors import GirihError
-from girih.training import checkpoint
-from girih.training.batches import Batches
-from girih.training.clock import Clock
-from girih.training.recorder import Recorder
-from girih.training.stepper import Stepper, check_parameters
-from girih.training.stopping import Patience
+from girih.training.checkpoint import Checkpoint, digest, model_digest
+from girih.training.logs import RunLog
+from girih.training.recorder import Patience, Recorder
+from girih.training.steps import Batches, Stepper, check_parameters
 
-
-class Log(Protocol):
-    """Where the entries go besides the recorder, see `girih.training.logs`."""
-
-    def write(self, entry: dict[str, float]) -> None:
-        """Take one entry."""
+# Gradient steps between two looks at the clock and the bar, which would take as long as a step of a small network.
+_BLOCK = 25
 
 
 class Loop:
@@ -49,14 +46,38 @@ class Loop:
         self.model, self.stepper, self.rows = model, stepper, rows
         self._batches = batches
         self.recorder, self.patience = recorder, patience
-        self.clock = Clock()
+        self.seconds = 0.0  # of training, without what happens between blocks
         self.steps = 0
         self.interrupted = False
-        self.log: Log | None = None
+        self.log: RunLog | None = None
         self._sums = _Sums(stepper.names)  # of the losses since the last record
-        self._path: Path | None = None
-        self._saved = time.monotonic()
+        self._checkpoint: Checkpoint | None = None
         self._random: tuple[Tensor, Tensor | None] | None = None
+
+    def run(self, end: int, progress: Progress) -> None:
+        """Train until step `end`, until it no longer improves, or until it is interrupted.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite, or a parameter that gave it; the model keeps the parameters.
+        """
+        if self._random is not None:
+            _set_random_state(self._random, self.rows.device)
+        if not self.recorder.entries:
+            self._record()
+            self.patience.update(self.recorder.entries[-1])
+        every = self.recorder.every
+        while self.steps < end and not (self.interrupted or self.patience.exhausted):
+            since = time.perf_counter()
+            self.take(self.steps, min(self.steps + _BLOCK, end, (self.steps // every + 1) * every))
+            self.seconds += time.perf_counter() - since
+            if self.steps % every == 0 and self.recorder.entries[-1]["step"] != self.steps:
+                self._record()
+                self.patience.update(self.recorder.entries[-1])
+            if self._checkpoint is not None and self._checkpoint.due():
+                self.save()
+            progress.show(self.steps, self._numbers())
+        self.save()  # before a record off the grid, which a run that goes on from here would not have
+        self.record_last()
 
     def take(self, start: int, stop: int) -> None:
         """Gradient steps `start` to `stop`.
@@ -77,39 +98,12 @@ class Loop:
             self.steps = step + 1
             self._sums.add(values)
 
-    def begin(self) -> None:
-        """Called when the device is ready, before the first step."""
-        if self._random is not None:
-            _set_random_state(self._random, self.rows.device)
-        if not self.recorder.entries:
-            self._record()
-            self.patience.update(self.recorder.entries[-1])
-        self.clock.start()
-
-    def between(self, progress: Progress) -> bool:
-        """Called after each block; returns whether the run should end."""
-        self.clock.stop()
-        if self.steps % self.recorder.every == 0 and self.recorder.entries[-1]["step"] != self.steps:
-            self._record()
-            self.patience.update(self.recorder.entries[-1])
-        if self._path is not None and time.monotonic() - self._saved >= self._interval:
-            self.save()
-        progress.show(self.steps, self._numbers())
-        self.clock.start()
-        return self.interrupted or self.patience.exhausted
-
     def _numbers(self) -> str:
         """The mean loss since the last record and the numbers of that record, as the progress bar shows them."""
         entry = self.recorder.entries[-1]
         numbers = {name: entry[name] if math.isnan(mean) else mean for name, mean in self._sums.means().items()}
         numbers |= {name: entry[name] for name in ("nll", "kl") if name in entry}
         return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-
-    def finish(self) -> None:
-        """Called after the last step."""
-        self.clock.stop()
-        self.save()  # before a record off the grid, which a run that goes on from here would not have
-        self.record_last()
 
     def record_last(self) -> None:
         """The entry of the last step, if the grid does not hold it."""
@@ -121,18 +115,18 @@ class Loop:
         means = self._sums.means()
         loss = means.pop("loss")
         self.recorder.losses = means
-        self.recorder.record(self.model, self.steps, self.clock.seconds, loss)
+        self.recorder.record(self.model, self.steps, self.seconds, loss)
         self._sums.clear()
         if self.log is not None:
             self.log.write(self.recorder.entries[-1])
 
-    def attach(self, path: Path, interval: float, settings: dict[str, Any]) -> None:
-        """Go on from the checkpoint at `path` if there is one, and save to it every `interval` seconds."""
-        self._path, self._interval, self._settings = path, interval, settings
-        self._initial = checkpoint.model_digest(self.model)
-        if not path.exists():
+    def attach(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint, if its file exists, and save to it from time to time."""
+        self._checkpoint, self._initial = checkpoint, model_digest(self.model)
+        contents = checkpoint.read()
+        if contents is None:
             return
-        contents = checkpoint.load(path, settings, self.model)
+        checkpoint.check_model(contents, self.model)
         self._initial = contents["initial"]
         self.model.load_state_dict(contents["model"])
         for optimizer, state in zip(self.stepper.optimizers, contents["optimizers"], strict=True):
@@ -142,30 +136,29 @@ class Loop:
         for entry in contents["entries"]:
             self.patience.update(entry)
         self.steps, self._sums.values = contents["steps"], contents["sums"]
-        self.clock.seconds = contents["seconds"]
+        self.seconds = contents["seconds"]
         self._random = contents["random"]
 
     def save(self) -> None:
         """Write the checkpoint, where one was asked for."""
-        if self._path is None:
+        if self._checkpoint is None:
             return
         best = self.recorder.best
-        contents = {
-            "settings": self._settings,
-            "initial": self._initial,
-            "current": checkpoint.model_digest(self.model),
-            "best": checkpoint.digest(*best["model"].values()) if best else self._initial,
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.stepper.optimizers],
-            "entries": self.recorder.entries,
-            "kept": best,
-            "steps": self.steps,
-            "sums": self._sums.values,
-            "seconds": self.clock.seconds,
-            "random": _random_state(self.rows.device),
-        }
-        checkpoint.save(self._path, contents)
-        self._saved = time.monotonic()
+        self._checkpoint.write(
+            {
+                "initial": self._initial,
+                "current": model_digest(self.model),
+                "best": digest(*best["model"].values()) if best else self._initial,
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.stepper.optimizers],
+                "entries": self.recorder.entries,
+                "kept": best,
+                "steps": self.steps,
+                "sums": self._sums.values,
+                "seconds": self.seconds,
+                "random": _random_state(self.rows.device),
+            }
+        )
 
 
 class _Sums:
@@ -198,3 +191,43 @@ def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device)
     torch.set_rng_state(state[0])
     if state[1] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+@contextmanager
+def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """Turn the first Ctrl-C into a call of `on_interrupt`; a second one interrupts as usual.
+
+    SIGTERM and SIGHUP call it too, and exit when the block has ended, with the status that tells the signal.
+
+    Only where Python's own handler is in charge, in the main thread; elsewhere nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        on_interrupt()
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        with terminations_call(on_interrupt) as asked:
+            yield
+        if asked.number:
+            raise SystemExit(asked.status)
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for the duration, and put them back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        seed %= 2**63  # what torch takes
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,25 +1,51 @@
 """Variational autoencoders whose bound can be compared with the exact likelihood of their decoder."""
 
+from girih.vae import bpef, evidence, information, nearest
 from girih.vae.bpef import BPEF, CoarseBPEF, RelaxedBPEF
-from girih.vae.cat import CatVAE
-from girih.vae.cgbpef import CGBPEFVAE
-from girih.vae.gaps import Gap, gap
-from girih.vae.gauss import GaussVAE
-from girih.vae.mixture import MixtureVAE
+from girih.vae.families import (
+    Category,
+    Draws,
+    Family,
+    Gaussian,
+    Mixture,
+    Nearest,
+    Polynomial,
+    Search,
+    register_family,
+)
+from girih.vae.fitting import Annealing, annealed
+from girih.vae.free_energy import ExactBound, FreeEnergy, FreeEnergyModel
+from girih.vae.inference_gap import Gap, gap
 from girih.vae.model import VAE
-from girih.vae.terms import ExactBound, FreeEnergy
+from girih.vae.variants import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
 
 __all__ = [
     "BPEF",
     "CGBPEFVAE",
     "VAE",
+    "Annealing",
     "CatVAE",
+    "Category",
     "CoarseBPEF",
+    "Draws",
     "ExactBound",
+    "Family",
     "FreeEnergy",
+    "FreeEnergyModel",
     "Gap",
     "GaussVAE",
+    "Gaussian",
+    "Mixture",
     "MixtureVAE",
+    "Nearest",
+    "Polynomial",
     "RelaxedBPEF",
+    "Search",
+    "annealed",
+    "bpef",
+    "evidence",
     "gap",
+    "information",
+    "nearest",
+    "register_family",
 ]

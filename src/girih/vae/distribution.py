@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from girih._arrays import as_tensor
 from girih._options import whole
+from girih.errors import LatentDimensionError, ParameterError, UnsupportedLayerError
 from girih.inference import DGN, DGNDistribution
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
-from girih.vae.codes import MOST_CODES, enumerate_exact
-from girih.vae.evidence import importance
-
-if TYPE_CHECKING:
-    from girih.vae.model import VAE
+from girih.training import evaluating, own_random_state
+from girih.vae.evidence import enumerate_exact, importance
+from girih.vae.free_energy import FreeEnergyModel
+from girih.vae.latent_model import MOST_CODES
 
 # Draws of z for each row where nothing else is asked for.
 SAMPLES = 1000
@@ -35,7 +36,9 @@ class ExactDistribution(DGNDistribution):
     def __init__(self, dgn: DGN) -> None:
         super().__init__(dgn)
 
-    def log_prob_with_error(self, x: Any, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(
+        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
+    ) -> tuple[Tensor, Tensor]:
         """`log p(x)` and its standard error, which is 0; `samples` and `seed` are there for other VAEs."""
         log_p = self.log_prob(x)
         return log_p, torch.zeros_like(log_p)
@@ -57,16 +60,18 @@ class VAEDistribution(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, vae: FreeEnergyModel) -> None:
         self._vae = vae
         self.exact = vae.family.codes is not None and vae.family.codes <= MOST_CODES
         super().__init__(torch.Size([]), torch.Size([vae.output_dim]), validate_args=False)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, or an estimate from 1,000 draws of a fixed seed."""
         return self.log_prob_with_error(value)[0]
 
-    def log_prob_with_error(self, x: Any, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(
+        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
+    ) -> tuple[Tensor, Tensor]:
         """`log p(x)` and the standard error of the estimate, `(N,)` each, in nats; 0 where it is exact.
 
         Args:
@@ -90,13 +95,15 @@ class VAEDistribution(Distribution):
         generator = None if seed is None else torch.Generator(vae.device).manual_seed(whole(seed, "seed", None))
         return importance(vae, rows, samples, generator)
 
-    def sample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`."""
         shape = torch.Size(sample_shape)
         return sample_rows(self._vae, shape.numel(), seed).reshape(*shape, self._vae.output_dim)
 
 
-def sample_rows(vae: VAE, n: int, seed: int | None = None, mean: bool = False, relaxed: bool = False) -> Tensor:
+def sample_rows(
+    vae: FreeEnergyModel, n: int, seed: int | None = None, mean: bool = False, relaxed: bool = False
+) -> Tensor:
     """`n` draws of x, or of `E[x | z]`, with z from the prior, relaxed or not: `(n, D)`."""
     if seed is not None:
         with own_random_state(whole(seed, "seed", None), vae.device):
@@ -105,3 +112,35 @@ def sample_rows(vae: VAE, n: int, seed: int | None = None, mean: bool = False, r
         family = vae.family
         z = family.relaxed_prior(n, vae.device) if relaxed else family.prior(vae.device).sample(torch.Size([n]))
         return vae.observe(z, mean)
+
+
+def exact_dgn(vae: FreeEnergyModel) -> DGN:
+    """The decoder of a VAE with prior `N(0, I)` as an exact density model, with the noise of this moment.
+
+    The network is shared, the noise is a copy of its value now; gradients of the exact likelihood reach both.
+
+    Raises:
+        ParameterError: the likelihood is not Gaussian, or the prior not N(0, I).
+        LatentDimensionError: S is too large for exact inference.
+        UnsupportedLayerError: the decoder is not piecewise affine.
+    """
+    if not vae.family.normal_prior:
+        raise ParameterError(
+            f"exact inference needs the prior N(0, I), which the family {vae.family.name!r} does not have; "
+            "`vae().log_prob_with_error(x)` and `girih.vae.gap` say what is known of log p(x)"
+        )
+    if vae.log_noise is None:
+        raise ParameterError(
+            f"exact inference needs Gaussian noise, and this VAE has likelihood={vae.likelihood!r}; "
+            "`vae().log_prob_with_error(x)` estimates log p(x) by importance sampling"
+        )
+    with evaluating(vae.decoder):
+        return DGN(vae.decoder, noise=vae.noise).keep_trace()  # that of evaluation, in training too
+
+
+def distribution_of(vae: FreeEnergyModel) -> ExactDistribution | VAEDistribution:
+    """The distribution of x: exact where there is an `exact_dgn`, else by importance sampling."""
+    if vae.family.normal_prior:
+        with suppress(ParameterError, LatentDimensionError, UnsupportedLayerError):
+            return ExactDistribution(exact_dgn(vae))
+    return VAEDistribution(vae)

@@ -1,4 +1,4 @@
-r"""`log p(x)` of a VAE where nothing is known in closed form: by importance sampling.
+r"""`log p(x)` of a VAE without closed form: all codes of discrete latents gone through, or importance sampling.
 
 Two models are meant by a VAE with discrete latents. As a distribution it is that of hard codes, `p(x) = sum_y p(y)
 p(x | y)`: what `prior`, `sample` and `log_prob` speak of, and the default here. Training never sees it: it draws from
@@ -10,27 +10,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
 from girih._arrays import as_rows
 from girih._options import whole
-from girih.errors import ParameterError
-from girih.training.generators import evaluating
-from girih.training.surroundings import own_random_state
+from girih.errors import LatentDimensionError, ParameterError
+from girih.training import evaluating, own_random_state
 from girih.vae.bpef.concrete import log_concrete_with
-from girih.vae.codes import enumerate_bound, enumerate_exact, enumerate_posterior, values_of
+from girih.vae.free_energy import FreeEnergyModel
+from girih.vae.latent_model import BLOCK, MOST_CODES, every_code, log_joint
 
-if TYPE_CHECKING:
-    from girih.vae.model import VAE
-
-__all__ = ["Evidence", "enumerate_bound", "enumerate_exact", "enumerate_posterior", "estimate", "importance"]
-
-# Numbers in the largest table of decoded values that is held at once.
-_BLOCK = 2**22
+__all__ = [
+    "CodeBound",
+    "CodePosterior",
+    "Evidence",
+    "enumerate_bound",
+    "enumerate_exact",
+    "enumerate_posterior",
+    "estimate",
+    "importance",
+]
 
 
 class Evidence(NamedTuple):
@@ -44,7 +48,11 @@ class Evidence(NamedTuple):
 
 
 def importance(
-    vae: VAE, x: Any, samples: int = 1000, generator: torch.Generator | None = None, relaxed: bool | None = None
+    vae: FreeEnergyModel,
+    x: ArrayLike | Tensor,
+    samples: int = 1000,
+    generator: torch.Generator | None = None,
+    relaxed: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""`log p(x)` by importance sampling from q(z | x), and its standard error, `(N,)` each, in nats.
 
@@ -94,24 +102,30 @@ def importance(
 
 
 def estimate(
-    vae: VAE, x: Any, samples: int = 1000, generator: torch.Generator | None = None, relaxed: bool | None = None
+    vae: FreeEnergyModel,
+    x: ArrayLike | Tensor,
+    samples: int = 1000,
+    generator: torch.Generator | None = None,
+    relaxed: bool | None = None,
 ) -> Evidence:
     """What `importance` gives, and the effective number of draws of each row."""
     samples = whole(samples, "samples", 2)
     rows = as_rows(x, "x", vae.output_dim, "the data dimension D")
-    blocks = rows.split(max(1, _BLOCK // rows.shape[1]))
+    blocks = rows.split(max(1, BLOCK // rows.shape[1]))
     with torch.no_grad(), evaluating(vae):
         parts = [_estimate(vae, block, samples, generator, relaxed) for block in blocks]
     return Evidence(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _estimate(vae: VAE, rows: Tensor, samples: int, generator: torch.Generator | None, relaxed: Any) -> Evidence:
+def _estimate(
+    vae: FreeEnergyModel, rows: Tensor, samples: int, generator: torch.Generator | None, relaxed: bool | None
+) -> Evidence:
     """The two sums over weights, in log space, a block of draws at a time."""
     q, p = vae.encode(rows), vae.prior()
     draw = _relaxed_weights(vae, rows, q, p, generator) if relaxed else _weights(vae, rows, q, p, generator)
     values = values_of(p)  # a relaxed draw has numbers for each of them
     width = max(rows.shape[1], 0 if values is None else len(values) * p.event_shape[0])
-    block = max(1, _BLOCK // (len(rows) * width))
+    block = max(1, BLOCK // (len(rows) * width))
     total = square = torch.full((len(rows),), -math.inf, dtype=torch.float64)
     for start in range(0, samples, block):
         log_w = draw(min(block, samples - start))
@@ -124,7 +138,7 @@ def _estimate(vae: VAE, rows: Tensor, samples: int, generator: torch.Generator |
 
 
 def _weights(
-    vae: VAE, rows: Tensor, q: Distribution, p: Distribution, generator: torch.Generator | None
+    vae: FreeEnergyModel, rows: Tensor, q: Distribution, p: Distribution, generator: torch.Generator | None
 ) -> Callable[[int], Tensor]:
     """A function that draws weights `log p(x | z) + log p(z) - log q(z | x)`, `(count, N)`."""
 
@@ -136,7 +150,7 @@ def _weights(
 
 
 def _relaxed_weights(
-    vae: VAE, rows: Tensor, q: Distribution, p: Distribution, generator: torch.Generator | None
+    vae: FreeEnergyModel, rows: Tensor, q: Distribution, p: Distribution, generator: torch.Generator | None
 ) -> Callable[[int], Tensor]:
     r"""A function that draws weights of the relaxed model: `log p(x | y) + log p(k) - log q(k | x)`, `(count, N)`.
 
@@ -144,7 +158,8 @@ def _relaxed_weights(
 
     The k are drawn from q, which has the same decomposition, and y given k from the prior, with logits a.
     """
-    values, temperature = values_of(p), getattr(vae, "temperature", None)
+    values = values_of(p)
+    temperature = None if values is None else vae.temperature
     if values is None or temperature is None:
         raise ParameterError("relaxed=True is for discrete latents, and those of this VAE are continuous; leave it out")
     assert isinstance(q, Independent) and isinstance(p, Independent)
@@ -165,3 +180,114 @@ def _draws(q: Distribution, count: int, generator: torch.Generator | None) -> Te
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with own_random_state(seed, generator.device):
         return q.sample(torch.Size([count]))
+
+
+class CodeBound(NamedTuple):
+    """The likelihood and the bound of a VAE with discrete latents, nats per row, without sampling."""
+
+    log_prob: Tensor  # (N,) log p(x), of hard codes
+    bound: Tensor  # (N,) KL(q(y | x) || p(y)) - E_q[log p(x | y)] over hard codes; at least -log_prob
+
+
+class CodePosterior(NamedTuple):
+    """The exact posterior over hard codes."""
+
+    codes: Tensor  # (K, *event), as `vae.decode` takes them
+    log_prob: Tensor  # (N, K) log p(y | x)
+
+
+def enumerate_exact(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> Tensor:
+    r"""The exact `log p(x)` of a VAE with few discrete codes: `log sum_y p(y) p(x | y)`.
+
+    The latents are hard codes, what `prior()` gives, and not the relaxed ones that training draws.
+
+    Args:
+        vae: with discrete latents, such as `CatVAE` or `CGBPEFVAE`, C^S or R^S codes; in evaluation mode, without
+            gradients.
+        x: `(N, D)`, complete.
+
+    Returns:
+        `(N,)`, in nats.
+
+    Raises:
+        LatentDimensionError: there are more than 100,000 codes.
+        ParameterError: the latents are continuous.
+        ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae import CatVAE
+        >>> from girih.vae.evidence import enumerate_exact
+        >>> vae = CatVAE([2, 8, 3], categories=4, likelihood="bernoulli", seed=0)
+        >>> bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+        >>> round(enumerate_exact(vae, bits).exp().sum().item(), 6)  # over all x
+        1.0
+    """
+    rows, codes = _prepared(vae, x)
+    with torch.no_grad(), evaluating(vae):
+        return _log_evidence(vae, rows, codes)
+
+
+def enumerate_bound(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> CodeBound:
+    """The exact `log p(x)` and the exact free energy of hard codes, of which training relaxes the second term.
+
+    Arguments and errors are those of `enumerate_exact`. `bound + log_prob` is `KL(q(y | x) || p(y | x))`.
+    """
+    rows, codes = _prepared(vae, x)
+    with torch.no_grad(), evaluating(vae):
+        q, total, bound = vae.encode(rows), rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows))
+        for part, log_p in log_joint(vae, rows, codes, vae.prior()):
+            log_q = q.log_prob(part[:, None])
+            total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
+            bound = bound + (log_q.exp() * (log_q - log_p)).sum(0)
+    return CodeBound(total, bound)
+
+
+def enumerate_posterior(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> CodePosterior:
+    """The exact posterior `p(y | x)` over all hard codes, `(N, K)`: it is held in memory.
+
+    Arguments and errors are those of `enumerate_exact`.
+
+    Example:
+        >>> from girih.vae import CGBPEFVAE
+        >>> from girih.vae.evidence import enumerate_posterior
+        >>> found = enumerate_posterior(CGBPEFVAE([1, 8, 3], levels=11, seed=0), [[0.1, 0.2, 0.3]])
+        >>> found.codes.shape, found.log_prob.shape, round(found.log_prob.exp().sum().item(), 6)
+        (torch.Size([11, 1]), torch.Size([1, 11]), 1.0)
+    """
+    rows, codes = _prepared(vae, x)
+    with torch.no_grad(), evaluating(vae):
+        log_p = torch.cat([part for _, part in log_joint(vae, rows, codes, vae.prior())])
+    return CodePosterior(codes, torch.log_softmax(log_p, 0).mT)
+
+
+def values_of(p: Distribution) -> Tensor | None:
+    """The values that each discrete latent of a prior can take, `(R,)` or `(C, C)`; `None` for other latents."""
+    base = p.base_dist if isinstance(p, Independent) else p
+    if not base.has_enumerate_support or len(base.batch_shape) != 1:
+        return None
+    return base.enumerate_support(expand=False)[:, 0]
+
+
+def _prepared(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    """Checked rows and all codes, `(K, *event)`."""
+    rows = as_rows(x, "x", vae.output_dim, "the data dimension D")
+    with torch.no_grad():
+        p = vae.prior()
+    values, S = values_of(p), p.event_shape[0]
+    if values is None:
+        raise ParameterError("the latents of this VAE are continuous: there are no codes to go through")
+    if len(values) ** S > MOST_CODES:
+        raise LatentDimensionError(
+            f"{S} latents of {len(values)} values each have {float(len(values)) ** S:.3g} codes, and at most "
+            f"{MOST_CODES:,} are gone through; estimate log p(x) with girih.vae.evidence.importance"
+        )
+    # the first latent fastest
+    return rows.to(values.device), every_code(values, S).flip(1)
+
+
+def _log_evidence(vae: FreeEnergyModel, rows: Tensor, codes: Tensor) -> Tensor:
+    total = rows.new_full((len(rows),), -math.inf)
+    for _, log_p in log_joint(vae, rows, codes, vae.prior()):
+        total = torch.logaddexp(total, torch.logsumexp(log_p, 0))
+    return total

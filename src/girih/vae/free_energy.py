@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from girih._arrays import as_rows
+from girih._arrays import as_rows, as_tensor
 from girih._options import whole
-from girih.errors import NoiseError
-from girih.training.generators import type_of
-from girih.vae.encoder import check_encoded
-from girih.vae.gaussians import log_variance
-from girih.vae.latents import flat_latents, stacked_latents
-from girih.vae.likelihoods import likelihood_named
-from girih.vae.networks import Networks
-from girih.vae.posteriors import Layout, PosteriorFamily
-from girih.vae.terms import FreeEnergy
+from girih.errors import NoiseError, ShapeError
+from girih.training import Recorder, type_of
+from girih.vae.families.base import Family
+from girih.vae.likelihoods import likelihood_named, log_variance
+from girih.vae.networks import Networks, check_encoded
+
+
+class FreeEnergy(NamedTuple):
+    """The two terms of a free energy, nats per row; their sum bounds `-log p(x)` from above on average."""
+
+    divergence: Tensor  # (N,) KL(q(z | x) || p(z)), term 1
+    reconstruction: Tensor  # (N,) estimate of -E_q[log p(x | z)], term 2
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum, `(N,)`: the negative ELBO, to be minimised."""
+        return self.divergence + self.reconstruction
+
+
+class ExactBound(NamedTuple):
+    """How far a VAE is from its own likelihood, nats per row, without sampling: `-nll = elbo + kl`."""
+
+    nll: Tensor  # (N,) -log p(x)
+    elbo: Tensor  # (N,)
+    kl: Tensor  # (N,) KL(q(z | x) || p(z | x))
 
 
 class FreeEnergyModel(nn.Module):
@@ -28,8 +45,7 @@ class FreeEnergyModel(nn.Module):
 
     Args:
         networks: of `make_networks`.
-        family: of q(z | x), with its prior.
-        layout: of the family.
+        family: of q(z | x), with its prior, over the latents of the networks.
         likelihood: "gaussian" or "bernoulli".
         noise: the initial noise variance of a Gaussian likelihood.
         learn_noise: whether it is trained.
@@ -50,8 +66,7 @@ class FreeEnergyModel(nn.Module):
     def __init__(
         self,
         networks: Networks,
-        family: PosteriorFamily,
-        layout: Layout,
+        family: Family,
         likelihood: str,
         noise: float,
         learn_noise: bool,
@@ -61,7 +76,7 @@ class FreeEnergyModel(nn.Module):
         self.latent_dim, self.output_dim = networks.latent_dim, networks.output_dim
         self.family = family
         self._likelihood = likelihood_named(likelihood)
-        self._outputs, self._meaning = layout.outputs(self.latent_dim), layout.meaning(self.latent_dim)
+        self._outputs, self._meaning = family.outputs(self.latent_dim), family.meaning(self.latent_dim)
         self.log_noise: Tensor | None
         if not self._likelihood.noisy:
             self.log_noise = None
@@ -103,7 +118,7 @@ class FreeEnergyModel(nn.Module):
         """The final temperature of the Concrete relaxation, `None` for a family that needs none."""
         return self.family.temperature
 
-    def encode(self, x: Any) -> Distribution:
+    def encode(self, x: ArrayLike | Tensor) -> Distribution:
         """The approximate posteriors `q(z | x_n)`, in float64, batch shape `(N,)`.
 
         Args:
@@ -118,7 +133,7 @@ class FreeEnergyModel(nn.Module):
         """p(z) in float64, a distribution of the same kind as `encode` gives."""
         return self.family.prior(self.device)
 
-    def decode(self, z: Any) -> Tensor:
+    def decode(self, z: ArrayLike | Tensor) -> Tensor:
         """`E[x | z]`, `(N, D)`, in the type of the parameters: probabilities for a Bernoulli likelihood.
 
         Args:
@@ -126,7 +141,7 @@ class FreeEnergyModel(nn.Module):
         """
         return self.observe(z, mean=True)
 
-    def log_likelihood(self, x: Any, z: Any) -> Tensor:
+    def log_likelihood(self, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
         """`log p(x | z)` in nats, `(..., N)` in float64.
 
         Args:
@@ -143,7 +158,7 @@ class FreeEnergyModel(nn.Module):
         log_noise = None if self.log_noise is None else self.log_noise.double()
         return -self._likelihood.nll(rows, output.double().reshape(*lead, self.output_dim), log_noise)
 
-    def free_energy(self, x: Any, samples: int = 1, seed: int | None = None) -> FreeEnergy:
+    def free_energy(self, x: ArrayLike | Tensor, samples: int = 1, seed: int | None = None) -> FreeEnergy:
         r"""An unbiased estimate of the two terms of the free energy of each row, in nats, to be minimised.
 
             KL(q(z | x) || p(z)),   -(1 / L) sum_l log p(x | z_l),   z_l ~ q(z | x)
@@ -194,12 +209,12 @@ class FreeEnergyModel(nn.Module):
         reconstruction = nll.mean(0) if draws.weights is None else (draws.weights * nll).sum(0)
         return FreeEnergy(draws.divergence, reconstruction)
 
-    def observe(self, z: Any, mean: bool = False) -> Tensor:
+    def observe(self, z: ArrayLike | Tensor, mean: bool = False) -> Tensor:
         """A draw of x for each z, or `E[x | z]`: `(N, D)` in the type of the parameters."""
         output = self._decoded(flat_latents(z, self.family.event_shape, self.device).to(self.dtype))
         return self._likelihood.mean(output) if mean else self._likelihood.draw(output, self.log_noise, None)
 
-    def rows(self, x: Any) -> Tensor:
+    def rows(self, x: ArrayLike | Tensor) -> Tensor:
         """Rows of x as checked float64 on the device of the networks."""
         rows = as_rows(x, "x", self.output_dim, "the data dimension D", device=self.device)
         self._likelihood.check(rows)
@@ -214,8 +229,50 @@ class FreeEnergyModel(nn.Module):
         check_encoded(encoded, len(rows), self._outputs, self._meaning)
         return encoded
 
+    def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
+        """What a run records where the user asks for nothing: the training loss alone."""
+        return None
+
     def extra_repr(self) -> str:
         """Shown by `print(vae)`."""
         noise = "" if self.log_noise is None else f", noise={self.noise.item():.3g}"
         temperature = "" if self.temperature is None else f", temperature={self.temperature:g}"
         return f"S={self.latent_dim}, D={self.output_dim}, likelihood={self.likelihood!r}{noise}{temperature}"
+
+
+def flat_latents(z: ArrayLike | Tensor, event: torch.Size, device: torch.device) -> Tensor:
+    """Latents `(N, *event)`, or flat ones, as checked rows in float64.
+
+    Raises:
+        ShapeError, EmptyDataError, NonFiniteError: they are no such table.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.free_energy import flat_latents
+        >>> flat_latents(torch.eye(3)[None, :2], torch.Size([2, 3]), torch.device("cpu")).shape
+        torch.Size([1, 6])
+    """
+    tensor = as_tensor(z, "z", device)
+    if len(event) > 1 and tensor.shape[-len(event) :] == event:
+        tensor = tensor.reshape(-1, event.numel())
+    meaning = "the latent dimension S" if len(event) == 1 else f"S * C = {' * '.join(map(str, event))}"
+    return as_rows(tensor, "z", event.numel(), meaning, device=device)
+
+
+def stacked_latents(
+    z: ArrayLike | Tensor, rows: int, event: torch.Size, device: torch.device
+) -> tuple[Tensor, torch.Size]:
+    """Latents `(..., rows, *event)` or `(..., 1, *event)` as flat rows in float64, and their leading shape.
+
+    Raises:
+        ShapeError: they have another shape.
+    """
+    tensor = as_tensor(z, "z", device)
+    lead = tensor.shape[: tensor.ndim - len(event)]
+    if tensor.shape[len(lead) :] != event or not lead or lead[-1] not in (1, rows):
+        wanted = ", ".join(map(str, event))
+        raise ShapeError(
+            f"z must have shape (..., {rows}, {wanted}) or (..., 1, {wanted}) for {rows} rows; got "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor.reshape(lead.numel(), event.numel()), lead

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import SupportsFloat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from girih.errors import ParameterError
-from girih.vae.gaussians import gaussian_nll
+from girih.errors import NoiseError, ParameterError
+
+_LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Likelihood(ABC):
@@ -128,3 +131,40 @@ def likelihood_named(name: str) -> Likelihood:
     if not isinstance(name, str) or name not in _KINDS:
         raise ParameterError(f"likelihood must be {' or '.join(map(repr, _KINDS))}; got {name!r}")
     return _KINDS[name]()
+
+
+def gaussian_nll(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""`-log N(x; mean, variance I)` in nats: `(|x - mean|^2 / variance + D log(2 pi variance)) / 2`.
+
+    Args:
+        x: `(N, D)`.
+        mean: `(..., N, D)`.
+        log_variance: `()`, of the isotropic noise.
+
+    Returns:
+        `(..., N)`.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.likelihoods import gaussian_nll
+        >>> x = torch.zeros(1, 2)
+        >>> round(gaussian_nll(x, x + 1.0, torch.tensor(0.0)).item(), 6)
+        2.837877
+    """
+    distance = (x - mean).square().sum(-1)
+    return 0.5 * (distance * torch.exp(-log_variance) + x.shape[-1] * (log_variance + _LOG_2PI))
+
+
+def log_variance(noise: SupportsFloat) -> float:
+    """The logarithm of what a user gave as the variance of the noise.
+
+    Raises:
+        NoiseError: it is not a positive number.
+    """
+    try:
+        value = float(noise)
+    except (TypeError, ValueError, RuntimeError):
+        raise NoiseError(f"noise must be one number, the variance of the isotropic noise; got {noise!r}") from None
+    if not (math.isfinite(value) and value > 0.0):
+        raise NoiseError(f"noise must be a positive, finite variance; got {value:g}")
+    return math.log(value)

@@ -1,34 +1,165 @@
-"""`VAE`: what is done with a variational autoencoder, whatever the family of q(z | x): training, pictures, log p(x)."""
+"""`VAE`: a generator trained through an encoder; its family of q(z | x) says what is particular to it."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import os
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
 
+from girih._arrays import as_tensor, check_finite
 from girih._options import whole
-from girih.training import Recorder, TrainingRun
-from girih.training.generators import evaluating
-from girih.vae.distribution import VAEDistribution, sample_rows
+from girih.errors import EmptyDataError, LatentDimensionError, ParameterError, ShapeError, UnsupportedLayerError
+from girih.inference import DGN
+from girih.training import ExactRecorder, FitResult, LogFormat, Measure, OptimizerName, Recorder, evaluating
+from girih.vae.distribution import distribution_of, exact_dgn, sample_rows
+from girih.vae.families import Family, family_named
 from girih.vae.fitting import fit_vae
-from girih.vae.free_energy import FreeEnergyModel
-from girih.vae.traversal import traversed
+from girih.vae.free_energy import ExactBound, FreeEnergyModel
+from girih.vae.networks import make_networks
+
+# Rows per exact evaluation: bounds the (row, cell) pairs in memory.
+_CHUNK = 20_000
+
+# Rows times cells times hidden units up to which the exact likelihood is recorded unasked: a few seconds of work,
+# beyond which a record takes longer than the steps between.
+_RECORDED = 3e8
 
 
 class VAE(FreeEnergyModel):
-    """What all variational autoencoders can do; `GaussVAE`, `MixtureVAE`, `CatVAE` and `CGBPEFVAE` put one together."""
+    r"""A variational autoencoder whose posteriors `q(z | x)` and prior `p(z)` are of a family of your choice.
+
+        free energy = KL(q(z | x) || p(z)) - E_q[log p(x | z)]  >=  -log p(x)
+
+    "gaussian" or `Gaussian()`: diagonal Gaussians, with the prior N(0, I). "mixture" or `Mixture(components=3)`:
+    mixtures of them. "category" or `Category(categories=10)`: S categories of C values, with a uniform prior. "bpef" or
+    `Polynomial(order=5, levels=101)`: exponentials of polynomials on R levels of [-1, 1], with a prior that is learned.
+
+    `GaussVAE`, `MixtureVAE`, `CatVAE` and `CGBPEFVAE` are the same with the options of their family as arguments; a
+    family of your own is a subclass of `Family`.
+
+    Args:
+        decoder: the generator g, `(N, S) -> (N, D)` or images, in float64 or float32; kept by reference and trained
+            in place. Any module that `girih.trace` supports; others, with `latent_dim`, can be trained all the same.
+            Or the widths of a dense one with ReLU from S to D, `[20, 400, 400, 784]`, with Glorot's initial weights.
+            For categories it takes `(N, S * C)`.
+        family: its name, or an object that holds its options.
+        encoder: a module from x `(N, D)` to the numbers that the family needs, such as `(N, 2 S)`, in the decoder's
+            type. By default a ReLU network with the decoder's widths in reverse, each at least 32.
+        hidden: widths of the default encoder's hidden layers, instead of the mirrored ones.
+        noise: the initial noise *variance* of a Gaussian likelihood. Start well below the variance of the data: from a
+            noise as large as that, training tends to end where every q(z | x) is the prior and z is not used.
+        learn_noise: train the noise along with the networks.
+        seed: makes the weights of networks that are made here reproducible; without it they follow
+            `torch.manual_seed`.
+        latent_dim: S, for a decoder that is not piecewise affine. What is exact then raises `UnsupportedLayerError`.
+        likelihood: "gaussian", or "bernoulli" for values in [0, 1], with the decoder's output as logits.
+        dtype: of networks made from widths, float64 by default.
+
+    Attributes:
+        family: with its options, and its prior over the S latents.
+        log_noise: log of the noise variance, `()`; a parameter if `learn_noise`, else a buffer; `None` without noise.
+        latent_dim: the dimension S of z.
+        output_dim: the dimension D of x.
+
+    Raises:
+        UnsupportedLayerError: the decoder is not piecewise affine, and `latent_dim` is not given.
+        ShapeError: the decoder or the encoder does not fit S, D and the family.
+        NoiseError: the noise is not a positive number.
+        ParameterError: an unknown family or likelihood, networks of different types, a bad width, or both `encoder`
+            and `hidden` are given.
+
+    Source:
+        CG-BPEF, eq. 1; EM-DGN, eq. 3; Kingma & Welling, Auto-encoding variational Bayes (2014).
+
+    Example:
+        >>> import girih
+        >>> from girih.vae import VAE, Mixture
+        >>> vae = VAE(girih.mlp([1, 8, 2], seed=0), Mixture(components=2), noise=0.1, seed=0)
+        >>> x = vae().sample((4,))
+        >>> vae().exact, vae.free_energy(x, seed=0).total.shape
+        (True, torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module | Sequence[int],
+        family: str | Family = "gaussian",
+        encoder: nn.Module | None = None,
+        hidden: Sequence[int] | None = None,
+        noise: float = 1.0,
+        learn_noise: bool = True,
+        seed: int | None = None,
+        latent_dim: int | None = None,
+        likelihood: str = "gaussian",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        chosen = family_named(family)
+        networks = make_networks(decoder, encoder, hidden, chosen, latent_dim, dtype, seed)
+        over = chosen.over(networks.latent_dim, networks.like)
+        super().__init__(networks, over, likelihood, noise, learn_noise)
 
     def forward(self) -> Distribution:
         """The distribution of x for the current parameters, in evaluation mode.
 
-        Its attribute `exact` says whether `log_prob` is exact, or an estimate by importance sampling; either way
-        `log_prob_with_error(x, samples, seed)` gives a standard error as well.
+        Exact (`girih.inference.DGNDistribution`) for the prior N(0, I), a piecewise-affine decoder, Gaussian noise and
+        S at most 3; exact too where discrete latents have few codes; else `log_prob` is estimated by importance
+        sampling. `exact` says which, and `log_prob_with_error(x, samples, seed)` gives a standard error with either.
         """
-        return VAEDistribution(self)
+        return distribution_of(self)
 
-    def reconstruct(self, x: Any) -> Tensor:
+    def dgn(self) -> DGN:
+        """The decoder as an exact density model, `girih.DGN` with the noise of this moment.
+
+        The network is shared, the noise is a copy of its value now; gradients of the exact likelihood reach both.
+
+        Raises:
+            ParameterError: the likelihood is not Gaussian, or the prior not N(0, I).
+            LatentDimensionError: S is too large for exact inference.
+            UnsupportedLayerError: the decoder is not piecewise affine.
+        """
+        return exact_dgn(self)
+
+    def exact(self, x: ArrayLike | Tensor) -> ExactBound:
+        """`-log p(x)`, the ELBO and `KL(q(z | x) || p(z | x))` of each row in nats, exact: nothing is sampled.
+
+        Args:
+            x: `(N, D)`, complete.
+
+        Returns:
+            A named tuple `(nll, elbo, kl)`, `(N,)` each, with `-nll = elbo + kl`.
+
+        Raises:
+            LatentDimensionError: S is too large for exact inference.
+            UnsupportedLayerError: the decoder is not piecewise affine.
+            ParameterError: the likelihood or the posteriors are not Gaussian; `girih.vae.gap` covers other families.
+            ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
+
+        Source:
+            EM-DGN, eq. 3 and Theorem 1; the curves of its figures 4, 5, 8 and 10.
+        """
+        if not self.family.closed_divergence:
+            raise ParameterError(
+                f"the divergence of {self.family.posteriors} from the exact posterior has no closed form; "
+                "girih.vae.gap(vae, x) computes it where it can be had"
+            )
+        rows = self.rows(x)
+        parts = []
+        with torch.no_grad(), evaluating(self):
+            dgn = self.dgn()
+            for part in rows.split(_CHUNK):
+                posterior, q = dgn.posterior(part), self.encode(part)
+                assert isinstance(q, Independent)
+                kl = posterior.kl(q)
+                parts.append((-posterior.log_evidence, posterior.log_evidence - kl, kl))
+        return ExactBound(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def reconstruct(self, x: ArrayLike | Tensor) -> Tensor:
         """`E[x | z]` at the z that stands for each row, `(N, D)`, in evaluation mode.
 
         That z is the mean of q(z | x), or the most probable category, or the mean of the heaviest component.
@@ -36,7 +167,7 @@ class VAE(FreeEnergyModel):
         with torch.no_grad(), evaluating(self):
             return self.decode(self.family.point(self.encode(x)))
 
-    def embed(self, x: Any) -> tuple[Tensor, Tensor]:
+    def embed(self, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each `(N, S)`, in evaluation mode.
 
         For categories `(N, S, C)`: the probabilities, and the deviations of the one-hot codes.
@@ -55,7 +186,9 @@ class VAE(FreeEnergyModel):
         """
         return sample_rows(self, whole(n, "n"), seed, mean, relaxed)
 
-    def traverse(self, start: Any, dimension: int, values: Any = None, count: int = 9) -> Tensor:
+    def traverse(
+        self, start: ArrayLike | Tensor, dimension: int, values: ArrayLike | Tensor | None = None, count: int = 9
+    ) -> Tensor:
         """`E[x | z]` as one latent is moved over its range and the others stay, `(N, K, D)`, in evaluation mode.
 
         Args:
@@ -69,23 +202,63 @@ class VAE(FreeEnergyModel):
         Raises:
             ShapeError, ParameterError: the start is neither, or there is no such latent or value.
         """
-        return traversed(self, start, dimension, values, count)
+        dimension, family = whole(dimension, "dimension", 0), self.family
+        if dimension >= self.latent_dim:
+            raise ParameterError(f"dimension must be a latent from 0 to {self.latent_dim - 1}; got {dimension}")
+        with torch.no_grad(), evaluating(self):
+            z = self._latents(start)
+            if values is None:
+                values = family.axis(dimension, whole(count, "count"), z.device)
+            values = family.values(as_tensor(values, "values", z.device))
+            if not len(values):
+                raise EmptyDataError("values is empty; pass at least one value for the latent")
+            check_finite(values, "values")
+            moved = z[:, None].repeat(1, len(values), *(1 for _ in family.event_shape))
+            moved[:, :, dimension] = values
+            return self.decode(moved.flatten(0, 1)).reshape(len(z), len(values), self.output_dim)
+
+    def _latents(self, start: ArrayLike | Tensor) -> Tensor:
+        """Latents `(N, *event)`, given or those of rows."""
+        event = self.family.event_shape
+        tensor = as_tensor(start, "start", self.device)
+        if tensor.shape[-len(event) :] == event and tensor.ndim in (len(event), len(event) + 1):
+            check_finite(tensor, "start")
+            return tensor.reshape(-1, *event)
+        if tensor.ndim in (1, 2) and tensor.shape[-1] == self.output_dim:
+            return self.family.point(self.encode(tensor))
+        raise ShapeError(
+            f"start must be latents of shape (N, {', '.join(map(str, event))}) or rows of shape "
+            f"(N, {self.output_dim}); got {tuple(tensor.shape)}"
+        )
 
     def fit(
         self,
-        X: Any,
+        X: ArrayLike | Tensor,
         *,
         samples: int = 1,
         steps: int = 10_000,
         max_epochs: int | None = None,
         batch_size: int | None = 100,
+        optimizer: OptimizerName = "adam",
         lr: float = 1e-3,
-        validation: Any = None,
+        validation: ArrayLike | Tensor | None = None,
+        patience: int | None = None,
+        min_improvement: float = 1e-4,
+        monitor: str | None = None,
+        keep_best: bool | None = None,
         initial_temperature: float | None = None,
-        divergence: str = "prior",
-        **options: Any,
-    ) -> TrainingRun:
-        """Train by Adam on the free energy.
+        divergence: Literal["prior", "bound"] = "prior",
+        seed: int = 0,
+        record: Recorder | Measure | None = None,
+        record_every: int = 100,
+        progress: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_seconds: float = 30.0,
+        log: str | os.PathLike[str] | None = None,
+        log_format: LogFormat = "csv",
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    ) -> FitResult:
+        """Train on the free energy, by Adam unless another optimizer is asked for.
 
         Args:
             X: `(N, D)`, complete.
@@ -93,7 +266,7 @@ class VAE(FreeEnergyModel):
             steps: gradient steps at most.
             max_epochs: passes over the data at most, instead of `steps`.
             batch_size: rows of a step; `None` for all.
-            lr: Adam's step size.
+            lr: the optimizer's step size.
             validation: held-out rows `(M, D)`, or a fraction of X, drawn with `seed`, that is held out of training.
                 Their mean free energy, in evaluation mode, at the final temperature and with the same draws every
                 time, is recorded as `held_out`; `patience` watches it, and the module is left at the record where it
@@ -104,13 +277,24 @@ class VAE(FreeEnergyModel):
                 lower bound of Theorem 2 over each batch instead, which the best prior for that batch would reach.
                 At each record the prior is set to the Bregman centroid of the posteriors of all training rows, which
                 takes an evaluation of the encoder on all of them.
-            **options: those of `girih.training.fit_gradient`: `optimizer`, `patience`, `min_improvement`, `monitor`,
-                `keep_best`, `seed`, `record`, `record_every`, `progress`, `checkpoint`, `checkpoint_seconds`, `log`,
-                `log_format`, `accelerator`. Recorded is the loss, and what `default_recorder` gives where no
-                `record` is asked for.
+            optimizer: "adam" or "lbfgs".
+            patience: records without improvement after which the run ends.
+            min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
+            seed: of the batches, the draws and the held-out rows.
+            record: a `Recorder` or a function of the model; `default_recorder` says what is recorded beside the loss
+                where it is not given.
+            record_every: steps between two records.
+            progress: show a bar.
+            checkpoint: a file that the run is saved to, and goes on from if it is there.
+            checkpoint_seconds: the least time between two writes of it.
+            log: a folder that each record is written to when it is taken.
+            log_format: "csv" or "tensorboard".
+            accelerator: "auto", "cpu" or "gpu".
+            monitor: what `patience` and `keep_best` watch; `held_out`, where rows are held out.
+            keep_best: leave the module at its best record; by default where rows are held out.
 
         Returns:
-            The `TrainingRun`: its curves, and why it ended. The module itself is trained in place.
+            The `FitResult`: its curves, and why it ended. The module itself is trained in place.
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: X is not a complete table with D columns, or the free energy
@@ -121,9 +305,39 @@ class VAE(FreeEnergyModel):
             CG-BPEF, sections 3.3, 4 and 5; EM-DGN, section 4.3 and appendix J.
         """
         length = {"max_steps": whole(steps, "steps")} if max_epochs is None else {"max_epochs": max_epochs}
-        options |= {"batch_size": batch_size, "lr": lr, **length}
+        options = {
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "patience": patience,
+            "min_improvement": min_improvement,
+            "monitor": monitor,
+            "keep_best": keep_best,
+            "seed": seed,
+            "record": record,
+            "record_every": record_every,
+            "progress": progress,
+            "checkpoint": checkpoint,
+            "checkpoint_seconds": checkpoint_seconds,
+            "log": log,
+            "log_format": log_format,
+            "accelerator": accelerator,
+            **length,
+        }
         return fit_vae(self, X, samples, validation, initial_temperature, divergence, options)
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
-        """What a run records where the user asks for nothing: the training loss alone."""
-        return None
+        """What a run records unasked: for Gaussian posteriors the exact NLL, ELBO and KL, and the noise.
+
+        That is where a record takes no more than seconds: the decoder is piecewise affine, S at most 3, and rows,
+        cells and hidden units are few enough; for more, ask by `record=girih.training.ExactRecorder(rows)`. Elsewhere
+        the training loss alone.
+        """
+        if not self.family.closed_divergence:
+            return None
+        try:
+            units = self.dgn().trace.hidden_units
+        except (ParameterError, LatentDimensionError, UnsupportedLayerError):
+            return None
+        cells = sum(math.comb(units, k) for k in range(self.latent_dim + 1))  # of hyperplanes in general position
+        return ExactRecorder(rows, every=every) if len(rows) * cells * units <= _RECORDED else None

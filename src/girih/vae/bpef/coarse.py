@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints, register_kl
 
@@ -12,9 +14,8 @@ from girih._arrays import as_tensor
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
-from girih.vae.bpef.checks import as_coefficients, check_order
-from girih.vae.bpef.polynomials import check_basis, levels, polynomials
-from girih.vae.bpef.relaxed import RelaxedBPEF
+from girih.vae.bpef.concrete import RelaxedBPEF
+from girih.vae.bpef.polynomials import as_coefficients, check_basis, check_order, levels, polynomials
 
 # How far from a level a value may be, in steps between levels, and still be meant: the rounding of float32.
 _NEAR = 1e-4
@@ -62,7 +63,11 @@ class CoarseBPEF(Distribution):
     has_enumerate_support = True
 
     def __init__(
-        self, coefficients: Any, levels: int = 101, basis: str = "monomial", validate_args: bool | None = None
+        self,
+        coefficients: ArrayLike | Tensor,
+        levels: int = 101,
+        basis: str = "monomial",
+        validate_args: bool | None = None,
     ) -> None:
         self.coefficients = as_coefficients(coefficients)
         self.basis = check_basis(basis)
@@ -104,7 +109,7 @@ class CoarseBPEF(Distribution):
         """In nats, `(...)`; between 0 and log R."""
         return -(self.probs * self.logits).sum(-1)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """log P(z = value) in nats; minus infinity where the value is not a level."""
         value = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:
@@ -117,7 +122,7 @@ class CoarseBPEF(Distribution):
         log_p = logits.gather(-1, index.expand(shape)[..., None])[..., 0]
         return torch.where(inside, log_p, -torch.inf)
 
-    def sample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws of z, `(*sample_shape, *batch_shape)`: levels, each with its probability."""
         shape = torch.Size(sample_shape)
         with torch.no_grad():
@@ -132,7 +137,7 @@ class CoarseBPEF(Distribution):
                 index = index.reshape(*shape, *self.batch_shape)
             return self.levels[index]
 
-    def relaxed(self, temperature: Any) -> RelaxedBPEF:
+    def relaxed(self, temperature: float | Tensor) -> RelaxedBPEF:
         """The relaxation that training draws from, at a temperature above 0."""
         return RelaxedBPEF(self.logits, temperature, validate_args=self._validate_args)
 
@@ -141,7 +146,7 @@ class CoarseBPEF(Distribution):
         values = self.levels.reshape(-1, *(1,) * len(self.batch_shape))
         return values.expand(-1, *self.batch_shape) if expand else values
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> CoarseBPEF:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> CoarseBPEF:
         """The same distribution with a larger batch shape; nothing is copied."""
         shape = torch.Size(batch_shape)
         new: CoarseBPEF = self._get_checked_instance(CoarseBPEF, _instance)

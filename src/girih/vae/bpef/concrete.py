@@ -1,13 +1,21 @@
-"""The Concrete relaxation of a category: a point of the simplex that can be differentiated."""
+"""The Concrete relaxation of categories and of levels: points of the simplex that can be differentiated."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.distributions import Distribution, constraints
 
-from girih.vae.bpef.checks import as_temperature
+from girih._arrays import as_tensor, check_finite
+from girih._options import real
+from girih.errors import ParameterError
+from girih.inference.posterior import make_generator
+from girih.vae.bpef.polynomials import levels
 
 
 def log_concrete(
@@ -113,3 +121,135 @@ def log_density(log_y: Tensor, logits: Tensor, temperature: float) -> Tensor:
     scale = math.lgamma(R) + (R - 1) * math.log(T)
     odds = logits - T * log_y
     return scale + (odds - log_y).sum(-1) - R * torch.logsumexp(odds, -1)
+
+
+def relaxed(logits: Tensor, temperature: float, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    r"""Draws from the Concrete distribution, differentiable in the logits.
+
+        y_r = exp((logits_r + g_r) / T) / sum_r exp((logits_r + g_r) / T),   g_r ~ Gumbel(0, 1)
+
+    The law of `torch.distributions.RelaxedOneHotCategorical`, without its checks. The Gumbel numbers are
+    `-log(-log u)` of uniform u in [0, 1): torch's exponential numbers take ten times as long. Where u is 0, g is minus
+    infinity and y_r is 0, which is what a number below all others gives; u is never 1.
+
+    Args:
+        logits: `(..., R)`, normalised or not.
+        temperature: T > 0.
+        samples: how many for each row of logits.
+        generator: torch's global one by default.
+
+    Returns:
+        `(samples, ..., R)`, in the simplex.
+
+    Source:
+        CG-BPEF, section 3.2; Maddison, Mnih & Teh, The Concrete distribution (2017).
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.bpef.concrete import relaxed
+        >>> y = relaxed(torch.zeros(2, 5), 0.5, samples=3)
+        >>> y.shape, bool((y.sum(-1) - 1).abs().max() < 1e-6)
+        (torch.Size([3, 2, 5]), True)
+    """
+    shape = (samples, *logits.shape)
+    waiting = torch.rand(shape, dtype=logits.dtype, device=logits.device, generator=generator).log_().neg_()
+    return torch.softmax((logits - waiting.log_()) / temperature, -1)
+
+
+class RelaxedBPEF(Distribution):
+    r"""Draws of `z = y^T zeta` in [-1, 1], differentiable in the logits: y is Concrete at temperature T.
+
+        y = softmax((phi + g) / T),   z = sum_r y_r zeta_r
+
+    As T goes to 0 the law of z goes to that on the levels, `probs = softmax(phi)`. At T > 0 it does not have the same
+    mean or deviation: y averages over levels, which draws z inwards. The density of y is in closed form,
+    `log_prob_simplex`; that of z is not, and `log_prob` raises.
+
+    Args:
+        logits: phi, `(..., R)`.
+        temperature: T.
+
+    Raises:
+        ParameterError: the temperature is not positive, or there are fewer than 3 levels.
+        NonFiniteError: logits that are not finite.
+
+    Source:
+        Coarse Grained Exponential VAEs, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from girih.vae.bpef import CoarseBPEF
+        >>> q = CoarseBPEF(torch.tensor([0.0, 3.0]), levels=11).relaxed(temperature=0.5)
+        >>> z = q.rsample((1000,), seed=0)
+        >>> z.shape, bool((z.abs() <= 1).all())
+        (torch.Size([1000]), True)
+    """
+
+    _validate_args = __debug__  # torch's own default, which zuko switches off for everybody when it is imported
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real_vector}
+    support = constraints.interval(-1.0, 1.0)
+    has_rsample = True
+
+    def __init__(
+        self, logits: ArrayLike | Tensor, temperature: float | Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.logits = as_tensor(logits, "logits")
+        if self.logits.ndim == 0 or self.logits.shape[-1] < 3:
+            raise ParameterError(f"logits must have shape (..., R) with R of 3 or more; got {tuple(self.logits.shape)}")
+        check_finite(self.logits.detach(), "logits")
+        self.temperature = as_temperature(temperature)
+        super().__init__(self.logits.shape[:-1], torch.Size(), validate_args=validate_args)
+
+    @property
+    def levels(self) -> Tensor:
+        """zeta, `(R,)`."""
+        return levels(self.logits.shape[-1]).to(self.logits.device)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> RelaxedBPEF:
+        """The same distribution with a larger batch shape; nothing is copied."""
+        logits = self.logits.expand(*torch.Size(batch_shape), self.logits.shape[-1])
+        return RelaxedBPEF(logits, self.temperature, validate_args=self._validate_args)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of z, `(*sample_shape, *batch_shape)`, differentiable in the logits."""
+        z = self.rsample_simplex(sample_shape, seed) @ self.levels
+        return z.clamp(-1.0, 1.0)  # what sums of y are off by rounding
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of z without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, seed)
+
+    def rsample_simplex(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of y, `(*sample_shape, *batch_shape, R)`, differentiable in the logits."""
+        generator = make_generator(seed, self.logits.device)
+        return log_concrete(self.logits, self.temperature, tuple(sample_shape), generator).exp()
+
+    def log_prob_simplex(self, y: ArrayLike | Tensor) -> Tensor:
+        """The log density of y, in nats, with respect to its first R - 1 coordinates; infinite where a y_r is 0.
+
+        For y `(..., R)` on the simplex.
+        """
+        y = as_tensor(y, "y")
+        if self._validate_args and not bool(constraints.simplex.check(y.detach()).all()):
+            raise ParameterError("y must lie on the simplex: entries of 0 or more that sum to 1")
+        return log_density(y.log(), self.logits, self.temperature)
+
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
+        """Not available.
+
+        Raises:
+            NotImplementedError: always; the law of z is an integral over the simplex.
+        """
+        raise NotImplementedError("the density of z has no closed form; log_prob_simplex gives that of y")
+
+
+def as_temperature(temperature: float | Tensor) -> float:
+    """A positive, finite temperature.
+
+    Raises:
+        ParameterError: it is not one.
+    """
+    if isinstance(temperature, Tensor) and temperature.numel() == 1:
+        temperature = temperature.item()
+    return real(temperature, "temperature")

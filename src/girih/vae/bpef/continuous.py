@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
@@ -13,8 +14,7 @@ from girih._arrays import as_tensor
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
 from girih.vae.bpef import quadrature
-from girih.vae.bpef.checks import as_coefficients
-from girih.vae.bpef.polynomials import check_basis, evaluate, polynomials
+from girih.vae.bpef.polynomials import as_coefficients, check_basis, evaluate, polynomials
 
 # Newton's steps with bisection: it converges in some six, bisection alone in 50.
 _STEPS = 60
@@ -61,7 +61,9 @@ class BPEF(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"coefficients": constraints.real_vector}
     support = constraints.interval(-1.0, 1.0)
 
-    def __init__(self, coefficients: Any, basis: str = "monomial", validate_args: bool | None = None) -> None:
+    def __init__(
+        self, coefficients: ArrayLike | Tensor, basis: str = "monomial", validate_args: bool | None = None
+    ) -> None:
         self.coefficients = as_coefficients(coefficients)
         self.basis = check_basis(basis)
         self._rule = quadrature.rule_for(self.coefficients, self.basis)
@@ -70,7 +72,7 @@ class BPEF(Distribution):
         self.log_partition = torch.logsumexp(self._log_masses, -1)
         super().__init__(batch, torch.Size(), validate_args=validate_args)
 
-    def log_prob(self, value: Any) -> Tensor:
+    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
         """log p(z) in nats; minus infinity outside [-1, 1]. Differentiable in z and the coefficients."""
         z = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:
@@ -103,7 +105,7 @@ class BPEF(Distribution):
         parts = [mass @ values for mass, *_ in self._nodes()]
         return torch.cat(parts).reshape(*self.batch_shape, values.shape[-1])
 
-    def cdf(self, value: Any) -> Tensor:
+    def cdf(self, value: ArrayLike | Tensor) -> Tensor:
         """P(z <= value); differentiable."""
         z = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:
@@ -115,7 +117,7 @@ class BPEF(Distribution):
         before = self._look_up(masses.cumsum(-1) - masses, panel, shape)
         return (before + self._share(self._rule.edges[panel], z)).clamp(0.0, 1.0)
 
-    def icdf(self, value: Any) -> Tensor:
+    def icdf(self, value: ArrayLike | Tensor) -> Tensor:
         """The quantile z with P(<= z) = value, for values in [0, 1]; without gradients."""
         u = as_tensor(value, "value", self.coefficients.device)
         if not bool(((u >= 0.0) & (u <= 1.0)).all()):
@@ -129,14 +131,14 @@ class BPEF(Distribution):
             rest = u - self._look_up(ends - masses, panel, shape)
             return self._solve(self._rule.edges[panel], self._rule.edges[panel + 1], rest)
 
-    def sample(self, sample_shape: Any = torch.Size(), seed: int | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = torch.Size(), seed: int | None = None) -> Tensor:
         """Exact draws by inversion, `(*sample_shape, *batch_shape)`."""
         shape = self._extended_shape(torch.Size(sample_shape))
         like = self.log_partition
         generator = make_generator(seed, like.device)
         return self.icdf(torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> BPEF:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> BPEF:
         """The same distribution with a larger batch shape; nothing is copied."""
         shape = torch.Size(batch_shape)
         new: BPEF = self._get_checked_instance(BPEF, _instance)

@@ -8,10 +8,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.polynomial import legendre
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from girih._arrays import as_tensor, check_finite
 from girih._options import whole
-from girih.errors import ParameterError
+from girih.errors import ParameterError, ShapeError
 
 
 def levels(R: int) -> Tensor:
@@ -143,3 +145,34 @@ def _change(order: int, source: str) -> Tensor:
     for m in range(1, order + 1):
         rows[m - 1, : m + 1] = convert(np.eye(order + 1)[m])[: m + 1]
     return torch.as_tensor(rows[:, 1:].copy())
+
+
+def as_coefficients(coefficients: ArrayLike | Tensor) -> Tensor:
+    """Finite coefficients `(..., M)` in float64, M of at least 1; gradients are kept.
+
+    Raises:
+        ShapeError, ParameterError, NonFiniteError.
+    """
+    tensor = as_tensor(coefficients, "coefficients")
+    if tensor.ndim == 0:
+        raise ShapeError("coefficients must have shape (..., M), one number for each degree; got a single number")
+    if tensor.shape[-1] == 0:
+        raise ParameterError("the order M must be 1 or more; got coefficients of shape " + str(tuple(tensor.shape)))
+    check_finite(tensor.detach(), "coefficients")
+    return tensor
+
+
+def check_order(order: int, levels: int) -> None:
+    """Refuse as many coefficients as a table of all R probabilities has, or more: they would be redundant.
+
+    Raises:
+        ParameterError: M >= R - 1.
+
+    Source:
+        Coarse Grained Exponential VAEs, section 3.3.
+    """
+    if order >= levels - 1:
+        raise ParameterError(
+            f"the order M = {order} must be below R - 1 = {levels - 1}: on R = {levels} levels, R - 1 numbers describe "
+            f"every distribution; lower the order to {levels - 2} or less, or take more levels"
+        )

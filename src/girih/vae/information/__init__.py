@@ -1,20 +1,26 @@
 """Information geometry of VAEs: exponential families in both coordinates, bounds on term 1, the information in z."""
 
-from girih.vae.information.centroid import bregman_centroid, compactness, mean_divergence
-from girih.vae.information.family import CategoricalFamily, ExponentialFamily, Product
-from girih.vae.information.fisher import Precision, cramer_rao, fisher_information
-from girih.vae.information.mixture import (
+from girih.vae.information.best_prior import (
     Estimate,
     Limits,
+    bregman_centroid,
+    compactness,
+    mean_divergence,
     mixture_compactness,
     mixture_compactness_sampled,
     mixture_limits,
 )
-from girih.vae.information.normal import GaussianFamily, NormalFamily
-from girih.vae.information.optimum import Optimum, optimal_free_energy
-from girih.vae.information.polynomial import BPEFFamily, CoarseFamily
-from girih.vae.information.reading import family_of, mean_and_covariance
-from girih.vae.information.taylor import second_order_free_energy, second_order_reconstruction
+from girih.vae.information.exponential_family import CategoricalFamily, ExponentialFamily, Product
+from girih.vae.information.fisher import Precision, cramer_rao, fisher_information
+from girih.vae.information.from_distribution import family_of, mean_and_covariance
+from girih.vae.information.gaussian_families import GaussianFamily, NormalFamily
+from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
+from girih.vae.information.second_order import (
+    Optimum,
+    optimal_free_energy,
+    second_order_free_energy,
+    second_order_reconstruction,
+)
 
 __all__ = [
     "BPEFFamily",

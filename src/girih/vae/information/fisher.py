@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from girih._arrays import as_rows
 from girih.errors import ParameterError, ShapeError, SingularInformationError, UnsupportedLayerError
 from girih.networks import Trace, trace
-from girih.training.generators import evaluating
+from girih.training import evaluating
+from girih.vae.latent_model import LatentModel
 
 # Entries of the maps of cells (rows * D * S) that are held at a time.
 _CHUNK = 2**24
@@ -22,7 +24,7 @@ _CHUNK = 2**24
 _SINGULAR = 1e-12
 
 
-def fisher_information(vae: Any, x: Any, z: Any) -> Tensor:
+def fisher_information(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
     r"""The observed Fisher information of each z, `G = -d^2 log p(x | z) / dz^2`.
 
         Gaussian noise:  A^T A / noise        Bernoulli:  A^T diag(p (1 - p)) A        any other decoder: the Hessian
@@ -62,7 +64,7 @@ def fisher_information(vae: Any, x: Any, z: Any) -> Tensor:
     return information_of(vae)(rows, z)
 
 
-def information_of(vae: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def information_of(vae: LatentModel) -> Callable[[Tensor, Tensor], Tensor]:
     """`fisher_information` of checked rows as a function of x and z; the decoder is traced once."""
     with evaluating(vae.decoder):
         try:
@@ -72,7 +74,7 @@ def information_of(vae: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return partial(_in_parts, vae, traced)
 
 
-def rows_and_latents(vae: Any, x: Any, z: Any) -> tuple[Tensor, Tensor]:
+def rows_and_latents(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
     """Checked `x (N, D)` and `z (N, S)` of a VAE.
 
     Raises:
@@ -91,12 +93,12 @@ def rows_and_latents(vae: Any, x: Any, z: Any) -> tuple[Tensor, Tensor]:
     return rows, z
 
 
-def _in_parts(vae: Any, traced: Trace, x: Tensor, z: Tensor) -> Tensor:
+def _in_parts(vae: LatentModel, traced: Trace, x: Tensor, z: Tensor) -> Tensor:
     step = max(1, _CHUNK // (vae.output_dim * vae.latent_dim))
     return torch.cat([_on_cells(vae, traced, part) for part in z.split(step)])
 
 
-def _on_cells(vae: Any, traced: Trace, z: Tensor) -> Tensor:
+def _on_cells(vae: LatentModel, traced: Trace, z: Tensor) -> Tensor:
     A, b = traced.affine(z)
     if vae.likelihood == "gaussian":
         return A.mT @ A / vae.noise.double()
@@ -105,7 +107,7 @@ def _on_cells(vae: Any, traced: Trace, z: Tensor) -> Tensor:
     return scaled.mT @ scaled
 
 
-def _hessian(vae: Any, x: Tensor, z: Tensor) -> Tensor:
+def _hessian(vae: LatentModel, x: Tensor, z: Tensor) -> Tensor:
     """Row by row of the Hessian: the gradient of each entry of the gradient."""
     further = torch.is_grad_enabled()
     with torch.enable_grad(), evaluating(vae.decoder):
@@ -126,7 +128,7 @@ class Precision(NamedTuple):
     deviation: Tensor  # (N, S), the root of its diagonal
 
 
-def cramer_rao(vae: Any, x: Any, z: Any) -> Precision:
+def cramer_rao(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Precision:
     r"""The least covariance of an unbiased estimate of z from one row: `G^-1`.
 
     With the prior N(0, I), the posterior covariance on a cell is `(G + I)^-1` before the cell cuts it: smaller, as the

@@ -1,0 +1,265 @@
+r"""Which (row, piece) pairs of a two- or three-dimensional latent space matter, with a certificate.
+
+A pair is left out only where an upper bound on its share of p(x) says that it may be. The bounds, from cheap to dear,
+with `const` for all that only the row decides:
+
+    slabs       const P(node) exp(-gap^2 / 2), for whole branches of a tree over the bounded pieces
+    unbounded   const P(piece) exp(-min |y - f - J t|^2 / 2) over all t, for each unbounded piece, or as affine
+    affine      exp(base) / det R, the mass of the Gaussian without truncation, or exp(base) volume / (2 pi)^(S/2)
+    nearest     ... exp(-|w|^2 / 2) at the point w of the piece nearest to its centre
+
+`base` holds the prior's part of the exponent, so it is never multiplied by a prior mass. What is dropped by a bound is
+added up, and divided by what was kept it bounds the relative error of p(x). The proofs are in `docs/concepts.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.errors import NonFiniteError
+from girih.inference.gaussians import Gaussians, Geometry, range_of
+from girih.inference.model import Rows
+from girih.inference.tree import ROUNDING, Centres, Gap, Level
+
+_LOG_2PI = math.log(2.0 * math.pi)
+_BEAM = 4  # pieces of each row that give the first lower bound on p(x)
+_WORTH = 3.0  # nats
+_FARTHEST = 1e75
+_STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
+
+
+class Pairs(NamedTuple):
+    """The pairs that matter, sorted by row."""
+
+    row: Tensor  # (m,)
+    piece: Tensor  # (m,)
+    gaussian: Gaussians
+    log_known: Tensor  # (n,) log of a lower bound on p(x)
+    log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
+    raw_error: Tensor  # (m,) of raw masses, or more
+
+    @property
+    def log_scale(self) -> Tensor:
+        """Log of what a mass in w is multiplied by to give its part of p(x), `(m,)`."""
+        return self.gaussian.base + self.gaussian.log_volume()
+
+
+def select_pairs(g: Geometry, rows: Rows) -> Pairs:
+    """The pairs of these rows with the pieces that can matter to p(x)."""
+    pieces, tol, count = g.pieces, g.model.tol, len(rows.x)
+    size = float(torch.linalg.vector_norm(rows.y, torch.inf)) if count else 0.0
+    if _FARTHEST < size < math.inf:  # what overflowed already is refused where it ends up in p(x)
+        raise NonFiniteError(
+            f"a row lies {size:.1e} noise deviations away, and the squares of its squared distance leave the range of "
+            "numbers; rescale x, or check the noise"
+        )
+    if tol <= 0.0:
+        row = torch.arange(count).repeat_interleave(pieces.count)
+        piece = torch.arange(pieces.count).repeat(count)
+        nothing = rows.far2.new_full((count,), -torch.inf)
+        gaussian = g.gaussians(rows, row, piece)
+        return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
+
+    constant = rows.constant - 0.5 * rows.far2
+    gap = gap_from(g, rows)
+
+    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
+        return constant[row] + level.log_mass[node] - 0.5 * gap2
+
+    lost = _Lost(count)
+    # a lower bound on p(x), from a few promising pieces
+    row, piece = g.tree.promising(gap, centres_of(g, rows), count, _BEAM)
+    outer_bound = unbounded_bounds(g, rows)
+    if len(g.unbounded):
+        row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
+    gaussian = g.gaussians(rows, row, piece)
+    value = affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
+    known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
+    # a bound that is below this, and above by its rounding, is still small enough
+    least = _lowered(known + math.log(tol / _STAGES) - math.log(pieces.count))
+
+    row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
+    lost.add(dropped_row, dropped)
+    keep = ~(outer_bound < least[:, None])
+    out_row, out = (~keep).nonzero(as_tuple=True)
+    lost.add(out_row, outer_bound[out_row, out])
+    in_row, inside = keep.nonzero(as_tuple=True)
+    row, piece = torch.cat((row, in_row)), torch.cat((piece, g.unbounded[inside]))
+
+    gaussian = g.gaussians(rows, row, piece)
+    value = affine_bound(g, gaussian, piece)
+    keep = ~(value < least[row])  # NaN stays, and is refused where it ends up in p(x)
+    lost.add(row[~keep], value[~keep])
+    row, piece, gaussian, value = row[keep], piece[keep], gaussian.take(keep), value[keep]
+
+    value = value - 0.5 * g.nearest(piece, gaussian).square().sum(1)
+    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    row, piece, value = row[order], piece[order], value[order]
+    gaussian = gaussian.take(order)
+    # the piece with the best of these bounds is likely to hold much of p(x)
+    best = _last_of_each_row(row)
+    known = _raise(g, gaussian.take(best), row[best], piece[best], value[best], known)
+    dropped = _least_of_each_row(row, value, _lowered(known + math.log(tol / _STAGES)))
+    lost.add(row[dropped], value[dropped])
+    row, piece, gaussian = row[~dropped], piece[~dropped], gaussian.take(~dropped)
+    return Pairs(row, piece, gaussian, known, lost.log_total(), g.raw_error(piece, gaussian))
+
+
+def unbounded_bounds(g: Geometry, rows: Rows) -> Tensor:
+    """Upper bounds `(n, U)` on what each unbounded piece adds to log p(x).
+
+    Either of `-log det R - |b - Q c|^2 / 2`, where the prior is in `b`, and `log P(piece) - distance^2 / 2`, where it
+    is in the mass: the distance is that of y from the image of the whole affine map.
+    """
+    count, outer = len(rows.x), g.unbounded
+    constant = (rows.constant - 0.5 * rows.far2).expand(count)[:, None]
+    log_mass = g.pieces.log_mass[outer]
+    if rows.observed is not None or not len(outer):
+        row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
+        pairs = g.gaussians(rows, row, piece)
+        log_volume = pairs.log_volume()
+        distance2 = torch.zeros_like(log_volume)
+        # elsewhere the first bound is smaller: |b - Q c| is at least the distance
+        some = (log_mass.repeat(count) < log_volume).nonzero()[:, 0]
+        distance2[some] = _distances2(g, rows, row[some], piece[some])
+        whole = (pairs.base + log_volume).view(count, -1)
+        return torch.minimum(whole, constant + log_mass - 0.5 * distance2.view(count, -1))
+    start, basis, root = (part[outer] for part in g.maps)
+    whole = -root.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * _off2(rows.y, start, basis)
+    distance2 = _off2(rows.y, start[:, : rows.y.shape[1]], g.affine_range)
+    return constant + torch.minimum(whole, log_mass - 0.5 * distance2)
+
+
+def _off2(y: Tensor, start: Tensor, basis: Tensor) -> Tensor:
+    """Squared distances `(n, U)` of rows `(y, 0)` from `start (U, M)` plus the span of `basis (U, M, s)`, or less.
+
+    By matrix products, `|b|^2 - |Q^T b|^2` with room for its rounding.
+    """
+    count, K = y.shape
+    inside = (y @ basis[:, :K].permute(1, 0, 2).flatten(1)).view(count, len(basis), -1)
+    inside = inside - (basis * start[:, :, None]).sum(1)
+    size = start.square().sum(1) + y.square().sum(1, keepdim=True)
+    square = size - 2.0 * y @ start[:, :K].mT
+    return (square - inside.square().sum(2) - ROUNDING * size).clamp(min=0.0)
+
+
+def _distances2(g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
+    """The same for the images of affine maps as incomplete rows see them, `(m,)`."""
+    per = max(1, 2**20 // rows.reduced[0].numel())
+    out = [rows.y[:0, 0]]
+    for r, p in zip(row.split(per), piece.split(per), strict=True):
+        image = rows.reduced[r] @ torch.cat((g.slope[p], g.model.cells.value[p, :, None]), 2)
+        b, basis = rows.y[r] - image[:, :, -1], range_of(image[:, :, :-1])
+        size = rows.y[r].square().sum(1) + image[:, :, -1].square().sum(1)
+        off = b - (basis @ (b[:, None, :] @ basis).mT)[:, :, 0]
+        out.append((off.square().sum(1) - ROUNDING * size).clamp(min=0.0))
+    return torch.cat(out)
+
+
+def affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
+    """Upper bounds `(m,)` on what pairs add to log p(x), from what is under the whole Gaussian or its peak."""
+    flat = g.pieces.log_volume[piece] - 0.5 * g.pieces.dim * _LOG_2PI
+    return gaussian.base + torch.minimum(gaussian.log_volume(), flat)
+
+
+def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+    """Which of the pairs, sorted by row and then by value, add up to no more than allowed, in logarithms."""
+    share = (value - allowed[row]).exp()  # infinite where a pair alone is too much
+    share = share.clamp(max=2.0)
+    total = share.cumsum(0)
+    size = torch.bincount(row, minlength=len(allowed))
+    first = (size.cumsum(0) - size).clamp(max=len(row) - 1)
+    return total - (total[first] - share[first])[row] <= 1.0
+
+
+def _raise(g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, value: Tensor, known: Tensor) -> Tensor:
+    """Lower bounds on log p(x), from what is known and from what single pairs contribute, at most `value`.
+
+    Raw masses are enough where they are not small; the exact ones, far in the tails, cost much more and are taken for
+    one pair of a row, where it can add much to what is known.
+    """
+    shape, root = g.shape(gaussian)
+    raw = shape.raw_masses(piece, root, gaussian.centre)
+    scale = gaussian.base + gaussian.log_volume()
+    sure = raw - 10.0 * g.raw_error(piece, gaussian)
+    known = known.scatter_reduce(0, row, _lowered(scale + sure.clamp(min=0.0).log()), "amax")
+    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    best = order[_last_of_each_row(row[order])]
+    best = best[value[best] > known[row[best]] + _WORTH]
+    some = gaussian.take(best)
+    shape, root = g.shape(some)
+    exact = scale[best] + shape.log_masses(piece[best], root, some.centre)
+    return known.scatter_reduce(0, row[best], _lowered(exact), "amax")
+
+
+def _lowered(value: Tensor) -> Tensor:
+    """Logarithms less what rounding may have added to the sums that they are."""
+    return torch.minimum(value * (1.0 - ROUNDING), value * (1.0 + ROUNDING)) - ROUNDING
+
+
+def _last_of_each_row(row: Tensor) -> Tensor:
+    """Index of the last pair of each row; `row` is sorted."""
+    return torch.cat((row.diff() > 0, row.new_ones(min(1, len(row)), dtype=torch.bool))).nonzero()[:, 0]
+
+
+class _Lost:
+    """The sum of the bounds of what was left out, in logarithms."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, row: Tensor, value: Tensor) -> None:
+        self._parts.append((row, value))
+
+    def log_total(self) -> Tensor:
+        row, value = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        value = -_lowered(-value)
+        top = value.new_full((self._count,), -torch.inf).scatter_reduce(0, row, value, "amax")
+        top = torch.where(torch.isfinite(top), top, 0.0)
+        return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
+
+
+def gap_from(g: Geometry, rows: Rows) -> Gap:
+    """Bounds on the distances of rows from nodes of the tree."""
+    if rows.observed is None:
+        return g.tree.gap(rows.y)
+
+    def incomplete(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
+        # distances between observed entries are at most those between all: the ball holds them too
+        per = max(1, 2**20 // rows.reduced[0].numel())
+        parts = [
+            torch.linalg.vector_norm(rows.y[r] - (rows.reduced[r] @ level.feature[k, :, None])[:, :, 0], dim=1)
+            for r, k in zip(row.split(per), node.split(per), strict=True)
+        ]
+        distance = torch.cat(parts) if parts else rows.y.new_empty(0)
+        square = (distance - level.radius[node]).clamp(min=0.0).square()
+        return (square - ROUNDING * distance.square()).clamp(min=0.0), distance
+
+    return incomplete
+
+
+def centres_of(g: Geometry, rows: Rows) -> Centres:
+    """Distances of rows from the centres of nodes."""
+    if rows.observed is None:
+        return g.tree.centres(rows.y)
+
+    def incomplete(some: Tensor, level: Level) -> Tensor:
+        image = (rows.reduced[some] @ level.feature.mT).mT  # (n, m, K)
+        return torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
+
+    return incomplete
+
+
+def normalise(row: Tensor, log_joint: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`log sum exp` of the pairs of each row `(count,)`, and the share of each pair; shares add up to 1."""
+    log_joint = log_joint.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    peak = log_joint.new_full((count,), -torch.inf).scatter_reduce(0, row, log_joint, "amax")
+    weight = (log_joint - peak[row]).nan_to_num(-torch.inf).exp()  # -inf - -inf: nothing at all in the row
+    total = weight.new_zeros(count).index_add(0, row, weight)
+    return peak + total.log(), weight / total[row]

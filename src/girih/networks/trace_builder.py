@@ -1,0 +1,136 @@
+"""Collects the steps of a trace while the graph of a module is walked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from girih.errors import UnsupportedLayerError
+from girih.networks.affine_maps import AffineMap, Average, Plain, Selection
+from girih.networks.live_tensors import Source
+from girih.networks.trace_steps import AffineStep, KinkStep, LatentStep, MaxStep, Step, affine_step
+
+# The code of a maximum is an int8.
+LONGEST_WINDOW = 127
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A value of the graph that depends on z: a step, and the shape of its features in the module."""
+
+    step: int
+    shape: tuple[int, ...]
+
+
+def plain(value: Any) -> Any:
+    """The lists of a graph as tuples."""
+    return tuple(plain(part) for part in value) if isinstance(value, tuple | list) else value
+
+
+class Builder:
+    """The steps so far.
+
+    Args:
+        latent_shape: of one latent, (S,) or (C, 1, 1).
+        batch: the number of rows that sizes in the graph were read with.
+        device: of the parameters.
+    """
+
+    def __init__(self, latent_shape: tuple[int, ...], batch: int, device: torch.device) -> None:
+        self.steps: list[Step] = [LatentStep(math.prod(latent_shape))]
+        self.latent_shape, self.batch, self.device = latent_shape, batch, device
+        self.label = ""  # how errors name the current layer: "layer '1' is Tanh"
+        self.path = ""
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Stop, with the name of the current layer."""
+        raise UnsupportedLayerError(f"{self.label}{reason}")
+
+    def affine(self, operator: AffineMap, *features: Feature) -> Feature:
+        """Add an affine step."""
+        zeros = [torch.zeros(self.batch, *f.shape, dtype=torch.float64, device=self.device) for f in features]
+        with torch.no_grad():
+            shape = tuple(operator.linear(*zeros).shape)
+        if not shape or shape[0] != self.batch:
+            self.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
+        step = affine_step(operator, [f.step for f in features], [f.shape for f in features], shape[1:], self.path)
+        return self._append(step, shape[1:])
+
+    def average(self, feature: Feature, function: str, *args: Plain, **options: Plain) -> Feature:
+        """Add a linear step with coefficients of at least 0 and without parameters."""
+        return self.affine(Average(function, tuple(plain(value) for value in args), options), feature)
+
+    def kink(
+        self,
+        feature: Feature,
+        thresholds: Sequence[float],
+        pieces: Sequence[float | Source],
+        offsets: Sequence[float],
+        channel: Tensor | None = None,
+    ) -> Feature:
+        """Add an activation."""
+        size = self.steps[feature.step].size
+        step = KinkStep(thresholds, pieces, offsets, feature.step, size, self.path, channel)
+        return self._append(step, feature.shape)
+
+    def again(self, step: Step, features: Sequence[Feature]) -> Feature:
+        """Add a step of a network that was made of steps."""
+        added = step.rewired([feature.step for feature in features])
+        added.path = self.path
+        return self._append(added, step.shape if isinstance(step, AffineStep) else (step.size,))
+
+    def maximum(self, feature: Feature, windows: Tensor, shape: tuple[int, ...]) -> Feature:
+        """Add maxima over windows `(size, m)` of the flat features."""
+        if windows.shape[1] > LONGEST_WINDOW:
+            self.refuse(
+                f" over {windows.shape[1]} features, and at most {LONGEST_WINDOW} are supported; "
+                "take the maximum in two steps"
+            )
+        return self._append(MaxStep(windows, feature.step, self.path), shape)
+
+    def move(self, feature: Feature, function: Callable[[Tensor], Any]) -> Any:
+        """What a function gives that only moves, picks or repeats entries; a tuple where it gives one."""
+        result = function(self.numbered(feature))
+        if isinstance(result, tuple | list):
+            return tuple(self._moved(feature, part) for part in result)
+        return self._moved(feature, result)
+
+    def numbered(self, feature: Feature) -> Tensor:
+        """A batch in the shape of the feature, that holds 0, 1, 2, ... and goes on from row to row."""
+        size = self.steps[feature.step].size
+        entries = torch.arange(self.batch * size, dtype=torch.float64, device=self.device)
+        return entries.reshape(self.batch, *feature.shape)
+
+    def _moved(self, feature: Feature, result: Tensor) -> Feature:
+        size = self.steps[feature.step].size
+        rows = result.reshape(len(result), -1).long() if result.ndim and result.numel() else None
+        start = size * torch.arange(self.batch, device=self.device)[:, None]
+        if rows is None or len(rows) != self.batch or not torch.equal(rows - start, rows[:1].expand_as(rows)):
+            self.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
+        shape = tuple(result.shape[1:])
+        index = rows[0]
+        if torch.equal(index, torch.arange(size, device=self.device)):
+            return Feature(feature.step, shape)
+        return self.affine(Selection(index, shape), feature)
+
+    def _append(self, step: Step, shape: tuple[int, ...]) -> Feature:
+        self.steps.append(step)
+        return Feature(len(self.steps) - 1, tuple(shape))
+
+    def finish(self, output: int) -> tuple[list[Step], int]:
+        """The steps that the output depends on, and the index of the output among them."""
+        needed = {0}
+        waiting = [output]
+        while waiting:
+            index = waiting.pop()
+            if index not in needed:
+                needed.add(index)
+                waiting.extend(self.steps[index].inputs)
+        kept = sorted(needed)
+        place = {index: new for new, index in enumerate(kept)}
+        return [self.steps[i].rewired([place[j] for j in self.steps[i].inputs]) for i in kept], place[output]
