@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import girih
+from girih._version import __version__
 
 # Up to this many columns are listed one by one.
 _FEW = 6
@@ -125,7 +125,7 @@ class Picture(NamedTuple):
 def versions() -> dict[str, str]:
     """What a result was made with, as results note it."""
     return {
-        "girih": girih.__version__,
+        "girih": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
