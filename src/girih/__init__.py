@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from girih._papers import papers
+from girih._version import __version__
 
 if TYPE_CHECKING:
     from girih import (
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from girih.selection import select_model
     from girih.training import FitOptions, FitResult
 
-__version__ = "0.1.0"
-
 __all__ = [
     "DGN",
     "Covariance",
@@ -47,6 +46,7 @@ __all__ = [
     "FitResult",
     "Partition",
     "Posterior",
+    "__version__",
     "datasets",
     "em",
     "errors",

@@ -62,3 +62,7 @@ class DerivativeError(GirihError):
 
 class SingularInformationError(GirihError):
     """A Fisher information that must be inverted is singular: some direction of z is not determined."""
+
+
+class MissingExtraError(ModuleNotFoundError, GirihError):
+    """A package that only some of girih needs is not installed; the message names the extra that installs it."""

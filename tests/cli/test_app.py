@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import girih as library
-from girih.cli.threads import compute_threads
+from girih.cli import options
 
 
 def test_version_and_help(girih):
@@ -138,9 +138,9 @@ def test_threads_are_put_back():
     import torch
 
     before = torch.get_num_threads()
-    with compute_threads(10, asked=2):
+    with options.compute_threads(10, asked=2):
         assert torch.get_num_threads() == 2
-    with pytest.raises(KeyError), compute_threads(10):
+    with pytest.raises(KeyError), options.compute_threads(10):
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before

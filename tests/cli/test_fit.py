@@ -102,9 +102,9 @@ def test_images_get_two_layers_a_weight_prior_and_their_own_pictures(images):
     assert (folder / "fit" / "samples.png").stat().st_size > 0
     # fitted in units of the pixel range, kept in pixels
     assert metrics["noise"]["shape"] == "isotropic" and 5 < metrics["noise"]["deviation"] < 120
-    from girih.cli.fitting import default_hidden
+    from girih.cli import fitting
 
-    assert default_hidden(load("digits-3")) == (8, 16) and default_hidden(load("iris")) == (8,)
+    assert fitting.default_hidden(load("digits-3")) == (8, 16) and fitting.default_hidden(load("iris")) == (8,)
 
 
 def test_json_is_one_object_with_the_metrics(images):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import girih as library
-from girih.cli.decoders import image_shape_of, load_decoder
+from girih.cli import decoders
 
 CODE = """
 import torch
@@ -194,7 +194,7 @@ def test_a_file_a_module_and_a_class(girih, code, no_pictures, monkeypatch):
     ],
 )
 def test_image_shapes(code, name, asked, expected):
-    assert image_shape_of(load_decoder(f"{code}:{name}"), asked) == expected
+    assert decoders.image_shape_of(decoders.load_decoder(f"{code}:{name}"), asked) == expected
 
 
 def test_a_guessed_image_shape_is_told_and_old_pictures_go(girih, code):

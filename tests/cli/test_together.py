@@ -16,9 +16,7 @@ import typer
 import girih as library
 from effort import cases
 from girih._staging import current, temporary_name
-from girih.cli import results
-from girih.cli.folder import OutputFolder
-from girih.cli.terminal import command
+from girih.cli import folder, results, terminal
 from girih.errors import ModelFileError
 from girih.report import pictures
 from girih.training import Checkpoint, fit_gradient
@@ -32,8 +30,8 @@ unix = pytest.mark.skipif(os.name == "nt", reason="signals and forks")
 
 @pytest.fixture(autouse=True)
 def _one_quick_picture(monkeypatch):
-    def draw(out, est, dataset, scores, standard_units=False):
-        (out / "nll_curve.png").write_bytes(scores["log_p"].to_numpy().tobytes())
+    def draw(out, est, dataset, log_p, standard_units=False):
+        (out / "nll_curve.png").write_bytes(log_p.tobytes())
         return [pictures.Picture(out / "nll_curve.png", "a picture", "of the scores")]
 
     monkeypatch.setattr(pictures, "draw_fit", draw)
@@ -41,8 +39,8 @@ def _one_quick_picture(monkeypatch):
 
 def write_set(number):
     """What a run leaves: files, a model, and a picture that only the first run has."""
-    folder = OutputFolder(Path("o"), "fit", ("a.json", "b.csv", "picture.png"))
-    with folder.results() as stage:
+    out = folder.OutputFolder(Path("o"), "fit", ("a.json", "b.csv", "picture.png"))
+    with out.results() as stage:
         (stage / "a.json").write_text(str(number))
         library.save(library.DGN(library.mlp([1, 3, 2], seed=number), noise=1.0 + number), stage / "model")
         if number == 0:
@@ -75,7 +73,7 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one():
         found.append(read_set())
         if status == 0:
             break
-        OutputFolder(Path("o"), "score", ("summary.json",))  # any later run ends what was begun
+        folder.OutputFolder(Path("o"), "score", ("summary.json",))  # any later run ends what was begun
         assert read_set() == found[-1] == int(Path("o/a.json").read_text())
         assert Path("o/picture.png").exists() == (found[-1] == 0)
         assert names("o/model") == ["config.json", "model.safetensors"]
@@ -176,7 +174,7 @@ def test_training_within_a_command_saves_its_checkpoint_and_ends(capsys):
 
     calls, x = [], torch.ones(8, 1, dtype=torch.float64)
 
-    @command
+    @terminal.command
     def train():
         fit_gradient(library.mlp([1, 1], seed=0), x, loss=loss, max_epochs=500, checkpoint="run.ckpt", progress=False)
 
@@ -206,7 +204,7 @@ def test_temporary_files_of_a_killed_run_go_with_the_next_and_those_of_living_on
     assert girih(*SMALL).code == 0
 
     def killed():
-        with OutputFolder(Path("o"), "fit", ()).results() as stage:
+        with folder.OutputFolder(Path("o"), "fit", ()).results() as stage:
             (stage / "marginal.png").write_text("half of it")
             kill()
 

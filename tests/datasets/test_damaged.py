@@ -24,7 +24,7 @@ from scipy.io import savemat
 
 from effort import cases
 from girih.datasets import load
-from girih.datasets.matfile import read_mat
+from girih.datasets.arrayfile import read_mat
 from girih.errors import DataSourceError, EmptyDataError, GirihError, ParameterError
 
 RNG = np.random.default_rng(0)

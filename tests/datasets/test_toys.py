@@ -9,8 +9,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import ive, logsumexp
 from sklearn.datasets import make_moons
 
-from girih.datasets import Dataset, load, names
-from girih.datasets.entropy import circle_entropy, curve_entropy, line_entropy
+from girih.datasets import Dataset, circle_entropy, curve_entropy, line_entropy, load, names
 from girih.errors import ParameterError
 
 TOYS = ["circle", "wave", "line", "spiral", "moons", "many-moons", "circles", "grid-mixture", "ring-mixture"]

@@ -10,10 +10,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 import girih
 from girih.errors import LatentDimensionError, ParameterError
-from girih.plots import plot_cells, plot_discovery, plot_image
-from girih.plots.colouring import TINTS, quantity, tints
-from girih.plots.discovery import walk_steps
-from girih.plots.polygons import cell_polygons
+from girih.plots import TINTS, cell_polygons, plot_cells, plot_discovery, plot_image, quantity, tints, walk_steps
 
 
 def fills(ax):

@@ -13,8 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from girih.errors import EmptyDataError, ParameterError, ShapeError
-from girih.plots import plot_nll_curve, plot_training_curves
-from girih.plots.style import CYCLE, STYLE, styled
+from girih.plots import CYCLE, STYLE, plot_nll_curve, plot_training_curves, styled
 
 Check = Callable[[Axes | Figure], None]
 

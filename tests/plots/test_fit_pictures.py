@@ -4,15 +4,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 
 import girih
 from girih.datasets import Dataset, load
-from girih.report.captions import captions
-from girih.report.pictures import draw_fit
+from girih.report import captions, draw_fit
 
 
 def fitted(X: np.ndarray, S: int) -> girih.DGNEstimator:
@@ -37,7 +35,7 @@ def test_every_picture_that_suits_the_data_is_drawn(data: str, S: int, expected:
     else:
         dataset = load(data, n=40) if data == "circle" else load(data).subset(40)
     est = fitted(dataset.X, S)
-    scores = pd.DataFrame({"log_p": est.score_samples(dataset.X)})
+    scores = est.score_samples(dataset.X)
     pictures = draw_fit(tmp_path, est, dataset, scores, standard_units=data == "iris")
     assert {p.file.stem for p in pictures} == expected | {"nll_curve", "posterior", "partition", "embedding"}
     for picture in pictures:

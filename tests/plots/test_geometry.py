@@ -19,6 +19,7 @@ from girih.geometry import (
     segment_cells,
 )
 from girih.plots import (
+    percent,
     plot_angles,
     plot_basis,
     plot_basis_vectors,
@@ -31,8 +32,8 @@ from girih.plots import (
     plot_log_volumes,
     plot_singular_values,
     plot_slices,
+    weighted_quantiles,
 )
-from girih.plots.histograms import percent, weighted_quantiles
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +279,7 @@ def test_slices_show_the_values_of_the_full_cells(finished):
     polygons = first.collections[0]
     norm_of = figure.axes[-1]  # the colour bar
     low, high = norm_of.get_ylim()
-    from girih.plots.style import latent_colours
+    from girih.plots import latent_colours
 
     for path, colour in list(zip(polygons.get_paths(), polygons.get_facecolor(), strict=True))[::5]:
         a, b = path.vertices[:-1].mean(0)

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 import girih
 from girih.datasets import load
 from girih.errors import ParameterError, ShapeError
-from girih.plots import plot_manifold
-from girih.plots.plane import limits_around, plane_of
+from girih.plots import limits_around, plane_of, plot_manifold
 
 Check = Callable[[Axes | Figure], None]
 

@@ -11,10 +11,18 @@ from matplotlib.figure import Figure
 
 import girih
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
-from girih.plots import density, plot_embedding, plot_image_manifold, plot_manifold, plot_marginal, plot_posteriors
-from girih.plots.data import lattice, spread_latents
-from girih.plots.manifold_surface import grid_lines
-from girih.plots.posterior_plane import posterior_grid
+from girih.plots import (
+    density,
+    grid_lines,
+    lattice,
+    plot_embedding,
+    plot_image_manifold,
+    plot_manifold,
+    plot_marginal,
+    plot_posteriors,
+    posterior_grid,
+    spread_latents,
+)
 
 Check = Callable[[Axes | Figure], None]
 PRIOR = {2: [[2.0, 0.6], [0.6, 0.5]], 3: None}

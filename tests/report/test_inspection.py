@@ -9,9 +9,7 @@ from scipy.linalg import subspace_angles
 
 import girih
 from girih.geometry import Uniform
-from girih.report import inspect_decoder
-from girih.report.inspection_facts import cell_table, facts
-from girih.report.inspection_numbers import explain_inspection
+from girih.report import cell_table, draw_inspection, explain_inspection, facts, inspect_decoder
 
 
 def jacobians(net, z):
@@ -76,10 +74,10 @@ def test_the_table_of_cells_against_autograd_and_counts():
     net = girih.mlp([2, 8, 8, 5], activation="leaky_relu", seed=3)
     found = inspect_decoder(net, 1.5)
     table = cell_table(found)
-    z = torch.as_tensor(table[["z1", "z2"]].to_numpy().copy())
+    z = torch.as_tensor(np.stack((table["z1"], table["z2"]), 1))
     J = jacobians(net, z)
     spectrum = torch.linalg.svdvals(J)
-    np.testing.assert_allclose(table[["singular_value_1", "singular_value_2"]], spectrum, rtol=1e-9)
+    np.testing.assert_allclose(np.stack((table["singular_value_1"], table["singular_value_2"]), 1), spectrum, rtol=1e-9)
     np.testing.assert_allclose(table["log_volume"], 0.5 * torch.linalg.slogdet(J.mT @ J)[1], atol=1e-7)
     np.testing.assert_allclose(table["disentanglement"], spectral_entanglement(J), atol=1e-9)
     part = girih.Partition(net)
@@ -176,7 +174,7 @@ def test_a_fold_is_found_and_its_entropy_is_lower():
 
 
 def test_many_cells_are_searched_for_a_second_preimage(monkeypatch):
-    monkeypatch.setattr("girih.report.injectivity._CELLS", 10)
+    monkeypatch.setattr("girih.report.inspection._CELLS", 10)
     net = girih.mlp([2, 20, 20, 2], activation="leaky_relu", seed=0)
     flat = torch.nn.Sequential(torch.nn.Linear(2, 40), girih.networks.Abs(), torch.nn.Linear(40, 2)).double()
     with torch.no_grad():
@@ -191,7 +189,7 @@ def test_many_cells_are_searched_for_a_second_preimage(monkeypatch):
 
 
 def test_too_many_programs_are_not_started(monkeypatch):
-    monkeypatch.setattr("girih.report.injectivity._PROGRAMS", 1)
+    monkeypatch.setattr("girih.report.inspection._PROGRAMS", 1)
     verdict = inspect_decoder(girih.mlp([2, 12, 12, 3], activation="leaky_relu", seed=0)).verdict
     assert verdict.injective is None and "need a linear program" in verdict.reason
 
@@ -230,8 +228,6 @@ def test_weights_that_are_not_finite_are_refused():
 @pytest.mark.parametrize("shape", [(3, 2, 4), (2, 4, 3), (1, 4, 6)])
 def test_pictures_of_images_with_channels(tmp_path, monkeypatch, shape):
     monkeypatch.setattr("girih.plots.style.DPI", 40)
-    from girih.report.inspection_pictures import draw_inspection
-
     found = inspect_decoder(girih.mlp([3, 4, 24], seed=0), draws=30)
     drawn = draw_inspection(tmp_path, found, shape)
     assert {picture.file.name for picture in drawn} >= {"samples.png", "basis.png", "slices.png"}

@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from girih.cli.fit import fit
-from girih.cli.impute import impute
+import girih
+from girih.cli.fit import fit, select
 from girih.cli.info import datasets, info
 from girih.cli.inspect import inspect
 from girih.cli.reproduce import reproduce
-from girih.cli.sample import sample
-from girih.cli.score import score
-from girih.cli.select import select
+from girih.cli.rows import impute, sample, score
 
 app = typer.Typer(
     name="girih",
@@ -34,9 +32,7 @@ for function in (fit, select, score, sample, impute, inspect, info, datasets, re
 
 def _show_version(value: bool) -> None:
     if value:
-        from girih import __version__
-
-        typer.echo(f"girih {__version__}")
+        typer.echo(f"girih {girih.__version__}")
         raise typer.Exit
 
 

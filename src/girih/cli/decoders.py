@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from girih.cli.inputs import MODEL, read_model
 from girih.cli.terminal import CommandError
 from girih.errors import UnsupportedLayerError
+from girih.networks import Trace, trace
 
-if TYPE_CHECKING:
-    from girih.networks import Trace
+Network = torch.nn.Module | torch.export.ExportedProgram | Trace
 
 _LEAST_SIDE = 8  # of outputs that are taken for square images without being told
 
@@ -44,7 +48,7 @@ class Decoder:
     name: str
     trace: Trace
     code: str
-    prior: Any = None
+    prior: torch.Tensor | None = None
     output_shape: tuple[int, ...] | None = None
     columns: list[str] | None = None
     notes: list[str] = field(default_factory=list)
@@ -148,10 +152,10 @@ def _from_code(source: str, module: str, name: str, wanted: Wanted) -> Decoder:
     notes = []
     if _in_training(net):
         notes.append("the module was in training mode; it is inspected in eval mode, without dropout")
-    if hasattr(net, "eval") and hasattr(net, "cpu"):
+    if isinstance(net, torch.nn.Module):
         net = net.cpu().eval()
     short = Path(module).stem if module.endswith(".py") else module.rpartition(".")[2]
-    made = name if not callable(maker) or _is_module(maker) else f"{name}()"
+    made = name if not callable(maker) or _is_network(maker) else f"{name}()"
     home = str(Path(module).parent) if module.endswith(".py") else "."
     path = "" if home == "." else f"import sys\n\nsys.path.insert(0, {home!r})\n"
     code = f"{path}from {short} import {name}\n\ntrace = girih.trace({made}.eval(){wanted.code})"
@@ -205,7 +209,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _find(module: ModuleType, where: str, name: str) -> Any:
+def _find(module: ModuleType, where: str, name: str) -> object:
     if hasattr(module, name):
         return getattr(module, name)
     own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -214,9 +218,9 @@ def _find(module: ModuleType, where: str, name: str) -> Any:
     raise CommandError(f"{where} has no {name!r}{hint}")
 
 
-def _make(maker: Any, name: str) -> Any:
+def _make(maker: object, name: str) -> Network:
     """The network that a function returns; a module or an exported program is taken as it is."""
-    if _is_module(maker):
+    if _is_network(maker):
         return maker
     if not callable(maker):
         raise CommandError(f"{name} is a {type(maker).__name__}; name a function that returns the torch.nn.Module")
@@ -230,7 +234,7 @@ def _make(maker: Any, name: str) -> Any:
         net = maker()
     except (Exception, SystemExit) as error:
         raise CommandError(f"{name}() fails: {_line(error)}") from None
-    if not _is_module(net):
+    if not _is_network(net):
         raise CommandError(f"{name}() returned a {type(net).__name__}; it must return the torch.nn.Module")
     return net
 
@@ -245,28 +249,20 @@ def _needed(maker: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is Parameter.empty and p.kind not in several]
 
 
-def _is_module(value: Any) -> bool:
-    import torch
-
-    from girih.networks import Trace
-
-    return isinstance(value, torch.nn.Module | torch.export.ExportedProgram | Trace)
+def _is_network(value: object) -> TypeGuard[Network]:
+    return isinstance(value, Network)
 
 
-def _in_training(net: Any) -> bool:
+def _in_training(net: object) -> bool:
     """Whether a layer of a module behaves differently in training, and is in training mode."""
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-    from torch.nn.modules.dropout import _DropoutNd
-
     return isinstance(net, torch.nn.Module) and any(
         layer.training for layer in net.modules() if isinstance(layer, _BatchNorm | _DropoutNd)
     )
 
 
-def _traced(source: str, name: str, net: Any, code: str, wanted: Wanted, notes: list[str] | None = None) -> Decoder:
-    from girih.networks import trace
-
+def _traced(
+    source: str, name: str, net: Network | Path, code: str, wanted: Wanted, notes: list[str] | None = None
+) -> Decoder:
     try:
         traced = trace(net, **wanted._asdict())
     except UnsupportedLayerError as error:

@@ -17,11 +17,23 @@ from girih.em import DGNEstimator
 from girih.em.estimator import fold_estimator
 from girih.em.scaling import Scaling
 from girih.errors import ModelFileError
+from girih.inference import check_latent_dim
 from girih.io import check_target
 from girih.training import Checkpoint
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
+
+__all__ = [
+    "CHECKPOINT",
+    "Fitted",
+    "Settings",
+    "check_columns",
+    "check_latent_dim",
+    "check_model_folder",
+    "fit",
+    "notes_on",
+]
 
 CHECKPOINT = "checkpoint.safetensors"
 

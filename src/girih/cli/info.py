@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from girih.cli.inputs import SavedModel, read_model
+import girih
 from girih.cli.options import Json
 from girih.cli.terminal import Terminal, command
+
+if TYPE_CHECKING:
+    import torch
+
+    from girih.cli.inputs import SavedModel
 
 
 @command
@@ -29,7 +34,9 @@ def info(
         facts = versions()
         terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
     else:
-        facts = describe_model(read_model(model))
+        from girih.cli import inputs
+
+        facts = describe_model(inputs.read_model(model))
         terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
     terminal.result(facts)
 
@@ -37,25 +44,17 @@ def info(
 @command
 def datasets(as_json: Json = False) -> None:
     """List the built-in data sets."""
-    from girih.datasets import names
-
-    terminal, known = Terminal(as_json), names()
+    terminal, known = Terminal(as_json), girih.datasets.names()
     terminal.table(known)
     terminal.result({"datasets": known})
 
 
 def versions() -> dict[str, Any]:
     """Versions of girih and of what it computes with."""
-    import numpy as np
     import torch
 
-    from girih import __version__
-
     return {
-        "girih": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
+        **girih.report.versions(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "platform": platform.platform(),
@@ -64,15 +63,12 @@ def versions() -> dict[str, Any]:
 
 def describe_model(saved: SavedModel) -> dict[str, Any]:
     """Sizes, layers, noise and fit of a model."""
-    from girih.em import count_parameters
-    from girih.networks import KinkStep, LinearStep
-
     dgn, est = saved.dgn, saved.estimator
     layers = []
     for step in dgn.trace.steps[1:]:
-        if isinstance(step, LinearStep):
+        if isinstance(step, girih.networks.LinearStep):
             layers.append(f"affine {step.in_features} -> {step.out_features}")
-        elif isinstance(step, KinkStep) and step.bends_at_zero:
+        elif isinstance(step, girih.networks.KinkStep) and step.bends_at_zero:
             layers.append(f"kink with slope {_slope(step.slope)}")
         else:
             layers.append(f"{step.kind} of {step.size} features")
@@ -90,7 +86,7 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
         "noise": noise.name,
         "noise_deviation": float(noise.mean_variance.sqrt()) if columns is None else columns,
         "stored_parameters": sum(p.numel() for p in dgn.parameters()),
-        "identifiable_parameters": est.n_parameters_ if est is not None else count_parameters(dgn),
+        "identifiable_parameters": est.n_parameters_ if est is not None else girih.em.count_parameters(dgn),
         "fitted_to": saved.metrics.get("data", {}).get("source"),
         "nll_per_row": nll,
         "iterations": None if est is None else est.n_iter_,
@@ -100,11 +96,11 @@ def describe_model(saved: SavedModel) -> dict[str, Any]:
     }
 
 
-def _slope(slope: Any) -> str:
+def _slope(slope: torch.Tensor) -> str:
     return f"{float(slope):g}" if slope.numel() == 1 else "per unit"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
     if isinstance(value, bool):

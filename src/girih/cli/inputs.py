@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import girih
+from girih import datasets
+from girih._files import read_json
 from girih._staging import current
 from girih.cli.terminal import CommandError
+from girih.datasets import Dataset
+from girih.datasets.files import SUFFIXES
+from girih.em import DGNEstimator
 from girih.errors import DataSourceError, ModelFileError
-
-if TYPE_CHECKING:
-    from girih.datasets import Dataset
-    from girih.em import DGNEstimator
-    from girih.inference import DGN
+from girih.inference import DGN
 
 MODEL, DATA_FILE, METRICS = "model", "data.json", "metrics.json"
 
@@ -43,9 +45,6 @@ class SavedModel:
 
 def read_model(path: Path) -> SavedModel:
     """The model in a folder of `girih fit`, or of `girih.save`."""
-    import girih
-    from girih.em import DGNEstimator
-
     home, folder = path, current(path / MODEL)
     if not folder.is_dir():
         home, folder = (path.parent if path.name == MODEL else path), path
@@ -70,8 +69,6 @@ def read_model(path: Path) -> SavedModel:
 
 def is_file(data: str) -> bool:
     """Whether DATA is a path rather than a built-in name."""
-    from girih.datasets.files import SUFFIXES
-
     return Path(data).suffix.lower() in SUFFIXES
 
 
@@ -90,8 +87,6 @@ def load_data(
     header: bool | None = None,
 ) -> Dataset:
     """The rows of a file or of a built-in data set, with the columns that were asked for."""
-    from girih import datasets
-
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
@@ -168,8 +163,6 @@ def plural(n: int, noun: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    from girih._files import read_json
-
     try:
         value = read_json(current(path))
     except ModelFileError:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.inputs import MODEL
 from girih.cli.options import Json, Out, Seed
 from girih.cli.terminal import CommandError, Terminal, command
+
+if TYPE_CHECKING:
+    import torch
 
 _CELLS, _PRIOR = "Cells", "Decoder"
 
@@ -125,14 +128,13 @@ def inspect(
     if prior is not None and uniform is not None:
         raise CommandError("--prior and --uniform exclude each other; give one of them")
     with terminal.busy("loading"):
-        from girih.cli import decoders, inspected
-        from girih.report import inspect_decoder
+        from girih.cli import decoders, inputs, inspected
 
         loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
         latent = _prior(prior, uniform, loaded.prior)
         shape, guessed = decoders.image_shape_of(loaded, image_shape)
         path = default_out(out, loaded.name, "inspect")
-        if (path / MODEL).is_dir():
+        if (path / inputs.MODEL).is_dir():
             raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
         folder = OutputFolder(path, "inspect", inspected.FILES)
     traced = loaded.trace
@@ -142,7 +144,7 @@ def inspect(
     if guessed and shape is not None:
         terminal.note(f"outputs are drawn as {shape[0]}x{shape[1]} images; change that with --image-shape")
     begun = time.perf_counter()
-    found = inspect_decoder(
+    found = girih.report.inspect_decoder(
         traced,
         latent,
         draws=cells,
@@ -164,14 +166,14 @@ def _place(output: str | None) -> str | int | None:
     return int(output) if output is not None and output.lstrip("-").isdecimal() else output
 
 
-def _prior(variance: float | None, uniform: tuple[float, float] | None, fitted: Any) -> Any:
+def _prior(
+    variance: float | None, uniform: tuple[float, float] | None, fitted: torch.Tensor | None
+) -> float | torch.Tensor | girih.geometry.Uniform:
     if variance is not None and not 0.0 < variance < float("inf"):
         raise CommandError(f"--prior takes a positive variance, got {variance:g}")
     if uniform is None:
         return variance if variance is not None else 1.0 if fitted is None else fitted
-    from girih.geometry import Uniform
-
     low, high = uniform
     if not -float("inf") < low < high < float("inf"):
         raise CommandError(f"--uniform takes two finite numbers, LOW below HIGH; got {low:g} and {high:g}")
-    return Uniform(low, high)
+    return girih.geometry.Uniform(low, high)

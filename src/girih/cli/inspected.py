@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import girih
 from girih._files import write_json, write_text
 from girih.cli.decoders import Decoder
 from girih.cli.folder import OutputFolder
-from girih.cli.rows import write_csv
+from girih.cli.tables import write_csv
 from girih.cli.terminal import Terminal
 from girih.geometry.priors import UniformPrior
-from girih.report import Inspection, Picture, render
+from girih.report import Inspection, Picture, render, versions
 from girih.report.inspection_facts import cell_table, facts
 from girih.report.inspection_numbers import explain_inspection
 from girih.report.inspection_pictures import PICTURES, draw_inspection
@@ -42,12 +40,7 @@ def write(
     metrics["decoder"]["image_shape"] = None if image_shape is None else list(image_shape)
     metrics["settings"] = settings
     metrics["notes"] = [*decoder.notes, *([found.note] if found.note else [])]
-    metrics["versions"] = {
-        "girih": girih.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }
+    metrics["versions"] = versions()
     with folder.results() as results:
         write_json(results / NUMBERS, metrics)
         write_csv(results / CELLS, cell_table(found))
@@ -76,7 +69,7 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures: list[Picture]) -> str:
-    settings, versions = metrics["settings"], metrics["versions"]
+    settings = metrics["settings"]
     layers = metrics["decoder"]["layers"]
     shown = layers if len(layers) <= _LISTED else [*layers[:_LISTED], f"and {len(layers) - _LISTED} more"]
     shape = metrics["decoder"]["image_shape"]
@@ -100,10 +93,7 @@ def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures
         f"A decoder from {found.latent_dim} latent variable{'s' if found.latent_dim > 1 else ''} to "
         f"{found.trace.output_dim:,} output{'s' if found.trace.output_dim > 1 else ''}, piece by piece. {how}{note}"
     )
-    footer = f"girih {versions['girih']}, Python {versions['python']}, torch {versions['torch']}"
-    return render(
-        decoder.name, lead, explain_inspection(metrics), pictures, options, _code(decoder, found, settings), footer
-    )
+    return render(decoder.name, lead, explain_inspection(metrics), pictures, options, _code(decoder, found, settings))
 
 
 def _prior_text(prior: dict[str, Any]) -> str:

@@ -1,8 +1,10 @@
-"""The options that several commands share."""
+"""The options that several commands share, and the threads that they compute with."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +66,9 @@ Threads = Annotated[
     typer.Option("--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
+# Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside
+# another busy program they wait for its time slices too, which was measured to make a fit 25 times as slow.
+_SMALL = 5_000_000
 
 
 class Activation(StrEnum):
@@ -160,3 +165,16 @@ def parse_weight_prior(text: str) -> str | None:
             param_hint="--weight-prior",
         )
     return text.strip()
+
+
+@contextmanager
+def compute_threads(entries: int, asked: int | None = None) -> Iterator[None]:
+    """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked if asked is not None else 1 if entries <= _SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

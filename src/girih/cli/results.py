@@ -1,29 +1,27 @@
-"""What `girih fit` leaves in its folder: model, numbers, pictures and the report, in the order of their worth."""
+"""What `girih fit` and `girih select` leave in their folders, in the order of its worth."""
 
 from __future__ import annotations
 
 import math
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 
 import girih
-from girih._files import write_json, write_text
+from girih._files import atomic_path, write_json, write_text
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
-from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file
-from girih.cli.rows import score_rows, write_csv
+from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file, plural
+from girih.cli.tables import Array, score_rows, write_csv
 from girih.cli.terminal import Terminal
-from girih.report import Picture, explain, noise_text, render
+from girih.report import Picture, explain, noise_text, pictures, render, versions
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
+    from girih.selection import Row, SelectionResult
 
 REPORT, SCORES, CURVE = "report.html", "scores.csv", "nll_curve.csv"
 PICTURES = (
@@ -40,6 +38,8 @@ FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES)
 
 # Columns up to which the noise of each is listed in the metrics.
 _LISTED = 64
+TABLE, NUMBERS, PICTURE, FITS = "selection.csv", "selection.json", "selection.png", "fits"
+SELECTION_FILES = (TABLE, NUMBERS, PICTURE, DATA_FILE)
 
 
 def write(
@@ -51,16 +51,16 @@ def write(
     scores, _ = score_rows(est.dgn_, dataset.X)
     with folder.results() as results:
         girih.save(est, results / MODEL)
-        write_json(results / DATA_FILE, _data(dataset, settings))
+        write_json(results / DATA_FILE, _notes(dataset, settings.source))
         fitted.seconds["score"] = time.perf_counter() - start
-        metrics = measure(fitted, dataset, settings, scores["log_p"].to_numpy())
+        metrics = measure(fitted, dataset, settings, scores["log_p"])
         write_json(results / METRICS, metrics)
         write_csv(results / SCORES, scores)
-        write_csv(results / CURVE, pd.DataFrame({"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_}))
+        write_csv(results / CURVE, {"iteration": np.arange(len(est.nll_curve_)), "nll": est.nll_curve_})
         if est.interrupted_:
             folder.keep(CHECKPOINT)
         with folder.outliving_interrupt():
-            _draw(results, folder.path, fitted, dataset, settings, scores, metrics, terminal)
+            _draw(results, folder.path, fitted, dataset, settings, scores["log_p"], metrics, terminal)
     return metrics
 
 
@@ -70,24 +70,22 @@ def _draw(
     fitted: Fitted,
     dataset: Dataset,
     settings: Settings,
-    scores: pd.DataFrame,
+    log_p: Array,
     metrics: dict[str, Any],
     terminal: Terminal,
 ) -> None:
     """The pictures and the report, and what they took."""
     start = time.perf_counter()
     with terminal.busy("drawing"):
-        from girih.report.pictures import draw_fit  # matplotlib takes its time
-
-        pictures = draw_fit(results, fitted.est, dataset, scores, standard_units=settings.standardize)
+        drawn = pictures.draw_fit(results, fitted.est, dataset, log_p, standard_units=settings.standardize)
     fitted.seconds["pictures"] = time.perf_counter() - start
     metrics["seconds"] = _rounded(fitted.seconds)
-    metrics["pictures"] = [picture.file.name for picture in pictures]
-    write_text(results / REPORT, _page(out, metrics, dataset, settings, pictures))
+    metrics["pictures"] = [picture.file.name for picture in drawn]
+    write_text(results / REPORT, _page(out, metrics, dataset, settings, drawn))
     write_json(results / METRICS, metrics)
 
 
-def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) -> dict[str, Any]:
+def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Array) -> dict[str, Any]:
     """The numbers of a fit, for people and for programs."""
     est = fitted.est
     n, k, total = len(log_p), est.n_parameters_, float(log_p.sum())
@@ -121,12 +119,7 @@ def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Any) ->
         },
         "settings": asdict(settings),
         "seconds": _rounded(fitted.seconds),
-        "versions": {
-            "girih": girih.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
 
 
@@ -153,16 +146,17 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
     terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
 
 
-def _data(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _notes(dataset: Dataset, source: str) -> dict[str, Any]:
+    """What later commands need to know of the data."""
     return {
-        "source": settings.source,
+        "source": source,
         "name": dataset.name,
         "columns": dataset.feature_names,
         "image_shape": dataset.image_shape,
     }
 
 
-def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settings, pictures: list[Picture]) -> str:
+def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settings, drawn: list[Picture]) -> str:
     options = {
         "data": settings.source,
         "rows, columns": f"{metrics['data']['rows']:,}, {metrics['data']['columns']:,}",
@@ -187,9 +181,7 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         f"A generator with {latents}, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
         "computed from the exact likelihood; none is estimated by sampling."
     )
-    versions = metrics["versions"]
-    footer = f"girih {versions['girih']}, Python {versions['python']}, torch {versions['torch']}"
-    return render(dataset.name, lead, explain(metrics), pictures, options, _code(out, dataset, settings), footer)
+    return render(dataset.name, lead, explain(metrics), drawn, options, _code(out, dataset, settings))
 
 
 def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
@@ -217,3 +209,53 @@ model.dgn_.posterior(rows[:3]).entropy()   # exact posteriors p(z | x)
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def write_selection(folder: OutputFolder, result: SelectionResult, dataset: Dataset, data: str) -> dict[str, Any]:
+    """Write the table, the best model and the picture; returns what `--json` prints."""
+    est = result.estimator
+    assert est is not None
+    if is_file(data) and has_names(dataset):
+        est.feature_names_in_ = np.array(dataset.feature_names, dtype=object)
+    value = {"out": str(folder.path), "model": str(folder / MODEL), **result.as_dict()}
+    with folder.results() as results:
+        girih.save(est, results / MODEL)
+        write_json(results / DATA_FILE, _notes(dataset, data))
+        rows = result.table
+        write_csv(results / TABLE, {name: [row[name] for row in rows] for name in rows[0]})
+        write_json(results / NUMBERS, value)
+        with atomic_path(results / PICTURE) as temporary:
+            girih.plots.plot_selection(result).savefig(temporary)
+    return value
+
+
+def tell_selection(terminal: Terminal, out: Path, result: SelectionResult) -> None:
+    """The table, the best and the elbow in the terminal."""
+    if result.resumed:
+        terminal.note(f"{plural(result.resumed, 'fit')} taken from {out / FITS}")
+    for name, reason in result.skipped.items():
+        terminal.note(f"{name} is left out: it {reason}")
+    header = ("model", "S", "hidden", "noise", "parameters", "NLL", "held-out NLL", "AIC", "BIC", "seconds")
+    best = next(i for i, row in enumerate(result.rows) if row is result.best)
+    terminal.columns(header, [_line(row) for row in result.rows], bold=best)
+    late = sum(not row.converged for row in result.rows)
+    if late:
+        terminal.note(f"{plural(late, 'model')} (marked *) still gained when --max-iter was reached")
+    c = result.best.candidate
+    terminal.say()
+    criterion = {"bic": "BIC", "aic": "AIC", "held_out": "held-out NLL"}[result.criterion]
+    terminal.say(f"Best by {criterion}: S = {c.latent_dim}, hidden {c.widths}, {c.noise} noise; fitted to all rows")
+    if len(result.elbow.points) > 1:
+        parts = [f"S = {p.latent_dim}: +{p.gap:.3f} (explains {p.explained:.0%})" for p in result.elbow.points]
+        terminal.say(f"Elbow: {', '.join(parts)} nats per row above the best S; suggested S = {result.elbow.suggested}")
+    terminal.say(f"Table:   {out / TABLE}")
+    terminal.say(f"Picture: {out / PICTURE}")
+    terminal.say(f"Model:   {out / MODEL}   (girih score {out} DATA)")
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    c = row.candidate
+    held_out = "" if math.isnan(row.held_out) else f"{row.held_out:.3f} ± {row.held_out_error:.3f}"
+    what = (str(c.latent_dim), c.widths, c.noise) if c.is_dgn else ("", f"k = {row.components}", "")
+    numbers = (str(row.n_parameters), f"{row.nll:.3f}", held_out, f"{row.aic:,.1f}", f"{row.bic:,.1f}")
+    return (c.model + ("" if row.converged else " *"), *what, *numbers, f"{row.seconds:.1f}")

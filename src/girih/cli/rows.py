@@ -1,71 +1,169 @@
-"""Exact numbers for each row of a table, in chunks, and the csv files that hold them."""
+"""`girih score`, `sample` and `impute`: the rows of a table under a fitted model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+import typer
 
-if TYPE_CHECKING:
-    import pandas as pd
+import girih
+from girih.cli.folder import OutputFolder, default_out
+from girih.cli.options import (
+    Columns,
+    DataArgument,
+    Drop,
+    Header,
+    Json,
+    ModelArgument,
+    Out,
+    Rows,
+    Seed,
+    compute_threads,
+    split_names,
+)
+from girih.cli.terminal import Terminal, command
 
-    from girih.inference import DGN
+_SCORES, _SUMMARY = "scores.csv", "summary.json"
+_SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
+_IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
 
-# Rows of one posterior at a time: its arrays are rows by cells.
-_CHUNK = 8192
 
+@command
+def score(
+    model: ModelArgument,
+    data: DataArgument,
+    columns: Columns = None,
+    drop: Drop = None,
+    header: Header = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the exact log p(x) of each row: the lowest ones are the anomalies.
 
-def score_rows(dgn: DGN, X: NDArray[np.float64]) -> tuple[pd.DataFrame, float]:
-    """`log p(x)` of each row, its latent (posterior mean and deviation), and how many entries are missing.
-
-    The second result is the certificate: the largest share of any p(x) that may have been left out.
+    Writes [b]scores.csv[/b] (log p in nats, the row's latent z and its uncertainty) and [b]summary.json[/b]. Of a
+    row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same.
     """
-    import pandas as pd
+    from girih._files import write_json
+    from girih.cli import inputs, tables
 
-    log_p, mean, deviation, left_out = [], [], [], 0.0
-    for start in range(0, len(X), _CHUNK):
-        posterior = dgn.posterior(X[start : start + _CHUNK])
-        log_p.append(posterior.log_evidence.cpu().numpy())
-        left_out = max(left_out, float(posterior.left_out.max()))
-        mean.append(posterior.mean.cpu().numpy())
-        deviation.append(posterior.variance.sqrt().cpu().numpy())
-    table: dict[str, Any] = {"row": np.arange(len(X)), "log_p": np.concatenate(log_p)}
-    z, spread = np.concatenate(mean), np.concatenate(deviation)
-    for s in range(dgn.latent_dim):
-        table[f"z{s + 1}"] = z[:, s]
-        table[f"z{s + 1}_deviation"] = spread[:, s]
-    missing = np.isnan(X).sum(1)
-    if missing.any():
-        table["missing"] = missing
-    return pd.DataFrame(table), left_out
+    terminal = Terminal(as_json)
+    saved = inputs.read_model(model)
+    dataset = inputs.load_for(
+        saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
+    )
+    folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
+    with compute_threads(dataset.X.size):
+        scores, left_out = tables.score_rows(saved.dgn, dataset.X)
+    summary = {**tables.summarise(scores["log_p"]), "left_out": left_out}
+    with folder.results() as results:
+        tables.write_csv(results / _SCORES, scores)
+        write_json(results / _SUMMARY, summary)
 
-
-def summarise(scores: pd.DataFrame, least: int = 5) -> dict[str, Any]:
-    """Mean, quantiles and the least probable rows."""
-    log_p = scores["log_p"].to_numpy()
-    order = np.argsort(log_p, kind="stable")[:least]
-    return {
-        "rows": len(log_p),
-        "mean": float(log_p.mean()),
-        "standard_deviation": float(log_p.std()),
-        "quantiles": {f"{q:g}": float(np.quantile(log_p, q)) for q in (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)},
-        "least_probable": [{"row": int(i), "log_p": float(log_p[i])} for i in order],
-    }
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """A csv file, written atomically; missing entries are empty cells."""
-    from girih._files import atomic_path
-
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    terminal.say(f"{dataset.name}: {inputs.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
+    quantiles = summary["quantiles"]
+    terminal.table(
+        {
+            "mean": f"{summary['mean']:.4f} (standard deviation {summary['standard_deviation']:.4f})",
+            "median": f"{quantiles['0.5']:.4f}",
+            "from, to": f"{quantiles['0']:.4f}, {quantiles['1']:.4f}",
+            "lowest 5%": f"below {quantiles['0.05']:.4f}",
+            "least likely": "\n".join(f"row {x['row']:<8} {x['log_p']:10.3f}" for x in summary["least_probable"]),
+            "left out": f"at most {left_out:.1e} of any p(x), by proof",
+        }
+    )
+    if "missing" in scores:
+        incomplete = int((scores["missing"] > 0).sum())
+        terminal.note(
+            f"{inputs.plural(incomplete, 'row')} with missing entries: log p is that of the entries that are there"
+        )
+    terminal.say(f"Scores: {folder / _SCORES} (rows are counted from 0)")
+    terminal.result({"out": str(folder.path), **summary})
 
 
-def write_npy(path: Path, array: NDArray[np.float64]) -> None:
-    """An npy file, written atomically."""
-    from girih._files import atomic_path
+@command
+def sample(
+    model: ModelArgument,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 100,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Draw new rows from a model.
 
-    with atomic_path(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+    Writes [b]samples.csv[/b], the same as [b]samples.npy[/b] (images in their shape), and for images and plane
+    data a picture, [b]samples.png[/b].
+    """
+    from girih.cli import inputs, tables
+
+    terminal = Terminal(as_json)
+    saved = inputs.read_model(model)
+    folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", (_SAMPLES, _SAMPLES_NPY, _PICTURE))
+    X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
+    written = [_SAMPLES, _SAMPLES_NPY]
+    with folder.results() as results:
+        tables.write_csv(results / _SAMPLES, dict(zip(saved.header(), X.T, strict=True)))
+        tables.write_npy(results / _SAMPLES_NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
+        if saved.image_shape is not None or X.shape[1] == 2:
+            girih.report.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
+            written.append(_PICTURE)
+    terminal.say(
+        f"{inputs.plural(count, 'row')} of {inputs.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
+    )
+    for name in written:
+        terminal.say(f"  {folder / name}")
+    terminal.result({"out": str(folder.path), "rows": count, "columns": X.shape[1], "seed": seed, "files": written})
+
+
+@command
+def impute(
+    model: ModelArgument,
+    data: DataArgument,
+    columns: Columns = None,
+    drop: Drop = None,
+    header: Header = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the empty cells of a table with their exact expectation given the rest of the row.
+
+    Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
+    columns filled. For an npy file also [b]imputed.npy[/b].
+    """
+    import numpy as np
+
+    from girih.cli import inputs, tables
+
+    terminal = Terminal(as_json)
+    saved = inputs.read_model(model)
+    dataset = inputs.load_for(
+        saved, data, columns=split_names(columns), drop=split_names(drop), seed=seed, header=header
+    )
+    folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
+    missing = np.isnan(dataset.X)
+    with compute_threads(dataset.X.size):
+        filled = saved.dgn.impute(dataset.X).cpu().numpy()
+    written = [_IMPUTED]
+    with folder.results() as results:
+        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, header)
+        if Path(data).suffix.lower() == ".npy":
+            tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
+            written.append(_IMPUTED_NPY)
+
+    count, rows = int(missing.sum()), int(missing.any(1).sum())
+    empty = int(missing.all(1).sum())
+    if count:
+        share, where = count / missing.size, inputs.plural(rows, "row")
+        terminal.say(f"{dataset.name}: filled {count:,} of {missing.size:,} entries ({share:.1%}), in {where}")
+    else:
+        terminal.say(f"{dataset.name}: nothing is missing, so nothing was filled")
+    if empty:
+        terminal.note(f"{inputs.plural(empty, 'row')} without any observed entry got the mean of the model")
+    for name in written:
+        terminal.say(f"  {folder / name}")
+    terminal.result(
+        {"out": str(folder.path), "filled": count, "rows_filled": rows, "rows": len(filled), "files": written}
+    )

@@ -148,7 +148,7 @@ def _spoken(text: str) -> str:
 def plain_warnings() -> Iterator[None]:
     """Show warnings to the user as one line each, without file names and source code."""
 
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         _to_stderr(f"note: {_spoken(str(message))}", "yellow")
 
     with warnings.catch_warnings():

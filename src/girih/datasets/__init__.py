@@ -2,5 +2,6 @@
 
 from girih.datasets.dataset import Dataset
 from girih.datasets.registry import load, names
+from girih.datasets.toys import circle_entropy, curve_entropy, line_entropy
 
-__all__ = ["Dataset", "load", "names"]
+__all__ = ["Dataset", "circle_entropy", "curve_entropy", "line_entropy", "load", "names"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from girih.errors import ParameterError
 
@@ -43,7 +43,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.X)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.X, dtype=dtype, copy=copy)
 
     def __getitem__(self, index: Any) -> Any:
@@ -52,7 +52,7 @@ class Dataset:
     def __dlpack__(self, **options: Any) -> Any:
         return self.X.__dlpack__(**options)
 
-    def __dlpack_device__(self) -> Any:
+    def __dlpack_device__(self) -> tuple[int, int]:
         return self.X.__dlpack_device__()
 
     def __repr__(self) -> str:

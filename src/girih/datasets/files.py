@@ -6,19 +6,25 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
-from girih.datasets.bounded import MEMORY, check_regular
+from girih._extras import require
+from girih.datasets.arrayfile import damaged, read_array
+from girih.datasets.bounded import MEMORY, check_regular, check_rows
 from girih.datasets.csvfile import read_csv
 from girih.datasets.dataset import Dataset
-from girih.datasets.npyfile import read_array
-from girih.errors import DataSourceError, EmptyDataError, NonFiniteError, ParameterError
+from girih.errors import DataSourceError, EmptyDataError, GirihError, NonFiniteError, ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.parquet as pq
+
+SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
+# Bytes of texts and entries of lists in the footer.
+_LIMITS = {"thrift_string_size_limit": 100_000_000, "thrift_container_size_limit": 1_000_000}
 
 
 def load_file(
@@ -44,6 +50,7 @@ def load_file(
 
     Raises:
         DataSourceError, EmptyDataError, NonFiniteError, ParameterError.
+        MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`.
 
     Example:
         >>> import tempfile, pathlib, numpy as np
@@ -74,7 +81,7 @@ def load_file(
         if suffix == ".csv":
             table = read_csv(path, header)
         else:
-            table = _read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
+            table = read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
         X, names, shape = _table(table, path.name, columns, drop)
     except OSError as error:
         raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
@@ -110,19 +117,6 @@ def one_line(error: BaseException) -> str:
     return text[:200] if text else type(error).__name__
 
 
-def _read_parquet(path: Path, memory: float) -> pd.DataFrame:
-    try:
-        from girih.datasets.parquetfile import read_parquet
-    except ImportError as error:
-        raise DataSourceError(
-            f"{path.name}: reading parquet needs the package {error.name}; install it with `pip install {error.name}`"
-        ) from None
-    return read_parquet(path, memory)
-
-
-SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
-
-
 def _flatten(array: NDArray[Any]) -> tuple[NDArray[np.float64], list[str], tuple[int, ...] | None]:
     """Rows `(N, D)`, their names and the shape of an image where there are more than two axes."""
     shape = tuple(int(size) for size in array.shape[1:]) if array.ndim > 2 else None
@@ -149,18 +143,15 @@ def _choose(names: list[str], columns: Sequence[str] | None, drop: Sequence[str]
 
 
 def _numbers(table: pd.DataFrame, file: str) -> NDArray[np.float64]:
-    import pandas as pd
-    from pandas.api.types import is_complex_dtype, is_numeric_dtype
-
-    refused = [c for c in table.columns if not is_numeric_dtype(table[c].dtype) or is_complex_dtype(table[c].dtype)]
+    refused = [c for c in table.columns if table[c].dtype.kind not in "fiub"]
     # a column without a single value has no type of its own
     refused = [c for c in refused if table[c].notna().any()]
     if refused:
         some = ", ".join(repr(c) for c in refused[:8]) + (", ..." if len(refused) > 8 else "")
         column = table[refused[0]]
         # a text of a megabyte that is repeated a million times is looked at once
-        values = pd.Series(column.cat.categories) if hasattr(column, "cat") else column.dropna()
-        value = next((v for v in values if not _is_number(v)), values.iloc[0])
+        values = (column.cat.categories if hasattr(column, "cat") else column.dropna()).to_numpy()
+        value = next((v for v in values if not _is_number(v)), values[0])
         few = f"{table.shape[1] - len(refused)} columns are" if len(refused) < table.shape[1] else "no column is"
         raise DataSourceError(
             f"{file}: {some} {'is' if len(refused) == 1 else 'are'} not numeric (e.g. {str(value)[:40]!r}); leave "
@@ -172,7 +163,7 @@ def _numbers(table: pd.DataFrame, file: str) -> NDArray[np.float64]:
     return X
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: SupportsFloat | str) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):
@@ -194,3 +185,40 @@ def _check(X: NDArray[np.float64], names: list[str], file: str) -> None:
         )
     if np.isnan(X).all():
         raise EmptyDataError(f"{file} has no observed entries; every cell is missing")
+
+
+def read_parquet(path: Path, memory: float) -> pd.DataFrame:
+    """The table of a parquet file; columns of text stay packed, as categories, and of lists only the kind is told.
+
+    Raises:
+        DataSourceError: it is damaged, or claims more rows than `memory` allows.
+        EmptyDataError: no rows or no columns.
+        MissingExtraError: pandas or pyarrow is not installed.
+    """
+    pandas, arrow, parquet = (require(name, "tables") for name in ("pandas", "pyarrow", "pyarrow.parquet"))
+    try:
+        with parquet.ParquetFile(path, **_LIMITS) as file:
+            shape = _shape(file.metadata)
+            check_rows(path, shape, memory)
+            schema = file.schema_arrow
+        kinds = arrow.types
+        texts = [field.name for field in schema if kinds.is_string(field.type) or kinds.is_binary(field.type)]
+        nested = {field.name: str(field.type)[:40] for field in schema if kinds.is_nested(field.type)}
+        # a text that is repeated a million times takes a few bytes in the file
+        with parquet.ParquetFile(path, read_dictionary=texts, **_LIMITS) as file:
+            table = file.read([name for name in schema.names if name not in nested]).to_pandas()
+        for name, kind in nested.items():  # lists hold more values than there are rows: as many as they like
+            table[name] = pandas.Categorical.from_codes([0] * shape[0], [kind])
+        return table[schema.names]
+    except GirihError:
+        raise
+    except (ValueError, LookupError, OverflowError, RuntimeError, TypeError, arrow.ArrowException) as error:
+        raise damaged(path, error) from None
+
+
+def _shape(about: pq.FileMetaData) -> tuple[int, int]:
+    """Rows and columns. What a damaged footer says of single columns is not asked for: pyarrow would abort."""
+    rows = sum(about.row_group(i).num_rows for i in range(about.num_row_groups))
+    if rows != about.num_rows:
+        raise ValueError(f"its parts hold {rows:,} rows, and its footer claims {about.num_rows:,}")
+    return rows, about.num_columns

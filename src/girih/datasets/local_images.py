@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih.datasets.arrayfile import read_mat
 from girih.datasets.bounded import MEMORY, allowed, check_rows, opened, read_exactly
 from girih.datasets.dataset import Dataset
-from girih.datasets.matfile import read_mat
 from girih.datasets.pickled import read_pickled_bytes
 from girih.errors import DataSourceError, EmptyDataError, ParameterError
 
@@ -172,7 +172,7 @@ def _cifar_file(file: Path, memory: float) -> tuple[Bytes, NDArray[np.int64]]:
     return images, np.asarray(labels, dtype=np.int64)
 
 
-def _are_classes(labels: Any, count: int) -> bool:
+def _are_classes(labels: object, count: int) -> bool:
     if not isinstance(labels, Sequence) or len(labels) != count:
         return False
     return all(isinstance(label, int) and 0 <= label <= 9 for label in labels)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from girih.datasets import images, local_images, tables, toys
+from girih.datasets import local_images, offline, toys
 from girih.datasets.dataset import Dataset, check_count
 from girih.datasets.files import SUFFIXES, load_file
 from girih.errors import DataSourceError, ParameterError
@@ -30,13 +30,13 @@ _TOYS: dict[str, Callable[..., Dataset]] = {
 
 # Fixed tables: called with (**options), then subsampled.
 _TABLES: dict[str, Callable[..., Dataset]] = {
-    "mnist": images.mnist,
-    "digits": images.digits,
-    "iris": tables.iris,
-    "wine": tables.wine,
-    "breast_cancer": tables.breast_cancer,
-    "diabetes": tables.diabetes,
-    "mnist-full": images.mnist_full,
+    "mnist": offline.mnist,
+    "digits": offline.digits,
+    "iris": offline.iris,
+    "wine": offline.wine,
+    "breast_cancer": offline.breast_cancer,
+    "diabetes": offline.diabetes,
+    "mnist-full": offline.mnist_full,
     "cifar10": local_images.cifar10,
     "svhn": local_images.svhn,
 }
@@ -120,7 +120,7 @@ def _table(name: str, options: dict[str, Any]) -> Dataset | None:
         return None
     _check_options(name, function, options)
     dataset = function(**options)
-    return images.one_digit(dataset, int(digit[2])) if digit else dataset
+    return offline.one_digit(dataset, int(digit[2])) if digit else dataset
 
 
 def _from_path(path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:

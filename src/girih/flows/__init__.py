@@ -9,21 +9,23 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 """
 
 from girih._deprecated import moved
+from girih._extras import needs
 
-# first, before the others import zuko
-from girih.flows import checks as _checks  # noqa: F401
+with needs("flows"):
+    # first, before the others import zuko
+    from girih.flows import checks as _checks  # noqa: F401
 
-# isort: split
-from girih.flows.coupling import Folded, FoldTransform, RADCoupling
-from girih.flows.dgn import DGNFlow, square_net
-from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
-from girih.flows.flow import Flow, fit_flow
-from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
-from girih.flows.gate import log_gate, tied_logits
-from girih.flows.layerwise import invert_chain
-from girih.flows.push_forward import Latents, PushForward
-from girih.flows.rad import RAD, RealNVP, couplings, masks
-from girih.flows.scaling import Standardise, Whiten
+    # isort: split
+    from girih.flows.coupling import Folded, FoldTransform, RADCoupling
+    from girih.flows.dgn import DGNFlow, square_net
+    from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
+    from girih.flows.flow import Flow, fit_flow
+    from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
+    from girih.flows.gate import log_gate, tied_logits
+    from girih.flows.layerwise import invert_chain
+    from girih.flows.push_forward import Latents, PushForward
+    from girih.flows.rad import RAD, RealNVP, couplings, masks
+    from girih.flows.scaling import Standardise, Whiten
 
 __all__ = [
     "RAD",

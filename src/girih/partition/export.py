@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from girih._arrays import as_tensor, check_finite
+from girih._extras import require
 from girih._files import atomic_path
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.partition.codes import Lookup
@@ -42,10 +42,7 @@ def cell_graph(part: Partition) -> Graph:
         >>> graph.number_of_nodes(), networkx.is_connected(graph), sorted(graph.nodes[0])
         (37, True, ['prior_mass', 'volume'])
     """
-    try:
-        graph: Graph = importlib.import_module("networkx").Graph()
-    except ImportError as error:
-        raise ImportError("the dual graph is one of NetworkX; install it with pip install networkx") from error
+    graph: Graph = require("networkx", "graphs").Graph()
     volumes, masses = part.volume.tolist(), part.prior_mass.tolist()
     graph.add_nodes_from(
         (i, {"volume": volume, "prior_mass": mass})

@@ -378,14 +378,9 @@ def _above(module: str, name: str) -> Callable[..., Any]:
     """A function of a module that stands above this one, looked up by its name: an import would close a circle.
 
     Raises:
-        ImportError: what the module needs is not installed.
+        MissingExtraError: what the module needs is not installed.
     """
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        if module != "girih.plots":
-            raise
-        raise ImportError(f"pictures need matplotlib ({error}); install it with pip install 'girih[plots]'") from error
+    return getattr(importlib.import_module(module), name)
 
 
 def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:

@@ -2,54 +2,51 @@
 
 For pictures of your own in the same look: `styled`, `new_figure`, `log_scale`, `colour_bar`, `latent_colours`, colours
 that every eye tells apart (`BLACK`, ..., `PALE`), `CYCLE` (colour, line and marker of each of seven curves), and the
-corners of cells and of their images (`cell_polygons`, `image_points`).
+corners of cells and of their images (`cell_polygons`, `image_points`). What they show, as numbers: `quantity` and
+`tints` of cells, `walk_steps`, `weighted_quantiles`, a `Plane` of wide rows and its `limits_around` them, latents to
+draw at (`lattice`, `grid_lines`, `spread_latents`) and `posterior_grid`.
 """
 
-from girih.plots.angles import plot_angles
-from girih.plots.basis import plot_basis, plot_basis_vectors
-from girih.plots.cells import plot_cells
-from girih.plots.curves import plot_nll_curve, plot_training_curves
-from girih.plots.density import plot_marginal
-from girih.plots.dimensions import plot_dimensions, plot_layer_ranks
-from girih.plots.discovery import plot_discovery
-from girih.plots.disentanglement import plot_disentanglement
-from girih.plots.embedding import plot_embedding
-from girih.plots.histograms import plot_histograms
-from girih.plots.image import draw_image, image_points, plot_image
-from girih.plots.images import plot_image_manifold, plot_image_samples
-from girih.plots.latents import draw_classes, draw_prior
-from girih.plots.line_values import plot_line_values
-from girih.plots.log_volumes import plot_log_volumes
-from girih.plots.manifold import plot_manifold
-from girih.plots.partition import plot_line_partition, plot_partition
-from girih.plots.polygons import Polygons, cell_polygons
-from girih.plots.posterior import plot_posteriors
-from girih.plots.samples import plot_samples
-from girih.plots.selection import plot_selection
-from girih.plots.singular_values import plot_singular_values
-from girih.plots.slices import plot_slices
-from girih.plots.style import (
-    BLACK,
-    BLUE,
-    CYCLE,
-    GREEN,
-    GREY,
-    LIGHT,
-    ORANGE,
-    PALE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    YELLOW,
-    colour_bar,
-    latent_colours,
-    log_scale,
-    new_figure,
-    styled,
-)
-from girih.plots.vae_embedding import plot_vae_embedding
-from girih.plots.vae_posteriors import plot_posterior_densities
-from girih.plots.vae_traversals import plot_traversals
+from girih._extras import needs
+
+with needs("plots"):
+    from girih.plots.cells import TINTS, plot_cells, quantity, tints
+    from girih.plots.columns import plot_basis, plot_basis_vectors, plot_disentanglement
+    from girih.plots.curves import plot_nll_curve, plot_selection, plot_training_curves
+    from girih.plots.density import plot_marginal
+    from girih.plots.dimensions import plot_dimensions, plot_layer_ranks, plot_singular_values
+    from girih.plots.discovery import plot_discovery, walk_steps
+    from girih.plots.embedding import draw_classes, draw_prior, plot_embedding
+    from girih.plots.histograms import percent, plot_angles, plot_histograms, plot_log_volumes, weighted_quantiles
+    from girih.plots.images import plot_image_manifold, plot_image_samples, plot_samples
+    from girih.plots.line import plot_line_partition, plot_line_values, plot_partition
+    from girih.plots.manifold import grid_lines, plot_manifold
+    from girih.plots.numbers import Plane, lattice, limits_around, plane_of, spread_latents
+    from girih.plots.polygons import Polygons, cell_polygons
+    from girih.plots.posterior import plot_posteriors, posterior_grid
+    from girih.plots.slices import plot_slices
+    from girih.plots.style import (
+        BLACK,
+        BLUE,
+        CYCLE,
+        GREEN,
+        GREY,
+        LIGHT,
+        ORANGE,
+        PALE,
+        PURPLE,
+        SKY,
+        STYLE,
+        VERMILLION,
+        YELLOW,
+        colour_bar,
+        latent_colours,
+        log_scale,
+        new_figure,
+        styled,
+    )
+    from girih.plots.surface import draw_image, image_points, plot_image
+    from girih.plots.vae import plot_posterior_densities, plot_traversals, plot_vae_embedding
 
 __all__ = [
     "BLACK",
@@ -62,18 +59,26 @@ __all__ = [
     "PALE",
     "PURPLE",
     "SKY",
+    "STYLE",
+    "TINTS",
     "VERMILLION",
     "YELLOW",
+    "Plane",
     "Polygons",
     "cell_polygons",
     "colour_bar",
     "draw_classes",
     "draw_image",
     "draw_prior",
+    "grid_lines",
     "image_points",
     "latent_colours",
+    "lattice",
+    "limits_around",
     "log_scale",
     "new_figure",
+    "percent",
+    "plane_of",
     "plot_angles",
     "plot_basis",
     "plot_basis_vectors",
@@ -103,5 +108,11 @@ __all__ = [
     "plot_training_curves",
     "plot_traversals",
     "plot_vae_embedding",
+    "posterior_grid",
+    "quantity",
+    "spread_latents",
     "styled",
+    "tints",
+    "walk_steps",
+    "weighted_quantiles",
 ]

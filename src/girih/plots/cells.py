@@ -1,37 +1,185 @@
-"""The partition of a two-dimensional latent space, or of a plane through a larger one, cell by cell."""
+"""The cells of a latent plane, coloured by what is known of each."""
 
 from __future__ import annotations
 
+import heapq
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize, to_rgba_array
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
+from numpy.typing import ArrayLike
 
+from girih._arrays import as_tensor
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
-from girih.plots.colouring import Colouring, colouring, quantity
-from girih.plots.polygons import Polygons, Window, axis_names, cell_polygons, window
-from girih.plots.style import LIGHT, new_axes, styled
+from girih.plots.numbers import Array, to_array
+from girih.plots.polygons import Ints, Polygons, Window, axis_names, cell_polygons, window
+from girih.plots.style import LIGHT, latent_colours, new_axes, styled
 
+# Tints that differ in hue and in lightness; six are enough for any map of cells in the plane.
+TINTS = ("#F6F2E4", "#CFE3F1", "#F7D98C", "#AFD8C0", "#F0B08C", "#8DB9DA", "#D7A9C8", "#74AE93")
+
+_LABELS = {
+    "log_volume": "log of cell area (natural)",
+    "prior_mass": "prior mass of cell",
+    "rank": "rank of A",
+    "index": "index of cell",
+}
 _INK = "#333333"
 # Vector pictures of more cells than this are slow to open.
 _MAX_VECTOR = 5000
+
+
+class Colouring(NamedTuple):
+    """A colour for every cell, and the scale they are from, if they stand for a quantity."""
+
+    rgba: Array  # (R, 4)
+    scale: ScalarMappable | None
+    label: str | None
+    integers: list[int] | None  # ticks of a scale with few whole values
+    missing: bool  # whether some cells have no finite value
+
+
+def colouring(
+    part: Partition,
+    values: str | ArrayLike | None = None,
+    label: str | None = None,
+    cmap: str | Colormap | None = None,
+    log: bool = False,
+    within: Ints | None = None,
+) -> Colouring:
+    """Colours for the cells of a partition.
+
+    Args:
+        part: the partition.
+        values: one number for each cell, or "log_volume", "prior_mass", "rank" or "index"; `None` for tints that
+            differ between neighbours. Cells without a finite value are grey.
+        label: of the colour bar.
+        cmap: a colour map or its name.
+        log: a logarithmic scale.
+        within: the cells that the scale must cover; all by default.
+
+    Raises:
+        ParameterError: an unknown name, not one value for each cell, or nothing to show on the scale.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots.cells import colouring
+        >>> part = girih.Partition(girih.mlp([2, 8, 2], seed=0))
+        >>> colouring(part, "rank").label, colouring(part).rgba.shape
+        ('rank of A', (37, 4))
+    """
+    if values is None:
+        return Colouring(to_rgba_array(TINTS)[tints(part)], None, None, None, False)
+    if label is None:
+        label = _LABELS.get(values, values) if isinstance(values, str) else "value of cell"
+    numbers = quantity(part, values)
+    known = np.isfinite(numbers) & ((numbers > 0) if log else True)
+    inside = np.ones(len(part), bool) if within is None else np.isin(np.arange(len(part)), within)
+    shown = known & inside
+    if not shown.any():
+        raise ParameterError(f"no cell has a {'positive, ' if log else ''}finite value of {label!r} to colour by")
+    colours = _colour_map(cmap)
+    low, high = float(numbers[shown].min()), float(numbers[shown].max())
+    integers = None
+    norm: Normalize
+    if log:
+        norm = LogNorm(low, high if high > low else 1.01 * low)
+    elif values is not None and (numbers[shown] == np.round(numbers[shown])).all() and high - low <= 8:
+        integers = list(range(int(low), int(high) + 1))
+        norm = BoundaryNorm(np.arange(low - 0.5, high + 1.0), len(integers))
+        colours = colours.resampled(len(integers))
+    else:
+        room = 0.0 if high > low else max(abs(low), 1.0) * 0.01
+        norm = Normalize(low - room, high + room)
+    colours = colours.with_extremes(bad=LIGHT)
+    scale = ScalarMappable(norm, colours)
+    rgba = np.asarray(scale.to_rgba(np.ma.masked_array(numbers, ~known)))
+    return Colouring(rgba, scale, label, integers, not known[inside].all())
+
+
+def quantity(part: Partition, values: str | ArrayLike) -> Array:
+    """A number for each cell, from an array or by name."""
+    if isinstance(values, str):
+        if values not in _LABELS:
+            raise ParameterError(
+                f"there is no quantity {values!r} of cells; known are {', '.join(_LABELS)}, or an array"
+            )
+        if values == "index":
+            return np.arange(len(part), dtype=np.float64)
+        if values == "prior_mass":
+            return to_array(part.prior_mass)
+        if values == "rank":
+            with torch.no_grad():
+                return to_array(torch.linalg.matrix_rank(part.affine[0]))
+        with np.errstate(divide="ignore"):
+            return np.log(to_array(part.volume))
+    numbers = to_array(as_tensor(values, "values"))
+    if numbers.shape != (len(part),):
+        raise ParameterError(
+            f"values must hold one number for each of the {len(part)} cells; got shape {numbers.shape}"
+        )
+    return numbers
+
+
+def tints(part: Partition) -> Array:
+    """A tint for each cell, other than those of its neighbours, each used about as often.
+
+    Cells are coloured so that each has at most five coloured neighbours by then, which planar maps always allow.
+    """
+    count, pairs = len(part), part.neighbors.cpu().numpy()
+    around: list[list[int]] = [[] for _ in range(count)]
+    for a, b in pairs.tolist():
+        around[a].append(b)
+        around[b].append(a)
+    degree = [len(others) for others in around]
+    heap = [(d, i) for i, d in enumerate(degree)]
+    heapq.heapify(heap)
+    order, gone = [], [False] * count
+    while heap:
+        d, i = heapq.heappop(heap)
+        if gone[i] or d != degree[i]:
+            continue
+        gone[i] = True
+        order.append(i)
+        for j in around[i]:
+            if not gone[j]:
+                degree[j] -= 1
+                heapq.heappush(heap, (degree[j], j))
+    out, used = [-1] * count, [0] * len(TINTS)
+    for i in reversed(order):
+        taken = {out[j] for j in around[i]}
+        free = [c for c in range(len(TINTS)) if c not in taken] or list(range(len(TINTS)))
+        out[i] = min(free, key=used.__getitem__)
+        used[out[i]] += 1
+    return np.array(out)
+
+
+def _colour_map(cmap: str | Colormap | None) -> Colormap:
+    if cmap is None:
+        return latent_colours()
+    try:
+        return matplotlib.colormaps[cmap].copy() if isinstance(cmap, str) else cmap.copy()
+    except KeyError:
+        raise ParameterError(f"matplotlib has no colour map {cmap!r}; see matplotlib.colormaps") from None
 
 
 @styled
 def plot_cells(
     part: Partition,
     ax: Axes | None = None,
-    values: Any = None,
-    span: Any = None,
+    values: str | ArrayLike | None = None,
+    span: ArrayLike | None = None,
     edges: bool = True,
     label: str | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     log: bool = False,
     at: float = 0.0,
 ) -> Axes:
@@ -63,7 +211,10 @@ def plot_cells(
         '$z_1$'
     """
     if part.latent_dim == 3:
-        return _plot_plane(part, at, ax=ax, values=values, span=span, edges=edges, label=label, cmap=cmap, log=log)
+        plane, chosen, named = _plane_of(part, at, values, label)
+        ax = plot_cells(plane, ax, chosen, span, edges, named, cmap, log)
+        ax.set(xlabel="$z_1$", ylabel="$z_2$", title=f"plane $z_3$ = {at:g}: {len(plane)} of {len(part)} cells")
+        return ax
     if part.latent_dim != 2:
         raise LatentDimensionError(f"plot_cells draws S = 2 and 3, and this partition has S = {part.latent_dim}")
     view = window(part, span)
@@ -79,20 +230,11 @@ def plot_cells(
     return ax
 
 
-def draw_cells(
-    ax: Axes, polygons: Polygons, rgba: np.ndarray[Any, Any], view: Window, edges: bool = True
-) -> PolyCollection:
+def draw_cells(ax: Axes, polygons: Polygons, rgba: Array, view: Window, edges: bool = True) -> PolyCollection:
     """Fill polygons with the colours of their cells; the axes show the window, at equal scales."""
-    count = len(polygons.cell)
-    face = rgba[polygons.cell]
-    drawn = PolyCollection(
-        polygons.corners(),
-        facecolors=face,
-        edgecolors=_INK if edges else face,
-        linewidths=edge_width(count) if edges else 0.2,
-        joinstyle="round",
-        rasterized=count > _MAX_VECTOR,
-    )
+    raster = len(polygons.cell) > _MAX_VECTOR
+    style = cell_style(polygons, rgba, edges)
+    drawn = PolyCollection(polygons.corners(), joinstyle="round", rasterized=raster, **style)
     ax.add_collection(drawn, autolim=False)
     ax.set(xlim=view[0], ylim=view[1], aspect="equal")
     for axis in (ax.xaxis, ax.yaxis):
@@ -100,6 +242,13 @@ def draw_cells(
     for side in ("top", "right"):
         ax.spines[side].set_visible(True)
     return drawn
+
+
+def cell_style(polygons: Polygons, rgba: Array, edges: bool) -> dict[str, Any]:
+    """Faces, edges and their width, for a collection of polygons in the colours of their cells."""
+    face = rgba[polygons.cell]
+    width = edge_width(len(polygons.cell)) if edges else 0.2
+    return {"facecolors": face, "edgecolors": _INK if edges else face, "linewidths": width}
 
 
 def edge_width(count: int) -> float:
@@ -134,8 +283,10 @@ def scale_bar(ax: Axes, colours: Colouring) -> None:
             spine.set_visible(False)
 
 
-def _plot_plane(part: Partition, at: float, values: Any, label: str | None, **options: Any) -> Axes:
-    """The plane z = (a, b, at) through a partition with S = 3, with the values of the cells that it meets."""
+def _plane_of(
+    part: Partition, at: float, values: str | ArrayLike | None, label: str | None
+) -> tuple[Partition, Array | None, str | None]:
+    """The plane z = (a, b, at) through a partition with S = 3, the values of its cells, and their name."""
     if not math.isfinite(at):
         raise ParameterError(f"at must be a finite third coordinate, got {at}")
     eye = torch.eye(3, dtype=torch.float64)
@@ -146,7 +297,7 @@ def _plot_plane(part: Partition, at: float, values: Any, label: str | None, **op
         domain = _in_plane(H, h - at * H[:, 2], at)
     plane = Partition.slice(part.trace, at * eye[2], eye[0], eye[1], domain, progress=False)
     plane.prior_covariance = part.prior_covariance[:2, :2]  # for the default window
-    chosen = values
+    chosen = None
     if values is not None:
         numbers = quantity(part, values)
         spots = torch.nn.functional.pad(plane.interior, (0, 1), value=at)
@@ -155,9 +306,7 @@ def _plot_plane(part: Partition, at: float, values: Any, label: str | None, **op
         if label is None and isinstance(values, str):
             label = colouring(part, values).label
             label = label.replace("area", "volume") if label else label
-    ax = plot_cells(plane, values=chosen, label=label, **options)
-    ax.set(xlabel="$z_1$", ylabel="$z_2$", title=f"plane $z_3$ = {at:g}: {len(plane)} of {len(part)} cells")
-    return ax
+    return plane, chosen, label
 
 
 def _in_plane(H: torch.Tensor, h: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -9,23 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from girih._options import wholes
 from girih.errors import ParameterError
 from girih.inference import DGN, Model, evidence
-from girih.plots.data import (
+from girih.plots.numbers import (
     Array,
     complete_rows,
     curve_latents,
+    fit_figure,
     folded,
     generate,
     label_columns,
+    limits_around,
     noise_covariance,
+    plane_axes,
     prior_factor,
     spread_latents,
     to_array,
 )
-from girih.plots.plane import fit_figure, limits_around, plane_axes
 from girih.plots.style import BLUE, GREY, VERMILLION, colour_bar, legend_below, new_axes, styled
 
 # A logarithmic scale shows this many nats below the peak.
@@ -39,7 +42,7 @@ PIXELS = {1: (150, 420), 2: (120, 180), 3: (44, 52)}
 def plot_marginal(
     dgn: DGN,
     ax: Axes | None = None,
-    X: Any = None,
+    X: ArrayLike | None = None,
     coordinates: Sequence[int] | None = None,
     log: bool = False,
     feature_names: list[str] | None = None,
@@ -164,8 +167,7 @@ def draw_density(
         aspect=ax.get_aspect(),
         interpolation="bilinear",
     )
-    options: dict[str, Any] = {"extend": "min"} if log else {}
-    colour_bar(ax, mesh, f"log {label} (nats)" if log else label, **options)
+    colour_bar(ax, mesh, f"log {label} (nats)" if log else label, extend="min" if log else "neither")
 
 
 def _draw_line(ax: Axes, model: Model, bends: Array, low: float, high: float, deviation: float, log: bool) -> None:

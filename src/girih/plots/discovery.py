@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from girih._arrays import as_rows
@@ -20,7 +20,7 @@ from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.complex import FAKE, IDEAL
 from girih.plots.cells import draw_cells, edge_width
-from girih.plots.data import Array
+from girih.plots.numbers import Array
 from girih.plots.polygons import Polygons, Window, axis_names, cell_polygons, planar_cells, segments, window
 from girih.plots.style import BLACK, PALE, VERMILLION, new_figure, styled
 
@@ -32,9 +32,9 @@ _MOST_PANELS = 12
 def plot_discovery(
     net: nn.Module | Trace | Partition,
     by: Literal["walk", "layer", "unit"] = "walk",
-    start: Any = None,
+    start: ArrayLike | None = None,
     panels: int = 6,
-    span: Any = None,
+    span: ArrayLike | None = None,
 ) -> Figure:
     """Draw step by step how the partition of a latent space with S = 2 is found.
 
@@ -87,7 +87,7 @@ def plot_discovery(
     return figure
 
 
-def walk_steps(part: Partition, start: Any) -> NDArray[np.int64]:
+def walk_steps(part: Partition, start: ArrayLike) -> NDArray[np.int64]:
     """The step at which a walk over facets from one latent finds each cell, 0 for its own; -1 if it never does.
 
     Example:

@@ -1,4 +1,4 @@
-"""Histograms of weighted samples, several in one picture."""
+"""Histograms of weighted samples: any numbers, angles between neighbouring cells, log-volumes of cells."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from girih._arrays import as_tensor
 from girih.errors import EmptyDataError, ParameterError, ShapeError
-from girih.geometry import Cells
-from girih.plots.data import Array, to_array
+from girih.geometry import Angles, Cells, log_volume
+from girih.plots.numbers import Array, to_array
 from girih.plots.style import BLUE, CYCLE, legend_below, new_axes, styled
 
 T = TypeVar("T")
@@ -19,10 +20,10 @@ T = TypeVar("T")
 
 @styled
 def plot_histograms(
-    samples: Any,
+    samples: ArrayLike | Mapping[str, ArrayLike],
     label: str,
     ax: Axes | None = None,
-    weights: Any = None,
+    weights: ArrayLike | Mapping[str, ArrayLike] | None = None,
     bins: int | Sequence[float] = 40,
     share: str = "share",
     means: bool = False,
@@ -75,7 +76,7 @@ def plot_histograms(
     return ax
 
 
-def weighted(values: Any, weights: Any, name: str) -> tuple[Array, Array]:
+def weighted(values: ArrayLike, weights: ArrayLike | None, name: str) -> tuple[Array, Array]:
     """Values `(N,)` and their weights, which sum to 1."""
     row = to_array(as_tensor(values, name or "samples")).reshape(-1)
     weight = np.ones(len(row)) if weights is None else to_array(as_tensor(weights, "weights")).reshape(-1)
@@ -121,9 +122,11 @@ def percent(share: float) -> str:
     return f"{min(100 * share, 99.9):.3g}%" if share < 0.999 else "over 99.9%"
 
 
-def _pairs(samples: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-    some = named(samples)
-    given = dict.fromkeys(some) if weights is None else named(weights)
+def _pairs(
+    samples: ArrayLike | Mapping[str, ArrayLike], weights: ArrayLike | Mapping[str, ArrayLike] | None
+) -> dict[str, tuple[ArrayLike, ArrayLike | None]]:
+    some: dict[str, ArrayLike] = named(samples)
+    given: Mapping[str, ArrayLike | None] = dict.fromkeys(some) if weights is None else named(weights)
     if set(given) != set(some):
         raise ParameterError(f"weights must have the names of the samples, {list(some)}; got {list(given)}")
     return {name: (some[name], given[name]) for name in some}
@@ -142,3 +145,89 @@ def _ends(values: Array) -> str:
     if np.isnan(values).any():
         return "NaN"
     return "\N{MINUS SIGN}∞ and ∞" if low and high else "\N{MINUS SIGN}∞" if low else "∞"
+
+
+@styled
+def plot_angles(
+    angles: Angles | Mapping[str, Angles],
+    ax: Axes | None = None,
+    weights: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    bins: int = 45,
+    full: bool = False,
+) -> Axes:
+    """Draw the distribution of the largest principal angle over pairs of neighbouring cells, in degrees.
+
+    Args:
+        angles: of the cells of one generator, or of several by name.
+        ax: axes to draw into; those of a new figure by default.
+        weights: of the pairs, `(E,)`, or arrays by name; equal by default.
+        bins: how many bars.
+        full: show 0 to 90 degrees even where all angles are smaller.
+
+    Raises:
+        EmptyDataError: there are no pairs.
+
+    Source:
+        MAS, appendix A, Theorem 4, Figures 8 and 11.
+
+    Example:
+        >>> import girih
+        >>> girih.plots.plot_angles(girih.geometry.angles(girih.mlp([2, 8, 3], seed=0))).get_xlabel()
+        'largest angle between neighbours (degrees)'
+    """
+    degrees = {name: np.degrees(to_array(found.largest)) for name, found in named(angles).items()}
+    top = 90.0 if full else min(90.0, max(float(value.max(initial=0.0)) for value in degrees.values()) * 1.001 + 1e-9)
+    given = weights if weights is None or isinstance(weights, Mapping) else {"": weights}
+    ax = plot_histograms(
+        degrees,
+        "largest angle between neighbours (degrees)",
+        ax,
+        given,
+        np.linspace(0.0, top, bins + 1).tolist(),
+        "share of pairs",
+        means=True,
+    )
+    ax.set_xlim(0.0, top)
+    return ax
+
+
+@styled
+def plot_log_volumes(
+    cells: Cells | Mapping[str, Cells], ax: Axes | None = None, bins: int = 40, tolerance: float = 1e-10
+) -> Axes:
+    r"""Draw the distribution of `log sqrt det(A^T A)` over the prior, with its mean as a thin line.
+
+    Cells of rank below S are at minus infinity; the legend says how much of the prior they hold. Cells without
+    prior masses count once each.
+
+    Args:
+        cells: those of one generator, or of several by name.
+        ax: axes to draw into; those of a new figure by default.
+        bins: how many bars.
+        tolerance: of the rank, as in `girih.geometry.log_volume`.
+
+    Raises:
+        EmptyDataError: all cells are of rank below S.
+
+    Source:
+        MAS, section 5.1, Figures 7 and 10.
+
+    Example:
+        >>> import girih
+        >>> cells = girih.geometry.sample_cells(girih.mlp([6, 16, 16, 10], seed=0), 200)
+        >>> girih.plots.plot_log_volumes(cells).get_ylabel()
+        'share of the prior'
+    """
+    some = named(cells)
+    values = {name: log_volume(of, tolerance).values for name, of in some.items()}
+    weights = {name: cell_weights(of)[0] for name, of in some.items()}
+    share = {cell_weights(of)[1] for of in some.values()}
+    return plot_histograms(
+        values,
+        r"$\log\sqrt{\det A^\top\!A}$ (nats)",
+        ax,
+        weights,
+        bins,
+        share.pop() if len(share) == 1 else "share",
+        means=True,
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
 from girih.partition.polytope_cells import PolytopeCells
-from girih.plots.data import Array, to_array
+from girih.plots.numbers import Array, to_array
 
 Ints = NDArray[np.int64]
 Window = tuple[tuple[float, float], tuple[float, float]]
@@ -47,7 +47,7 @@ class Polygons(NamedTuple):
         return np.asarray(0.5 * np.bincount(whose, cross, len(self.cell)), np.float64)
 
 
-def cell_polygons(part: Partition, span: Any = None) -> Polygons:
+def cell_polygons(part: Partition, span: ArrayLike | None = None) -> Polygons:
     """The polygons of all cells of a partition with S = 2, inside a window.
 
     Corners are kept in homogeneous coordinates until the window has cut them, so unbounded cells are exact too.
@@ -91,7 +91,7 @@ def planar_cells(part: Partition) -> PolytopeCells:
     return part.polytopes
 
 
-def window(part: Partition, span: Any = None) -> Window:
+def window(part: Partition, span: ArrayLike | None = None) -> Window:
     """The window of a picture.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from girih._arrays import as_rows
@@ -22,7 +23,7 @@ from girih.geometry import Cells, log_volume
 from girih.networks import Trace, trace
 from girih.partition import Partition
 from girih.plots.cells import draw_cells
-from girih.plots.data import Array, to_array
+from girih.plots.numbers import Array, to_array
 from girih.plots.polygons import Window, cell_polygons
 from girih.plots.style import BLACK, LIGHT, latent_colours, new_figure, styled
 
@@ -45,7 +46,7 @@ def plot_slices(
     net: nn.Module | Trace,
     planes: Sequence[tuple[int, int]] | None = None,
     reach: float | Sequence[float] = 3.0,
-    origin: Any = None,
+    origin: ArrayLike | None = None,
     values: Quantity | None = None,
     label: str = r"$\log\sqrt{\det A^\top\!A}$ (nats)",
     max_cells: int = 3000,

@@ -133,12 +133,21 @@ def _legend_width(labels: list[str], columns: int) -> float:
     return sum(max(column) + 4.6 * size for column in map(list, np.array_split(widths, columns)))
 
 
-def colour_bar(ax: Axes, drawn: ScalarMappable, label: str, **options: Any) -> None:
-    """A colour bar as high as the axes, whatever their aspect."""
+def colour_bar(
+    ax: Axes, drawn: ScalarMappable, label: str, extend: Literal["neither", "both", "min", "max"] = "neither"
+) -> None:
+    """A colour bar as high as the axes, whatever their aspect.
+
+    Args:
+        ax: the axes that it stands beside.
+        drawn: what has the colours.
+        label: of the quantity, with its unit.
+        extend: the ends beyond which there are values, drawn as points of the bar.
+    """
     figure = ax.get_figure(root=True)
     if figure is None:
         return
-    bar = figure.colorbar(drawn, cax=ax.inset_axes((1.04, 0.0, 0.035, 1.0)), **options)
+    bar = figure.colorbar(drawn, cax=ax.inset_axes((1.04, 0.0, 0.035, 1.0)), extend=extend)
     bar.set_label(label)
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,24 +23,154 @@ from girih.geometry import (
     enumerate_cells,
     folded_entropy,
     intrinsic_dimension,
+    is_injective,
     layer_ranks,
     log_volume,
     mean_overlap,
     sample_cells,
     uniformity,
 )
-from girih.geometry.cells import box
+from girih.geometry.cells import box, prior_of, triangle
+from girih.geometry.dimension import nonzero
+from girih.geometry.injective import SAMPLES, second_preimage
 from girih.geometry.priors import GaussianPrior, UniformPrior, as_prior
+from girih.geometry.search import Search
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
-from girih.report.injectivity import Verdict, judge
-from girih.report.neighbours import first_neighbours
 
+_HALVINGS = 36  # facets are found to 1e-11 of the segment, well above rounding
+_ROWS = 4096
+_CELLS, _PROGRAMS = 10_000, 2000
+_SHRINK = tuple(0.5**k for k in range(60))
 MAX_CELLS = 50_000
 _MOST_PAIRS = 200_000
 _FOLDED_DRAWS, _FOLDED_CELLS = 500, 10_000
 _STAGES = 7
 _NUMBERS = 200_000_000  # in the maps of all steps of those cells
+
+
+def first_neighbours(cells: Cells, most: int, seed: int) -> Cells:
+    """The cells with a neighbour added for up to `most` of them, and the pairs of both as `neighbors`.
+
+    From the point at which a cell was met a segment leads to another draw. Cells are convex, so the first facet on it
+    is found by halving intervals; the cell behind it shares that facet. Cells that hold their whole segment have none.
+
+    Args:
+        cells: sampled from a prior.
+        most: for how many cells, those that were met first.
+        seed: of the ends of the segments.
+
+    Example:
+        >>> import girih
+        >>> from girih.report.inspection import first_neighbours
+        >>> cells = girih.geometry.sample_cells(girih.mlp([10, 16, 16, 5], seed=0), 50)
+        >>> found = first_neighbours(cells, 20, seed=1)
+        >>> len(found) - len(cells), found.neighbors[0].tolist()
+        (20, [0, 50])
+    """
+    start = cells.points[:most].cpu()
+    ends = prior_of(cells).sample(len(start), torch.Generator().manual_seed(seed)).cpu()
+    own = cells.patterns[:most]
+    near, far = torch.zeros(len(start), dtype=torch.float64), torch.ones(len(start), dtype=torch.float64)
+
+    def codes(share: Tensor) -> Tensor:
+        z = start + share[:, None] * (ends - start)
+        return torch.cat([cells.trace.pattern(some) for some in z.split(_ROWS)])
+
+    left = (codes(far) != own).any(1).cpu()
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (near + far)
+        inside = (codes(middle) == own).all(1).cpu()
+        near, far = torch.where(inside, middle, near), torch.where(inside, far, middle)
+    beyond = codes(far)[left.to(own.device)]
+    index = left.nonzero()[:, 0]
+    points = (start + far[:, None] * (ends - start))[left]
+    unknown = torch.full((len(index),), torch.nan, dtype=torch.float64)
+    pairs = torch.stack((index, len(cells) + torch.arange(len(index))), 1)
+    return replace(
+        cells,
+        patterns=torch.cat((cells.patterns, beyond)),
+        points=torch.cat((cells.points, points.to(cells.points.device))),
+        mass=torch.cat((cells.mass, unknown)),
+        mass_error=torch.cat((cells.mass_error, unknown)),
+        neighbors=pairs,
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer on injectivity.
+
+    Attributes:
+        injective: `True` or `False` where it is known, `None` where it was not decided.
+        reason: a sentence that says why.
+        witness: two latents with the same image, `(2, S)`, where there are.
+    """
+
+    injective: bool | None
+    reason: str
+    witness: Tensor | None = None
+
+
+def judge(cells: Cells) -> Verdict:
+    """Decide whether different latents have different images, or say what is known.
+
+    A cell of rank below S is enough for a no, whether the cells were enumerated or sampled. A yes needs all cells.
+
+    Source:
+        MAS, section 4.1, Proposition 3, which is necessary and not sufficient (design, errata).
+
+    Example:
+        >>> import girih
+        >>> from girih.report.inspection import judge
+        >>> judge(girih.geometry.enumerate_cells(girih.mlp([1, 6, 3], seed=0))).injective
+        True
+    """
+    degenerate = (~nonzero(cells, 1e-10).all(1)).nonzero()[:, 0]
+    if len(degenerate):
+        share = "one cell" if len(degenerate) == 1 else f"{len(degenerate):,} cells"
+        text = f"{share} of {len(cells):,} have a rank below S = {cells.latent_dim}: lines of latents share an image"
+        return Verdict(False, text, _along(cells, int(degenerate[0])))
+    if cells.partition is None:
+        return Verdict(
+            None,
+            "not decided: all cells that were met have full rank, which is needed but not enough, since the images of "
+            "different cells may meet",
+        )
+    part, count = cells.partition, f"{len(cells):,} cells"
+    if len(part) <= _CELLS:
+        try:
+            found = is_injective(part, max_pairs=_PROGRAMS)
+        except CellLimitError:
+            return Verdict(
+                None,
+                f"not decided: all {count} have full rank, but more than {_PROGRAMS:,} pairs of them need a linear "
+                "program each; girih.geometry.is_injective(partition, max_pairs=...) goes through all",
+            )
+        if found:
+            return Verdict(True, f"decided for all pairs of its {count}: no two images meet")
+        return Verdict(False, "the images of two cells meet", found.witness)
+    found_pair = second_preimage(Search(part))
+    if found_pair is not None:
+        return Verdict(False, "the images of two cells meet", found_pair)
+    return Verdict(
+        None,
+        f"not decided: all {count} have full rank and {SAMPLES} points have no second preimage, but there are too "
+        "many pairs of cells to look at each; girih.geometry.is_injective(partition) does",
+    )
+
+
+def _along(cells: Cells, k: int) -> Tensor | None:
+    """Two latents of cell k on a line that it maps to a point."""
+    ((_, A, _),) = cells.maps(cells.patterns[k : k + 1])
+    null = torch.linalg.svd(triangle(A))[2][0, -1].cpu()
+    start = cells.points[k].cpu()
+    steps = torch.tensor(_SHRINK, dtype=torch.float64)[:, None]
+    codes = cells.trace.pattern(torch.cat((start[None], start + steps * null)))
+    inside = (codes[1:] == codes[:1]).all(1).nonzero()[:, 0]
+    if not len(inside):
+        return None
+    return torch.stack((start, start + steps[int(inside[0])] * null))
 
 
 @dataclass(frozen=True)

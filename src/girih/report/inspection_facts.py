@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from girih.geometry import CellValues
 from girih.geometry.priors import UniformPrior
 from girih.networks import AffineStep, KinkStep, LatentStep, Trace
-from girih.plots.data import Array, to_array
 from girih.plots.histograms import cell_weights, weighted_quantiles
+from girih.plots.numbers import Array, to_array
 from girih.report.inspection import Inspection
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LISTED = 8  # singular values in the table of cells
@@ -88,12 +86,10 @@ def describe_layers(traced: Trace) -> list[str]:
     return lines
 
 
-def cell_table(found: Inspection) -> pd.DataFrame:
-    """A line for each cell, in the order of the partition or, for sampled cells, as they were met."""
-    import pandas as pd
-
+def cell_table(found: Inspection) -> dict[str, NDArray[Any]]:
+    """A table by its columns, a line for each cell: in the order of the partition or, if sampled, as they were met."""
     cells, S = found.cells, found.latent_dim
-    table: dict[str, Any] = {
+    table: dict[str, NDArray[Any]] = {
         "cell": np.arange(len(cells)),
         "prior_mass": to_array(cells.mass),
         "prior_mass_error": to_array(cells.mass_error),
@@ -107,7 +103,7 @@ def cell_table(found: Inspection) -> pd.DataFrame:
     table["largest_angle_degrees"] = _largest_angles(found)
     for k in range(min(S, _COORDINATES)):
         table[f"z{k + 1}"] = to_array(cells.points[:, k])
-    return pd.DataFrame(table)
+    return table
 
 
 def _largest_angles(found: Inspection) -> Array:

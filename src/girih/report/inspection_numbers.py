@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from girih.plots.histograms import percent
-from girih.report.numbers import Number
+from girih.report.page import Number
 
 _STRAIGHT = 1e-6  # angles in degrees up to that are rounding
 

@@ -7,17 +7,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from girih._extras import needs
 
-matplotlib.use("agg", force=False)
+with needs("plots"):
+    import matplotlib
+
+    matplotlib.use("agg", force=False)
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from girih import plots
 from girih.geometry import Cells, basis, intrinsic_dimension, log_volume
 from girih.geometry.priors import UniformPrior
-from girih.plots.data import to_array
+from girih.plots.numbers import to_array
 from girih.plots.style import new_figure
 from girih.report.inspection import Inspection, affordable
 from girih.report.page import Picture
@@ -275,7 +279,7 @@ def _as_images(vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @plots.styled
-def _samples(found: Inspection, shape: tuple[int, ...], seed: int) -> Any:
+def _samples(found: Inspection, shape: tuple[int, ...], seed: int) -> Axes:
     prior = found.cells.prior
     assert prior is not None
     z = prior.sample(32, torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The pictures of a fit, drawn into files."""
+"""The pictures of a fit, drawn into files, and what stands below them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+from girih._extras import needs
 
-matplotlib.use("agg", force=False)
+with needs("plots"):
+    import matplotlib
+
+    matplotlib.use("agg", force=False)
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from girih import plots
 from girih._files import atomic_path
 from girih.em.scaling import Scaling
-from girih.report.captions import captions
 from girih.report.page import Picture
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from girih.datasets import Dataset
     from girih.em import DGNEstimator
     from girih.inference import DGN
@@ -34,8 +36,64 @@ _ROWS = 20_000
 _DEAR = 600
 
 
+def captions(latent_dim: int, columns: int) -> dict[str, str]:
+    """Captions by the name of the picture.
+
+    Args:
+        latent_dim: S.
+        columns: D.
+
+    Example:
+        >>> from girih.report.pictures import captions
+        >>> sorted(captions(2, 5))
+        ['embedding', 'manifold', 'manifold_images', 'partition', 'posterior']
+    """
+    plane = "Both are seen along the first two principal axes of the rows."
+    if latent_dim == 1:
+        plane = {1: "Rows lie at the posterior mean of their latent.", 2: "Rows as grey points."}.get(columns, plane)
+        return {
+            "manifold": "g(z) for z between the 0.1% and 99.9% quantiles of its prior, coloured along z; dots are the "
+            f"cell limits, where the curve may bend, and the band is one standard deviation of the noise. {plane}",
+            "manifold_images": "g(z) along the latent, at evenly spaced quantiles of its prior: all that the "
+            "noise-free generator can draw, from one end to the other.",
+            "posterior": _rows("A kink or a second peak at a cell limit is real:"),
+            "partition": "Between two cell limits every coordinate of g is a straight line in z. Above: the prior "
+            "mass of each cell.",
+            "embedding": "The posterior mean of z of each row, with one posterior standard deviation to either side; "
+            "above, all rows against the prior, which they follow when the model fits.",
+        }
+    plane = "Beneath: the exact density of x." if columns == 2 else plane
+    solid = latent_dim > 2
+    return {
+        "manifold": "g(z) along lines of the latent space: along each coordinate from the 1% to the 99% quantile of "
+        "its prior, the others held at a few quantiles. The lines bend where they cross a cell limit, and the grid "
+        f"may fold. Rows as grey points. {plane}",
+        "manifold_images": "g(z) along each latent coordinate in turn, the others at 0."
+        if solid
+        else "g(z) over the latent plane, at evenly spaced quantiles of its prior.",
+        "posterior": _rows("Separate patches are real:")
+        + (
+            " Dots are exact draws, seen along two of the three coordinates."
+            if solid
+            else " Shades are the smallest regions that hold a share of the posterior; dots are exact draws."
+        ),
+        "partition": ("A plane through the cells" if solid else "The cells")
+        + " on each of which the generator is one affine map, coloured by the mass that the prior gives them.",
+        "embedding": "The posterior mean of z of each row, with ellipses of one posterior standard deviation for some "
+        "of them; broken lines are one to three standard deviations of the prior, which the rows follow when the "
+        f"model fits.{' At most 600 rows are shown.' if solid else ''}",
+    }
+
+
+def _rows(kink: str) -> str:
+    return (
+        "p(z | x) of the most probable row, two in between and the least probable one. "
+        f"{kink} the posterior is a mixture of truncated Gaussians, one for each cell."
+    )
+
+
 def draw_fit(
-    out: Path, est: DGNEstimator, dataset: Dataset, scores: pd.DataFrame, standard_units: bool = False
+    out: Path, est: DGNEstimator, dataset: Dataset, log_p: NDArray[np.float64], standard_units: bool = False
 ) -> list[Picture]:
     """Draw every picture that suits the data, in the order of the report.
 
@@ -43,7 +101,7 @@ def draw_fit(
         out: the folder.
         est: the fitted estimator.
         dataset: the rows that it was fitted to.
-        scores: `log_p` of each of them.
+        log_p: of each of them, `(N,)`.
         standard_units: whether to draw columns side by side in standard units, for columns in different ones.
 
     Returns:
@@ -61,7 +119,7 @@ def draw_fit(
         units = " Columns are in standard units (mean 0, variance 1)."
     pictures: list[Picture] = []
 
-    def draw(name: str, title: str, caption: str, make: Callable[[], Any], wide: bool = False) -> None:
+    def draw(name: str, title: str, caption: str, make: Callable[[], Axes | Figure], wide: bool = False) -> None:
         path = out / f"{name}.png"
         save(path, make())
         pictures.append(Picture(path, title, caption, wide))
@@ -106,7 +164,7 @@ def draw_fit(
         + ("" if est.weight_prior is None else " The penalty of the weight prior is included."),
         lambda: plots.plot_nll_curve(est.nll_curve_, references=references),
     )
-    rows = typical_rows(scores["log_p"].to_numpy())
+    rows = typical_rows(log_p)
     draw(
         "posterior",
         "Exact posteriors of four rows",
@@ -129,7 +187,7 @@ def draw_fit(
     return pictures
 
 
-def _cells(dgn: DGN) -> Any:
+def _cells(dgn: DGN) -> Axes:
     """The latent plane, or for S = 3 a plane through the latent space, by prior mass."""
     part = dgn.partition
     return plots.plot_cells(part, values="prior_mass", log=bool((part.prior_mass > 0).all()))
@@ -164,9 +222,10 @@ def draw_samples(path: Path, X: NDArray[np.float64], shape: tuple[int, ...] | No
     save(path, ax)
 
 
-def save(path: Path, drawn: Any) -> None:
+def save(path: Path, drawn: Axes | Figure) -> None:
     """Write the figure of some axes, or a figure, as png, atomically."""
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    assert figure is not None  # axes that were drawn into have one
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.05)
 
@@ -178,7 +237,7 @@ def typical_rows(log_p: NDArray[np.float64]) -> list[int]:
     return [int(order[i]) for i in at]
 
 
-def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) -> Any:
+def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) -> Axes:
     columns, lines = 10, 2
     count = columns * lines
     X = data.X[np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)]
@@ -191,14 +250,14 @@ def _rows_and_samples(est: DGNEstimator, data: Dataset, shape: tuple[int, ...]) 
     return _in_range(ax, data.X)
 
 
-def _in_range(ax: Any, X: NDArray[np.float64]) -> Any:
+def _in_range(ax: Axes, X: NDArray[np.float64]) -> Axes:
     """The greys of the data: one image far outside their range would leave the others without contrast."""
     for image in ax.images:
         image.set_clim(np.nanmin(X), np.nanmax(X))
     return ax
 
 
-def _few_classes(labels: Any) -> Any:
+def _few_classes(labels: NDArray[Any] | None) -> NDArray[Any] | None:
     """Labels as the embedding can show them, or none."""
     if labels is None or len(np.unique(np.asarray(labels).astype(str))) > 20:
         return None

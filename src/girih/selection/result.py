@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from girih._extras import require
 from girih.selection.candidates import Candidate
 from girih.selection.fits import Outcome
 
@@ -157,9 +158,8 @@ class SelectionResult:
 
     def frame(self) -> pd.DataFrame:
         """The table as a pandas frame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.table)
+        pandas = require("pandas", "tables")
+        return pandas.DataFrame(self.table)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the estimator as plain values, for JSON."""

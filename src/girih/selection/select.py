@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from sklearn.utils.parallel import Parallel, delayed
 
 from girih._arrays import Rows, as_rows
 from girih._deprecated import renamed

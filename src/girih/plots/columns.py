@@ -1,4 +1,4 @@
-"""The columns of the cells' maps: what changes in x when one latent moves."""
+"""The columns of the cells' maps: what changes in x when one latent moves, and how alike they are."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from girih._arrays import as_tensor
 from girih.errors import ParameterError, ShapeError
-from girih.plots.data import Array, label_columns, to_array
+from girih.geometry import Cells, mean_overlap
+from girih.plots.numbers import Array, label_columns, to_array
 from girih.plots.style import BLACK, COLUMN, CYCLE, LIGHT, colour_bar, new_axes, new_figure, styled
 
 _GAP = 0.08
 _BARS = 12  # columns of x up to which vectors are bars
+_WRITTEN = 8  # numbers fit into a table of this size
 
 
 @styled
 def plot_basis(
-    images: Any,
+    images: ArrayLike,
     ax: Axes | None = None,
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
@@ -101,7 +105,7 @@ def plot_basis(
 
 @styled
 def plot_basis_vectors(
-    vectors: Any,
+    vectors: ArrayLike,
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     feature_names: list[str] | None = None,
@@ -176,3 +180,51 @@ def _names(given: Sequence[str] | None, count: int, what: str, default: list[str
     if len(given) != count:
         raise ShapeError(f"{what} must hold one name for each of {count}, got {len(given)}")
     return [str(name) for name in given]
+
+
+@styled
+def plot_disentanglement(overlap: Cells | Tensor, ax: Axes | None = None) -> Axes:
+    """Draw the average absolute cosine between the columns of A as a table of colours: 0 is disentangled.
+
+    Args:
+        overlap: cells, or what `girih.geometry.mean_overlap` gives for them, `(S, S)`.
+        ax: axes to draw into; those of a new figure by default.
+
+    Raises:
+        ShapeError: not a square table.
+        ParameterError: S = 1, where there is nothing to compare.
+
+    Source:
+        MAS, section 4.2, Proposition 5, Table 1.
+
+    Example:
+        >>> import girih
+        >>> cells = girih.geometry.sample_cells(girih.mlp([6, 16, 16, 10], seed=0), 200)
+        >>> girih.plots.plot_disentanglement(cells).get_xlabel()
+        'latent'
+    """
+    table = to_array(mean_overlap(overlap) if isinstance(overlap, Cells) else overlap)
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        raise ShapeError(f"overlap must be cells or a table (S, S), got shape {table.shape}")
+    S = len(table)
+    if S < 2:
+        raise ParameterError("a single latent has no other to be entangled with; this picture is for S of 2 or more")
+    ax = new_axes(ax, width=3.5, height=2.8)
+    shown = np.ma.masked_array(table, np.eye(S, dtype=bool))
+    drawn = ax.imshow(shown, cmap="cividis_r", vmin=0.0, vmax=1.0)
+    ax.set_facecolor(LIGHT)
+    if S <= _WRITTEN:
+        for i in range(S):
+            for j in range(S):
+                if i != j:
+                    ink = "white" if table[i, j] > 0.55 else "black"
+                    ax.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    ticks = np.arange(0, S, max(1, -(-S // 10)))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator(ticks.tolist()))
+        axis.set_major_formatter(lambda value, _: f"{value + 1:g}")
+        axis.set_tick_params(length=0)
+    ax.set(xlabel="latent", ylabel="latent")
+    ax.spines[:].set_visible(False)
+    colour_bar(ax, drawn, "mean |cosine| between columns of A")
+    return ax

