@@ -1,0 +1,31 @@
+"""Every python block of the README and the docs runs, one after the other in each page, as a reader would run them.
+
+A comment `<!-- run first ... -->` holds what a page leaves to its reader, such as the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "papers/README.md"]
+BLOCK = re.compile(r"^(?:```python\n(.*?)^```|<!-- run first\n(.*?)^-->)", re.DOTALL | re.MULTILINE)
+BLOCKS = {page: [m for m in BLOCK.finditer(page.read_text("utf-8"))] for page in PAGES}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::girih.em.OverfitWarning")
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES if BLOCKS[page]])
+def test_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text, names = (ROOT / page).read_text("utf-8"), {}
+    for match in BLOCKS[ROOT / page]:
+        line = text[: match.start()].count("\n") + 1
+        exec(compile("\n" * line + (match[1] or match[2]), page, "exec"), names)  # errors name the line of the page
+
+
+def test_there_are_blocks():
+    assert sum(len(blocks) for blocks in BLOCKS.values()) > 10
