@@ -30,7 +30,7 @@ def rows(n=30):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_vae_comes_back_and_trains_on(kind, likelihood, dtype, tmp_path):
     vae = KINDS[kind](likelihood=likelihood, dtype=dtype)
-    options = {"steps": 5, "record": lambda model: {}, "progress": False, "accelerator": "cpu"}
+    options = {"max_steps": 5, "record": lambda model: {}, "progress": False, "accelerator": "cpu"}
     vae.fit(rows(), **options)
     girih.save(vae, tmp_path / "model")
     back = girih.load(tmp_path / "model")
@@ -47,7 +47,7 @@ def test_a_trained_vae_comes_back_and_trains_on(kind, likelihood, dtype, tmp_pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_and_state_dicts_hold_everything(kind):
     vae = KINDS[kind]()
-    vae.fit(rows(), steps=3, record=lambda model: {}, progress=False, accelerator="cpu")
+    vae.fit(rows(), max_steps=3, record=lambda model: {}, progress=False, accelerator="cpu")
     other = KINDS[kind]()
     other.load_state_dict(vae.state_dict())
     for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae)), other):
