@@ -73,10 +73,20 @@ def test_own_networks_come_back_where_they_are_chains(tmp_path):
     torch.testing.assert_close(back().log_prob(rows()), vae().log_prob(rows()))
 
 
+def test_convolutions_come_back(tmp_path):
+    vae = GaussVAE(svhn_decoder(2, seed=0), svhn_encoder(4, seed=0))
+    girih.save(vae, tmp_path / "model")
+    x = torch.rand(3, vae.output_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for first, second in zip(
+        girih.load(tmp_path / "model").free_energy(x, seed=0), vae.free_energy(x, seed=0), strict=True
+    ):
+        torch.testing.assert_close(first, second)
+
+
 def test_other_networks_and_classes_are_refused(tmp_path):
-    conv = GaussVAE(svhn_decoder(2, seed=0), svhn_encoder(4, seed=0))
-    with pytest.raises(UnsupportedLayerError):
-        girih.save(conv, tmp_path / "model")
+    smooth = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5)).double()
+    with pytest.raises(UnsupportedLayerError, match="Tanh"):
+        girih.save(GaussVAE(smooth, latent_dim=2), tmp_path / "model")
 
     class Own(GaussVAE):
         pass
