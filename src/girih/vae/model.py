@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from girih._arrays import Rows, as_tensor, check_finite
+from girih._arrays import ArrayLike, Rows, as_tensor, check_finite
 from girih._deprecated import renamed
 from girih._options import whole
 from girih.errors import EmptyDataError, LatentDimensionError, ParameterError, ShapeError, UnsupportedLayerError
@@ -136,7 +135,7 @@ class VAE(FreeEnergyModel):
         """
         return exact_dgn(self)
 
-    def exact(self, x: ArrayLike | Tensor) -> ExactBound:
+    def exact(self, x: ArrayLike) -> ExactBound:
         """`-log p(x)`, the ELBO and `KL(q(z | x) || p(z | x))` of each row in nats, exact: nothing is sampled.
 
         Args:
@@ -170,7 +169,7 @@ class VAE(FreeEnergyModel):
                 parts.append((-posterior.log_evidence, posterior.log_evidence - kl, kl))
         return ExactBound(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def reconstruct(self, x: ArrayLike | Tensor) -> Tensor:
+    def reconstruct(self, x: ArrayLike) -> Tensor:
         """`E[x | z]` at the z that stands for each row, `(N, D)`, in evaluation mode.
 
         That z is the mean of q(z | x), or the most probable category, or the mean of the heaviest component.
@@ -178,7 +177,7 @@ class VAE(FreeEnergyModel):
         with torch.no_grad(), evaluating(self):
             return self.decode(self.family.point(self.encode(x)))
 
-    def embed(self, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, x: ArrayLike) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each `(N, S)`, in evaluation mode.
 
         For categories `(N, S, C)`: the probabilities, and the deviations of the one-hot codes.
@@ -197,9 +196,7 @@ class VAE(FreeEnergyModel):
         """
         return sample_rows(self, whole(n, "n"), seed, mean, relaxed)
 
-    def traverse(
-        self, start: ArrayLike | Tensor, dimension: int, values: ArrayLike | Tensor | None = None, count: int = 9
-    ) -> Tensor:
+    def traverse(self, start: ArrayLike, dimension: int, values: ArrayLike | None = None, count: int = 9) -> Tensor:
         """`E[x | z]` as one latent is moved over its range and the others stay, `(N, K, D)`, in evaluation mode.
 
         Args:
@@ -228,7 +225,7 @@ class VAE(FreeEnergyModel):
             moved[:, :, dimension] = values
             return self.decode(moved.flatten(0, 1)).reshape(len(z), len(values), self.output_dim)
 
-    def _latents(self, start: ArrayLike | Tensor) -> Tensor:
+    def _latents(self, start: ArrayLike) -> Tensor:
         """Latents `(N, *event)`, given or those of rows."""
         event = self.family.event_shape
         tensor = as_tensor(start, "start", self.device)
