@@ -77,10 +77,8 @@ def test_convolutions_come_back(tmp_path):
     vae = GaussVAE(svhn_decoder(2, seed=0), svhn_encoder(4, seed=0))
     girih.save(vae, tmp_path / "model")
     x = torch.rand(3, vae.output_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for first, second in zip(
-        girih.load(tmp_path / "model").free_energy(x, seed=0), vae.free_energy(x, seed=0), strict=True
-    ):
-        torch.testing.assert_close(first, second)
+    back = girih.load(tmp_path / "model")
+    torch.testing.assert_close(back.free_energy(x, seed=0).total, vae.free_energy(x, seed=0).total)
 
 
 def test_other_networks_and_classes_are_refused(tmp_path):
