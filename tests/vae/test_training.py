@@ -223,3 +223,20 @@ def test_any_model_can_be_trained_with_a_schedule():
         accelerator="cpu",
     )
     assert steps == list(range(7))
+
+
+def test_the_result_says_how_the_held_out_rows_fared():
+    x = clusters(100)
+    vae = make("gauss")
+    result = fit(vae, x, max_steps=60, record_every=5, validation=clusters(30, seed=1))
+    curve = result.history["held_out"]
+    assert result.held_out == curve.min() and result.best_step == 5 * curve.argmin()
+    last = fit(make("gauss"), x, max_steps=60, record_every=5, validation=clusters(30, seed=1), keep_best=False)
+    assert last.held_out == curve[-1] and last.best_step == 60
+
+
+def test_the_lower_of_two_lengths_counts():
+    both = fit(make("gauss"), clusters(), max_epochs=10, max_steps=7)
+    assert (both.steps, both.ended) == (7, "max_steps")
+    passes = fit(make("gauss"), clusters(), max_epochs=2, max_steps=None)
+    assert (passes.steps, passes.ended) == (4, "max_epochs")
