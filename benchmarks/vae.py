@@ -165,7 +165,7 @@ def fit_ratio(vae: VAE, plain_step: Callable[[int, Tensor], None], samples: int,
         return time.perf_counter() - start
 
     def girih_block() -> float:
-        return vae.fit(rows, samples=samples, steps=20, batch_size=BATCH, progress=False).seconds
+        return vae.fit(rows, samples=samples, max_steps=20, batch_size=BATCH, progress=False).seconds
 
     girih_block()
     return statistics.median(girih_block() / plain_block() for _ in range(blocks))

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import girih
-from girih.inference.limits import MAX_LATENT_DIM
+from girih.inference import MAX_LATENT_DIM
 
 WIDTHS = ((), (4,), (8,), (16,))
 

@@ -246,7 +246,7 @@ def test_the_networks_for_house_numbers(model):
 def trained(model, steps=60):
     vae = make_vae(model, "mnist", 0, 1, 16, 2, 3, 21, 3, 0.5, "legendre")
     X = images("mnist", "")[::25]
-    vae.fit(X, steps=steps, lr=1e-2, progress=False)
+    vae.fit(X, max_steps=steps, lr=1e-2, progress=False)
     return vae, X[:12]
 
 

@@ -246,7 +246,7 @@ def vaes() -> Numbers:
     }
     for name, make in kinds.items():
         made = make()
-        run = made.fit(X, steps=4, batch_size=10, seed=0, record_every=2, progress=False, validation=0.2)
+        run = made.fit(X, max_steps=4, batch_size=10, seed=0, record_every=2, progress=False, validation=0.2)
         found = vae.gap(made, X[:3])
         numbers = [run.history["loss"][1:], run.history["held_out"], made.reconstruct(X[:3]), *made.embed(X[:3])]
         out[name] = [*numbers, made.sample(2, seed=0), found.nll, found.gap, found.approximation]

@@ -70,7 +70,7 @@ def test_weights_are_those_of_glorot_and_follow_from_the_seed(make):
 def test_they_make_a_vae():
     vae = CGBPEFVAE(svhn_decoder(2, torch.float32, 0), svhn_encoder(10, torch.float32, 1), likelihood="bernoulli")
     x = torch.rand(6, 1024, generator=torch.Generator().manual_seed(0))
-    run = vae.fit(x, steps=3, record_every=3, progress=False, accelerator="cpu")
+    run = vae.fit(x, max_steps=3, record_every=3, progress=False, accelerator="cpu")
     assert math.isfinite(run.history["loss"][-1]) and vae.reconstruct(x).shape == (6, 1024)
 
 

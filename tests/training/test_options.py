@@ -14,12 +14,20 @@ from girih.errors import CheckpointError, ModelFileError, ParameterError
 from girih.flows import DGNFlow, Flow, RealNVP, fit_flow
 from girih.gan import GAN
 from girih.training import Checkpoint, Recorder, fit_gradient, seed_of_run
+from girih.vae import VAE, GaussVAE
 
 from .helpers import X, fit, line, same, weights
 
 ROWS = girih.datasets.load("moons", n=60, seed=0).X
 FIELDS = {field.name: field.default for field in dataclasses.fields(girih.FitOptions)}
-FITS = {"fit_gradient": fit_gradient, "train": girih.train, "GAN": GAN.fit, "Flow": Flow.fit, "DGNFlow": DGNFlow.fit}
+FITS = {
+    "fit_gradient": fit_gradient,
+    "train": girih.train,
+    "GAN": GAN.fit,
+    "Flow": Flow.fit,
+    "DGNFlow": DGNFlow.fit,
+    "VAE": VAE.fit,
+}
 
 
 def dgn():
@@ -42,6 +50,7 @@ def test_every_fit_has_all_options_with_the_same_defaults(name):
         lambda **o: RealNVP(2, seed=0).fit(ROWS, **o),
         lambda **o: fit_flow(RealNVP(2, seed=0), ROWS, **o),
         lambda **o: DGNFlow.square(2, depth=1).fit(ROWS, **o),
+        lambda **o: GaussVAE([1, 3, 2], seed=0).fit(ROWS, **o),
         lambda **o: girih.em.fit_em(dgn(), ROWS, **o),
         lambda **o: girih.select_model(ROWS, **o),
     ],
@@ -145,8 +154,9 @@ def test_old_results_are_the_new_one(module, name):
         _ = module.Runs
 
 
-def test_old_keywords_are_the_new_ones():
-    old, new = RealNVP(2, transforms=1, seed=0), RealNVP(2, transforms=1, seed=0)
+@pytest.mark.parametrize("make", [lambda: RealNVP(2, transforms=1, seed=0), lambda: GaussVAE([1, 3, 2], seed=0)])
+def test_old_keywords_are_the_new_ones(make):
+    old, new = make(), make()
     with pytest.warns(DeprecationWarning, match=r"fit\(steps=\.\.\.\) is deprecated .*; use fit\(max_steps=\.\.\.\)"):
         old.fit(ROWS, steps=8, validation=None, progress=False)
     new.fit(ROWS, max_steps=8, validation=None, progress=False)

@@ -22,7 +22,7 @@ from girih.vae import (
     register_family,
 )
 
-FIT = {"steps": 20, "batch_size": 20, "progress": False, "accelerator": "cpu"}
+FIT = {"max_steps": 20, "batch_size": 20, "progress": False, "accelerator": "cpu"}
 
 
 def rows(n=40):

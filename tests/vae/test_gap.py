@@ -19,7 +19,7 @@ def make(S=1, width=6, D=2, noise=0.1, seed=0, **options):
 def line():
     vae = make(seed=1)
     x = vae().sample((4,), seed=0)
-    vae.fit(vae().sample((200,), seed=1), steps=60, lr=0.02, seed=0, progress=False)
+    vae.fit(vae().sample((200,), seed=1), max_steps=60, lr=0.02, seed=0, progress=False)
     return vae, x, gap(vae, x)
 
 

@@ -30,7 +30,7 @@ def rows(n=30):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_vae_comes_back_and_trains_on(kind, likelihood, dtype, tmp_path):
     vae = KINDS[kind](likelihood=likelihood, dtype=dtype)
-    options = {"steps": 5, "record": lambda model: {}, "progress": False, "accelerator": "cpu"}
+    options = {"max_steps": 5, "record": lambda model: {}, "progress": False, "accelerator": "cpu"}
     vae.fit(rows(), **options)
     girih.save(vae, tmp_path / "model")
     back = girih.load(tmp_path / "model")
@@ -47,7 +47,7 @@ def test_a_trained_vae_comes_back_and_trains_on(kind, likelihood, dtype, tmp_pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_and_state_dicts_hold_everything(kind):
     vae = KINDS[kind]()
-    vae.fit(rows(), steps=3, record=lambda model: {}, progress=False, accelerator="cpu")
+    vae.fit(rows(), max_steps=3, record=lambda model: {}, progress=False, accelerator="cpu")
     other = KINDS[kind]()
     other.load_state_dict(vae.state_dict())
     for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae)), other):
@@ -73,10 +73,18 @@ def test_own_networks_come_back_where_they_are_chains(tmp_path):
     torch.testing.assert_close(back().log_prob(rows()), vae().log_prob(rows()))
 
 
+def test_convolutions_come_back(tmp_path):
+    vae = GaussVAE(svhn_decoder(2, seed=0), svhn_encoder(4, seed=0))
+    girih.save(vae, tmp_path / "model")
+    x = torch.rand(3, vae.output_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    back = girih.load(tmp_path / "model")
+    torch.testing.assert_close(back.free_energy(x, seed=0).total, vae.free_energy(x, seed=0).total)
+
+
 def test_other_networks_and_classes_are_refused(tmp_path):
-    conv = GaussVAE(svhn_decoder(2, seed=0), svhn_encoder(4, seed=0))
-    with pytest.raises(UnsupportedLayerError):
-        girih.save(conv, tmp_path / "model")
+    smooth = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5)).double()
+    with pytest.raises(UnsupportedLayerError, match="Tanh"):
+        girih.save(GaussVAE(smooth, latent_dim=2), tmp_path / "model")
 
     class Own(GaussVAE):
         pass

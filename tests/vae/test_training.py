@@ -33,7 +33,7 @@ def clusters(n=200, seed=0, spread=0.05):
 
 
 def fit(vae, x, **options):
-    options = {"lr": 0.01, "steps": 40, "record_every": 10, "progress": False, "accelerator": "cpu", **options}
+    options = {"lr": 0.01, "max_steps": 40, "record_every": 10, "progress": False, "accelerator": "cpu", **options}
     return vae.fit(x, **{"record": lambda model: {}, **options})
 
 
@@ -48,7 +48,7 @@ def test_the_temperature_falls_over_the_first_half():
     assert max(ratios) == pytest.approx(min(ratios), rel=1e-12) and max(ratios) < 1.0
 
 
-@pytest.mark.parametrize("length", [{"steps": 20}, {"max_epochs": 10, "steps": 10_000}])
+@pytest.mark.parametrize("length", [{"max_steps": 20}, {"max_epochs": 10, "max_steps": 10_000}])
 @pytest.mark.parametrize("kind", ["cat", "bpef"])
 def test_each_step_draws_at_its_temperature(kind, length, monkeypatch):
     vae, seen = make(kind, temperature=0.25), []
@@ -62,11 +62,11 @@ def test_each_step_draws_at_its_temperature(kind, length, monkeypatch):
     fit(vae, clusters(60), batch_size=30, record_every=1000, **length)
     assert seen == [annealed(t, 20, 1.0, 0.25) for t in range(20)]
     seen.clear()
-    fit(vae, clusters(60), steps=3, initial_temperature=0.25)
+    fit(vae, clusters(60), max_steps=3, initial_temperature=0.25)
     vae.free_energy(clusters(3))
     assert seen == [None] * 4  # its own, 0.25
     seen.clear()
-    fit(vae, clusters(60), steps=4, initial_temperature=4.0, validation=clusters(10), record_every=2)
+    fit(vae, clusters(60), max_steps=4, initial_temperature=4.0, validation=clusters(10), record_every=2)
     assert seen == [None, 4.0, 1.0, None, 0.25, 0.25, None]  # records at the final temperature
 
 
@@ -106,7 +106,7 @@ def test_a_run_of_another_length_or_temperature_is_another_run(tmp_path):
     path = tmp_path / "run.ckpt"
     fit(make("cat"), clusters(), checkpoint=path)
     with pytest.raises(ParameterError, match="annealing"):
-        fit(make("cat"), clusters(), checkpoint=path, steps=80)
+        fit(make("cat"), clusters(), checkpoint=path, max_steps=80)
     with pytest.raises(ParameterError, match=r"temperature=0\.5, but now temperature=0\.6"):
         fit(make("cat", temperature=0.6), clusters(), checkpoint=path)
     with pytest.raises(ParameterError, match="divergence"):
@@ -119,8 +119,8 @@ def test_a_run_at_one_temperature_can_be_made_longer(tmp_path):
     path, x = tmp_path / "run.ckpt", clusters()
     fit(make("cat"), x, checkpoint=path, initial_temperature=0.5)
     longer, once = make("cat"), make("cat")
-    assert fit(longer, x, checkpoint=path, initial_temperature=0.5, steps=80).steps == 80
-    fit(once, x, initial_temperature=0.5, steps=80)
+    assert fit(longer, x, checkpoint=path, initial_temperature=0.5, max_steps=80).steps == 80
+    fit(once, x, initial_temperature=0.5, max_steps=80)
     equal(longer, once)
 
 
@@ -130,7 +130,7 @@ def test_two_clusters_are_learned(kind, likelihood):
     x = clusters() if likelihood == "gaussian" else clusters(spread=0.0).round()
     vae = make(kind, likelihood=likelihood, sizes=(1, 16, 4))
     before = vae.free_energy(x, 20, seed=0).total.mean()
-    run = fit(vae, x, steps=500, record_every=250, validation=0.2)
+    run = fit(vae, x, max_steps=500, record_every=250, validation=0.2)
     after = vae.free_energy(x, 20, seed=0).total.mean()
     assert run.history["held_out"][-1] < run.history["held_out"][0] - 1.0 and after < before - 1.0
     again = vae.reconstruct(x)
@@ -146,7 +146,7 @@ def test_two_clusters_are_learned(kind, likelihood):
 
 def test_the_bound_is_the_divergence_from_the_best_prior(monkeypatch):
     vae, x = make("bpef"), clusters()
-    run = fit(vae, x, steps=60, divergence="bound", batch_size=None, initial_temperature=0.5)
+    run = fit(vae, x, max_steps=60, divergence="bound", batch_size=None, initial_temperature=0.5)
     with torch.no_grad():
         family, natural = information.family_of(vae.encode(x))
         least = information.compactness(family, natural)
@@ -164,7 +164,7 @@ def test_the_loss_of_the_bound_is_term_2_and_the_bound():
         torch.manual_seed(0)
         terms = vae.terms(x, 1)
         expected = terms.reconstruction.mean() + information.compactness(*information.family_of(vae.encode(x)))
-    run = fit(vae, x, steps=1, divergence="bound", record_every=1, batch_size=None, initial_temperature=0.5, seed=0)
+    run = fit(vae, x, max_steps=1, divergence="bound", record_every=1, batch_size=None, initial_temperature=0.5, seed=0)
     assert run.history["loss"][1] == pytest.approx(expected.item(), abs=1e-9)
 
 
@@ -177,8 +177,8 @@ def test_the_loss_of_the_bound_is_term_2_and_the_bound():
         ("gauss", {}, {"initial_temperature": 1.0}, "GaussVAE has no temperature"),
         ("cat", {}, {"initial_temperature": 0.0}, "temperature must be a positive number"),
         ("cat", {}, {"initial_temperature": 0.4}, "at least the final temperature 0.5"),
-        ("gauss", {}, {"steps": 0}, "steps must be a whole number"),
-        ("cat", {}, {"steps": 2.5}, "steps must be a whole number"),
+        ("gauss", {}, {"max_steps": 0}, "max_steps must be a whole number"),
+        ("cat", {}, {"max_steps": 2.5}, "max_steps must be a whole number"),
         ("cat", {}, {"max_epochs": 0}, "max_epochs must be a whole number"),
         ("gauss", {}, {"batch_size": 0}, "batch_size must be a whole number"),
         ("gauss", {}, {"lr": -1.0}, "lr must be a positive number"),
@@ -192,7 +192,7 @@ def test_bad_options_are_refused(kind, own, options, says):
 
 def test_a_diverging_run_is_named():
     with pytest.raises(NonFiniteError, match="train with a smaller lr"):
-        fit(make("bpef"), clusters(), lr=1e5, steps=200)
+        fit(make("bpef"), clusters(), lr=1e5, max_steps=200)
 
 
 def test_a_prior_that_is_not_learned_stays_uniform():
@@ -205,7 +205,7 @@ def test_a_prior_that_is_not_learned_stays_uniform():
 
 
 def test_steps_end_in_the_middle_of_a_pass():
-    run = fit(make("gauss"), clusters(), steps=17, batch_size=30, record_every=5)
+    run = fit(make("gauss"), clusters(), max_steps=17, batch_size=30, record_every=5)
     assert run.steps == 17 and run.history["step"].tolist() == [0, 5, 10, 15, 17] and run.ended == "max_steps"
 
 
@@ -223,3 +223,20 @@ def test_any_model_can_be_trained_with_a_schedule():
         accelerator="cpu",
     )
     assert steps == list(range(7))
+
+
+def test_the_result_says_how_the_held_out_rows_fared():
+    x = clusters(100)
+    vae = make("gauss")
+    result = fit(vae, x, max_steps=60, record_every=5, validation=clusters(30, seed=1))
+    curve = result.history["held_out"]
+    assert result.held_out == curve.min() and result.best_step == 5 * curve.argmin()
+    last = fit(make("gauss"), x, max_steps=60, record_every=5, validation=clusters(30, seed=1), keep_best=False)
+    assert last.held_out == curve[-1] and last.best_step == 60
+
+
+def test_the_lower_of_two_lengths_counts():
+    both = fit(make("gauss"), clusters(), max_epochs=10, max_steps=7)
+    assert (both.steps, both.ended) == (7, "max_steps")
+    passes = fit(make("gauss"), clusters(), max_epochs=2, max_steps=None)
+    assert (passes.steps, passes.ended) == (4, "max_epochs")

@@ -113,7 +113,7 @@ def fit_job(
     fitted = vae.fit(
         parts.train,
         samples=samples,
-        steps=steps,
+        max_steps=steps,
         batch_size=100,
         lr=rate,
         validation=parts.validation,

@@ -139,7 +139,7 @@ def trained(
     fitted = vae.fit(
         training,
         samples=samples,
-        steps=steps,
+        max_steps=steps,
         batch_size=_BATCH,
         lr=lr,
         seed=seed,

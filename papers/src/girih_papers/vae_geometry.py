@@ -113,7 +113,7 @@ def trained(
     if model == FREE:
         run = fit_gradient(vae, x, loss=_free_loss, max_steps=steps, **options)
     else:
-        run = vae.fit(x, steps=steps, **options)
+        run = vae.fit(x, max_steps=steps, **options)
     completed(run)
     return {**weights_of(vae), **{f"curve_{name}": run.history[name] for name in ("step", *_CURVES)}}
 

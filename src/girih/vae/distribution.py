@@ -7,11 +7,10 @@ from contextlib import suppress
 from typing import ClassVar
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError, UnsupportedLayerError
 from girih.inference import DGN, DGNDistribution
@@ -36,9 +35,7 @@ class ExactDistribution(DGNDistribution):
     def __init__(self, dgn: DGN) -> None:
         super().__init__(dgn)
 
-    def log_prob_with_error(
-        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
-    ) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(self, x: ArrayLike, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
         """`log p(x)` and its standard error, which is 0; `samples` and `seed` are there for other VAEs."""
         log_p = self.log_prob(x)
         return log_p, torch.zeros_like(log_p)
@@ -65,13 +62,11 @@ class VAEDistribution(Distribution):
         self.exact = vae.family.codes is not None and vae.family.codes <= MOST_CODES
         super().__init__(torch.Size([]), torch.Size([vae.output_dim]), validate_args=False)
 
-    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
+    def log_prob(self, value: ArrayLike) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, or an estimate from 1,000 draws of a fixed seed."""
         return self.log_prob_with_error(value)[0]
 
-    def log_prob_with_error(
-        self, x: ArrayLike | Tensor, samples: int = SAMPLES, seed: int | None = 0
-    ) -> tuple[Tensor, Tensor]:
+    def log_prob_with_error(self, x: ArrayLike, samples: int = SAMPLES, seed: int | None = 0) -> tuple[Tensor, Tensor]:
         """`log p(x)` and the standard error of the estimate, `(N,)` each, in nats; 0 where it is exact.
 
         Args:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError
 from girih.training import evaluating, own_random_state
@@ -49,7 +48,7 @@ class Evidence(NamedTuple):
 
 def importance(
     vae: FreeEnergyModel,
-    x: ArrayLike | Tensor,
+    x: ArrayLike,
     samples: int = 1000,
     generator: torch.Generator | None = None,
     relaxed: bool | None = None,
@@ -103,7 +102,7 @@ def importance(
 
 def estimate(
     vae: FreeEnergyModel,
-    x: ArrayLike | Tensor,
+    x: ArrayLike,
     samples: int = 1000,
     generator: torch.Generator | None = None,
     relaxed: bool | None = None,
@@ -196,7 +195,7 @@ class CodePosterior(NamedTuple):
     log_prob: Tensor  # (N, K) log p(y | x)
 
 
-def enumerate_exact(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> Tensor:
+def enumerate_exact(vae: FreeEnergyModel, x: ArrayLike) -> Tensor:
     r"""The exact `log p(x)` of a VAE with few discrete codes: `log sum_y p(y) p(x | y)`.
 
     The latents are hard codes, what `prior()` gives, and not the relaxed ones that training draws.
@@ -228,7 +227,7 @@ def enumerate_exact(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> Tensor:
         return _log_evidence(vae, rows, codes)
 
 
-def enumerate_bound(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> CodeBound:
+def enumerate_bound(vae: FreeEnergyModel, x: ArrayLike) -> CodeBound:
     """The exact `log p(x)` and the exact free energy of hard codes, of which training relaxes the second term.
 
     Arguments and errors are those of `enumerate_exact`. `bound + log_prob` is `KL(q(y | x) || p(y | x))`.
@@ -243,7 +242,7 @@ def enumerate_bound(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> CodeBound:
     return CodeBound(total, bound)
 
 
-def enumerate_posterior(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> CodePosterior:
+def enumerate_posterior(vae: FreeEnergyModel, x: ArrayLike) -> CodePosterior:
     """The exact posterior `p(y | x)` over all hard codes, `(N, K)`: it is held in memory.
 
     Arguments and errors are those of `enumerate_exact`.
@@ -269,7 +268,7 @@ def values_of(p: Distribution) -> Tensor | None:
     return base.enumerate_support(expand=False)[:, 0]
 
 
-def _prepared(vae: FreeEnergyModel, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+def _prepared(vae: FreeEnergyModel, x: ArrayLike) -> tuple[Tensor, Tensor]:
     """Checked rows and all codes, `(K, *event)`."""
     rows = as_rows(x, "x", vae.output_dim, "the data dimension D")
     with torch.no_grad():

@@ -4,64 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
+from girih._arrays import Rows
 from girih._options import whole
 from girih.errors import ParameterError
-from girih.training import FitResult, Recorder, digest, evaluating, fit_gradient, seed_of_run, split
+from girih.training import (
+    FitOptions,
+    FitResult,
+    OptimizerName,
+    Recorder,
+    Settled,
+    evaluating,
+    mean_loss,
+    minimise,
+    split,
+    watching,
+)
 from girih.vae.bpef.concrete import as_temperature
 from girih.vae.free_energy import FreeEnergyModel
 
 # Rows of one forward pass.
 _CHUNK = 10_000
 
-_SEED = 0  # of the draws for held-out rows
+_DEFAULTS = FitOptions(max_steps=10_000, batch_size=100)
 
 
 def fit_vae(
     vae: FreeEnergyModel,
-    X: ArrayLike | Tensor,
+    X: Rows,
     samples: int,
-    validation: ArrayLike | Tensor | None,
     initial_temperature: float | None,
     divergence: str,
-    options: dict[str, Any],
+    optimizer: OptimizerName,
+    options: FitOptions,
 ) -> FitResult:
-    """`VAE.fit`; `options` are those of `fit_gradient`, with the batch size and the length of the run."""
-    samples, seed = whole(samples, "samples"), seed_of_run(options["seed"], options["checkpoint"])
-    options = {**options, "seed": seed}
-    rows, held_out = split(vae.rows(X), validation, seed, vae.rows)
-    settings: dict[str, Any] = {"samples": samples}
-    every, recorder = options["record_every"], options["record"]
-    if recorder is None:
-        recorder = vae.default_recorder(rows, every)
-    if not isinstance(recorder, Recorder) and (held_out is not None or divergence == "bound"):
-        recorder = Recorder(recorder, every=every)
+    """`VAE.fit`, with the fields of `girih.FitOptions` as one."""
+    samples, settled = whole(samples, "samples"), options.filled(_DEFAULTS)
+    free = _is_free(vae, divergence)
+    rows, held_out = split(vae.rows(X), settled.validation, settled.seed, vae.rows)
+    if settled.record is None:
+        settled = replace(settled, record=vae.default_recorder(rows, settled.record_every))
     if held_out is not None:
-        recorder = HeldOutRecorder(recorder, held_out.to(vae.dtype), samples)
-        options["monitor"] = options["monitor"] or "held_out"
-        settings["held-out rows"] = digest(held_out)
-    if options["keep_best"] is None:
-        options["keep_best"] = held_out is not None
-    free = divergence == "bound"
+        mean = mean_loss(lambda model, part: model.terms(part, samples).total, vae.dtype)
+        settled = watching(settled, held_out, mean)
     if free:
-        if not vae.family.learns_prior:
-            raise ParameterError(
-                f"divergence='bound' needs a prior that is learned, and that of this {type(vae).__name__} is fixed; "
-                "use CGBPEFVAE with learn_prior=True, or divergence='prior'"
-            )
-        recorder = CentroidRecorder(recorder, rows.to(vae.dtype))
-        settings["divergence"] = divergence
-    elif divergence != "prior":
-        raise ParameterError(f"divergence must be 'prior' or 'bound'; got {divergence!r}")
-    options["record"] = recorder
-    annealing = _annealing(vae, len(rows), initial_temperature, options, settings)
-    if annealing is not None:
-        options["before_step"] = annealing
+        settled = replace(settled, record=CentroidRecorder(settled, rows.to(vae.dtype)))
+    annealing, known = _annealing(vae, len(rows), initial_temperature, settled)
+    settled = settled.told_apart_by({"samples": samples, **({"divergence": divergence} if free else {}), **known})
 
     def loss(model: FreeEnergyModel, batch: Tensor) -> Tensor:
         temperature = None if annealing is None else annealing.now
@@ -71,30 +65,37 @@ def fit_vae(
         terms = model.terms(batch, samples, temperature=temperature, encoded=encoded)
         return terms.reconstruction.mean() + model.family.free_prior_bound(encoded)
 
-    return fit_gradient(vae, rows, loss=loss, dtype=vae.dtype, settings=settings, **options)
+    return minimise(vae, rows, loss, settled, optimizer=optimizer, before_step=annealing, dtype=vae.dtype)
+
+
+def _is_free(vae: FreeEnergyModel, divergence: str) -> bool:
+    """Whether the prior is free while the networks are trained."""
+    if divergence not in ("prior", "bound"):
+        raise ParameterError(f"divergence must be 'prior' or 'bound'; got {divergence!r}")
+    if divergence == "bound" and not vae.family.learns_prior:
+        raise ParameterError(
+            f"divergence='bound' needs a prior that is learned, and that of this {type(vae).__name__} is fixed; "
+            "use CGBPEFVAE with learn_prior=True, or divergence='prior'"
+        )
+    return divergence == "bound"
 
 
 def _annealing(
-    vae: FreeEnergyModel, count: int, initial: float | None, options: dict[str, Any], settings: dict[str, Any]
-) -> Annealing | None:
-    """The temperatures of a run, and what its checkpoint has to know of them; `None` where nothing changes."""
+    vae: FreeEnergyModel, count: int, initial: float | None, options: Settled
+) -> tuple[Annealing | None, dict[str, Any]]:
+    """The temperatures of a run, `None` where nothing changes, and what its checkpoint has to know of them."""
     final = vae.temperature
     if final is None:
         if initial is not None:
             raise ParameterError(f"{type(vae).__name__} has no temperature; leave initial_temperature out")
-        return None
-    settings["temperature"] = final
+        return None, {}
     initial = max(1.0, final) if initial is None else as_temperature(initial)
     if initial < final:
         raise ParameterError(f"initial_temperature must be at least the final temperature {final:g}; got {initial:g}")
     if initial == final:
-        return None
-    size = options["batch_size"]
-    per_pass = 1 if size is None else math.ceil(count / min(whole(size, "batch_size"), count))
-    epochs, steps = options.get("max_epochs"), options.get("max_steps")
-    length = whole(epochs, "max_epochs") * per_pass if epochs is not None else whole(steps, "steps")
-    settings["annealing"] = [initial, length]
-    return Annealing(length, initial, final)
+        return None, {"temperature": final}
+    length, _ = options.steps(math.ceil(count / min(options.batch_size or count, count)))
+    return Annealing(length, initial, final), {"temperature": final, "annealing": [initial, length]}
 
 
 def annealed(step: int, steps: int, initial: float, final: float) -> float:
@@ -147,47 +148,22 @@ class Annealing:
         self.now = annealed(step, self._steps, self._initial, self._final)
 
 
-class HeldOutRecorder(Recorder):
-    """Records `held_out`, the mean free energy of held-out rows in nats per row, beside what another recorder does.
-
-    The draws of z are the same at every record, so that two records differ by the parameters alone, and the networks
-    are in evaluation mode.
-
-    Args:
-        inner: the other recorder, which also says how often.
-        x: the held-out rows `(M, D)`, in the type of the model.
-        samples: draws of z for each row.
-    """
-
-    def __init__(self, inner: Recorder, x: Tensor, samples: int) -> None:
-        super().__init__(every=inner.every)
-        self._inner, self._x, self._samples = inner, x, samples
-
-    def measure(self, model: Any) -> Mapping[str, float]:
-        """The numbers of the other recorder, and `held_out`."""
-        generator = torch.Generator(model.device).manual_seed(_SEED)
-        total = 0.0
-        with evaluating(model):
-            for part in self._x.split(_CHUNK):
-                terms = model.terms(part.to(model.device), self._samples, generator)
-                total += float(terms.total.double().sum())
-        return {**self._inner.measure(model), "held_out": total / len(self._x)}
-
-
 class CentroidRecorder(Recorder):
-    """Sets the prior to the centroid of the posteriors of the training rows before another recorder measures.
+    """Sets the prior to the centroid of the posteriors of the training rows before what the user asked for is measured.
 
     Args:
-        inner: the other recorder, which also says how often.
+        options: which say what is measured, and how often.
         rows: the training rows, in the type of the model.
     """
 
-    def __init__(self, inner: Recorder, rows: Tensor) -> None:
-        super().__init__(every=inner.every)
-        self._inner, self._rows = inner, rows
+    def __init__(self, options: Settled, rows: Tensor) -> None:
+        record, every = options.record, options.record_every
+        self._inner = record if isinstance(record, Recorder) else Recorder(record, every)
+        super().__init__(every=self._inner.every)
+        self._rows = rows
 
     def measure(self, model: Any) -> Mapping[str, float]:
-        """The numbers of the other recorder."""
+        """The numbers that were asked for."""
         with torch.no_grad(), evaluating(model):
             encoded = [model.encoded(part) for part in self._rows.to(model.device).split(_CHUNK)]
         model.family.centre_prior(encoded)

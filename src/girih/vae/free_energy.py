@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from girih._arrays import as_rows, as_tensor
+from girih._arrays import ArrayLike, Rows, as_rows, as_tensor
 from girih._options import whole
 from girih.errors import NoiseError, ShapeError
 from girih.training import Recorder, type_of
@@ -118,7 +117,7 @@ class FreeEnergyModel(nn.Module):
         """The final temperature of the Concrete relaxation, `None` for a family that needs none."""
         return self.family.temperature
 
-    def encode(self, x: ArrayLike | Tensor) -> Distribution:
+    def encode(self, x: ArrayLike) -> Distribution:
         """The approximate posteriors `q(z | x_n)`, in float64, batch shape `(N,)`.
 
         Args:
@@ -133,7 +132,7 @@ class FreeEnergyModel(nn.Module):
         """p(z) in float64, a distribution of the same kind as `encode` gives."""
         return self.family.prior(self.device)
 
-    def decode(self, z: ArrayLike | Tensor) -> Tensor:
+    def decode(self, z: ArrayLike) -> Tensor:
         """`E[x | z]`, `(N, D)`, in the type of the parameters: probabilities for a Bernoulli likelihood.
 
         Args:
@@ -141,7 +140,7 @@ class FreeEnergyModel(nn.Module):
         """
         return self.observe(z, mean=True)
 
-    def log_likelihood(self, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
+    def log_likelihood(self, x: ArrayLike, z: ArrayLike) -> Tensor:
         """`log p(x | z)` in nats, `(..., N)` in float64.
 
         Args:
@@ -158,7 +157,7 @@ class FreeEnergyModel(nn.Module):
         log_noise = None if self.log_noise is None else self.log_noise.double()
         return -self._likelihood.nll(rows, output.double().reshape(*lead, self.output_dim), log_noise)
 
-    def free_energy(self, x: ArrayLike | Tensor, samples: int = 1, seed: int | None = None) -> FreeEnergy:
+    def free_energy(self, x: ArrayLike, samples: int = 1, seed: int | None = None) -> FreeEnergy:
         r"""An unbiased estimate of the two terms of the free energy of each row, in nats, to be minimised.
 
             KL(q(z | x) || p(z)),   -(1 / L) sum_l log p(x | z_l),   z_l ~ q(z | x)
@@ -209,12 +208,12 @@ class FreeEnergyModel(nn.Module):
         reconstruction = nll.mean(0) if draws.weights is None else (draws.weights * nll).sum(0)
         return FreeEnergy(draws.divergence, reconstruction)
 
-    def observe(self, z: ArrayLike | Tensor, mean: bool = False) -> Tensor:
+    def observe(self, z: ArrayLike, mean: bool = False) -> Tensor:
         """A draw of x for each z, or `E[x | z]`: `(N, D)` in the type of the parameters."""
         output = self._decoded(flat_latents(z, self.family.event_shape, self.device).to(self.dtype))
         return self._likelihood.mean(output) if mean else self._likelihood.draw(output, self.log_noise, None)
 
-    def rows(self, x: ArrayLike | Tensor) -> Tensor:
+    def rows(self, x: ArrayLike | Rows) -> Tensor:
         """Rows of x as checked float64 on the device of the networks."""
         rows = as_rows(x, "x", self.output_dim, "the data dimension D", device=self.device)
         self._likelihood.check(rows)
@@ -240,7 +239,7 @@ class FreeEnergyModel(nn.Module):
         return f"S={self.latent_dim}, D={self.output_dim}, likelihood={self.likelihood!r}{noise}{temperature}"
 
 
-def flat_latents(z: ArrayLike | Tensor, event: torch.Size, device: torch.device) -> Tensor:
+def flat_latents(z: ArrayLike, event: torch.Size, device: torch.device) -> Tensor:
     """Latents `(N, *event)`, or flat ones, as checked rows in float64.
 
     Raises:
@@ -259,9 +258,7 @@ def flat_latents(z: ArrayLike | Tensor, event: torch.Size, device: torch.device)
     return as_rows(tensor, "z", event.numel(), meaning, device=device)
 
 
-def stacked_latents(
-    z: ArrayLike | Tensor, rows: int, event: torch.Size, device: torch.device
-) -> tuple[Tensor, torch.Size]:
+def stacked_latents(z: ArrayLike, rows: int, event: torch.Size, device: torch.device) -> tuple[Tensor, torch.Size]:
     """Latents `(..., rows, *event)` or `(..., 1, *event)` as flat rows in float64, and their leading shape.
 
     Raises:

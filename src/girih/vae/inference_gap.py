@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.training import evaluating
@@ -60,7 +59,7 @@ class Gap(NamedTuple):
 
 def gap(
     vae: FreeEnergyModel,
-    x: ArrayLike | Tensor,
+    x: ArrayLike,
     *,
     starts: int = 6,
     seed: int = 0,

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from girih._arrays import ArrayLike
 from girih.errors import LatentDimensionError, ParameterError
 from girih.inference import DGN
 
@@ -36,7 +36,7 @@ class LatentModel(Protocol):
         """The noise variance of a Gaussian likelihood, `()`."""
         ...
 
-    def encode(self, x: ArrayLike | Tensor) -> Distribution:
+    def encode(self, x: ArrayLike) -> Distribution:
         """`q(z | x_n)` of rows `(N, D)`, in float64."""
         ...
 
@@ -44,7 +44,7 @@ class LatentModel(Protocol):
         """p(z), in float64."""
         ...
 
-    def log_likelihood(self, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
+    def log_likelihood(self, x: ArrayLike, z: ArrayLike) -> Tensor:
         """`log p(x | z)`, nats: `(N, D)` and `(..., N, *event)` or `(..., 1, *event)` to `(..., N)`."""
         ...
 

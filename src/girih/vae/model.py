@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import ArrayLike, Rows, as_tensor, check_finite
+from girih._deprecated import renamed
 from girih._options import whole
 from girih.errors import EmptyDataError, LatentDimensionError, ParameterError, ShapeError, UnsupportedLayerError
 from girih.inference import DGN
-from girih.training import ExactRecorder, FitResult, LogFormat, Measure, OptimizerName, Recorder, evaluating
+from girih.training import (
+    Accelerator,
+    ExactRecorder,
+    FitOptions,
+    FitResult,
+    LogFormat,
+    Measure,
+    OptimizerName,
+    Recorder,
+    evaluating,
+)
 from girih.vae.distribution import distribution_of, exact_dgn, sample_rows
 from girih.vae.families import Family, family_named
 from girih.vae.fitting import fit_vae
@@ -125,7 +135,7 @@ class VAE(FreeEnergyModel):
         """
         return exact_dgn(self)
 
-    def exact(self, x: ArrayLike | Tensor) -> ExactBound:
+    def exact(self, x: ArrayLike) -> ExactBound:
         """`-log p(x)`, the ELBO and `KL(q(z | x) || p(z | x))` of each row in nats, exact: nothing is sampled.
 
         Args:
@@ -159,7 +169,7 @@ class VAE(FreeEnergyModel):
                 parts.append((-posterior.log_evidence, posterior.log_evidence - kl, kl))
         return ExactBound(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def reconstruct(self, x: ArrayLike | Tensor) -> Tensor:
+    def reconstruct(self, x: ArrayLike) -> Tensor:
         """`E[x | z]` at the z that stands for each row, `(N, D)`, in evaluation mode.
 
         That z is the mean of q(z | x), or the most probable category, or the mean of the heaviest component.
@@ -167,7 +177,7 @@ class VAE(FreeEnergyModel):
         with torch.no_grad(), evaluating(self):
             return self.decode(self.family.point(self.encode(x)))
 
-    def embed(self, x: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, x: ArrayLike) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(z | x), each `(N, S)`, in evaluation mode.
 
         For categories `(N, S, C)`: the probabilities, and the deviations of the one-hot codes.
@@ -186,9 +196,7 @@ class VAE(FreeEnergyModel):
         """
         return sample_rows(self, whole(n, "n"), seed, mean, relaxed)
 
-    def traverse(
-        self, start: ArrayLike | Tensor, dimension: int, values: ArrayLike | Tensor | None = None, count: int = 9
-    ) -> Tensor:
+    def traverse(self, start: ArrayLike, dimension: int, values: ArrayLike | None = None, count: int = 9) -> Tensor:
         """`E[x | z]` as one latent is moved over its range and the others stay, `(N, K, D)`, in evaluation mode.
 
         Args:
@@ -217,7 +225,7 @@ class VAE(FreeEnergyModel):
             moved[:, :, dimension] = values
             return self.decode(moved.flatten(0, 1)).reshape(len(z), len(values), self.output_dim)
 
-    def _latents(self, start: ArrayLike | Tensor) -> Tensor:
+    def _latents(self, start: ArrayLike) -> Tensor:
         """Latents `(N, *event)`, given or those of rows."""
         event = self.family.event_shape
         tensor = as_tensor(start, "start", self.device)
@@ -231,100 +239,86 @@ class VAE(FreeEnergyModel):
             f"(N, {self.output_dim}); got {tuple(tensor.shape)}"
         )
 
+    @renamed({"steps": "max_steps"})
     def fit(
         self,
-        X: ArrayLike | Tensor,
+        X: Rows,
         *,
         samples: int = 1,
-        steps: int = 10_000,
-        max_epochs: int | None = None,
-        batch_size: int | None = 100,
-        optimizer: OptimizerName = "adam",
-        lr: float = 1e-3,
-        validation: ArrayLike | Tensor | None = None,
-        patience: int | None = None,
-        min_improvement: float = 1e-4,
-        monitor: str | None = None,
-        keep_best: bool | None = None,
         initial_temperature: float | None = None,
         divergence: Literal["prior", "bound"] = "prior",
-        seed: int = 0,
+        optimizer: OptimizerName = "adam",
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        batch_size: int | Literal["auto"] | None = "auto",
+        lr: float | None = None,
+        validation: Rows | float | Literal["auto"] | None = "auto",
+        patience: int | Literal["auto"] | None = "auto",
+        min_improvement: float | None = None,
+        monitor: str | None = None,
+        keep_best: bool | None = None,
+        seed: int | None = 0,
         record: Recorder | Measure | None = None,
-        record_every: int = 100,
+        record_every: int | None = None,
         progress: bool = True,
         checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float = 2.0,
+        settings: Mapping[str, Any] | None = None,
         log: str | os.PathLike[str] | None = None,
         log_format: LogFormat = "csv",
-        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+        accelerator: Accelerator = "auto",
     ) -> FitResult:
-        """Train on the free energy, by Adam unless another optimizer is asked for.
+        """Train on the free energy in place, by Adam unless another optimizer is asked for.
 
         Args:
             X: `(N, D)`, complete.
             samples: L, draws of z for each row and step.
-            steps: gradient steps at most.
-            max_epochs: passes over the data at most, instead of `steps`.
-            batch_size: rows of a step; `None` for all.
-            lr: the optimizer's step size.
-            validation: held-out rows `(M, D)`, or a fraction of X, drawn with `seed`, that is held out of training.
-                Their mean free energy, in evaluation mode, at the final temperature and with the same draws every
-                time, is recorded as `held_out`; `patience` watches it, and the module is left at the record where it
-                was lowest.
             initial_temperature: T at the first step, from where it falls exponentially to `temperature` over the first
                 half of the run; by default 1, or the final one where that is higher. For discrete latents alone.
             divergence: "prior" for term 1, the divergence from p(z); "bound", for a prior that is learned, for the
                 lower bound of Theorem 2 over each batch instead, which the best prior for that batch would reach.
                 At each record the prior is set to the Bregman centroid of the posteriors of all training rows, which
                 takes an evaluation of the encoder on all of them.
-            optimizer: "adam" or "lbfgs".
-            patience: records without improvement after which the run ends.
-            min_improvement: the fall that counts as one, relative to `max(1, |best|)`.
-            seed: of the batches, the draws and the held-out rows.
-            record: a `Recorder` or a function of the model; `default_recorder` says what is recorded beside the loss
-                where it is not given.
-            record_every: steps between two records.
+            optimizer: "adam", or "lbfgs" with all rows at once.
+            max_epochs: as all that follow, a field of `girih.FitOptions`, which says what it means.
+            max_steps: by default 10,000, where `max_epochs` is not given.
+            batch_size: by default 100 rows.
+            lr: by default 1e-3.
+            validation: by default none. What is recorded as `held_out` and watched is the mean free energy of held-out
+                rows, in evaluation mode, at the final temperature and with the same draws every time.
+            patience: by default `None`.
+            min_improvement: by default 1e-4.
+            monitor: what is watched.
+            keep_best: by default where rows are held out.
+            seed: of rows and draws.
+            record: what is measured; `default_recorder` says what is recorded beside the loss where it is not given.
+            record_every: by default 100.
             progress: show a bar.
-            checkpoint: a file that the run is saved to, and goes on from if it is there.
-            checkpoint_seconds: the least time between two writes of it.
-            log: a folder that each record is written to when it is taken.
+            checkpoint: a file to go on from.
+            checkpoint_seconds: time between writes of it.
+            settings: what else the numbers depend on.
+            log: a folder.
             log_format: "csv" or "tensorboard".
-            accelerator: "auto", "cpu" or "gpu".
-            monitor: what `patience` and `keep_best` watch; `held_out`, where rows are held out.
-            keep_best: leave the module at its best record; by default where rows are held out.
-
-        Returns:
-            The `FitResult`: its curves, and why it ended. The module itself is trained in place.
+            accelerator: "cpu", "gpu" or "auto".
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: X is not a complete table with D columns, or the free energy
                 became infinite.
-            ParameterError: an option is out of its domain.
+            ParameterError: an option is out of its domain, or the checkpoint is of another run.
 
         Source:
             CG-BPEF, sections 3.3, 4 and 5; EM-DGN, section 4.3 and appendix J.
+
+        Example:
+            >>> import girih
+            >>> from girih.vae import VAE
+            >>> vae = VAE(girih.mlp([1, 8, 2], seed=0), noise=0.1, seed=0)
+            >>> result = vae.fit(vae().sample((50,)), max_steps=20, record_every=10, validation=0.2, progress=False)
+            >>> result.steps, sorted(result.history)
+            (20, ['elbo', 'held_out', 'kl', 'loss', 'nll', 'noise', 'seconds', 'step'])
         """
-        length = {"max_steps": whole(steps, "steps")} if max_epochs is None else {"max_epochs": max_epochs}
-        options = {
-            "batch_size": batch_size,
-            "optimizer": optimizer,
-            "lr": lr,
-            "patience": patience,
-            "min_improvement": min_improvement,
-            "monitor": monitor,
-            "keep_best": keep_best,
-            "seed": seed,
-            "record": record,
-            "record_every": record_every,
-            "progress": progress,
-            "checkpoint": checkpoint,
-            "checkpoint_seconds": checkpoint_seconds,
-            "log": log,
-            "log_format": log_format,
-            "accelerator": accelerator,
-            **length,
-        }
-        return fit_vae(self, X, samples, validation, initial_temperature, divergence, options)
+        options = FitOptions.among(locals())
+        return fit_vae(self, X, samples, initial_temperature, divergence, optimizer, options)
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
         """What a run records unasked: for Gaussian posteriors the exact NLL, ELBO and KL, and the noise.

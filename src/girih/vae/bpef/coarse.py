@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints, register_kl
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
@@ -64,7 +63,7 @@ class CoarseBPEF(Distribution):
 
     def __init__(
         self,
-        coefficients: ArrayLike | Tensor,
+        coefficients: ArrayLike,
         levels: int = 101,
         basis: str = "monomial",
         validate_args: bool | None = None,
@@ -109,7 +108,7 @@ class CoarseBPEF(Distribution):
         """In nats, `(...)`; between 0 and log R."""
         return -(self.probs * self.logits).sum(-1)
 
-    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
+    def log_prob(self, value: ArrayLike) -> Tensor:
         """log P(z = value) in nats; minus infinity where the value is not a level."""
         value = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:

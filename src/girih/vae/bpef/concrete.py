@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import ArrayLike, as_tensor, check_finite
 from girih._options import real
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
@@ -190,9 +189,7 @@ class RelaxedBPEF(Distribution):
     support = constraints.interval(-1.0, 1.0)
     has_rsample = True
 
-    def __init__(
-        self, logits: ArrayLike | Tensor, temperature: float | Tensor, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, logits: ArrayLike, temperature: float | Tensor, validate_args: bool | None = None) -> None:
         self.logits = as_tensor(logits, "logits")
         if self.logits.ndim == 0 or self.logits.shape[-1] < 3:
             raise ParameterError(f"logits must have shape (..., R) with R of 3 or more; got {tuple(self.logits.shape)}")
@@ -225,7 +222,7 @@ class RelaxedBPEF(Distribution):
         generator = make_generator(seed, self.logits.device)
         return log_concrete(self.logits, self.temperature, tuple(sample_shape), generator).exp()
 
-    def log_prob_simplex(self, y: ArrayLike | Tensor) -> Tensor:
+    def log_prob_simplex(self, y: ArrayLike) -> Tensor:
         """The log density of y, in nats, with respect to its first R - 1 coordinates; infinite where a y_r is 0.
 
         For y `(..., R)` on the simplex.
@@ -235,7 +232,7 @@ class RelaxedBPEF(Distribution):
             raise ParameterError("y must lie on the simplex: entries of 0 or more that sum to 1")
         return log_density(y.log(), self.logits, self.temperature)
 
-    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
+    def log_prob(self, value: ArrayLike) -> Tensor:
         """Not available.
 
         Raises:

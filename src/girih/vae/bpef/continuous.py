@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
 from girih.vae.bpef import quadrature
@@ -61,9 +60,7 @@ class BPEF(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"coefficients": constraints.real_vector}
     support = constraints.interval(-1.0, 1.0)
 
-    def __init__(
-        self, coefficients: ArrayLike | Tensor, basis: str = "monomial", validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, coefficients: ArrayLike, basis: str = "monomial", validate_args: bool | None = None) -> None:
         self.coefficients = as_coefficients(coefficients)
         self.basis = check_basis(basis)
         self._rule = quadrature.rule_for(self.coefficients, self.basis)
@@ -72,7 +69,7 @@ class BPEF(Distribution):
         self.log_partition = torch.logsumexp(self._log_masses, -1)
         super().__init__(batch, torch.Size(), validate_args=validate_args)
 
-    def log_prob(self, value: ArrayLike | Tensor) -> Tensor:
+    def log_prob(self, value: ArrayLike) -> Tensor:
         """log p(z) in nats; minus infinity outside [-1, 1]. Differentiable in z and the coefficients."""
         z = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:
@@ -105,7 +102,7 @@ class BPEF(Distribution):
         parts = [mass @ values for mass, *_ in self._nodes()]
         return torch.cat(parts).reshape(*self.batch_shape, values.shape[-1])
 
-    def cdf(self, value: ArrayLike | Tensor) -> Tensor:
+    def cdf(self, value: ArrayLike) -> Tensor:
         """P(z <= value); differentiable."""
         z = as_tensor(value, "value", self.coefficients.device)
         if self._validate_args:
@@ -117,7 +114,7 @@ class BPEF(Distribution):
         before = self._look_up(masses.cumsum(-1) - masses, panel, shape)
         return (before + self._share(self._rule.edges[panel], z)).clamp(0.0, 1.0)
 
-    def icdf(self, value: ArrayLike | Tensor) -> Tensor:
+    def icdf(self, value: ArrayLike) -> Tensor:
         """The quantile z with P(<= z) = value, for values in [0, 1]; without gradients."""
         u = as_tensor(value, "value", self.coefficients.device)
         if not bool(((u >= 0.0) & (u <= 1.0)).all()):

@@ -8,10 +8,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.polynomial import legendre
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import ArrayLike, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
 
@@ -147,7 +146,7 @@ def _change(order: int, source: str) -> Tensor:
     return torch.as_tensor(rows[:, 1:].copy())
 
 
-def as_coefficients(coefficients: ArrayLike | Tensor) -> Tensor:
+def as_coefficients(coefficients: ArrayLike) -> Tensor:
     """Finite coefficients `(..., M)` in float64, M of at least 1; gradients are kept.
 
     Raises:

@@ -6,16 +6,16 @@ import math
 from typing import NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
+from girih._arrays import ArrayLike
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError
 from girih.training import own_random_state
 from girih.vae.information.exponential_family import ExponentialFamily, Product
 
 
-def bregman_centroid(family: ExponentialFamily, natural: ArrayLike | Tensor, start: Tensor | None = None) -> Tensor:
+def bregman_centroid(family: ExponentialFamily, natural: ArrayLike, start: Tensor | None = None) -> Tensor:
     r"""The member of the family with the least mean divergence from the posteriors: `eta = (1 / n) sum_k eta_k`.
 
         argmin_c (1 / n) sum_k KL(q_k : p_c) = I'((1 / n) sum_k F'(c_k))
@@ -48,7 +48,7 @@ def bregman_centroid(family: ExponentialFamily, natural: ArrayLike | Tensor, sta
     return family.natural(family.moments(family.check(natural, batch=True)).mean(0), start)
 
 
-def compactness(family: ExponentialFamily, natural: ArrayLike | Tensor, start: Tensor | None = None) -> Tensor:
+def compactness(family: ExponentialFamily, natural: ArrayLike, start: Tensor | None = None) -> Tensor:
     r"""The least term 1 that any prior of the family gives, nats per row: how close the posteriors are together.
 
         (1 / n) sum_k I(eta_k) - I((1 / n) sum_k eta_k) = min_c (1 / n) sum_k KL(q_k : p_c)
@@ -84,7 +84,7 @@ def compactness(family: ExponentialFamily, natural: ArrayLike | Tensor, start: T
     return family.information_of(natural).mean() - centre
 
 
-def mean_divergence(family: ExponentialFamily, natural: ArrayLike | Tensor, prior: ArrayLike | Tensor) -> Tensor:
+def mean_divergence(family: ExponentialFamily, natural: ArrayLike, prior: ArrayLike) -> Tensor:
     """Term 1 for a prior of the family: `(1 / n) sum_k KL(q_k : p)` in nats, `()`.
 
     Args:
@@ -121,7 +121,7 @@ class Limits(NamedTuple):
     upper: Tensor  # ()
 
 
-def mixture_compactness(family: ExponentialFamily, natural: ArrayLike | Tensor) -> Tensor:
+def mixture_compactness(family: ExponentialFamily, natural: ArrayLike) -> Tensor:
     r"""The least term 1 that any prior at all gives: that of the mixture of the posteriors, nats per row.
 
         (1 / n) sum_k I(q_k) - I(m) = (1 / n) sum_k KL(q_k : m),   m(z) = (1 / n) sum_k q_k(z)
@@ -192,7 +192,7 @@ def _information_of_mixture(tables: list[Tensor], weights: list[Tensor]) -> Tens
 
 
 def mixture_compactness_sampled(
-    family: ExponentialFamily, natural: ArrayLike | Tensor, samples: int = 100, seed: int = 0
+    family: ExponentialFamily, natural: ArrayLike, samples: int = 100, seed: int = 0
 ) -> Estimate:
     """An unbiased estimate of `mixture_compactness`, for any number of latents: the mean of `log q_k(z) - log m(z)`.
 
@@ -227,7 +227,7 @@ def mixture_compactness_sampled(
     return Estimate(gaps.mean(), variance.sqrt())
 
 
-def mixture_limits(family: ExponentialFamily, natural: ArrayLike | Tensor) -> Limits:
+def mixture_limits(family: ExponentialFamily, natural: ArrayLike) -> Limits:
     r"""What `mixture_compactness` of factorised posteriors lies between, from each latent alone.
 
         max_s J_s  <=  J  <=  min(log n, sum_s J_s),    J_s: the same for z_s alone

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from girih._arrays import as_tensor, check_finite
+from girih._arrays import ArrayLike, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
 
@@ -94,7 +93,7 @@ class ExponentialFamily(ABC):
         gap = self.pairing(other - natural, self.moments(natural))
         return self.log_partition(other) - self.log_partition(natural) - gap
 
-    def check(self, natural: ArrayLike | Tensor, batch: bool = False) -> Tensor:
+    def check(self, natural: ArrayLike, batch: bool = False) -> Tensor:
         """Natural parameters as a tensor; with `batch`, of n >= 1 distributions `(n, *parameter_shape)`.
 
         Raises:

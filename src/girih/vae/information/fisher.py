@@ -7,11 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from girih._arrays import as_rows
+from girih._arrays import ArrayLike, as_rows
 from girih.errors import ParameterError, ShapeError, SingularInformationError, UnsupportedLayerError
 from girih.networks import Trace, trace
 from girih.training import evaluating
@@ -24,7 +23,7 @@ _CHUNK = 2**24
 _SINGULAR = 1e-12
 
 
-def fisher_information(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Tensor:
+def fisher_information(vae: LatentModel, x: ArrayLike, z: ArrayLike) -> Tensor:
     r"""The observed Fisher information of each z, `G = -d^2 log p(x | z) / dz^2`.
 
         Gaussian noise:  A^T A / noise        Bernoulli:  A^T diag(p (1 - p)) A        any other decoder: the Hessian
@@ -74,7 +73,7 @@ def information_of(vae: LatentModel) -> Callable[[Tensor, Tensor], Tensor]:
     return partial(_in_parts, vae, traced)
 
 
-def rows_and_latents(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+def rows_and_latents(vae: LatentModel, x: ArrayLike, z: ArrayLike) -> tuple[Tensor, Tensor]:
     """Checked `x (N, D)` and `z (N, S)` of a VAE.
 
     Raises:
@@ -128,7 +127,7 @@ class Precision(NamedTuple):
     deviation: Tensor  # (N, S), the root of its diagonal
 
 
-def cramer_rao(vae: LatentModel, x: ArrayLike | Tensor, z: ArrayLike | Tensor) -> Precision:
+def cramer_rao(vae: LatentModel, x: ArrayLike, z: ArrayLike) -> Precision:
     r"""The least covariance of an unbiased estimate of z from one row: `G^-1`.
 
     With the prior N(0, I), the posterior covariance on a cell is `(G + I)^-1` before the cell cuts it: smaller, as the

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from girih._arrays import as_tensor
+from girih._arrays import ArrayLike, as_tensor
 from girih._options import real, whole
 from girih.errors import ShapeError, SingularInformationError
 from girih.training import evaluating
@@ -20,7 +19,7 @@ from girih.vae.latent_model import LatentModel
 Information = Callable[[Tensor, Tensor], Tensor]
 
 
-def second_order_reconstruction(vae: LatentModel, x: ArrayLike | Tensor, q: Any = None) -> Tensor:
+def second_order_reconstruction(vae: LatentModel, x: ArrayLike, q: Any = None) -> Tensor:
     r"""Term 2 of each row by the Taylor expansion of `log p(x | z)` at the mean of q: no draws.
 
         E_q[-log p(x | z)]  ~  -log p(x | mean) + trace(G(mean) V) / 2
@@ -58,9 +57,7 @@ def second_order_reconstruction(vae: LatentModel, x: ArrayLike | Tensor, q: Any 
     return _expansion(vae, rows, mean, covariance, information_of(vae))
 
 
-def second_order_free_energy(
-    vae: LatentModel, x: ArrayLike | Tensor, means: ArrayLike | Tensor, covariances: ArrayLike | Tensor
-) -> Tensor:
+def second_order_free_energy(vae: LatentModel, x: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> Tensor:
     r"""The objective of Corollary 3: the mean free energy of free Gaussian posteriors under the best Gaussian prior.
 
         (1 / n) sum_k [-log p(x_k | mu_k) + trace(G(mu_k) V_k) / 2 - log det V_k / 2]
@@ -130,8 +127,8 @@ class Optimum(NamedTuple):
 
 def optimal_free_energy(
     vae: LatentModel,
-    x: ArrayLike | Tensor,
-    start: ArrayLike | Tensor | None = None,
+    x: ArrayLike,
+    start: ArrayLike | None = None,
     tol: float = 1e-10,
     max_steps: int = 500,
 ) -> Optimum:
