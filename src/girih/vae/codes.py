@@ -1,9 +1,7 @@
 """The former place of what goes through all codes of discrete latents: `girih.vae.evidence` has it."""
 
-import warnings
+from girih._deprecated import moved
 
-from girih.vae.evidence import CodeBound, CodePosterior, enumerate_bound, enumerate_exact, enumerate_posterior
+_NAMES = ("CodeBound", "CodePosterior", "enumerate_bound", "enumerate_exact", "enumerate_posterior")
 
-__all__ = ["CodeBound", "CodePosterior", "enumerate_bound", "enumerate_exact", "enumerate_posterior"]
-
-warnings.warn("girih.vae.codes is now a part of girih.vae.evidence", DeprecationWarning, stacklevel=2)
+__getattr__ = moved(__name__, {name: ("girih.vae.evidence", name) for name in _NAMES})
