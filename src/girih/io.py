@@ -275,9 +275,9 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import dgn_flow_from
 
         return dgn_flow_from(tensors, net)
-    noise = tensors["noise"]
+    noise: Tensor | Covariance = tensors["noise"]
     if "noise_factor" in tensors:
-        noise = Covariance.low_rank(tensors["noise_factor"], noise)
+        noise = Covariance.low_rank(tensors["noise_factor"], tensors["noise"])
     dgn = DGN(net, noise=noise, prior=tensors["prior"], tol=config.get("tol", TOL))
     dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:

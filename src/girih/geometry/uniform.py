@@ -19,6 +19,7 @@ from girih.geometry.priors import PriorLike
 from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
+from girih.partition.cells import Domain
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +46,7 @@ class ManifoldSample(Shown):
 def sample_uniform_on_manifold(
     net: nn.Module | Trace | Partition,
     n: int,
-    domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    domain: ArrayLike | Domain = None,
     seed: int = 0,
 ) -> ManifoldSample:
     r"""n points uniform on `g(domain)`: a cell with probability `volume_r sqrt det(A_r^T A_r)`, then uniform in it.

@@ -70,7 +70,7 @@ class Likelihood(nn.Module):
         Raises:
             NonFiniteError: noise or prior overflow, or `log p(x)` does.
         """
-        swapped = {}
+        swapped: dict[str, Tensor] = {}
         for name, part, fixed in (
             ("noise", self.noise, self.dgn.noise_covariance),
             ("prior", self.prior, _prior(self.dgn)),
