@@ -275,7 +275,7 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import dgn_flow_from
 
         return dgn_flow_from(tensors, net)
-    noise = tensors["noise"]
+    noise: Tensor | Covariance = tensors["noise"]
     if "noise_factor" in tensors:
         noise = Covariance.low_rank(tensors["noise_factor"], noise)
     dgn = DGN(net, noise=noise, prior=tensors["prior"], tol=config.get("tol", TOL))

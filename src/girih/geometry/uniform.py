@@ -45,7 +45,7 @@ class ManifoldSample(Shown):
 def sample_uniform_on_manifold(
     net: nn.Module | Trace | Partition,
     n: int,
-    domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
+    domain: ArrayLike | Domain = None,
     seed: int = 0,
 ) -> ManifoldSample:
     r"""n points uniform on `g(domain)`: a cell with probability `volume_r sqrt det(A_r^T A_r)`, then uniform in it.
@@ -112,7 +112,8 @@ def _in_cell(vertices: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarr
     which = rng.choice(len(simplices), n, p=size / size.sum())
     weights = rng.exponential(size=(n, vertices.shape[1] + 1))
     weights /= weights.sum(1, keepdims=True)
-    return np.einsum("nk,nks->ns", weights, simplices[which])
+    result: np.ndarray = np.einsum("nk,nks->ns", weights, simplices[which])
+    return result
 
 
 def _simplices(vertices: np.ndarray) -> np.ndarray:

@@ -380,7 +380,7 @@ def _chain_layer(kind: str, index: int, tensors: Mapping[str, Tensor]) -> nn.Mod
         weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
         if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
             raise ValueError(f"layer {index} has a weight of shape {tuple(weight.shape)} and another bias")
-        linear = nn.utils.skip_init(
+        linear: nn.Linear = nn.utils.skip_init(
             nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
         )
         with torch.no_grad():

@@ -380,7 +380,8 @@ def _above(module: str, name: str) -> Callable[..., Any]:
     Raises:
         MissingExtraError: what the module needs is not installed.
     """
-    return getattr(importlib.import_module(module), name)
+    result: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return result
 
 
 def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih._arrays import Rows
+from girih._arrays import ArrayLike, Rows
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.training.checkpoint import seed_of_run
@@ -199,7 +199,7 @@ def _is_open(value: object, name: str) -> bool:
 
 
 def split(
-    rows: Tensor, validation: Rows | float | None, seed: int, check: Callable[[Rows], Tensor]
+    rows: Tensor, validation: ArrayLike | None, seed: int, check: Callable[[ArrayLike], Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Training rows and held-out rows.
 
