@@ -31,7 +31,7 @@ Rows: TypeAlias = np.ndarray | Tensor | Frame | Sequence[Sequence[float]]  # wha
 # Squares of values up to here, summed over rows and columns, are finite.
 _LARGEST = 1e150
 
-ArrayLike = npt.ArrayLike | Rows  # whatever `as_tensor` makes a tensor of; a pandas frame is an array to NumPy
+ArrayLike = npt.ArrayLike | Tensor  # whatever `as_tensor` makes a tensor of; a pandas frame is an array to NumPy
 
 
 def as_tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from girih.flows.fitting import mean_nll
 from girih.flows.layerwise import is_bijective_chain
 from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
-from girih.geometry.priors import Prior, Uniform, as_prior
+from girih.geometry.priors import PriorLike, as_prior
 from girih.networks import Followed, Trace
 from girih.partition import MAX_LATENT_DIM
 from girih.training import (
@@ -76,7 +76,7 @@ class DGNFlow(LazyDistribution):
         (torch.Size([3]), 6)
     """
 
-    def __init__(self, net: nn.Module, prior: Rows | float | Prior | Uniform | None = None) -> None:
+    def __init__(self, net: nn.Module, prior: PriorLike | None = None) -> None:
         super().__init__()
         self._followed = Followed(net)
         size, outputs = self.trace.latent_dim, self.trace.output_dim
@@ -107,7 +107,7 @@ class DGNFlow(LazyDistribution):
         negative_slope: float = 0.5,
         seed: int = 0,
         data: Rows | None = None,
-        prior: Rows | float | Prior | Uniform | None = None,
+        prior: PriorLike | None = None,
     ) -> DGNFlow:
         """A bijective flow of square leaky ReLU layers; see `girih.flows.square_net`.
 

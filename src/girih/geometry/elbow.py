@@ -181,7 +181,7 @@ def _fit(x: Tensor, start: Tensor, hidden: list[int], epochs: int, seed: int) ->
     """The least error of a generator with free latents on all steps, with its last layer solved for at both ends."""
     net = mlp([start.shape[1], *hidden, x.shape[1]], seed=seed).to(x.device)
     z = start.clone().requires_grad_()
-    _solve_head(net[:-1], head, z, x)
+    _solve_head(net[:-1], net[-1], z, x)
     optimizer = torch.optim.Adam([z, *net.parameters()], lr=_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs, 1))
     best = math.inf
@@ -197,7 +197,7 @@ def _fit(x: Tensor, start: Tensor, hidden: list[int], epochs: int, seed: int) ->
     _move(net, z, x)
     with torch.no_grad():
         best = min(best, _error(net(z) - x))
-        _solve_head(net[:-1], head, z, x)
+        _solve_head(net[:-1], net[-1], z, x)
         return min(best, _error(net(z) - x))
 
 
@@ -210,8 +210,9 @@ def _move(net: nn.Module, z: Tensor, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def _solve_head(body: nn.Module, head: nn.Linear, z: Tensor, x: Tensor) -> None:
+def _solve_head(body: nn.Module, head: nn.Module, z: Tensor, x: Tensor) -> None:
     """Set the last layer by least squares."""
+    assert isinstance(head, nn.Linear)  # what `mlp` ends in
     features = body(z)
     design = torch.cat((features, torch.ones_like(features[:, :1])), 1)
     solution = torch.linalg.pinv(design, rtol=1e-10) @ x

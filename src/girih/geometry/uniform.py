@@ -45,7 +45,7 @@ class ManifoldSample(Shown):
 def sample_uniform_on_manifold(
     net: nn.Module | Trace | Partition,
     n: int,
-    domain: ArrayLike | Domain = None,
+    domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
     seed: int = 0,
 ) -> ManifoldSample:
     r"""n points uniform on `g(domain)`: a cell with probability `volume_r sqrt det(A_r^T A_r)`, then uniform in it.

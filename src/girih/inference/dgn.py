@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from girih._arrays import as_rows, as_tensor, bare, in_transform, outside_transforms
+from girih._arrays import Rows, as_rows, as_tensor, bare, in_transform, outside_transforms
 from girih._options import real
 from girih.covariance import Covariance
 from girih.errors import DerivativeError, NonFiniteError, ParameterError
@@ -174,7 +174,7 @@ class DGN(nn.Module):
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
             return Model(cells, weight, bias, noise, prior, self.tol, rest)
 
-    def rows(self, x: ArrayLike | Tensor, allow_missing: bool = True) -> Tensor:
+    def rows(self, x: ArrayLike | Rows, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
         return as_rows(
             x, "x", self.output_dim, "the data dimension D", allow_missing=allow_missing, device=self.trace.device

@@ -101,7 +101,8 @@ def _described(step: Step, table: _Table) -> dict[str, JSON]:
         return described | {"kind": "maximum", "windows": table.add(step.windows)}
     assert isinstance(step, AffineStep)
     operator = step.operator
-    held = {f.name: _value(getattr(operator, f.name), table) for f in fields(operator) if f.name != "module"}  # type: ignore[arg-type]
+    parts = fields(operator)  # type: ignore[arg-type]
+    held = {f.name: _value(getattr(operator, f.name), table) for f in parts if f.name != "module"}
     shapes: list[JSON] = [list(shape) for shape in step.shapes]
     whole = {"layer": True} if isinstance(step, LinearStep) else {}
     kind = _KINDS[type(operator)]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from girih._arrays import as_rows, as_tensor
+from girih._arrays import Rows, as_rows, as_tensor
 from girih._options import whole
 from girih.errors import NoiseError, ShapeError
 from girih.training import Recorder, type_of
@@ -214,7 +214,7 @@ class FreeEnergyModel(nn.Module):
         output = self._decoded(flat_latents(z, self.family.event_shape, self.device).to(self.dtype))
         return self._likelihood.mean(output) if mean else self._likelihood.draw(output, self.log_noise, None)
 
-    def rows(self, x: ArrayLike | Tensor) -> Tensor:
+    def rows(self, x: ArrayLike | Rows) -> Tensor:
         """Rows of x as checked float64 on the device of the networks."""
         rows = as_rows(x, "x", self.output_dim, "the data dimension D", device=self.device)
         self._likelihood.check(rows)
