@@ -242,7 +242,8 @@ def _hard(vae: VAE, x: torch.Tensor, draws: int) -> float:
 def _log_probs(distribution: torch.distributions.Distribution) -> torch.Tensor:
     """Log-probabilities of the levels or categories, `(..., S, R)`."""
     assert isinstance(distribution, Independent)
-    return distribution.base_dist.logits.detach()
+    result: torch.Tensor = distribution.base_dist.logits.detach()
+    return result
 
 
 def _terms(vae: VAE, x: torch.Tensor, samples: int) -> Array:

@@ -237,4 +237,5 @@ def _numbered(index: int, task: Task) -> tuple[int, Outcome]:
 
 
 def _cost(task: Task) -> float:
-    return float(task.method.options.get("max_steps", 0)) * task.method.options.get("samples", 1) ** 0.3
+    result: float = float(task.method.options.get("max_steps", 0)) * task.method.options.get("samples", 1) ** 0.3
+    return result

@@ -106,7 +106,8 @@ def _marginal_integral(dgn: DGN, step: float) -> float:
     with torch.no_grad():
         p = dgn()
         total = sum(float(p.log_prob(part).exp().sum()) for part in np.array_split(grid, len(grid) // 20_000 + 1))
-    return total * (step * deviation) ** 2
+    result: float = total * (step * deviation) ** 2
+    return result
 
 
 def _box(points: Array, margin: float) -> list[tuple[float, float]]:

@@ -147,7 +147,8 @@ def independent_angles(S: int, D: int, n: int, generator: torch.Generator) -> Te
     bases = torch.linalg.qr(torch.randn(2, n, D, S, dtype=torch.float64, generator=generator)).Q
     first, second = bases
     sine = torch.linalg.svdvals(second - first @ (first.mT @ second))[:, 0].clamp(max=1.0)
-    return sine.asin()
+    result: Tensor = sine.asin()
+    return result
 
 
 def _numbers(angle: np.ndarray) -> dict[str, float]:

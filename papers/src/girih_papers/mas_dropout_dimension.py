@@ -130,7 +130,8 @@ def law(latent_dim: int, data_dim: int, width: int, probability: float) -> np.nd
     """
     at_least = binom.sf(np.arange(-1, latent_dim + 1), width, 1.0 - probability) ** 2
     at_least[min(latent_dim, data_dim) + 1 :] = 0.0
-    return at_least[:-1] - at_least[1:]
+    result: np.ndarray = at_least[:-1] - at_least[1:]
+    return result
 
 
 def _box(frequencies: np.ndarray, found: list[Any]) -> Box:

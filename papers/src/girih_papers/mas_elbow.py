@@ -113,7 +113,8 @@ def plane(true_dim: int, data_dim: int, rows: int, seed: int) -> Tensor:
     """
     noise = torch.Generator().manual_seed(seed)
     axes = torch.linalg.qr(torch.randn(data_dim, true_dim, dtype=torch.float64, generator=noise)).Q
-    return torch.randn(rows, true_dim, dtype=torch.float64, generator=noise) @ axes.T
+    result: Tensor = torch.randn(rows, true_dim, dtype=torch.float64, generator=noise) @ axes.T
+    return result
 
 
 def encoded(

@@ -165,8 +165,10 @@ def as_pictures(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Rows of `image_rows` as images `(N, h, w)` or `(N, h, w, c)`."""
     rows = np.asarray(rows)
     if len(shape) == 2:
-        return rows.reshape(-1, *shape)
-    return rows.reshape(-1, shape[2], *shape[:2]).transpose(0, 2, 3, 1)
+        grey: np.ndarray = rows.reshape(-1, *shape)
+        return grey
+    coloured: np.ndarray = rows.reshape(-1, shape[2], *shape[:2]).transpose(0, 2, 3, 1)
+    return coloured
 
 
 def image_generator(model: str, latent_dim: int, dataset: Dataset, seed: int) -> nn.Sequential:

@@ -64,7 +64,8 @@ def _spline(features: int, transforms: int, hidden: int, seed: int) -> Flow:
             hidden_features=(hidden,),
         )
 
-    return Flow([Standardise(features), *couplings(build, features, transforms, True, seed)], features).double()
+    result: Flow = Flow([Standardise(features), *couplings(build, features, transforms, True, seed)], features).double()
+    return result
 
 
 FLOWS: dict[str, Callable[[int, int, int, int], Flow]] = {

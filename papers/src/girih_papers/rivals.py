@@ -191,7 +191,8 @@ def flow(
     def sample(n: int) -> Array:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            return np.asarray(model().sample((n,))) * scale + centre
+            result: Array = np.asarray(model().sample((n,))) * scale + centre
+            return result
 
     count = sum(parameter.numel() for parameter in model.parameters()) + 2 * len(centre)
     choice = {"rate": rate, "least_scale": least, "validation_nll": loss, "tried": len(rates) * len(scales)}

@@ -187,7 +187,8 @@ def exact_nll(model: str, vae: VAE, x: Tensor) -> Tensor:
         shift = nn.Linear(1, 1, dtype=torch.float64)  # z = mean + deviation z', z' ~ N(0, 1)
         shift.weight.data.fill_(float(deviation))
         shift.bias.data.fill_(float(mean))
-        return -DGN(nn.Sequential(shift, vae.decoder), noise=vae.noise)().log_prob(x)
+        result: Tensor = -DGN(nn.Sequential(shift, vae.decoder), noise=vae.noise)().log_prob(x)
+        return result
     return -torch.logsumexp(_coarse(vae.prior()).logits[0][:, None] + _on_levels(vae, x), 0)
 
 

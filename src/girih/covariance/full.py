@@ -24,7 +24,8 @@ class Full(Covariance):
     @cached_property
     def factor(self) -> Tensor:
         """L, lower triangular, `(D, D)`."""
-        return torch.linalg.cholesky(self.matrix)
+        result: Tensor = torch.linalg.cholesky(self.matrix)
+        return result
 
     def _check_definite(self, name: str) -> None:
         value = self.matrix.detach()
@@ -70,11 +71,13 @@ class Full(Covariance):
 
     def whiten(self, columns: Tensor) -> Tensor:
         """`L^-1 M`, M `(D, M)`."""
-        return torch.linalg.solve_triangular(self.factor, columns, upper=False)
+        result: Tensor = torch.linalg.solve_triangular(self.factor, columns, upper=False)
+        return result
 
     def whiten_transposed(self, columns: Tensor) -> Tensor:
         """`L^-T M`, M `(D, M)`."""
-        return torch.linalg.solve_triangular(self.factor.mT, columns, upper=True)
+        result: Tensor = torch.linalg.solve_triangular(self.factor.mT, columns, upper=True)
+        return result
 
     def solve(self, columns: Tensor) -> Tensor:
         """`C^-1 M`, M `(D, M)` or a batch of them."""
@@ -150,7 +153,8 @@ class _FullObserved(Observed):
         return _FullObserved(self._matrix, self.mask[index], self._factor[index])
 
     def whiten(self, columns: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor, columns * self.mask[:, :, None], upper=False)
+        result: Tensor = torch.linalg.solve_triangular(self._factor, columns * self.mask[:, :, None], upper=False)
+        return result
 
     def solve(self, columns: Tensor) -> Tensor:
         return torch.cholesky_solve(columns * self.mask[:, :, None], self._factor) * self.mask[:, :, None]

@@ -72,4 +72,5 @@ def _above(value: Tensor, floor: Tensor) -> Tensor:
     unit = floor.sqrt()
     values, vectors = torch.linalg.eigh(value / unit / unit[:, None])
     excess = (vectors * (values - 1.0).clamp(min=_ABOVE)) @ vectors.mT
-    return excess * unit * unit[:, None]
+    result: Tensor = excess * unit * unit[:, None]
+    return result

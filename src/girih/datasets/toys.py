@@ -187,7 +187,8 @@ def _arcs(n: int | None, seed: int, noise: float, name: str, arcs: Sequence[Any]
 
     def at(which: NDArray[np.int64], share: NDArray[np.float64]) -> NDArray[np.float64]:
         angle = begin[which] + share * (end - begin)[which]
-        return centre[which] + radius[which, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
+        result: NDArray[np.float64] = centre[which] + radius[which, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
+        return result
 
     count = _grid_size(float((radius * (end - begin)).max()), noise)
     nodes, weights = np.polynomial.legendre.leggauss(8)  # on panels: an arc has ends, where a grid would be coarse

@@ -25,7 +25,7 @@ class _Block:
     """A covariance that is moved: its coordinates, and gradient and information in them."""
 
     covariance: Covariance
-    assign: Callable[[Covariance], None]
+    assign: Callable[[Covariance], object]
     vector: Tensor
     gradient: Tensor
     information: Tensor
@@ -94,10 +94,11 @@ class LocalModel:
     def _split(self, vector: Tensor) -> tuple[Tensor, ...]:
         hidden = 0 if self.system is None else self.system.size
         blocks = [len(block.vector) for block in self.blocks]
-        return vector.split([hidden, len(vector) - hidden - sum(blocks), *blocks])
+        result: tuple[Tensor, ...] = vector.split([hidden, len(vector) - hidden - sum(blocks), *blocks])
+        return result
 
 
-def _block(covariance: Covariance, assign: Callable[[Covariance], None], scatter: Tensor, weight: Tensor) -> _Block:
+def _block(covariance: Covariance, assign: Callable[[Covariance], object], scatter: Tensor, weight: Tensor) -> _Block:
     vector, slope = covariance.coordinates, covariance.gradient(scatter, weight)
     with torch.enable_grad():
         leaf = vector.clone().requires_grad_()

@@ -208,7 +208,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         """Exact `log p(x)` of each row in nats, `(N,)`; missing entries are marginalised."""
         X = self._fitted(X)
         with torch.no_grad():
-            return self.dgn_().log_prob(X).cpu().numpy()
+            result: np.ndarray = self.dgn_().log_prob(X).cpu().numpy()
+            return result
 
     def score(self, X: Rows, y: object = None) -> float:
         """Mean exact log-likelihood of the rows, in nats."""
@@ -219,7 +220,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         check_is_fitted(self)
         shape = (whole(n_samples, "n_samples"),)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        return self.dgn_().sample(shape, seed=seed).cpu().numpy()
+        result: np.ndarray = self.dgn_().sample(shape, seed=seed).cpu().numpy()
+        return result
 
     def transform(self, X: Rows) -> np.ndarray:
         """The embedding: posterior mean of z for each row, `(N, S)`."""

@@ -155,4 +155,5 @@ def pseudo_inverse(gram: Tensor) -> Tensor:
     if not len(values):
         return gram
     inverse = torch.where(values > _RANK * values[-1], 1.0 / values, 0.0)
-    return ((vectors * inverse) @ vectors.mT) / scale / scale[:, None]
+    result: Tensor = ((vectors * inverse) @ vectors.mT) / scale / scale[:, None]
+    return result

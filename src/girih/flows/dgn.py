@@ -298,7 +298,7 @@ def square_net(
 
 
 def _linear(weight: Tensor, bias: Tensor, generator: torch.Generator | None) -> nn.Linear:
-    out = nn.utils.skip_init(nn.Linear, len(weight), len(weight), dtype=torch.float64)
+    out: nn.Linear = nn.utils.skip_init(nn.Linear, len(weight), len(weight), dtype=torch.float64)
     with torch.no_grad():
         out.weight.copy_(weight)
         out.bias.copy_(bias)

@@ -111,7 +111,8 @@ class Flow(LazyDistribution):
     @property
     def _like(self) -> Tensor:
         """A tensor of the flow's type, on its device."""
-        return next(tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
+        result: Tensor = next(tensor for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
+        return result
 
     def nll(self, rows: Tensor) -> Tensor:
         """`-log p(x | c)` of rows `(B, D + C)`, features and then context, `(B,)`: what one step of training costs.

@@ -77,4 +77,5 @@ def _crossings(h: Tensor, slope: Tensor) -> Tensor:
     """Zeros `(N,)` whose gradient in h is that of `sum_units -log(slope) 1[h > 0]`, by a kernel as wide as h is."""
     width = _WIDTH * h.detach().std(0, correction=0) * len(h) ** -0.2
     step = torch.special.ndtr(h / width.clamp(min=torch.finfo(torch.float64).tiny))
-    return (-slope.to(h.device).log() * (step - step.detach())).sum(1)
+    result: Tensor = (-slope.to(h.device).log() * (step - step.detach())).sum(1)
+    return result

@@ -106,7 +106,10 @@ class _Whitening(Transform):
         self._location, self._factor = location, factor
 
     def _call(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor, (x - self._location)[..., None], upper=False)[..., 0]
+        result: Tensor = torch.linalg.solve_triangular(self._factor, (x - self._location)[..., None], upper=False)[
+            ..., 0
+        ]
+        return result
 
     def _inverse(self, z: Tensor) -> Tensor:
         return z @ self._factor.mT + self._location
@@ -131,7 +134,8 @@ def covariance_factor(x: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(torch.lerp(correlation, eye, share))
     if int(info) or float(factor.diagonal().min()) < _SMALLEST:
         factor = eye
-    return scale[:, None] * factor
+    result: Tensor = scale[:, None] * factor
+    return result
 
 
 def check_varying(x: Tensor) -> None:

@@ -136,7 +136,8 @@ class GAN(nn.Module):
         Raises:
             ShapeError, EmptyDataError, NonFiniteError: z is not a table of S finite columns.
         """
-        return self.generator(self._own(z, "z", self.latent_dim, "the latent dimension S")).flatten(1)
+        result: Tensor = self.generator(self._own(z, "z", self.latent_dim, "the latent dimension S")).flatten(1)
+        return result
 
     def discriminate(self, x: Rows) -> Tensor:
         """Logits of "x is data", or the values of the critic, at rows `(N, D)`: `(N,)`.
@@ -145,7 +146,8 @@ class GAN(nn.Module):
             ShapeError, EmptyDataError, NonFiniteError: x is not a table of D finite columns.
         """
         x = self._own(x, "x", self.output_dim, "the data dimension D")
-        return self.discriminator(x).reshape(len(x))
+        result: Tensor = self.discriminator(x).reshape(len(x))
+        return result
 
     def _own(self, rows: Rows, name: str, columns: int, meaning: str) -> Tensor:
         """Rows in the type of the networks; those that are in it already, as in every step, are not checked again."""

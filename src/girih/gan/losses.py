@@ -111,7 +111,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     if not values.requires_grad:  # a critic that does not look at its input: a gradient of 0
         return torch.ones((), dtype=real.dtype, device=real.device)
     (gradient,) = torch.autograd.grad(values.sum(), between, create_graph=True)
-    return (torch.linalg.vector_norm(gradient, dim=1) - 1.0).square().mean()
+    result: Tensor = (torch.linalg.vector_norm(gradient, dim=1) - 1.0).square().mean()
+    return result
 
 
 def check_loss_name(loss: str) -> None:

@@ -31,7 +31,8 @@ def own_axes(covariance: Tensor) -> Tensor:
     """Orthonormal principal axes, the columns of `(n, S, S)`, as far as a rounded covariance shows them."""
     covariance = torch.where(torch.isfinite(covariance), covariance, 0.0)
     if covariance.shape[-1] == 3:
-        return torch.linalg.eigh(covariance).eigenvectors
+        result: Tensor = torch.linalg.eigh(covariance).eigenvectors
+        return result
     angle = 0.5 * torch.atan2(2.0 * covariance[:, 0, 1], covariance[:, 0, 0] - covariance[:, 1, 1])
     along = torch.stack((angle.cos(), angle.sin()), -1)
     return torch.stack((along, torch.stack((-along[:, 1], along[:, 0]), -1)), -1)
@@ -40,7 +41,8 @@ def own_axes(covariance: Tensor) -> Tensor:
 def least_eigenvalue(covariance: Tensor) -> Tensor:
     """The smallest eigenvalue `(n,)` of matrices `(n, S, S)`."""
     if covariance.shape[-1] == 3:
-        return torch.linalg.eigvalsh(torch.where(torch.isfinite(covariance), covariance, 0.0))[:, 0]
+        result: Tensor = torch.linalg.eigvalsh(torch.where(torch.isfinite(covariance), covariance, 0.0))[:, 0]
+        return result
     trace = covariance[:, 0, 0] + covariance[:, 1, 1]  # without cancellation to speak of
     square = trace.square() - 4.0 * (covariance[:, 0, 0] * covariance[:, 1, 1] - covariance[:, 0, 1].square())
     return 0.5 * (trace - square.clamp(min=0.0).sqrt())

@@ -188,7 +188,8 @@ def mean_overlap(cells: Source) -> Tensor:
 
 def _norm(Q: Tensor, norm: str) -> Tensor:
     if norm == "spectral":
-        return torch.linalg.matrix_norm(Q, ord=2)
+        result: Tensor = torch.linalg.matrix_norm(Q, ord=2)
+        return result
     return torch.linalg.matrix_norm(Q) if norm == "frobenius" else 0.5 * Q.sum((1, 2))
 
 

@@ -138,7 +138,8 @@ class CellValues(Shown):
 
 def triangle(A: Tensor) -> Tensor:
     """The factor R of `A = Q R`, `(R, min(D, S), S)`."""
-    return torch.linalg.qr(A, mode="r").R
+    result: Tensor = torch.linalg.qr(A, mode="r").R
+    return result
 
 
 def chunks(traced: Trace, count: int) -> Iterator[slice]:

@@ -279,7 +279,7 @@ def _realisation(noise: _Noise) -> nn.Sequential:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), dtype=torch.float64)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)

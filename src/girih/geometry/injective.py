@@ -202,7 +202,8 @@ def distance_to_span(M: Tensor, gap: Tensor) -> Tensor:
         return torch.zeros_like(gap[:, 0])
     # the last column of Q R is gap: what R has below the columns of M is not in their span
     R = torch.linalg.qr(torch.cat((M, gap[:, :, None]), 2), mode="r").R
-    return R[:, columns, columns].abs()
+    result: Tensor = R[:, columns, columns].abs()
+    return result
 
 
 def _verified(part: Partition, z: Tensor, other: Tensor) -> Tensor | None:

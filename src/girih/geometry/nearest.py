@@ -80,4 +80,5 @@ def _inverse(A: Array, least: float) -> Array:
     U, values, Vt = np.linalg.svd(A, full_matrices=False)
     counts = values > least
     inverse = np.where(counts, 1.0 / np.where(counts, values, 1.0), 0.0)
-    return np.einsum("krn,kr,kmr->knm", Vt, inverse, U)
+    result: Array = np.einsum("krn,kr,kmr->knm", Vt, inverse, U)
+    return result

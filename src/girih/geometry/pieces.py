@@ -119,7 +119,8 @@ class Images:
         if not len(row):
             return self.origin[:0]
         centre = self._centre(rows, row, piece)[1]
-        return torch.linalg.solve_triangular(self._full_root[piece], centre[:, :, None], upper=True)[:, :, 0]
+        result: Tensor = torch.linalg.solve_triangular(self._full_root[piece], centre[:, :, None], upper=True)[:, :, 0]
+        return result
 
     def least(self, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
         """A lower bound on the distance that `nearest` finds, where that costs more than this (S = 3); else 0."""
@@ -181,7 +182,8 @@ class _Shapes:
     def nearest(self, piece: Tensor, root: Tensor, centre: Tensor) -> Tensor:
         """The t of each piece for which `|root t - centre|` is least."""
         w = self._stretched.nearest(piece, None, centre)
-        return torch.linalg.solve_triangular(root, (w + centre)[:, :, None], upper=True)[:, :, 0]
+        result: Tensor = torch.linalg.solve_triangular(root, (w + centre)[:, :, None], upper=True)[:, :, 0]
+        return result
 
     def beyond(self, piece: Tensor, centre: Tensor) -> Tensor:
         """How far points are beyond the farthest face of a piece, `(m,)`; negative inside."""
@@ -227,7 +229,7 @@ class _Lines:
         low, high = (end[k] for end in self.ends)
         least, most = (low * along).sum(1), (high * along).sum(1)
         share = ((wanted - least) / torch.where(most > least, most - least, 1.0)).clamp(0.0, 1.0)
-        out = low + share[:, None] * (high - low)
+        out: Tensor = low + share[:, None] * (high - low)
         for sign, ways, beyond in ((-1.0, self.ways[0], least - wanted), (1.0, self.ways[1], wanted - most)):
             speed = sign * (ways[k] * along).sum(1)
             goes = (speed > _STILL) & (beyond > 0.0)

@@ -81,11 +81,13 @@ class GaussianPrior:
         """Log density of latents `(N, S)`, nats; it has no edge, so `room` means nothing."""
         white = torch.linalg.solve_triangular(self.factor.to(z.device), z.mT, upper=False)
         size = float(self.factor.diagonal().log().sum())
-        return -0.5 * white.square().sum(0) - size - 0.5 * self.dim * math.log(2 * math.pi)
+        result: Tensor = -0.5 * white.square().sum(0) - size - 0.5 * self.dim * math.log(2 * math.pi)
+        return result
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Latents `(n, S)`."""
-        return torch.randn(n, self.dim, generator=generator, dtype=torch.float64) @ self.factor.mT
+        result: Tensor = torch.randn(n, self.dim, generator=generator, dtype=torch.float64) @ self.factor.mT
+        return result
 
     def entropy(self) -> float:
         """`log det(2 pi e covariance) / 2`, nats."""

@@ -215,7 +215,8 @@ class Cones:
         cone = torch.where(behind | self.still, size, cone)
         cone = torch.where((self.cosine <= 0.0) & ~self.still, 0.0, cone)  # no half-space holds the rays
         within = (cone - self.radius - 1e-12 * (size + self.radius) - room.sqrt()).clamp(min=0.0)
-        return (off2 + within.square()).sqrt()
+        result: Tensor = (off2 + within.square()).sqrt()
+        return result
 
 
 class _Best:

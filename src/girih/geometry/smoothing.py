@@ -52,7 +52,8 @@ class SmoothGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """The smooth generator at latents `(N, S)`, in the type of z and the shape of the output of the network."""
         if self.beta == 1.0:
-            return self.net(z)
+            result: Tensor = self.net(z)
+            return result
         traced, sharpness = self._trace, self.beta / (1.0 - self.beta)
         name = "the latent dimension S"
         values = [as_rows(z, "z", traced.latent_dim, name, device=traced.device, allow_empty=True)]

@@ -113,7 +113,8 @@ def _in_cell(vertices: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarr
     which = rng.choice(len(simplices), n, p=size / size.sum())
     weights = rng.exponential(size=(n, vertices.shape[1] + 1))
     weights /= weights.sum(1, keepdims=True)
-    return np.einsum("nk,nks->ns", weights, simplices[which])
+    result: np.ndarray = np.einsum("nk,nks->ns", weights, simplices[which])
+    return result
 
 
 def _simplices(vertices: np.ndarray) -> np.ndarray:

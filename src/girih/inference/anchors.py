@@ -110,7 +110,8 @@ def _shorter(g: Geometry, rows: Rows, anchors: Anchors) -> Tensor:
     nearest = g.origin.square().sum(1).argmin().expand(len(rows.x))
     zero = _images(g, rows, every, nearest, torch.zeros_like(anchors.tilt[:1]).expand(len(every), -1))
     length = torch.linalg.vector_norm((anchors.image - zero)[:, : rows.y.shape[1]], dim=1)
-    return torch.linalg.vector_norm(anchors.residual, dim=1) * length < anchors.least
+    result: Tensor = torch.linalg.vector_norm(anchors.residual, dim=1) * length < anchors.least
+    return result
 
 
 def find_peaks(g: Geometry, rows: Rows) -> Tensor:
@@ -152,7 +153,8 @@ def find_peaks(g: Geometry, rows: Rows) -> Tensor:
     order = order[row[order].argsort(stable=True)]
     best = order[torch.cat((row.new_ones(1, dtype=torch.bool), row[order].diff() > 0))]
     t = torch.linalg.solve_triangular(gaussian.root[best], anchors.place[best, :, None], upper=True)[:, :, 0]
-    return g.origin[piece[best]] + t
+    result: Tensor = g.origin[piece[best]] + t
+    return result
 
 
 def _below(height: Tensor) -> Tensor:

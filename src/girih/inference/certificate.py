@@ -251,7 +251,8 @@ def centres_of(g: Geometry, rows: Rows) -> Centres:
 
     def incomplete(some: Tensor, level: Level) -> Tensor:
         image = (rows.reduced[some] @ level.feature.mT).mT  # (n, m, K)
-        return torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
+        result: Tensor = torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
+        return result
 
     return incomplete
 

@@ -129,7 +129,8 @@ class MarginalLogProb(torch.autograd.Function):
 def log_prob_of(model: Model, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """`log p(x)`, what was left out of it and its rounding, `(N,)` each; see `MarginalLogProb` for the parameters."""
     _refuse_nested_forward(x)
-    return MarginalLogProb.apply(model, x, *parameters)
+    result: tuple[Tensor, ...] = MarginalLogProb.apply(model, x, *parameters)
+    return result
 
 
 def score_of(model: Model, x: Tensor, parameters: Sequence[Tensor] = ()) -> Tensor:
@@ -137,7 +138,8 @@ def score_of(model: Model, x: Tensor, parameters: Sequence[Tensor] = ()) -> Tens
     _refuse_nested_forward(x)
     if torch.is_grad_enabled():
         parameters = [_Barrier.apply(parameter, _IN_PARAMETERS) for parameter in parameters]
-    return _Score.apply(model, x, *parameters)
+    result: Tensor = _Score.apply(model, x, *parameters)
+    return result
 
 
 class _Barrier(torch.autograd.Function):
@@ -189,7 +191,8 @@ class _Score(torch.autograd.Function):
         _refuse_tangents(others, _IN_PARAMETERS)
         (x,) = ctx.saved_tensors
         assert direction is not None
-        return _Curvature.apply(ctx.model, _Barrier.apply(x, _THIRD), direction)
+        result: Tensor = _Curvature.apply(ctx.model, _Barrier.apply(x, _THIRD), direction)
+        return result
 
     @staticmethod
     def vmap(info: _Batch, in_dims: Dims, model: Model, x: Tensor, *parameters: Tensor) -> tuple[Tensor, int]:
@@ -251,7 +254,8 @@ class _Curvature(torch.autograd.Function):
     def jvp(ctx: _Context, _: None, in_x: Tensor | None, direction: Tensor | None) -> Tensor:
         _refuse_tangents((in_x,), _THIRD)
         (x,) = ctx.saved_tensors
-        return _Curvature.apply(ctx.model, x, direction)
+        result: Tensor = _Curvature.apply(ctx.model, x, direction)
+        return result
 
     @staticmethod
     def vmap(info: _Batch, in_dims: Dims, model: Model, x: Tensor, direction: Tensor) -> tuple[Tensor, int]:
@@ -317,7 +321,8 @@ def _as_one_table(
 ) -> Tensor:
     _refuse_batches(in_dims[2:])
     found: Tensor = function.apply(model, _one_table(x, in_dims[1]), *parameters)
-    return found.unflatten(0, (info.batch_size, -1))
+    result: Tensor = found.unflatten(0, (info.batch_size, -1))
+    return result
 
 
 def _one_table(x: Tensor, dim: int | None) -> Tensor:

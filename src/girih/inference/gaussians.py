@@ -96,7 +96,8 @@ class Geometry:
     def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
         """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
         far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
-        return (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
+        result: Tensor = (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
+        return result
 
     def maps_of(self, rows: Rows, row: Tensor, piece: Tensor) -> Maps:
         """`Maps` of the pairs (row, piece): those of the pieces, or the row's own where entries are missing."""
@@ -156,4 +157,5 @@ def range_of(image: Tensor) -> Tensor:
 
     Where the rank is below S but not 0 the span is larger than the range, and distances from it are only shorter.
     """
-    return torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
+    result: Tensor = torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
+    return result

@@ -166,7 +166,8 @@ class LinePosterior(Posterior):
 
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` without the entries that round to 0 beside 1."""
-        return self._weights.to_sparse_coo()
+        result: Tensor = self._weights.to_sparse_coo()
+        return result
 
     def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
         cell = torch.multinomial(self._weights, count, replacement=True, generator=generator).mT  # (count, N)

@@ -117,11 +117,13 @@ class PolytopePosterior(Posterior):
         """u of points `s = w - tilt`, `(m, S)`, of the pairs named."""
         p = self._pairs
         t = torch.linalg.solve_triangular(p.root[pair], (p.place[pair] + s)[:, :, None], upper=True)[:, :, 0]
-        return self._geometry.origin[p.piece[pair]] + t
+        result: Tensor = self._geometry.origin[p.piece[pair]] + t
+        return result
 
     def _to_latents(self, s: Tensor, pair: Tensor | slice = slice(None)) -> Tensor:
         """z of points `s = w - tilt`, `(m, S)`, of the pairs named."""
-        return self._to_whitened(s, pair) @ self._factor.mT
+        result: Tensor = self._to_whitened(s, pair) @ self._factor.mT
+        return result
 
     @property
     def mean(self) -> Tensor:
@@ -165,7 +167,8 @@ class PolytopePosterior(Posterior):
             u = torch.linalg.solve_triangular(self._factor, some.reshape(-1, z.shape[-1]).mT, upper=False).mT
             image = torch.cat((image, u.reshape(some.shape)), 2)
             out[:, index] = anchors.log_ratio(torch.arange(len(index)), image)
-        return (out + self._log_scale - self._log_total).reshape(shape)
+        result: Tensor = (out + self._log_scale - self._log_total).reshape(shape)
+        return result
 
     def cell_probs(self) -> Tensor:
         """P(z in cell | x): a sparse COO tensor `(N, R)` of the pairs that matter."""
@@ -194,7 +197,8 @@ class PolytopePosterior(Posterior):
         out = torch.empty_like(self.log_evidence)
         for index, rows, anchors, *_ in self._chunks:
             out[index] = _expected_log_ratio(self._geometry, rows, anchors, mean[index], factor[index])
-        return out + self._log_scale - self._log_total
+        result: Tensor = out + self._log_scale - self._log_total
+        return result
 
 
 def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor, factor: Tensor) -> Tensor:

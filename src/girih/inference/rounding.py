@@ -32,7 +32,8 @@ def _unit(model: Model) -> float:
 def lengths(rows: Rows, log_p: Tensor) -> Tensor:
     """`|w| + |w - g|` of each row `(n,)`, where `|w - g|^2 <= -2 log p(x) - log det(2 pi noise)` by Jensen."""
     size = torch.linalg.vector_norm(torch.cat((rows.y, rows.far2.sqrt()[:, None]), 1), dim=1)
-    return size + (2.0 * (rows.constant - log_p)).clamp(min=0.0).sqrt()
+    result: Tensor = size + (2.0 * (rows.constant - log_p)).clamp(min=0.0).sqrt()
+    return result
 
 
 def of_log_prob(model: Model, rows: Rows, log_p: Tensor) -> Tensor:

@@ -286,7 +286,8 @@ def _principal_directions(image: Tensor) -> Tensor | None:
         return None
     some = image[:: max(1, len(image) // 512)]
     directions = torch.linalg.svd(some - some.mean(0), full_matrices=False)[2]
-    return directions[:_PRINCIPAL].mT.contiguous()
+    result: Tensor | None = directions[:_PRINCIPAL].mT.contiguous()
+    return result
 
 
 def _best(row: Tensor, value: Tensor, width: int) -> Tensor:

@@ -20,7 +20,8 @@ class _LogProb(nn.Module):
         self.dgn = dgn
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dgn().log_prob(x)
+        result: Tensor = self.dgn().log_prob(x)
+        return result
 
 
 class Likelihood(nn.Module):
@@ -80,7 +81,8 @@ class Likelihood(nn.Module):
             if not (all(torch.isfinite(tensor).all() for tensor in tensors) and value.variances.min() > 0):
                 raise NonFiniteError(f"parameter '{name}' left the range of numbers; train with a smaller lr")
             swapped |= dict(zip((f"dgn.{name}", f"dgn.{name}_factor"), tensors, strict=False))
-        return -functional_call(self._log_prob[0], swapped, (x,))
+        result: Tensor = -functional_call(self._log_prob[0], swapped, (x,))
+        return result
 
     def penalty(self) -> Tensor | float:
         """`-log p(weights)` per row of the data, up to a constant, as `fit_em` adds it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from girih.errors import ParameterError
 from girih.networks.affine_rules import concatenate, dimensions, for_each, negate, spatial_dimensions
 from girih.networks.live_tensors import Source
-from girih.networks.trace_builder import Builder, Feature
+from girih.networks.trace_builder import Builder, Feature, Operand, Sizes
 
 SMOOTH = "; a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Hardtanh, Abs). "
 
@@ -117,7 +117,7 @@ def clamp(b: Builder, h: Feature, min: Any = None, max: Any = None) -> Feature:
     return hardtanh(b, h, min, max)
 
 
-def clamp_max(b: Builder, h: Feature, max: Any) -> Feature:
+def clamp_max(b: Builder, h: Feature, max: Operand) -> Feature:
     """`torch.clamp_max`."""
     return clamp(b, h, None, max)
 
@@ -125,10 +125,10 @@ def clamp_max(b: Builder, h: Feature, max: Any) -> Feature:
 def max_pool(
     b: Builder,
     h: Feature,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Feature:
@@ -145,7 +145,7 @@ def max_pool(
     return b.maximum(h, windows, shape)
 
 
-def adaptive_max_pool(b: Builder, h: Feature, output_size: Any, return_indices: bool = False) -> Feature:
+def adaptive_max_pool(b: Builder, h: Feature, output_size: Sizes, return_indices: bool = False) -> Feature:
     """`F.adaptive_max_pool1d`, `F.adaptive_max_pool2d`, where the sizes divide."""
     inputs = h.shape[1:]
     outputs = [n if size is None else size for n, size in zip(inputs, for_each(output_size, len(inputs)), strict=True)]
@@ -164,7 +164,7 @@ def maxout(b: Builder, h: Feature, pieces: int) -> Feature:
     return b.maximum(h, windows, shape)
 
 
-def amax(b: Builder, h: Feature, dim: Any = (), keepdim: bool = False) -> Feature:
+def amax(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
     """`torch.amax`."""
     dims = dimensions(b, h, dim)
     index = b.numbered(h)[0].long()
@@ -175,12 +175,12 @@ def amax(b: Builder, h: Feature, dim: Any = (), keepdim: bool = False) -> Featur
     return b.maximum(h, windows, tuple(full if keepdim else kept))
 
 
-def amin(b: Builder, h: Feature, dim: Any = (), keepdim: bool = False) -> Feature:
+def amin(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
     """`torch.amin`."""
     return negate(b, amax(b, negate(b, h), dim, keepdim))
 
 
-def maximum(b: Builder, left: Any, right: Any) -> Feature:
+def maximum(b: Builder, left: Operand, right: Operand) -> Feature:
     """`torch.maximum` of two branches."""
     if not isinstance(left, Feature) or not isinstance(right, Feature) or left.shape != right.shape:
         b.refuse(" is supported for two branches of the same shape")
@@ -190,7 +190,7 @@ def maximum(b: Builder, left: Any, right: Any) -> Feature:
     return b.maximum(both, torch.stack((first, first + size), 1), left.shape)
 
 
-def minimum(b: Builder, left: Any, right: Any) -> Feature:
+def minimum(b: Builder, left: Operand, right: Operand) -> Feature:
     """`torch.minimum` of two branches."""
     if not isinstance(left, Feature) or not isinstance(right, Feature):
         b.refuse(" is supported for two branches of the same shape")

@@ -84,7 +84,8 @@ class Convolution:
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The convolution with the kernel."""
         kernel = _signed(self.weight.value, absolute).to(values[0].dtype)
-        return _CONVOLUTIONS[self.function](values[0], kernel, None, **self.options)
+        result: Tensor = _CONVOLUTIONS[self.function](values[0], kernel, None, **self.options)
+        return result
 
     def bias(self) -> Tensor | None:
         """One number for each channel."""
@@ -133,7 +134,8 @@ class Average:
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
         """The function."""
-        return _FUNCTIONS[self.function](values[0], *self.args, **self.options)
+        result: Tensor = _FUNCTIONS[self.function](values[0], *self.args, **self.options)
+        return result
 
     def bias(self) -> Tensor | None:
         """The padding."""
@@ -221,7 +223,8 @@ class Product:
 
     def times(self, h: Tensor, weight: Tensor) -> Tensor:
         """The product with another weight."""
-        return _PRODUCTS[self.function](h, weight, self.equation)
+        result: Tensor = _PRODUCTS[self.function](h, weight, self.equation)
+        return result
 
     def bias(self) -> Tensor | None:
         """None."""

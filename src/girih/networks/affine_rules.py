@@ -24,7 +24,7 @@ from girih.networks.affine_maps import (
     Scaling,
 )
 from girih.networks.live_tensors import Derived, Fixed, Method, Source
-from girih.networks.trace_builder import Builder, Feature, plain
+from girih.networks.trace_builder import Builder, Feature, Operand, Sizes, plain
 
 Handler = Callable[..., Any]
 
@@ -38,7 +38,7 @@ def linear(b: Builder, h: Feature, weight: Source, bias: Source | None = None, m
     return b.affine(LinearMap(weight, bias, module), h)
 
 
-def matmul(b: Builder, left: Any, right: Any) -> Feature:
+def matmul(b: Builder, left: Operand, right: Operand) -> Feature:
     """`left @ right`, of which one is a constant."""
     if isinstance(left, Feature) and isinstance(right, Source):
         if right.raw.ndim > 2:
@@ -82,7 +82,9 @@ def _multilinear(b: Builder, product: Product, h: Feature) -> Feature:
     return b.affine(product, h)
 
 
-def addmm(b: Builder, bias: Any, left: Any, right: Any, *, beta: float = 1.0, alpha: float = 1.0) -> Feature:
+def addmm(
+    b: Builder, bias: Operand, left: Operand, right: Operand, *, beta: float = 1.0, alpha: float = 1.0
+) -> Feature:
     """`beta bias + alpha left @ right`, of matrices or of batches of them."""
     if isinstance(left, Feature) and isinstance(right, Source) and right.raw.ndim == 2 and isinstance(bias, Source):
         shift = _beside(b, bias, len(left.shape))
@@ -100,7 +102,7 @@ def _expanded(value: torch.Tensor, size: int) -> torch.Tensor:
     return value.expand(size)
 
 
-def lerp(b: Builder, start: Any, end: Any, weight: Any) -> Feature:
+def lerp(b: Builder, start: Operand, end: Operand, weight: Operand) -> Feature:
     """`start + weight (end - start)`."""
     if isinstance(weight, Feature):
         b.refuse(" with a weight that depends on z, which is not affine on cells and not supported")
@@ -120,14 +122,14 @@ def _constant_product(left: Any, right: Any) -> Any:
     return Derived(torch.mul, (left, right)) if isinstance(left, Source) or isinstance(right, Source) else left * right
 
 
-def addcmul(b: Builder, h: Any, left: Any, right: Any, *, value: float = 1.0) -> Feature:
+def addcmul(b: Builder, h: Operand, left: Operand, right: Operand, *, value: float = 1.0) -> Feature:
     """`h + value left right`."""
     if isinstance(left, Feature) or isinstance(right, Feature):
         return add(b, multiply(b, left, right), h) if value == 1.0 else add(b, h, multiply(b, left, right), value)
     return add(b, h, _constant_product(left, right), value)
 
 
-def where(b: Builder, mask: Any, left: Any, right: Any) -> Feature:
+def where(b: Builder, mask: Operand, left: Operand, right: Operand) -> Feature:
     """`torch.where` with a mask that does not depend on z."""
     if not isinstance(mask, Source):
         b.refuse(" by a condition on z, which is supported as an activation alone; use ReLU, LeakyReLU or torch.clamp")
@@ -142,7 +144,7 @@ def _rest(mask: torch.Tensor) -> torch.Tensor:
     return 1.0 - mask.to(torch.float64)
 
 
-def masked_fill(b: Builder, h: Feature, mask: Any, value: Any) -> Feature:
+def masked_fill(b: Builder, h: Feature, mask: Operand, value: Operand) -> Feature:
     """`h` with `value` where the mask is set."""
     return where(b, mask, value, h)
 
@@ -169,11 +171,11 @@ def convolution(
     h: Feature,
     weight: Source,
     bias: Source | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    stride: Sizes,
+    padding: Sizes,
+    dilation: Sizes,
     transposed: bool,
-    output_padding: Any,
+    output_padding: Sizes,
     groups: int,
 ) -> Feature:
     """`aten.convolution`."""
@@ -208,7 +210,7 @@ def batch_norm(
     return b.affine(Normalisation(mean, variance, weight, bias, eps, len(h.shape) - 1), h)
 
 
-def add(b: Builder, left: Any, right: Any, alpha: float = 1.0) -> Feature:
+def add(b: Builder, left: Operand, right: Operand, alpha: float = 1.0) -> Feature:
     """`left + alpha * right`."""
     if isinstance(left, Feature) and isinstance(right, Feature):
         if len(left.shape) != len(right.shape):
@@ -219,24 +221,24 @@ def add(b: Builder, left: Any, right: Any, alpha: float = 1.0) -> Feature:
     return _scale(b, right, float(alpha), left)
 
 
-def subtract(b: Builder, left: Any, right: Any, alpha: float = 1.0) -> Feature:
+def subtract(b: Builder, left: Operand, right: Operand, alpha: float = 1.0) -> Feature:
     """`left - alpha * right`."""
     return add(b, left, right, -alpha)
 
 
-def reverse_subtract(b: Builder, left: Any, right: Any, alpha: float = 1.0) -> Feature:
+def reverse_subtract(b: Builder, left: Operand, right: Operand, alpha: float = 1.0) -> Feature:
     """`right - alpha * left`."""
     return subtract(b, right, left, alpha)
 
 
-def multiply(b: Builder, left: Any, right: Any) -> Feature:
+def multiply(b: Builder, left: Operand, right: Operand) -> Feature:
     """`left * right`, of which one is a constant."""
     if isinstance(left, Feature) and isinstance(right, Feature):
         b.refuse(" multiplies two branches, which is not affine on cells and not supported")
     return _scale(b, left, right, None) if isinstance(left, Feature) else _scale(b, right, left, None)
 
 
-def divide(b: Builder, left: Any, right: Any, rounding_mode: str | None = None) -> Feature:
+def divide(b: Builder, left: Operand, right: Operand, rounding_mode: str | None = None) -> Feature:
     """`left / right`, by a constant."""
     if isinstance(right, Feature) or rounding_mode is not None:
         b.refuse(" divides by a branch or rounds, which is not affine on cells and not supported")
@@ -248,7 +250,7 @@ def negate(b: Builder, h: Feature) -> Feature:
     return _scale(b, h, -1.0, None)
 
 
-def _scale(b: Builder, h: Feature, factor: Any, shift: Any, divide: bool = False, sign: float = 1.0) -> Feature:
+def _scale(b: Builder, h: Any, factor: Any, shift: Any, divide: bool = False, sign: float = 1.0) -> Feature:
     shape = torch.Size(h.shape)
     constants = []
     for value in (factor, shift):
@@ -319,7 +321,7 @@ def dropout(b: Builder, h: Feature, p: float = 0.5, training: bool = True, inpla
     return h
 
 
-def same(b: Builder, h: Feature, *args: Any, **kwargs: Any) -> Feature:
+def same(b: Builder, h: Feature, *args: object, **kwargs: object) -> Feature:
     """What leaves the values as they are."""
     return h
 
@@ -359,24 +361,26 @@ def interpolate(
     return b.average(h, "interpolate", size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
 
-def upsample_nearest(b: Builder, h: Feature, output_size: Any, scale_factors: Any = None) -> Feature:
+def upsample_nearest(
+    b: Builder, h: Feature, output_size: Sizes, scale_factors: Sequence[float] | None = None
+) -> Feature:
     """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec`."""
     return interpolate(b, h, output_size, _listed(scale_factors))
 
 
 def upsample_linear(
-    b: Builder, h: Feature, output_size: Any, align_corners: bool, scale_factors: Any = None
+    b: Builder, h: Feature, output_size: Sizes, align_corners: bool, scale_factors: Sequence[float] | None = None
 ) -> Feature:
     """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec`."""
     mode = "linear" if spatial_dimensions(b, h) == 1 else "bilinear"
     return interpolate(b, h, output_size, _listed(scale_factors), mode, align_corners)
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Sequence[float] | None) -> list[float] | None:
     return None if value is None else list(value)
 
 
-def pad(b: Builder, h: Feature, pad: Any, mode: str = "constant", value: float | None = None) -> Feature:
+def pad(b: Builder, h: Feature, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Feature:
     """`F.pad`."""
     sides = tuple(int(side) for side in pad)
     if len(sides) > 2 * len(h.shape):
@@ -388,17 +392,19 @@ def pad(b: Builder, h: Feature, pad: Any, mode: str = "constant", value: float |
     return b.affine(padding, h)
 
 
-def mean(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, name: str = "mean", **_: Any) -> Feature:
+def mean(
+    b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, name: str = "mean", **_: object
+) -> Feature:
     """`torch.mean` and `torch.sum` over dimensions other than the batch."""
     return b.average(h, name, dimensions(b, h, dim), keepdim)
 
 
-def total(b: Builder, h: Feature, dim: Any = None, keepdim: bool = False, **_: Any) -> Feature:
+def total(b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, **_: object) -> Feature:
     """`torch.sum`."""
     return mean(b, h, dim, keepdim, "sum")
 
 
-def dimensions(b: Builder, h: Feature, dim: Any) -> tuple[int, ...]:
+def dimensions(b: Builder, h: Feature, dim: Sizes | None) -> tuple[int, ...]:
     """Dimensions counted with the batch, from the front."""
     every = len(h.shape) + 1
     listed = (dim,) if isinstance(dim, int) else tuple(dim or range(every))
@@ -408,7 +414,7 @@ def dimensions(b: Builder, h: Feature, dim: Any) -> tuple[int, ...]:
     return dims
 
 
-def for_each(value: Any, count: int) -> tuple[int, ...]:
+def for_each(value: Sizes, count: int) -> tuple[int, ...]:
     """A number for each dimension, of one for all or one for each."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
     return values * count if len(values) == 1 else values

@@ -151,7 +151,7 @@ def _transposed(
     generator: torch.Generator,
 ) -> nn.Module:
     """A transposed convolution; away from the borders a pixel of its output sums about `(kernel / stride)^2` pixels."""
-    layer = nn.utils.skip_init(
+    layer: nn.ConvTranspose2d = nn.utils.skip_init(
         nn.ConvTranspose2d, channels, filters, kernel, stride=stride, padding=padding, dtype=dtype
     )
     draw_normal(layer, channels * (kernel / stride) ** 2, scale, slope, generator)

@@ -45,7 +45,8 @@ class Maxout(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Take the maximum of each group."""
-        return h.unflatten(-1, (-1, self.pieces)).amax(-1)
+        result: Tensor = h.unflatten(-1, (-1, self.pieces)).amax(-1)
+        return result
 
 
 class StepLayer(nn.Module):

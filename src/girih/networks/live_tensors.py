@@ -41,7 +41,8 @@ class Live:
     @property
     def raw(self) -> Tensor:
         """The tensor in its own type, computed anew where a hook or a parametrization computes it."""
-        return read(self.module, self.name)
+        result: Tensor = read(self.module, self.name)
+        return result
 
     @property
     def value(self) -> Tensor:
@@ -78,7 +79,8 @@ class Derived:
     def raw(self) -> Tensor:
         """The tensor in its own type."""
         keywords = {name: _read(value) for name, value in self.kwargs.items()}
-        return self.function(*_read(self.args), **keywords)
+        result: Tensor = self.function(*_read(self.args), **keywords)
+        return result
 
     @property
     def value(self) -> Tensor:

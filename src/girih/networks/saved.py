@@ -101,7 +101,8 @@ def _described(step: Step, table: _Table) -> dict[str, JSON]:
         return described | {"kind": "maximum", "windows": table.add(step.windows)}
     assert isinstance(step, AffineStep)
     operator = step.operator
-    held = {f.name: _value(getattr(operator, f.name), table) for f in fields(operator) if f.name != "module"}  # type: ignore[arg-type]
+    parts = fields(operator)  # type: ignore[arg-type]
+    held = {f.name: _value(getattr(operator, f.name), table) for f in parts if f.name != "module"}
     shapes: list[JSON] = [list(shape) for shape in step.shapes]
     whole = {"layer": True} if isinstance(step, LinearStep) else {}
     kind = _KINDS[type(operator)]
@@ -380,7 +381,7 @@ def _chain_layer(kind: str, index: int, tensors: Mapping[str, Tensor]) -> nn.Mod
         weight, bias = tensors[f"{index}.weight"], tensors.get(f"{index}.bias")
         if weight.ndim != 2 or not weight.numel() or (bias is not None and bias.shape != weight.shape[:1]):
             raise ValueError(f"layer {index} has a weight of shape {tuple(weight.shape)} and another bias")
-        linear = nn.utils.skip_init(
+        linear: nn.Linear = nn.utils.skip_init(
             nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float64
         )
         with torch.no_grad():

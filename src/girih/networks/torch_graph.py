@@ -44,7 +44,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def eager() -> contextlib.AbstractContextManager[Any]:
     """Run what `torch.compile` was put on as it was written."""
-    return torch.compiler.set_stance("force_eager")
+    result: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return result
 
 
 def one_input(net: nn.Module) -> None:
@@ -367,7 +368,8 @@ def before(graph: fx.Graph, until: str) -> fx.Node:
                 f"until={until!r} takes {len(outside)} tensors that depend on z ({taken}); name "
                 "what comes after one of them"
             )
-        return outside[0]
+        result: fx.Node = outside[0]
+        return result
     known = [name for name in dict.fromkeys(names) if name]
     near = difflib.get_close_matches(until, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the last are {_listed(known[-_LISTED:])}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ class Feature:
 
     step: int
     shape: tuple[int, ...]
+
+
+# A factor or summand of a rule: it depends on z, is a constant tensor, or is a number.
+Operand: TypeAlias = Feature | Source | float
+# A number for all dimensions, or one for each.
+Sizes: TypeAlias = int | Sequence[int]
 
 
 def plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ def _beyond(normal: Array, anchor: Array, inside: Array, of: Array, ends: Array,
     Negative where the normal points inwards. A set thinner than the rounding of its inside is on the side of that one
     of its vertices and directions, the `ends` of the edges that it is the `owner` of (sorted), which shows it best.
     """
-    gap = ((anchor - inside) * normal).sum(1)
+    gap: Array = ((anchor - inside) * normal).sum(1)
     size = (np.abs(anchor).sum(1) + np.abs(inside).sum(1)) * np.abs(normal).sum(1)
     unsure = np.flatnonzero(np.abs(gap) <= _ROUNDING * size)
     if len(unsure):

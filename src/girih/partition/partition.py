@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from girih._arrays import as_rows, as_tensor, check_finite
+from girih._arrays import ArrayLike, as_rows, as_tensor, check_finite
 from girih._options import whole
 from girih.covariance import Covariance
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
@@ -103,7 +102,7 @@ class Partition:
     def __init__(
         self,
         net: nn.Module | Trace,
-        domain: ArrayLike | Domain = None,
+        domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
         prior: ArrayLike | Tensor = 1.0,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
@@ -182,7 +181,7 @@ class Partition:
         origin: ArrayLike | Tensor,
         u: ArrayLike | Tensor,
         v: ArrayLike | Tensor,
-        domain: ArrayLike | Domain = None,
+        domain: ArrayLike | tuple[ArrayLike, ArrayLike] | None = None,
         *,
         max_cells: int = MAX_CELLS,
         progress: bool = True,
@@ -380,7 +379,8 @@ def _above(module: str, name: str) -> Callable[..., Any]:
     Raises:
         MissingExtraError: what the module needs is not installed.
     """
-    return getattr(importlib.import_module(module), name)
+    result: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return result
 
 
 def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:

@@ -241,7 +241,8 @@ class PolytopeCells(Cells):
         if self.halfspaces is None:
             return np.full(len(points), np.inf)
         H, h = self.halfspaces
-        return ((h - points @ H.T) / np.linalg.norm(H, axis=1)).min(1)
+        result: Array = ((h - points @ H.T) / np.linalg.norm(H, axis=1)).min(1)
+        return result
 
     def locate(self, z: Tensor) -> Tensor:
         """The cell of each z, -1 outside the domain."""

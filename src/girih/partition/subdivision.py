@@ -329,7 +329,10 @@ class _Subdivider:
         held = sum(column.data.dtype.itemsize * column.data[0].size for column in self.complex.columns.values())
         share = self.complex.count / max(len(self.complex.points), 1)
         # a column has room to grow, patterns are copied as they grow, and faces take some 30 numbers for each cell
-        return 1.25 * (held + 12.0 * more) + share * (3.0 * self.codes.shape[1] + 8.0 * _FACES[self.complex.dim])
+        result: float = 1.25 * (held + 12.0 * more) + share * (
+            3.0 * self.codes.shape[1] + 8.0 * _FACES[self.complex.dim]
+        )
+        return result
 
     def _afford(self, more: int, path: str) -> None:
         """Refuse to make values of so many units at every vertex where they do not fit into memory."""

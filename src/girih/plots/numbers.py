@@ -97,7 +97,8 @@ def thin(index: NDArray[np.intp], limit: int | None) -> NDArray[np.intp]:
 
 def prior_deviation(dgn: DGN) -> float:
     """Standard deviation of the latent prior, S = 1."""
-    return float(dgn.prior.detach()[0, 0]) ** 0.5
+    result: float = float(dgn.prior.detach()[0, 0]) ** 0.5
+    return result
 
 
 def noise_covariance(dgn: DGN, axes: Array) -> Array:

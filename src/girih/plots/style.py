@@ -130,7 +130,8 @@ def _legend_width(labels: list[str], columns: int) -> float:
     """The width of a legend in points: texts, and 4.6 times the size of the font for each handle and its gaps."""
     size = float(STYLE["legend.fontsize"])
     widths = [TextPath((0.0, 0.0), label, size=size).get_extents().width for label in labels]
-    return sum(max(column) + 4.6 * size for column in map(list, np.array_split(widths, columns)))
+    result: float = sum(max(column) + 4.6 * size for column in map(list, np.array_split(widths, columns)))
+    return result
 
 
 def colour_bar(

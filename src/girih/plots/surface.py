@@ -122,7 +122,8 @@ def image_points(part: Partition, polygons: Polygons) -> Array:
     with torch.no_grad():
         slope, offset = (to_array(tensor) for tensor in part.trace.maps(part.patterns[polygons.cell]))
     owner = np.repeat(np.arange(len(polygons.cell)), np.diff(polygons.start))
-    return np.einsum("nds,ns->nd", slope[owner], polygons.points) + offset[owner]
+    result: Array = np.einsum("nds,ns->nd", slope[owner], polygons.points) + offset[owner]
+    return result
 
 
 def check_image(part: Partition) -> int:

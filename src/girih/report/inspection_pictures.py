@@ -260,7 +260,8 @@ def _planes(found: Inspection) -> tuple[list[tuple[int, int]], list[float], Tens
 def _longest(found: Inspection, most: int) -> Tensor:
     """The latents with the longest columns of A in typical cells, in their own order."""
     size = basis(found.cells, index=_typical(found.cells, 64)).norm(dim=2).mean(0)
-    return size.argsort(descending=True, stable=True)[:most].sort().values.cpu()
+    result: Tensor = size.argsort(descending=True, stable=True)[:most].sort().values.cpu()
+    return result
 
 
 def _typical(cells: Cells, count: int = _BASIS_CELLS) -> Tensor:

@@ -177,4 +177,5 @@ def factor_parameters(columns: int, factors: int) -> int:
 
 def _score(model: GaussianMixture | FactorAnalysis, test: Array, scaling: Scaling | None, shift: float) -> list[float]:
     rows = test if scaling is None else scaling.apply(test).numpy()
-    return (model.score_samples(rows) - shift).tolist()
+    result: list[float] = (model.score_samples(rows) - shift).tolist()
+    return result

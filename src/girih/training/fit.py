@@ -259,6 +259,7 @@ def _free_energy(model: nn.Module) -> Loss:
 
     def loss(model: Any, rows: Tensor) -> Tensor:
         value = model.free_energy(rows)
-        return getattr(value, "total", value)
+        result: Tensor = getattr(value, "total", value)
+        return result
 
     return loss

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih._arrays import Rows
+from girih._arrays import ArrayLike, Rows
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.training.checkpoint import seed_of_run
@@ -199,7 +199,7 @@ def _is_open(value: object, name: str) -> bool:
 
 
 def split(
-    rows: Tensor, validation: Rows | float | None, seed: int, check: Callable[[Rows], Tensor]
+    rows: Tensor, validation: ArrayLike | Rows | None, seed: int, check: Callable[[Rows], Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Training rows and held-out rows.
 
@@ -221,7 +221,7 @@ def split(
     if validation is None:
         return rows, None
     if not isinstance(validation, float | int) and np.ndim(cast(Any, validation)) > 0:
-        return rows, check(validation)
+        return rows, check(cast(Rows, validation))
     share = real(validation, "validation")
     count = round(share * len(rows))
     if not 0 < count < len(rows):

@@ -167,7 +167,8 @@ def _relaxed_weights(
     def draw(count: int) -> Tensor:
         k = _draws(q_k, count, generator)
         y = log_concrete_with(k, p_k.logits, temperature, generator).exp()
-        return vae.log_likelihood(rows, y @ values) + (p_k.log_prob(k) - q_k.log_prob(k)).sum(-1)
+        result: Tensor = vae.log_likelihood(rows, y @ values) + (p_k.log_prob(k) - q_k.log_prob(k)).sum(-1)
+        return result
 
     return draw
 

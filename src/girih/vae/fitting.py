@@ -117,7 +117,8 @@ def annealed(step: int, steps: int, initial: float, final: float) -> float:
         >>> [annealed(step, 8, 1.0, 0.25) for step in (0, 2, 4, 7)]
         [1.0, 0.5, 0.25, 0.25]
     """
-    return initial * (final / initial) ** min(1.0, 2.0 * step / steps)
+    result: float = initial * (final / initial) ** min(1.0, 2.0 * step / steps)
+    return result
 
 
 class Annealing:

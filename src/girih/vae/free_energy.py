@@ -220,11 +220,12 @@ class FreeEnergyModel(nn.Module):
         return rows
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        return self.decoder(latents).flatten(1)
+        result: Tensor = self.decoder(latents).flatten(1)
+        return result
 
     def encoded(self, rows: Tensor) -> Tensor:
         """What the encoder gives for checked rows: the numbers that the family reads."""
-        encoded = self.encoder(rows)
+        encoded: Tensor = self.encoder(rows)
         check_encoded(encoded, len(rows), self._outputs, self._meaning)
         return encoded
 

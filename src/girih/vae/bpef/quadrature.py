@@ -86,7 +86,8 @@ def log_masses(coefficients: Tensor, rule: Rule) -> Tensor:
 
 def blocks(coefficients: Tensor, rule: Rule) -> tuple[Tensor, ...]:
     """Rows of `(B, M)` in parts whose tables of exponents fit in memory; one empty part if there are none."""
-    return coefficients.split(max(1, _BLOCK // len(rule.nodes)))
+    result: tuple[Tensor, ...] = coefficients.split(max(1, _BLOCK // len(rule.nodes)))
+    return result
 
 
 def within(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,8 @@ def standard_normal(latent_dim: int, device: torch.device) -> Independent[Normal
 def normal_axis(count: int, device: torch.device) -> Tensor:
     """Quantiles of N(0, 1) at equal steps of probability, from 2% to 98%."""
     levels = torch.linspace(0.02, 0.98, count, dtype=torch.float64, device=device)
-    return torch.special.ndtri(levels)
+    result: Tensor = torch.special.ndtri(levels)
+    return result
 
 
 def divergence_from_prior(mean: Tensor, log_deviation: Tensor) -> Tensor:

@@ -210,7 +210,8 @@ class CategoricalFamily(ExponentialFamily):
 
     def information(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
         """`sum_c eta_c log eta_c`, with `0 log 0 = 0`."""
-        return torch.special.xlogy(moments, moments).sum(-1)
+        result: Tensor = torch.special.xlogy(moments, moments).sum(-1)
+        return result
 
     def distribution(self, natural: Tensor) -> Distribution:
         """`OneHotCategorical`."""

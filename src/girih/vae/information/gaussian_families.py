@@ -207,6 +207,7 @@ class GaussianFamily(ExponentialFamily):
 
 def _factor(covariance: Tensor) -> Tensor:
     """The Cholesky factor; refuses moments with no variance in some direction."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(covariance)
     if bool((info > 0).any()):
         low = float(torch.linalg.eigvalsh(covariance.detach()).min())

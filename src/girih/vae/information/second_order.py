@@ -234,7 +234,8 @@ def _newton(shares: Tensor, gap: Tensor) -> Tensor:
     products = (flat.mT @ flat / n).reshape(size, size, size, size).permute(0, 2, 1, 3)
     eye = torch.eye(size**2, dtype=gap.dtype)
     step = torch.linalg.solve(eye - products.reshape(size**2, size**2), gap.reshape(-1)).reshape(size, size)
-    return 0.5 * (step + step.mT)
+    result: Tensor = 0.5 * (step + step.mT)
+    return result
 
 
 def _indefinite(matrices: Tensor) -> bool:
@@ -311,11 +312,13 @@ def _objective(
 
 def _inverse(matrix: Tensor) -> Tensor:
     inverse = torch.linalg.inv(matrix)
-    return 0.5 * (inverse + inverse.mT)
+    result: Tensor = 0.5 * (inverse + inverse.mT)
+    return result
 
 
 def _positive(matrix: Tensor) -> Tensor:
     """The matrix with the absolute values of its eigenvalues: a descent direction even where it is not convex."""
     values, vectors = torch.linalg.eigh(matrix)
     least = 1e-12 * values.abs().amax(-1, keepdim=True)
-    return (vectors * values.abs().clamp_min(least)[:, None, :]) @ vectors.mT
+    result: Tensor = (vectors * values.abs().clamp_min(least)[:, None, :]) @ vectors.mT
+    return result

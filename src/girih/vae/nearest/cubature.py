@@ -56,7 +56,8 @@ def simplices_of(partition: Partition) -> tuple[Tensor, Tensor]:
 def volumes(corners: Tensor) -> Tensor:
     """Lengths, areas or volumes of simplices `(m, S + 1, S)`, `(m,)`."""
     S = corners.shape[2]
-    return torch.linalg.det(corners[:, 1:] - corners[:, :1]).abs() / math.factorial(S)
+    result: Tensor = torch.linalg.det(corners[:, 1:] - corners[:, :1]).abs() / math.factorial(S)
+    return result
 
 
 def bisected(corners: Tensor) -> Tensor:

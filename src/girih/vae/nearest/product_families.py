@@ -118,7 +118,8 @@ def fitted(target: Tensor, weight: Tensor, statistics: Tensor) -> Tensor:
     weighted = columns * weight[..., None]
     ridge = 1e-9 * weight.sum(-1)[..., None, None] * torch.eye(columns.shape[1], dtype=columns.dtype)
     right = (weighted.mT @ target[..., None]) if target.ndim > 1 else weighted.mT @ target[:, None]
-    return torch.linalg.solve(weighted.mT @ columns + ridge, right)[..., 1:, 0]
+    result: Tensor = torch.linalg.solve(weighted.mT @ columns + ridge, right)[..., 1:, 0]
+    return result
 
 
 def starts_for(grid: Grid, statistics: Tensor, known: Tensor, search: Search) -> Tensor:
