@@ -11,12 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "papers/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "papers/README.md",
-]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "papers/README.md", *(ROOT / "docs").rglob("*.md")]
 BLOCK = re.compile(r"^(?:```python\n(.*?)^```|<!-- run first\n(.*?)^-->)", re.DOTALL | re.MULTILINE)
 BLOCKS = {page: [m for m in BLOCK.finditer(page.read_text("utf-8"))] for page in PAGES}
 

@@ -71,9 +71,9 @@ def test_em_never_raises_the_nll(S, missing, options):
         X[rng.random(X.shape) < 0.2] = np.nan
     dgn = girih.DGN(girih.mlp([S, 3, D], seed=0), noise=NOISE)
     result = fit_em(dgn, X, n_init=1, max_iter=30 if S == 1 else 6, tol=0.0, **options)
-    assert all(later <= earlier for earlier, later in itertools.pairwise(result.nll_curve))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(result.curve))
     # under a weight prior the curve begins only after iterations without it
-    assert result.nll_curve[-1] < result.nll_curve[0] - (0.02 if "weight_prior" in options else 0.3)
+    assert result.curve[-1] < result.curve[0] - (0.02 if "weight_prior" in options else 0.3)
     assert dgn.noise_factor.detach().abs().max() > 0.05
     assert -result.log_likelihood == pytest.approx(-float(dgn().log_prob(X).mean().detach()), abs=1e-9)
 
