@@ -131,7 +131,7 @@ class AffineStep(Step):
         """The map of the values about the origin, and of the columns of the slopes."""
         rows, _, size = taken[0].slope.shape
         # one product over all cells and columns: a batch of thin ones is slow
-        columns = [jet.slope.mT.reshape(rows * size, -1) for jet in taken]
+        columns = [jet.slope.mT.reshape(rows * size, jet.slope.shape[1]) for jet in taken]
         slope = self.linear(*columns).reshape(rows, size, self.size).mT
         return Jet(self.values(*(jet.value for jet in taken)), slope)
 
