@@ -54,7 +54,8 @@ def test_planes(kind, size, variance, seed):
     assert_exact(dgn, rows_near_and_far(dgn, (3.0, 30.0), seed)[[0, -2, -1]])
 
 
-SPACES = [("scalar", 3, 1e-2, 0), ("diagonal", 4, 1.0, 1), ("full", 3, 1e-4, 2), ("scalar", 2, 1e3, 3)]
+SPACES = [("scalar", 3, 1e-2, 0), ("diagonal", 4, 1.0, 1), ("full", 3, 1e-2, 2), ("scalar", 2, 1e3, 3)]
+SPACES.append(pytest.param("full", 3, 1e-4, 2, marks=pytest.mark.slow))  # a minute and a half, all in the twin
 
 
 @pytest.mark.parametrize(("kind", "size", "variance", "seed"), SPACES)
