@@ -86,11 +86,6 @@ def replacing(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def target_of(stage: Path) -> Path:
-    """The folder that a hidden folder of `replacing` belongs to; any other folder is its own."""
-    return stage.parent if _TEMPORARY.match(stage.name) else stage
-
-
 def remove_with(stage: Path, names: Iterable[str]) -> None:
     """Let files of the folder go when those in `stage` come."""
     (stage / _REMOVE).write_text(json.dumps(sorted(names)), encoding="utf-8")

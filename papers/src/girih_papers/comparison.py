@@ -9,9 +9,9 @@ from typing import Any
 import joblib
 import numpy as np
 
+from girih.training import Progress
 from girih_papers.arrays import Array
 from girih_papers.methods import Method, Outcome, Task, execute
-from girih_papers.progress import Progress
 
 # The learning rates of the paper.
 RATES = (0.005, 0.001, 0.0001)

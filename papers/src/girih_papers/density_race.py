@@ -20,8 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 from girih.datasets import load
 from girih.em import DGNEstimator
 from girih.inference import DGN
+from girih.training import Progress
 from girih_papers.figures import save
-from girih_papers.progress import Progress
 from girih_papers.race_figures import density_maps, nll_dots, sample_sheet
 from girih_papers.rivals import Covariance, Fitted, Rows, fitted_dgn, flow, flow_width, mixture, vae
 

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from girih.inference import DGN
 from girih.networks import mlp
 from girih.plots import BLACK, BLUE, GREEN, VERMILLION, new_figure, styled
+from girih.training import Progress
 from girih_papers.arrays import Array, generate, to_array
 from girih_papers.figures import save
-from girih_papers.progress import Progress
 
 _SIZES = (1, 8, 8, 2)
 _NOISE = 0.1

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from girih.errors import ModelFileError
+from girih.training import Progress
 from girih_papers.arrays import Array
 from girih_papers.comparison import workers_for
 from girih_papers.files import kept_in, whole_file
-from girih_papers.progress import Progress
 
 Result = dict[str, np.ndarray]
 Job = Callable[..., Mapping[str, Any]]

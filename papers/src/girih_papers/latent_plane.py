@@ -31,10 +31,10 @@ from girih.plots import (
     plot_image_manifold,
     styled,
 )
+from girih.training import Progress
 from girih_papers.arrays import Array, to_array
 from girih_papers.density_race import dequantised_mnist
 from girih_papers.figures import draw_images, save
-from girih_papers.progress import Progress
 
 _HIDDEN, _TRAIN, _HELD_OUT, _ITERATIONS = (32,), 1000, 1000, 60
 _SHAPE = (28, 28)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from girih.networks import mlp
 from girih.partition import Partition
 from girih.plots import cell_polygons, draw_image, image_points, new_figure, styled
+from girih.training import Progress
 from girih_papers.arrays import to_array
 from girih_papers.figures import save
-from girih_papers.progress import Progress
 
 _ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "leaky ReLU", "abs": "absolute value"}
 _SIZES, _QUICK_SIZES = (2, 8, 8, 3), (2, 5, 3)

@@ -17,9 +17,9 @@ from girih.gaussian import Polygons
 from girih.networks import mlp
 from girih.partition import Partition
 from girih.plots import BLACK, new_figure, plot_discovery, styled
+from girih.training import Progress
 from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
-from girih_papers.progress import Progress
 
 _SIZES = (2, 6, 6, 2)
 _CORNERS = 5  # of the cell of Fig. 2: three triangles

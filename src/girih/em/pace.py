@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 # The first block of EM steps, and every later block: the basin is chosen by EM, which is the more robust.
 _FIRST, _BLOCK = 20, 10
@@ -53,7 +52,3 @@ class Pace:
             other *= _FADE
         em, quasi_newton = (other, rate) if self.accelerated else (rate, other)
         return Pace(self.accelerated != change, _BLOCK, 0.0, 0, em, quasi_newton)
-
-    def to_json(self) -> list[Any]:
-        """For a checkpoint."""
-        return list(astuple(self))

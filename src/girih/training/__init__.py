@@ -5,6 +5,7 @@ same `FitResult`; a new one is made of `FitOptions.among`, `split`, `watching` a
 """
 
 from girih._deprecated import moved
+from girih._progress import Progress
 from girih.training.checkpoint import Checkpoint, digest, seed_of_run
 from girih.training.fit import fit_gradient, mean_loss, minimise, run_steps, watching
 from girih.training.generators import Dimensions, dimensions, evaluating, number_type, tried, type_of
@@ -29,6 +30,7 @@ __all__ = [
     "Measure",
     "OptimizerName",
     "Patience",
+    "Progress",
     "Recorder",
     "Settled",
     "Stepper",
