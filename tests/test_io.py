@@ -308,6 +308,7 @@ COUPLINGS = {
     "rad, float32": lambda: RAD(3, transforms=2, hidden_features=(6,), seed=0).float(),
     "nvp": lambda: RealNVP(3, transforms=3, hidden_features=(6,), seed=0),
     "nvp, random masks and context": lambda: RealNVP(5, context=1, hidden_features=(6, 4), randmask=True, seed=0),
+    "nvp, relu": lambda: RealNVP(3, transforms=2, hidden_features=(6,), seed=0, activation="relu"),
     "nvp, one feature": lambda: RealNVP(1, transforms=2, hidden_features=(4,), seed=0),
     "nvp, one feature and context": lambda: RealNVP(1, context=2, transforms=2, hidden_features=(4,), seed=0),
     "both": lambda: Flow(
@@ -354,7 +355,7 @@ def other_base():
 
 
 def other_activation():
-    layer = zuko.flows.GeneralCouplingTransform(2, mask=[True, False], activation=nn.Tanh)
+    layer = zuko.flows.GeneralCouplingTransform(2, mask=[True, False], activation=torch.nn.ELU)
     return Flow([layer], features=2)
 
 

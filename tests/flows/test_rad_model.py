@@ -209,6 +209,7 @@ BUILT = [
     (lambda: RAD(2, hidden_features=None), ParameterError, "hidden_features must be widths"),
     (lambda: RAD(2, half_width=0.0), ParameterError, "half_width must be a positive number"),
     (lambda: RealNVP(2, context=-1), ParameterError, "context must be a whole number, 0 or more"),
+    (lambda: RealNVP(2, activation="gelu"), ParameterError, 'activation must be "tanh" or "relu"'),
     (lambda: RADCoupling(3, mask=[True, False]), ShapeError, "mask must have an entry for each of the 3 features"),
     (lambda: RADCoupling(2, mask=[True, True]), ParameterError, "mask keeps every feature"),
     (lambda: Flow([], 2), ParameterError, "transforms is empty"),

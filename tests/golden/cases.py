@@ -220,7 +220,7 @@ def push_forwards() -> Numbers:
     X = girih.datasets.load("moons", n=60, seed=0).X
     kinds: dict[str, Callable[[], Any]] = {
         "RAD": lambda: flows.RAD(2, seed=0),
-        "RealNVP": lambda: flows.RealNVP(2, hidden_features=(8,), seed=0),
+        "RealNVP": lambda: flows.RealNVP(2, hidden_features=(8,), seed=0, activation="relu"),
     }
     for name, make in kinds.items():
         flow = make()
@@ -307,7 +307,7 @@ def models() -> dict[str, Any]:
         "partition of a line": girih.Partition(net(1), domain=(-2.0, 3.0)),
         "partition of a plane": girih.Partition(net(2)),
         "RAD": flows.RAD(2, seed=0),
-        "RealNVP": flows.RealNVP(2, hidden_features=(8,), seed=0),
+        "RealNVP": flows.RealNVP(2, hidden_features=(8,), seed=0, activation="relu"),
         "DGNFlow": flows.DGNFlow(net(2, 2, (4,))),
         "GaussVAE": vae.GaussVAE(net(2, 4), hidden=(6,), noise=0.3, seed=0),
         "MixtureVAE": vae.MixtureVAE(net(2, 4), hidden=(6,), noise=0.3, seed=0, components=2),

@@ -49,7 +49,9 @@ def _wide_rad(features: int, transforms: int, hidden: int, seed: int) -> Flow:
 
 
 def _real_nvp(features: int, transforms: int, hidden: int, seed: int) -> Flow:
-    return RealNVP(features, transforms=transforms, hidden_features=(hidden,), randmask=True, seed=seed)
+    return RealNVP(
+        features, transforms=transforms, hidden_features=(hidden,), randmask=True, seed=seed, activation="relu"
+    )
 
 
 def _spline(features: int, transforms: int, hidden: int, seed: int) -> Flow:

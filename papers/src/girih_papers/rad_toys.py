@@ -100,9 +100,10 @@ def short(problem: str) -> str:
 
 def make_flow(model: str, seed: int, hidden: int | None = None) -> Flow:
     """RAD or Real NVP with six couplings, as in section 3.2; `hidden` units instead of those of `HIDDEN`."""
-    kind: type[Any] = {"RAD": RAD, "Real NVP": RealNVP}[model]
-    flow: Flow = kind(2, transforms=COUPLINGS, hidden_features=(hidden or HIDDEN[model],), seed=seed)
-    return flow
+    widths = (hidden or HIDDEN[model],)
+    if model == "RAD":
+        return RAD(2, transforms=COUPLINGS, hidden_features=widths, seed=seed)
+    return RealNVP(2, transforms=COUPLINGS, hidden_features=widths, seed=seed, activation="relu")
 
 
 def data_of(problem: str, rows: int, seed: int, use: str = "training", noise: float = 0.0) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,15 @@ from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.lazy import LazyTransform
 
 from girih._options import whole
+from girih.errors import ParameterError
 from girih.flows.coupling import RADCoupling, check_widths
 from girih.flows.flow import Flow
 from girih.flows.scaling import Whiten
 from girih.training import own_random_state
 
 T = TypeVar("T")
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 # On the last layers: the couplings begin near the identity, and with them the flow near the Gaussian of its whitening.
 _SPREAD = 0.01
@@ -86,6 +89,8 @@ class RealNVP(Flow):
         hidden_features: widths of the hidden layers of each network.
         randmask: choose the kept half of the features at random, in pairs of complements, instead of every other one.
         seed: makes weights and random masks reproducible; torch's global generator otherwise.
+        activation: of the hidden layers of s and t. "tanh" keeps both bounded; with "relu", as in the papers, they grow
+            without end beyond the training rows, and one outlier among fresh rows can cost hundreds of nats.
 
     Raises:
         ParameterError: an option is out of its domain.
@@ -108,11 +113,16 @@ class RealNVP(Flow):
         hidden_features: int | Sequence[int] = (64,),
         randmask: bool = False,
         seed: int | None = None,
+        activation: Literal["tanh", "relu"] = "tanh",
     ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ParameterError(f'activation must be "tanh" or "relu"; got {activation!r}')
         widths = check_widths(hidden_features)
 
         def build(mask: Tensor) -> LazyTransform:
-            layer = GeneralCouplingTransform(features, whole(context, "context", 0), mask, hidden_features=widths)
+            layer = GeneralCouplingTransform(
+                features, whole(context, "context", 0), mask, hidden_features=widths, activation=ACTIVATIONS[activation]
+            )
             if isinstance(hyper := getattr(layer, "hyper", None), nn.Sequential):
                 with torch.no_grad():
                     for parameter in hyper[-1].parameters():

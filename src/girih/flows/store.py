@@ -18,7 +18,7 @@ from girih.errors import ModelFileError, ParameterError, ShapeError
 from girih.flows.coupling import RADCoupling, check_mask
 from girih.flows.dgn import DGNFlow
 from girih.flows.flow import Flow, StandardNormal
-from girih.flows.rad import RAD, RealNVP
+from girih.flows.rad import ACTIVATIONS, RAD, RealNVP
 from girih.flows.scaling import Standardise, Whiten
 from girih.geometry.priors import GaussianPrior, Uniform
 from girih.training import own_random_state
@@ -124,9 +124,9 @@ def _described(layer: Any) -> dict[str, Any]:
         return {"layer": "fold", "mask": mask.tolist(), "pieces": layer.pieces, "hidden": _widths(layer.gate_network)}
     affine = getattr(layer, "univariate", None) is MonotonicAffineTransform
     if affine and type(layer) is GeneralCouplingTransform:
-        return {"layer": "affine", "mask": layer.mask.tolist(), "hidden": _widths(layer.hyper)}
+        return {"layer": "affine", "mask": layer.mask.tolist(), **_network(layer.hyper)}
     if affine and type(layer) is ElementWiseTransform:  # what zuko makes of a coupling of one feature
-        return {"layer": "elementwise", "hidden": _widths(getattr(layer, "hyper", None))}
+        return {"layer": "elementwise", **_network(getattr(layer, "hyper", None))}
     raise _refused(f"this flow has a layer of type {type(layer).__name__}, and")
 
 
@@ -137,14 +137,23 @@ def _layer(stage: Mapping[str, Any], features: int, context: int) -> LazyTransfo
     if kind == "whiten":
         return Whiten(features)
     widths = tuple(stage["hidden"])
+    # flows saved by 0.1.0 say nothing of it, and are ReLU
+    network = {"hidden_features": widths, "activation": ACTIVATIONS[stage.get("activation", "relu")]}
     if kind == "elementwise":
-        return ElementWiseTransform(features, context, **({"hidden_features": widths} if context else {}))
+        return ElementWiseTransform(features, context, **(network if context else {}))
     mask = check_mask(stage["mask"], features)
     if kind == "fold":
         return RADCoupling(features, context, mask, stage["pieces"], widths)
     if kind != "affine" or not mask.any():
         raise ParameterError(f"there is no layer {kind!r} with this mask")
-    return GeneralCouplingTransform(features, context, mask, hidden_features=widths)
+    return GeneralCouplingTransform(features, context, mask, **network)
+
+
+def _network(network: nn.Module | None) -> dict[str, Any]:
+    """What is needed to build a network of zuko of the same shape."""
+    modules = [] if network is None else list(network.modules())
+    tanh = any(type(module) is nn.Tanh for module in modules)
+    return {"hidden": _widths(network), "activation": "tanh" if tanh else "relu"}
 
 
 def _widths(network: nn.Module | None) -> list[int]:
