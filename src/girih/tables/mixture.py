@@ -1,0 +1,307 @@
+r"""A mixture of bent Gaussians, its exact density and what EM needs of it, for rows with holes.
+
+    p(x) = sum_k pi_k int N(z; 0, 1) N(x; W_k phi(z), Sigma_k) dz
+
+With the cells of `phi` each component is a sum of Gaussian integrals over intervals. A row with holes has the density
+of what was observed: `Sigma_k` restricted to those columns, by one factorisation for each pattern of holes.
+
+The statistics of EM are written as gradients (Fisher's identity), which holes do not change: with `L` the inverse of
+the observed part of Sigma, padded with zeros, and e = x - W phi(z),
+
+    U = E[L e phi^T] = d/dW,    V = E[L e e^T L - L] = 2 d/dSigma,    G = E[phi phi^T],    all summed over rows,
+
+the expected cross products of completed rows are `E[x phi^T] = W G + Sigma U` and `E[e e^T] = N Sigma + Sigma V Sigma`,
+since given z the missing part of e has mean `Sigma L e` and covariance `Sigma - Sigma L Sigma`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from girih.gaussian import interval_moments
+from girih.tables.basis import Basis
+
+_LOG_2PI = math.log(2.0 * math.pi)
+_NEGLIGIBLE = 60.0  # nats below the highest bound of a row: cells that are not integrated
+_LOOSE = 20.0  # nats by which that bound may be too high, before all cells are
+_AT_ONCE = 1 << 21  # numbers in the largest array
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The parameters of a mixture of K bent Gaussians in D columns.
+
+    Attributes:
+        basis: the functions phi, shared by the components.
+        weights: pi `(K,)`.
+        maps: W `(K, D, F)`.
+        noise: Sigma `(K, D, D)`.
+        tables: for each categorical column, the probabilities of its categories in each component, `(K, L)`.
+    """
+
+    basis: Basis
+    weights: Tensor
+    maps: Tensor
+    noise: Tensor
+    tables: tuple[Tensor, ...] = ()
+
+    @property
+    def components(self) -> int:
+        """K."""
+        return len(self.weights)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The maps of the cells: `A (K, R, D)` and `b (K, R, D)`, `g(z) = A z + b`."""
+        A = torch.einsum("kdf,rf->krd", self.maps, self.basis.slope)
+        return A, torch.einsum("kdf,rf->krd", self.maps, self.basis.constant)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows sorted by which of their entries are missing.
+
+    Attributes:
+        x: `(N, D)`, with 0 where an entry is missing.
+        codes: `(N, C)` categories, -1 where missing.
+        weight: `(N,)`.
+        pattern: `(N,)`, which of the masks a row has, ascending.
+        masks: `(P, D)`, 1 where observed.
+        order: `(N,)`, the places of these rows among those given.
+    """
+
+    x: Tensor
+    codes: Tensor
+    weight: Tensor
+    pattern: Tensor
+    masks: Tensor
+    order: Tensor
+
+    @staticmethod
+    def of(x: Tensor, codes: Tensor | None = None, weight: Tensor | None = None) -> Rows:
+        """Rows `(N, D)` with NaN where an entry is missing, their categories and their weights."""
+        if codes is None:
+            codes = x.new_empty((len(x), 0), dtype=torch.long)
+        weight = x.new_ones(len(x)) if weight is None else weight
+        seen = ~x.isnan()
+        if x.shape[1] and len(x):
+            masks, pattern = seen.unique(dim=0, return_inverse=True)
+        else:
+            masks, pattern = seen[:1], torch.zeros(len(x), dtype=torch.long)
+        order = pattern.argsort(stable=True)
+        filled = x.nan_to_num(0.0)
+        return Rows(filled[order], codes[order], weight[order], pattern[order], masks.to(x.dtype), order)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def unsorted(self, values: Tensor) -> Tensor:
+        """Values of these rows `(N, ...)` in the order in which the rows were given."""
+        out = torch.empty_like(values)
+        out[self.order] = values
+        return out
+
+    def parts(self, size: int) -> Iterator[Rows]:
+        """Pieces of so many rows, with the masks of their own."""
+        if len(self) <= size:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            here = slice(start, start + size)
+            first, last = int(self.pattern[start]), int(self.pattern[here][-1])
+            yield Rows(
+                self.x[here],
+                self.codes[here],
+                self.weight[here],
+                self.pattern[here] - first,
+                self.masks[first : last + 1],
+                self.order[here],
+            )
+
+
+class Observed(NamedTuple):
+    """Covariances `(K, D, D)` as P patterns of holes see them; zeros stand where an entry is missing."""
+
+    whiten: Tensor  # V (K, P, D, D), L = V^T V
+    log_det: Tensor  # (K, P)
+
+    @staticmethod
+    def of(noise: Tensor, masks: Tensor) -> Observed:
+        """The inverse roots of the observed blocks."""
+        both = masks[:, :, None] * masks[:, None, :]
+        blocks = noise[:, None] * both + torch.diag_embed(1.0 - masks)
+        factor = torch.linalg.cholesky(blocks)
+        eye = torch.eye(noise.shape[-1], dtype=noise.dtype).expand_as(factor)
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+        return Observed(inverse * both, 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+
+
+class Cells(NamedTuple):
+    """What is known of each component and cell, given each of B rows: `(K, B, R)`."""
+
+    log_p: Tensor  # log p(x, cell | component), -inf where it was proved negligible
+    mean: Tensor  # E[z | x, cell]
+    variance: Tensor  # Var[z | x, cell]
+
+
+def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool = False) -> Cells:
+    r"""Evidence and posterior moments of every cell, for every row.
+
+    With V the inverse root of the noise, `a = V A`, `e = V (x - b)`, precision `t = 1 + |a|^2` and mean `m = a.e / t`,
+
+        log p(x, cell) = -(n log 2pi + log|Sigma| + log t + |e - a m|^2 + m^2) / 2 + log P(cell; m, 1 / t)
+
+    A cell is left out where `-d^2 / 2 >= log P`, d the distance from m to the cell in deviations, bounds it far below
+    the best.
+    """
+    A, b = mixture.affine()
+    V = observed.whiten
+    a = torch.einsum("kpij,krj->kpri", V, A)  # (K, P, R, D)
+    shift = torch.einsum("kpij,krj->kpri", V, b)
+    precision = 1.0 + a.square().sum(-1)  # (K, P, R)
+    p = rows.pattern
+    if len(rows.masks) == 1:
+        white = rows.x @ V[:, 0].mT  # (K, B, D)
+        e = white[:, :, None] - shift
+        along, t = a.expand(-1, len(p), -1, -1) if False else a, precision
+    else:
+        white = torch.einsum("kbij,bj->kbi", V[:, p], rows.x)
+        e = white[:, :, None] - shift[:, p]
+        along, t = a[:, p], precision[:, p]
+    mean = (e * along).sum(-1) / t  # (K, B, R)
+    rest = torch.addcmul(e, along, mean[..., None], value=-1.0).square().sum(-1) + mean.square()
+    size = rows.masks.sum(-1) * _LOG_2PI + observed.log_det  # (K, P)
+    constant = -0.5 * (size[:, p][..., None] + t.log() + rest)
+    if mixture.basis.kinks == 0:
+        return Cells(constant, mean, (1.0 / t).expand_as(mean))
+    root = t.sqrt()
+    lower = (mixture.basis.edges[:-1] - mean) * root
+    upper = (mixture.basis.edges[1:] - mean) * root
+    off = lower.clamp(min=0.0) + (-upper).clamp(min=0.0)
+    bound = constant - 0.5 * off.square()
+    top = bound.amax((0, 2)) if not everything else bound.new_full((bound.shape[1],), -torch.inf)
+    kept = bound > (top - _NEGLIGIBLE)[:, None]
+    found = interval_moments(lower[kept], upper[kept])
+    log_p = torch.full_like(constant, -torch.inf)
+    log_p[kept] = constant[kept] + found.log_mass
+    root = root.expand_as(mean)[kept]
+    centre, variance = torch.zeros_like(mean), torch.zeros_like(mean)
+    centre[kept] = mean[kept] + (found.anchor + found.mean) / root
+    variance[kept] = found.variance / root.square()
+    if not everything and bool((best := log_p.amax((0, 2)) < top - _LOOSE).any()):
+        some = best.nonzero()[:, 0]
+        part = replace(rows, x=rows.x[some], codes=rows.codes[some], weight=rows.weight[some], pattern=p[some])
+        for total, exact in zip((log_p, centre, variance), cells_of(mixture, part, observed, True), strict=True):
+            total[:, some] = exact
+    return Cells(log_p, centre, variance)
+
+
+def log_tables(mixture: Mixture, codes: Tensor) -> Tensor:
+    """`log p(categories | component)` of rows, `(K, B)`; missing ones count nothing."""
+    out = mixture.weights.new_zeros((mixture.components, len(codes)))
+    for table, code in zip(mixture.tables, codes.mT, strict=True):
+        out += torch.where(code >= 0, table.log()[:, code.clamp(min=0)], 0.0)
+    return out
+
+
+def _size(mixture: Mixture, rows: Rows) -> int:
+    """How many rows to take at once."""
+    D = rows.x.shape[1]
+    patterns = len(rows.masks) / max(len(rows), 1)
+    each = mixture.components * (len(mixture.basis.edges) * max(D, 8) + 3 * D * D * (patterns > 0.02))
+    return max(32, int(_AT_ONCE / each))
+
+
+class Statistics(NamedTuple):
+    """Sums over rows, weighted by responsibility; see the top of this file."""
+
+    log_likelihood: Tensor  # (), weighted
+    counts: Tensor  # (K,)
+    U: Tensor  # (K, D, F)
+    V: Tensor  # (K, D, D)
+    G: Tensor  # (K, F, F)
+    tables: tuple[Tensor, ...]  # (K, L) each
+
+
+def statistics(mixture: Mixture, rows: Rows) -> Statistics:
+    """The E-step."""
+    total: Statistics | None = None
+    for part in rows.parts(_size(mixture, rows)):
+        one = _statistics(mixture, part)
+        total = one if total is None else _added(total, one)
+    assert total is not None
+    return total
+
+
+def _added(a: Statistics, b: Statistics) -> Statistics:
+    *numbers, tables = (x + y if isinstance(x, Tensor) else tuple(p + q for p, q in zip(x, y)) for x, y in zip(a, b))
+    return Statistics(*numbers, tables)  # type: ignore[arg-type]
+
+
+def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
+    observed = Observed.of(mixture.noise, rows.masks)
+    cells = cells_of(mixture, rows, observed)
+    prior = mixture.weights.log()[:, None] + log_tables(mixture, rows.codes)
+    joint = cells.log_p + prior[..., None]  # (K, B, R)
+    log_p = joint.logsumexp((0, 2))
+    e0 = (joint - log_p[:, None]).exp() * rows.weight[:, None]
+    e1 = e0 * cells.mean
+    e2 = e0 * (cells.variance + cells.mean.square())
+    share = e0.sum(-1)  # (K, B)
+    c, s = mixture.basis.constant, mixture.basis.slope
+    phi = e0 @ c + e1 @ s  # (K, B, F)
+    K, P, D = mixture.components, len(rows.masks), rows.x.shape[1]
+    F = mixture.basis.size
+    if P == 1:
+        sums = [e.sum(1, keepdim=True) for e in (e0, e1, e2)]  # (K, 1, R)
+    else:
+        sums = [e.new_zeros((K, P, e.shape[-1])).index_add_(1, rows.pattern, e) for e in (e0, e1, e2)]
+    G = (  # (K, P, F, F)
+        torch.einsum("kpr,rf,rg->kpfg", sums[0], c, c)
+        + torch.einsum("kpr,rf,rg->kpfg", sums[2], s, s)
+        + torch.einsum("kpr,rf,rg->kpfg", sums[1], c, s)
+        + torch.einsum("kpr,rf,rg->kpfg", sums[1], s, c)
+    )
+    L = observed.whiten.mT @ observed.whiten  # (K, P, D, D)
+    W = mixture.maps
+    LW = L @ W[:, None]  # (K, P, D, F)
+    LWG = LW @ G
+    count = sums[0].sum(-1)  # (K, P)
+    if P == 1:
+        moment = L[:, 0] @ (rows.x.mT @ phi)  # sum of y phi^T, y = L x: (K, D, F)
+        second = L[:, 0] @ (rows.x.mT @ (share[..., None] * rows.x)) @ L[:, 0]
+        cross = moment @ LW[:, 0].mT
+    else:
+        y = torch.einsum("kbij,bj->kbi", L[:, rows.pattern], rows.x)
+        if len(rows) < P * 4:
+            moment = y.mT @ phi
+            cross = y.mT @ (LW[:, rows.pattern] @ phi[..., None])[..., 0]
+        else:
+            each = y.new_zeros((K, P, D, F))
+            for k in range(K):
+                each[k].index_add_(0, rows.pattern, y[k, :, :, None] * phi[k, :, None, :])
+            moment = each.sum(1)
+            cross = (each @ LW.mT).sum(1)
+        second = y.mT @ (share[..., None] * y)
+    U = moment - LWG.sum(1)
+    V = second - cross - cross.mT + (LWG @ LW.mT).sum(1) - (count[..., None, None] * L).sum(1)
+    tables = tuple(
+        share.new_zeros((K, table.shape[1])).index_add_(1, code.clamp(min=0), share * (code >= 0))
+        for table, code in zip(mixture.tables, rows.codes.mT, strict=True)
+    )
+    return Statistics((log_p * rows.weight).sum(), share.sum(1), U, V, G.sum(1), tables)
+
+
+def log_prob(mixture: Mixture, rows: Rows, by_component: bool = False) -> Tensor:
+    """`log p(x)` of rows, `(N,)` in the order in which they were given; or `log pi_k p_k(x)`, `(N, K)`."""
+    out = []
+    for part in rows.parts(_size(mixture, rows)):
+        cells = cells_of(mixture, part, Observed.of(mixture.noise, part.masks))
+        each = cells.log_p.logsumexp(-1) + mixture.weights.log()[:, None] + log_tables(mixture, part.codes)
+        out.append(each.mT if by_component else each.logsumexp(0))
+    return rows.unsorted(torch.cat(out))
