@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -69,3 +71,10 @@ def moved(module: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], 
         return getattr(importlib.import_module(home), new)
 
     return find
+
+
+def former_module(module: str, homes: Mapping[str, tuple[str, str]]) -> None:
+    """Let a module that is no more be imported: each of its names is found where it is now, with a warning."""
+    former = ModuleType(module, "Deprecated: its names are elsewhere now.")
+    vars(former)["__getattr__"] = moved(module, homes)
+    sys.modules[module] = former

@@ -1,4 +1,4 @@
-"""What is not installed with girih itself: packages that only some of it needs, named by their extra."""
+"""What is not installed with girih itself: packages that only some of it needs, named by their extra; the papers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from girih.errors import MissingExtraError
+
+_PAPERS = "girih_papers"
 
 
 @contextmanager
@@ -54,3 +56,21 @@ def require(module: str, extra: str) -> ModuleType:
     """
     with needs(extra):
         return importlib.import_module(module)
+
+
+def papers() -> ModuleType:
+    """The package `girih_papers`.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(_PAPERS)
+    except ModuleNotFoundError as error:
+        if error.name != _PAPERS:
+            raise
+        raise ImportError(
+            "the reproductions are a package of their own, girih-papers, which is not installed; in a copy of girih's "
+            "repository run `make papers`, or `pip install ./papers`",
+            name=_PAPERS,
+        ) from None

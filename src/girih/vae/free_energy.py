@@ -13,7 +13,7 @@ from girih._options import whole
 from girih.errors import NoiseError, ShapeError
 from girih.training import Recorder, type_of
 from girih.vae.families.base import Family
-from girih.vae.likelihoods import likelihood_named, log_variance
+from girih.vae.latent_model import likelihood_named, log_variance
 from girih.vae.networks import Networks, check_encoded
 
 

@@ -27,7 +27,7 @@ from girih.training import (
     Recorder,
     evaluating,
 )
-from girih.vae.distribution import distribution_of, exact_dgn, sample_rows
+from girih.vae.evidence import distribution_of, exact_dgn, sample_rows
 from girih.vae.families import Family, family_named
 from girih.vae.fitting import fit_vae
 from girih.vae.free_energy import ExactBound, FreeEnergyModel

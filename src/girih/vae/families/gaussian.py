@@ -13,9 +13,8 @@ from girih.inference import DGN
 from girih.inference.posterior import Posterior, gaussian_entropy
 from girih.vae.families.base import Draws, Family
 from girih.vae.latent_model import LatentModel, exact_model
-from girih.vae.nearest.gaussian_expectations import Joint
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search, Searcher
+from girih.vae.nearest.gaussian_averages import Joint
+from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
 
 
 class Gaussian(Family):

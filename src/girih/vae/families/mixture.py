@@ -16,10 +16,8 @@ from girih.vae.families.base import Draws, Family
 from girih.vae.families.gaussian import Gaussians, independent_normals, nearest_gaussians, normal_axis, standard_normal
 from girih.vae.families.gaussian import starts_for as gaussian_starts
 from girih.vae.latent_model import LatentModel, exact_model
-from girih.vae.nearest.gaussian_expectations import Joint
-from girih.vae.nearest.label_entropy import COARSE, FINE, MEDIUM, Rule, label_entropy
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search, Searcher
+from girih.vae.nearest.gaussian_averages import COARSE, FINE, MEDIUM, Joint, Rule, label_entropy
+from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _HALF_LOG_2PI_E = 0.5 * math.log(2.0 * math.pi * math.e)

@@ -10,10 +10,15 @@ from girih.vae.information.best_prior import (
     mixture_compactness_sampled,
     mixture_limits,
 )
-from girih.vae.information.exponential_family import CategoricalFamily, ExponentialFamily, Product
+from girih.vae.information.exponential_families import (
+    CategoricalFamily,
+    ExponentialFamily,
+    GaussianFamily,
+    NormalFamily,
+    Product,
+)
 from girih.vae.information.fisher import Precision, cramer_rao, fisher_information
 from girih.vae.information.from_distribution import family_of, mean_and_covariance
-from girih.vae.information.gaussian_families import GaussianFamily, NormalFamily
 from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
 from girih.vae.information.second_order import (
     Optimum,

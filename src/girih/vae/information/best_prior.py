@@ -12,7 +12,7 @@ from girih._arrays import ArrayLike
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError
 from girih.training import own_random_state
-from girih.vae.information.exponential_family import ExponentialFamily, Product
+from girih.vae.information.exponential_families import ExponentialFamily, Product
 
 
 def bregman_centroid(family: ExponentialFamily, natural: ArrayLike, start: Tensor | None = None) -> Tensor:

@@ -19,8 +19,13 @@ from torch.distributions import (
 
 from girih.errors import ParameterError
 from girih.vae.bpef import BPEF, CoarseBPEF
-from girih.vae.information.exponential_family import CategoricalFamily, ExponentialFamily, Product
-from girih.vae.information.gaussian_families import GaussianFamily, NormalFamily
+from girih.vae.information.exponential_families import (
+    CategoricalFamily,
+    ExponentialFamily,
+    GaussianFamily,
+    NormalFamily,
+    Product,
+)
 from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
 
 

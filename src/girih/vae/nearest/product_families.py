@@ -17,8 +17,7 @@ from torch import Tensor
 
 from girih.errors import LatentDimensionError
 from girih.vae.latent_model import MOST_CODES, LatentModel, every_code, log_joint
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search
+from girih.vae.nearest.search import Nearest, Search, minimise
 
 _FLOOR = 1e-12  # the smallest weight in a fit of logarithms
 _ENTRIES = 2**23
