@@ -312,6 +312,7 @@ def test_what_cannot_be_done_is_refused():
 
 def test_the_former_module_of_codes_forwards():
     import girih.vae.codes as former
+
     from girih.vae.evidence import enumerate_exact
 
     with pytest.warns(DeprecationWarning, match=r"use girih\.vae\.evidence\.enumerate_exact"):

@@ -14,7 +14,7 @@ from girih._options import whole
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
 from girih.vae.bpef.concrete import RelaxedBPEF
-from girih.vae.bpef.polynomials import (
+from girih.vae.bpef.exponential_polynomials import (
     as_coefficients,
     blocks,
     check_basis,

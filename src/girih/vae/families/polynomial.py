@@ -16,7 +16,7 @@ from girih._options import whole
 from girih.errors import ParameterError
 from girih.vae.bpef import BPEF, CoarseBPEF, levels, polynomials
 from girih.vae.bpef.concrete import as_temperature, relaxed
-from girih.vae.bpef.polynomials import check_basis, check_order, evaluate
+from girih.vae.bpef.exponential_polynomials import check_basis, check_order, evaluate
 from girih.vae.families.base import Draws, Family
 from girih.vae.information import CoarseFamily, Product, compactness
 from girih.vae.latent_model import LatentModel, every_code, exact_model, log_joint

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.vae.bpef import BPEF, CoarseBPEF, levels, polynomials, to_basis
-from girih.vae.bpef.polynomials import rule_for
+from girih.vae.bpef.exponential_polynomials import rule_for
 from girih.vae.information.exponential_families import ExponentialFamily
 
 # Moments are met to this, absolutely: the statistics have absolute values of at most 1.

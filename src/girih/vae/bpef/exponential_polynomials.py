@@ -85,7 +85,7 @@ def evaluate(coefficients: Tensor, z: Tensor, basis: str = "monomial") -> Tensor
 
     Example:
         >>> import torch
-        >>> from girih.vae.bpef.polynomials import evaluate
+        >>> from girih.vae.bpef.exponential_polynomials import evaluate
         >>> evaluate(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.5, 1.0]))
         tensor([0., 1., 3.])
     """
