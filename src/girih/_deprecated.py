@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -44,6 +45,35 @@ def renamed(names: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, 
                     warn_of(f"{function.__name__}({old}=...)", f"{function.__name__}({new}=...)")
                     keywords[new] = keywords.pop(old)
             return function(*args, **keywords)
+
+        return called
+
+    return decorate
+
+
+def gathered(
+    defaults: Mapping[str, object], parameter: str, gather: Callable[[Any, dict[str, Any]], object], new: str
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for a function whose keywords are parts of one parameter now.
+
+    Args:
+        defaults: the keywords that were, with their defaults; those that are given as these are left out.
+        parameter: the one that holds them now.
+        gather: from what it is given as, and the former keywords, to what it is now.
+        new: the way of now, for the warning.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def called(*args: P.args, **keywords: P.kwargs) -> R:
+            former = {name: keywords.pop(name) for name in defaults if name in keywords}
+            former = {name: value for name, value in former.items() if value is not defaults[name]}
+            if not former:
+                return function(*args, **keywords)
+            warn_of(f"{function.__name__}({next(iter(former))}=...)", new)
+            bound = inspect.signature(function).bind_partial(*args, **keywords)
+            bound.arguments[parameter] = gather(bound.arguments.get(parameter), former)
+            return function(*bound.args, **bound.kwargs)
 
         return called
 

@@ -10,7 +10,7 @@ draw at (`lattice`, `grid_lines`, `spread_latents`) and `posterior_grid`.
 from girih._extras import needs
 
 with needs("plots"):
-    from girih.plots.cells import TINTS, plot_cells, quantity, tints
+    from girih.plots.cells import TINTS, CellStyle, plot_cells, quantity, tints
     from girih.plots.curves import plot_nll_curve, plot_selection, plot_training_curves
     from girih.plots.densities import plot_marginal, plot_posteriors, posterior_grid
     from girih.plots.discovery import plot_discovery, walk_steps
@@ -66,6 +66,7 @@ __all__ = [
     "TINTS",
     "VERMILLION",
     "YELLOW",
+    "CellStyle",
     "Plane",
     "Polygons",
     "cell_polygons",

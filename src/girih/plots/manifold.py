@@ -1,4 +1,4 @@
-"""The image of the latent space: over the rows as a curve or a deformed grid, or cell by cell beside the latent plane."""
+"""The image of the latent space: over the rows as a curve or a deformed grid, or cell by cell beside its plane."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
@@ -19,7 +18,7 @@ from scipy.special import ndtri
 from girih.errors import LatentDimensionError, ParameterError
 from girih.inference import DGN
 from girih.partition import Partition
-from girih.plots.cells import cell_style, colouring, draw_cells, scale_bar
+from girih.plots.cells import CellStyle, cell_style, colouring, draw_cells, scale_bar, with_style
 from girih.plots.densities import draw_density
 from girih.plots.numbers import (
     Array,
@@ -238,15 +237,12 @@ def draw_rows(ax: Axes, rows: Array, incomplete: NDArray[np.bool_], label: str =
         )
 
 
+@with_style
 @styled
 def plot_image(
     part: Partition,
-    values: str | ArrayLike | None = None,
+    values: str | ArrayLike | CellStyle | None = None,
     span: ArrayLike | None = None,
-    edges: bool = True,
-    label: str | None = None,
-    cmap: str | Colormap | None = None,
-    log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> Figure:
     """Draw the cells of a latent space with S = 2, and beside them their images in data space, in the same colours.
@@ -257,10 +253,6 @@ def plot_image(
         part: a partition with S = 2 of a generator with D = 2 or 3.
         values: what colours stand for, as in `plot_cells`.
         span: the window, as in `plot_cells`; the image is that of the window.
-        edges: draw the cell limits.
-        label: of the colour bar.
-        cmap: a colour map or its name.
-        log: a logarithmic colour scale.
         view: elevation and azimuth from which the surface is seen, in degrees.
 
     Raises:
@@ -280,28 +272,26 @@ def plot_image(
     figure = new_figure(7.0, 3.1)
     left = figure.add_subplot(1, 2, 1)
     right = figure.add_subplot(1, 2, 2, **({"projection": "3d"} if data_dim == 3 else {}))
-    draw_image(left, right, part, values, span, edges, label, cmap, log, view)
+    draw_image(left, right, part, values, span, view)
     return figure
 
 
+@with_style
 def draw_image(
     left: Axes,
     right: Axes,
     part: Partition,
-    values: str | ArrayLike | None = None,
+    values: str | ArrayLike | CellStyle | None = None,
     span: ArrayLike | None = None,
-    edges: bool = True,
-    label: str | None = None,
-    cmap: str | Colormap | None = None,
-    log: bool = False,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> None:
     """Draw latent space and image into axes: plain ones, and for D = 3 on the right those of a 3-D projection."""
     data_dim = check_image(part)
     frame = window(part, span)
     polygons = cell_polygons(part, frame)
-    colours = colouring(part, values, label, cmap, log, polygons.cell)
-    draw_cells(left, polygons, colours.rgba, frame, edges)
+    drawn = CellStyle.of(values)
+    colours = colouring(part, drawn, polygons.cell)
+    draw_cells(left, polygons, colours.rgba, frame, drawn.edges)
     names = axis_names(part)
     cells = len(polygons.cell)
     count = f"{cells} cells" if cells == len(part) else f"{cells} of {len(part)} cells"
@@ -309,7 +299,7 @@ def draw_image(
     scale_bar(left, colours)
     points = image_points(part, polygons)
     pieces = np.split(points, polygons.start[1:-1])
-    style = cell_style(polygons, colours.rgba, edges)
+    style = cell_style(polygons, colours.rgba, drawn.edges)
     low, high = points.min(0), points.max(0)
     room = 0.04 * np.maximum(high - low, 1e-9 * (1.0 + np.abs(high)))
     low, high = low - room, high + room

@@ -1,4 +1,4 @@
-"""The maps of the cells: their columns, how alike these are, their singular values, ranks, and the layers that bound them."""
+"""The maps of the cells: their columns and how alike these are, their spectrum, and the layers that bound it."""
 
 from __future__ import annotations
 

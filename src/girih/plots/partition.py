@@ -1,11 +1,11 @@
-"""A partition: over a latent line g(z), prior masses and values of the cells; in more dimensions planes through the cells."""
+"""A partition: over a latent line g(z), prior masses and values of cells; for more latents planes through the cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 
 from girih._arrays import as_rows, as_tensor
+from girih._deprecated import gathered
 from girih._options import whole, wholes
 from girih.errors import CellLimitError, LatentDimensionError, ParameterError, ShapeError
 from girih.geometry import Cells, log_volume
 from girih.networks import Trace, trace
 from girih.partition import Partition
-from girih.plots.cells import draw_cells, plot_cells
+from girih.plots.cells import CellStyle, draw_cells, plot_cells, with_style
 from girih.plots.numbers import Array, to_array
 from girih.plots.polygons import Window, cell_polygons
 from girih.plots.style import (
@@ -40,17 +41,34 @@ from girih.plots.style import (
     styled,
 )
 
+LOG_VOLUME = r"$\log\sqrt{\det A^\top\!A}$ (nats)"
 # More lines than this in one picture cannot be told apart.
 _MAX_LINES = 5
 
 
-def plot_partition(part: Partition, ax: Axes | None = None, **options: Any) -> Axes:
+@with_style
+def plot_partition(
+    part: Partition,
+    ax: Axes | None = None,
+    span: ArrayLike | None = None,
+    values: str | ArrayLike | CellStyle | None = None,
+    at: float | None = None,
+    coordinates: Sequence[int] | None = None,
+    mass: ArrayLike | None = None,
+) -> Axes:
     """Draw a partition: for S = 1 the generator's output with the cell limits, for S = 2, 3 the cells.
 
     Args:
         part: the partition.
         ax: axes to draw into; those of a new figure by default.
-        **options: those of `plot_line_partition` for S = 1, of `plot_cells` for S = 2, 3.
+        span: the window: `(low, high)`, or for S = 2, 3 a pair for each coordinate.
+        values: what the colours of cells stand for, S = 2, 3, as in `plot_cells`.
+        at: the third coordinate of the plane to draw, S = 3; 0 by default.
+        coordinates: which coordinates of g(z) to draw, S = 1, as in `plot_line_partition`.
+        mass: of each cell under another prior than that of the partition, S = 1, `(R,)`.
+
+    Raises:
+        ParameterError: an option that is for another S, or is out of its domain.
 
     Example:
         >>> import girih
@@ -58,14 +76,21 @@ def plot_partition(part: Partition, ax: Axes | None = None, **options: Any) -> A
         >>> plot_partition(girih.Partition(girih.mlp([2, 8, 2], seed=0)), span=(-2.0, 2.0)).get_xlabel()
         '$z_1$'
     """
-    return (plot_line_partition if part.latent_dim == 1 else plot_cells)(part, ax=ax, **options)
+    other = {"values": values, "at": at} if part.latent_dim == 1 else {"coordinates": coordinates, "mass": mass}
+    for name, value in other.items():
+        if value is not None:
+            instead = "; plot_line_values draws values of cells" if name == "values" else ""
+            raise ParameterError(f"{name} does not apply to a partition with S = {part.latent_dim}{instead}")
+    if part.latent_dim == 1:
+        return plot_line_partition(part, ax, span, coordinates, mass)
+    return plot_cells(part, ax, values, span, 0.0 if at is None else at)
 
 
 @styled
 def plot_line_partition(
     part: Partition,
     ax: Axes | None = None,
-    span: tuple[float, float] | None = None,
+    span: ArrayLike | None = None,
     coordinates: Sequence[int] | None = None,
     mass: ArrayLike | None = None,
 ) -> Axes:
@@ -119,8 +144,11 @@ def plot_line_partition(
     return ax
 
 
-def _span(part: Partition, span: tuple[float, float] | None) -> tuple[float, float]:
-    low, high = (-3.0 * math.sqrt(part.prior), 3.0 * math.sqrt(part.prior)) if span is None else span
+def _span(part: Partition, span: ArrayLike | None) -> tuple[float, float]:
+    ends = np.asarray((-3.0 * math.sqrt(part.prior), 3.0 * math.sqrt(part.prior)) if span is None else span)
+    if ends.shape != (2,) or not np.issubdtype(ends.dtype, np.number):
+        raise ParameterError(f"span must be (low, high), two numbers; got {span!r}")
+    low, high = ends.tolist()
     first, last = part.intervals.domain
     low, high = max(float(low), first), min(float(high), last)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -160,7 +188,7 @@ def _draw_masses(ax: Axes, part: Partition, z: Array, masses: Array) -> None:
 def plot_line_values(
     part: Partition,
     values: ArrayLike | None = None,
-    label: str = r"$\log\sqrt{\det A^\top\!A}$ (nats)",
+    label: str = LOG_VOLUME,
     ax: Axes | None = None,
     span: tuple[float, float] | None = None,
 ) -> Axes:
@@ -225,14 +253,14 @@ class Panel(NamedTuple):
     values: Array  # of every cell, or (pixels, pixels)
 
 
+@gathered({"label": None}, "values", lambda values, former: {former["label"]: values}, "values={label: values}")
 @styled
 def plot_slices(
     net: nn.Module | Trace,
     planes: Sequence[tuple[int, int]] | None = None,
     reach: float | Sequence[float] = 3.0,
     origin: ArrayLike | None = None,
-    values: Quantity | None = None,
-    label: str = r"$\log\sqrt{\det A^\top\!A}$ (nats)",
+    values: Quantity | Mapping[str, Quantity] | None = None,
     max_cells: int = 3000,
     pixels: int = 64,
 ) -> Figure:
@@ -247,8 +275,8 @@ def plot_slices(
         planes: pairs of latents, counted from 0, up to three; by default those of the first three latents.
         reach: how far the planes go to each side of the origin: a number, or one for each latent.
         origin: a point of all planes `(S,)`; 0 by default.
-        values: takes cells to one number for each, `(R,)`; the log-volume by default.
-        label: what these numbers are.
+        values: takes cells to one number for each, `(R,)`; or that by its name, for the colour bar. By default the
+            log-volume.
         max_cells: about how many cells a panel may show.
         pixels: the side of the grid.
 
@@ -277,9 +305,11 @@ def plot_slices(
     centre = torch.zeros(S, dtype=torch.float64)
     if origin is not None:
         centre = as_rows(origin, "origin", S, "the latent dimension S")[0].detach().cpu()
-    quantity = values if values is not None else lambda cells: log_volume(cells).values
+    label, quantity = next(iter(values.items())) if isinstance(values, Mapping) else (None, values)
+    if quantity is None:
+        label, quantity = label or LOG_VOLUME, lambda cells: log_volume(cells).values
     columns = [_panels(traced, pair, far, centre, quantity, max_cells, pixels) for pair in pairs]
-    return _draw(columns, pairs, label)
+    return _draw(columns, pairs, label or "value of cell")
 
 
 def slice_values(traced: Trace, patterns: Tensor, quantity: Quantity) -> Array:

@@ -126,7 +126,7 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
                 "The latent plane and its image",
                 f"Each cell, on which the decoder is one affine map, and the flat piece that it is mapped to. Colours: "
                 f"{what}.",
-                lambda: plots.plot_image(part, values, label=label),
+                lambda: plots.plot_image(part, plots.CellStyle(values, label)),
                 wide=True,
             )
         else:
@@ -134,7 +134,7 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
                 "partition",
                 "The cells of the latent plane",
                 f"On each of them the decoder is one affine map. Colours: {what}.",
-                lambda: plots.plot_cells(part, values=values, label=label),
+                lambda: plots.plot_cells(part, values=plots.CellStyle(values, label)),
             )
         return
     planes, reach, origin = _planes(found)
@@ -147,7 +147,7 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
         + (", for the latents with the longest columns of A" if S > 3 else "")
         + f". Colours: {what}, of the full map of the cell. Where a plane has too many cells to be seen, the upper "
         "picture shows points of a grid and the lower one all cells in a small window.",
-        lambda: plots.plot_slices(found.trace, planes, reach, origin, quantity, label, most, pixels),
+        lambda: plots.plot_slices(found.trace, planes, reach, origin, {label: quantity}, most, pixels),
         wide=True,
     )
 

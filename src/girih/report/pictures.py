@@ -190,7 +190,7 @@ def draw_fit(
 def _cells(dgn: DGN) -> Axes:
     """The latent plane, or for S = 3 a plane through the latent space, by prior mass."""
     part = dgn.partition
-    return plots.plot_cells(part, values="prior_mass", log=bool((part.prior_mass > 0).all()))
+    return plots.plot_cells(part, values=plots.CellStyle("prior_mass", log=bool((part.prior_mass > 0).all())))
 
 
 @plots.styled
