@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def warn_of(old: str, new: str, stacklevel: int = 3) -> None:
@@ -80,25 +81,26 @@ def gathered(
     return decorate
 
 
-def renamed_attribute(old: str, new: str, value: Callable[[Any], R]) -> property:
+def renamed_attribute(old: str, new: str, value: Callable[[T], R]) -> property:
     """A read-only attribute that has another name now, or is computed from others by `value`."""
 
-    def get(self: Any) -> R:
+    def get(self: T) -> R:
         warn_of(f"{type(self).__name__}.{old}", new)
         return value(self)
 
     return property(get, doc=f"Deprecated: use {new}.")
 
 
-def moved(module: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], Any]:
+def moved(module: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], object]:
     """A `__getattr__` for a module: from the old name to the module and the name of now."""
 
-    def find(name: str) -> Any:
+    def find(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         home, new = homes[name]
         warn_of(f"{module}.{name}", f"{home}.{new}")
-        return getattr(importlib.import_module(home), new)
+        value: object = getattr(importlib.import_module(home), new)
+        return value
 
     return find
 

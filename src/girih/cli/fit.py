@@ -166,11 +166,11 @@ def fit(
     terminal = Terminal(as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
-        from girih.cli import fitting, inputs, results
+        from girih.cli import fitting, results, tables
 
         imported = time.perf_counter()
         fitting.check_latent_dim(latent_dim)
-        dataset = inputs.load_data(
+        dataset = tables.load_data(
             data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
         )
         fitting.check_columns(dataset)
@@ -195,7 +195,7 @@ def fit(
         batch_size=batch_size,
         header=header,
     )
-    terminal.say(f"{dataset.name}: {inputs.describe(dataset)}", style="bold")
+    terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     fitting.notes_on(dataset, settings, standardize, terminal)
     loaded = time.perf_counter()
     with compute_threads(dataset.X.size, threads):
@@ -305,7 +305,7 @@ def select(
     prior = None if weight_prior is None else parse_weight_prior(weight_prior)
     terminal = Terminal(as_json)
     with terminal.busy("loading"):
-        from girih.cli import fitting, inputs, results
+        from girih.cli import fitting, results, tables
 
         dims = dims or (1, 2)
         for dim in dims:
@@ -314,13 +314,13 @@ def select(
             raise CommandError(f"--test-fraction must be at least 0 and below 1; got {test_fraction:g}")
         if criterion is Criterion.held_out and folds is None and test_fraction == 0.0:
             raise CommandError("--criterion held-out needs held-out rows; give --test-fraction or --folds")
-        dataset = inputs.load_data(
+        dataset = tables.load_data(
             data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
         )
         fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem, "select"), "select", results.SELECTION_FILES)
         fitting.check_model_folder(folder.path)
-    terminal.say(f"{dataset.name}: {inputs.describe(dataset)}", style="bold")
+    terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     try:
         with compute_threads(dataset.X.size):
             result = girih.select_model(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from girih.cli.inputs import MODEL, has_names, is_file
+from girih.cli.tables import MODEL, has_names, is_file
 from girih.cli.terminal import CommandError, Terminal
 from girih.em import DGNEstimator
 from girih.em.estimator import fold_estimator

@@ -1,4 +1,4 @@
-"""`girih inspect`: what a decoder does. The work is in `girih.report`, the page in `inspected`."""
+"""`girih inspect`: what a decoder does. The work is in `girih.report`, the page in `decoders`."""
 
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ def inspect(
     if prior is not None and uniform is not None:
         raise CommandError("--prior and --uniform exclude each other; give one of them")
     with terminal.busy("loading"):
-        from girih.cli import decoders, inputs, inspected
+        from girih.cli import decoders, tables
 
         loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
         latent = _prior(prior, uniform, loaded.prior)
         shape, guessed = decoders.image_shape_of(loaded, image_shape)
         path = default_out(out, loaded.name, "inspect")
-        if (path / inputs.MODEL).is_dir():
+        if (path / tables.MODEL).is_dir():
             raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
-        folder = OutputFolder(path, "inspect", inspected.FILES)
+        folder = OutputFolder(path, "inspect", decoders.FILES)
     traced = loaded.trace
     terminal.say(f"{loaded.name}: S = {traced.latent_dim}, D = {traced.output_dim}", style="bold")
     for note in loaded.notes:
@@ -157,8 +157,8 @@ def inspect(
         terminal.note(found.note)
     settings = {"cells": cells, "sample": sample, "max_cells": max_cells, "seed": seed}
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
-    metrics = inspected.write(folder, loaded, found, shape, settings, seconds, terminal)
-    inspected.tell(terminal, folder.path, metrics)
+    metrics = decoders.write(folder, loaded, found, shape, settings, seconds, terminal)
+    decoders.tell(terminal, folder.path, metrics)
 
 
 def _place(output: str | None) -> str | int | None:

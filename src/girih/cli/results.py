@@ -14,8 +14,7 @@ import girih
 from girih._files import atomic_path, write_json, write_text
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
-from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file, plural
-from girih.cli.tables import Array, score_rows, write_csv
+from girih.cli.tables import DATA_FILE, METRICS, MODEL, Array, has_names, is_file, plural, score_rows, write_csv
 from girih.cli.terminal import Terminal
 from girih.report import Picture, explain, noise_text, pictures, render, versions
 

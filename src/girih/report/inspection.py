@@ -33,7 +33,7 @@ from girih.geometry import (
 from girih.geometry.cells import box, prior_of, triangle
 from girih.geometry.dimension import nonzero
 from girih.geometry.injective import SAMPLES, second_preimage
-from girih.geometry.priors import GaussianPrior, UniformPrior, as_prior
+from girih.geometry.priors import GaussianPrior, PriorLike, UniformPrior, as_prior
 from girih.geometry.search import Search
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
@@ -227,7 +227,7 @@ class Inspection:
 
 def inspect_decoder(
     net: nn.Module | Trace,
-    prior: Any = 1.0,
+    prior: PriorLike = 1.0,
     *,
     draws: int = 2000,
     sample: bool = False,

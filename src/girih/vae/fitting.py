@@ -163,7 +163,7 @@ class CentroidRecorder(Recorder):
         super().__init__(every=self._inner.every)
         self._rows = rows
 
-    def measure(self, model: Any) -> Mapping[str, float]:
+    def measure(self, model: FreeEnergyModel) -> Mapping[str, float]:
         """The numbers that were asked for."""
         with torch.no_grad(), evaluating(model):
             encoded = [model.encoded(part) for part in self._rows.to(model.device).split(_CHUNK)]

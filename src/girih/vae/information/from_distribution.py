@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +94,7 @@ def _on_interval(q: BPEF) -> tuple[ExponentialFamily, Tensor]:
     return BPEFFamily(q.coefficients.shape[-1], q.basis), q.coefficients
 
 
-def mean_and_covariance(q: Any) -> tuple[Tensor, Tensor]:
+def mean_and_covariance(q: Distribution) -> tuple[Tensor, Tensor]:
     """The mean `(N, S)` and covariance `(N, S, S)` of the posteriors of N rows, mixtures of Gaussians included.
 
     Raises:

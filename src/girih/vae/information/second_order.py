@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from girih._arrays import ArrayLike, as_tensor
 from girih._options import real, whole
@@ -19,7 +20,7 @@ from girih.vae.latent_model import LatentModel
 Information = Callable[[Tensor, Tensor], Tensor]
 
 
-def second_order_reconstruction(vae: LatentModel, x: ArrayLike, q: Any = None) -> Tensor:
+def second_order_reconstruction(vae: LatentModel, x: ArrayLike, q: Distribution | None = None) -> Tensor:
     r"""Term 2 of each row by the Taylor expansion of `log p(x | z)` at the mean of q: no draws.
 
         E_q[-log p(x | z)]  ~  -log p(x | mean) + trace(G(mean) V) / 2
