@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
@@ -310,10 +309,8 @@ def write(
         write_json(results / NUMBERS, metrics)
         write_csv(results / CELLS, cell_table(found))
         with folder.outliving_interrupt():
-            start = time.perf_counter()
-            with terminal.busy("drawing"):
+            with terminal.drawing(seconds):
                 pictures = draw_inspection(results, found, image_shape, decoder.columns, settings["seed"])
-            seconds = {**seconds, "pictures": time.perf_counter() - start}
             metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
             metrics["pictures"] = [picture.file.name for picture in pictures]
             write_text(results / REPORT, _page(decoder, found, metrics, pictures))

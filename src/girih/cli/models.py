@@ -58,9 +58,7 @@ def score(
 
     terminal = Terminal(as_json)
     saved = tables.read_model(model)
-    dataset = tables.load_for(
-        saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
-    )
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
     with compute_threads(dataset.X.size):
         scores, left_out = tables.score_rows(saved.dgn, dataset.X)
@@ -146,9 +144,7 @@ def impute(
 
     terminal = Terminal(as_json)
     saved = tables.read_model(model)
-    dataset = tables.load_for(
-        saved, data, columns=split_names(columns), drop=split_names(drop), seed=seed, header=header
-    )
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
     missing = np.isnan(dataset.X)
     with compute_threads(dataset.X.size):

@@ -59,29 +59,12 @@ def write(
         if est.interrupted_:
             folder.keep(CHECKPOINT)
         with folder.outliving_interrupt():
-            _draw(results, folder.path, fitted, dataset, settings, scores["log_p"], metrics, terminal)
+            with terminal.drawing(fitted.seconds):
+                drawn = pictures.draw_fit(results, est, dataset, scores["log_p"], standard_units=settings.standardize)
+            metrics |= {"seconds": _rounded(fitted.seconds), "pictures": [picture.file.name for picture in drawn]}
+            write_text(results / REPORT, _page(folder.path, metrics, dataset, settings, drawn))
+            write_json(results / METRICS, metrics)
     return metrics
-
-
-def _draw(
-    results: Path,
-    out: Path,
-    fitted: Fitted,
-    dataset: Dataset,
-    settings: Settings,
-    log_p: Array,
-    metrics: dict[str, Any],
-    terminal: Terminal,
-) -> None:
-    """The pictures and the report, and what they took."""
-    start = time.perf_counter()
-    with terminal.busy("drawing"):
-        drawn = pictures.draw_fit(results, fitted.est, dataset, log_p, standard_units=settings.standardize)
-    fitted.seconds["pictures"] = time.perf_counter() - start
-    metrics["seconds"] = _rounded(fitted.seconds)
-    metrics["pictures"] = [picture.file.name for picture in drawn]
-    write_text(results / REPORT, _page(out, metrics, dataset, settings, drawn))
-    write_json(results / METRICS, metrics)
 
 
 def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Array) -> dict[str, Any]:

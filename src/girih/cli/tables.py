@@ -91,24 +91,33 @@ def has_names(dataset: Dataset) -> bool:
     return dataset.image_shape is None and _are_names(dataset.feature_names)
 
 
-def load_data(
-    data: str,
-    *,
-    columns: Sequence[str] | None = None,
-    drop: Sequence[str] | None = None,
-    rows: int | None = None,
-    seed: int = 0,
-    header: bool | None = None,
-) -> Dataset:
+@dataclass(frozen=True)
+class Chosen:
+    """The part of DATA that is asked for: names of columns, or of those to drop, and how many rows, drawn with a seed.
+
+    `header` says whether the first line of a csv file holds names, where that is not to be detected.
+    """
+
+    columns: Sequence[str] | None = None
+    drop: Sequence[str] | None = None
+    rows: int | None = None
+    seed: int = 0
+    header: bool | None = None
+
+
+def load_data(data: str, chosen: Chosen) -> Dataset:
     """The rows of a file or of a built-in data set, with the columns that were asked for."""
+    columns, drop, header = chosen.columns, chosen.drop, chosen.header
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
         options = {"columns": columns, "drop": drop, "header": header}
-        return datasets.load(data, n=rows, seed=seed, **{k: v for k, v in options.items() if v is not None})
+        return datasets.load(
+            data, n=chosen.rows, seed=chosen.seed, **{k: v for k, v in options.items() if v is not None}
+        )
     if header is not None:
         raise CommandError(f"--header and --no-header are options of csv files, and {data!r} is none; leave them out")
-    dataset = datasets.load(data, n=rows, seed=seed)
+    dataset = datasets.load(data, n=chosen.rows, seed=chosen.seed)
     if columns is None and drop is None:
         return dataset
     names = dataset.feature_names
@@ -123,22 +132,13 @@ def load_data(
     return replace(dataset, X=X, feature_names=keep, image_shape=None, entropy=None)
 
 
-def load_for(
-    model: SavedModel,
-    data: str,
-    *,
-    columns: Sequence[str] | None = None,
-    drop: Sequence[str] | None = None,
-    rows: int | None = None,
-    seed: int = 0,
-    header: bool | None = None,
-) -> Dataset:
+def load_for(model: SavedModel, data: str, chosen: Chosen) -> Dataset:
     """Rows for a fitted model: its columns are found by name where the file has names, by position otherwise."""
     named = model.columns is not None and model.image_shape is None and _are_names(model.columns)
-    if columns is None and drop is None and model.columns is not None and named and is_file(data):
-        dataset = _by_name(model.columns, data, rows, seed, header)
+    if chosen.columns is None and chosen.drop is None and model.columns is not None and named and is_file(data):
+        dataset = _by_name(model.columns, data, chosen)
     else:
-        dataset = load_data(data, columns=columns, drop=drop, rows=rows, seed=seed, header=header)
+        dataset = load_data(data, chosen)
     if dataset.shape[1] != model.dgn.output_dim:
         names = ", ".join(model.header()[:8]) + (", ..." if model.dgn.output_dim > 8 else "")
         raise CommandError(
@@ -148,13 +148,13 @@ def load_for(
     return dataset
 
 
-def _by_name(columns: list[str], data: str, rows: int | None, seed: int, header: bool | None) -> Dataset:
+def _by_name(columns: list[str], data: str, chosen: Chosen) -> Dataset:
     try:
-        return load_data(data, columns=columns, rows=rows, seed=seed, header=header)
+        return load_data(data, replace(chosen, columns=columns))
     except DataSourceError as error:
         refusal = error
     try:
-        dataset = load_data(data, rows=rows, seed=seed, header=header)
+        dataset = load_data(data, chosen)
     except DataSourceError:
         raise refusal from None
     if has_names(dataset):
@@ -289,7 +289,9 @@ def _fill_text(
     return found.text[: found.start] + out.getvalue()
 
 
-def _fill_columns(table: Any, dataset: Dataset, filled: Array, missing: NDArray[np.bool_]) -> Any:
+def _fill_columns(
+    table: pd.DataFrame | dict[str, NDArray[Any]], dataset: Dataset, filled: Array, missing: NDArray[np.bool_]
+) -> pd.DataFrame | dict[str, NDArray[Any]]:
     """The table, columns by name, with the gaps filled."""
     for index, name in enumerate(dataset.feature_names):
         gaps = missing[:, index]

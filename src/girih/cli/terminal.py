@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,14 @@ class Terminal:
             return
         with Console(stderr=True).status(text):
             yield
+
+    @contextmanager
+    def drawing(self, seconds: dict[str, float]) -> Iterator[None]:
+        """A sign of life while pictures are drawn; the time that they take becomes one of the `seconds`."""
+        start = time.perf_counter()
+        with self.busy("drawing"):
+            yield
+        seconds["pictures"] = time.perf_counter() - start
 
     def table(self, rows: Mapping[str, str], style: str = "bold") -> None:
         """Names and values in two columns."""
