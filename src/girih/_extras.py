@@ -1,4 +1,4 @@
-"""What is not installed with girih itself: packages that only some of it needs, named by their extra; the papers."""
+"""Packages that are not installed with girih itself: those that an extra names, and the reproductions of the papers."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Decoder:
 
 
 class Wanted(NamedTuple):
-    """What of a network is traced: see `girih.trace`."""
+    """`Wanted` says what of a network is traced: see `girih.trace`."""
 
     until: str | None = None
     output: str | int | None = None
@@ -262,7 +262,7 @@ def _is_network(value: object) -> TypeGuard[Network]:
 
 
 def _in_training(net: object) -> bool:
-    """Whether a layer of a module behaves differently in training, and is in training mode."""
+    """Tell whether a layer of a module behaves differently in training, and is in training mode."""
     return isinstance(net, torch.nn.Module) and any(
         layer.training for layer in net.modules() if isinstance(layer, _BatchNorm | _DropoutNd)
     )

@@ -66,14 +66,14 @@ class Activation(StrEnum):
 
 
 class Acceleration(StrEnum):
-    """How EM gains speed near its end."""
+    """`Acceleration` says how EM gains speed near its end."""
 
     quasi_newton = "quasi-newton"
     none = "none"
 
 
 class Criterion(StrEnum):
-    """What chooses among models."""
+    """A `Criterion` chooses among models."""
 
     bic = "bic"
     aic = "aic"

@@ -1,4 +1,4 @@
-"""What `girih fit` and `girih select` leave in their folders, in the order of its worth."""
+"""Results of `girih fit` and `girih select`, written into their folders in the order of their worth."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def _notes(dataset: Dataset, source: str) -> dict[str, Any]:
-    """What later commands need to know of the data."""
+    """Note what later commands need to know of the data."""
     return {
         "source": source,
         "name": dataset.name,

@@ -48,7 +48,7 @@ class SavedModel:
 
     @property
     def name(self) -> str:
-        """What the folder is called, for the names of results."""
+        """The name of the folder, for the names of results."""
         path = self.path.resolve()
         return path.parent.name if path.name == MODEL else path.name
 
@@ -82,12 +82,12 @@ def read_model(path: Path) -> SavedModel:
 
 
 def is_file(data: str) -> bool:
-    """Whether DATA is a path rather than a built-in name."""
+    """Tell whether DATA is a path rather than a built-in name."""
     return Path(data).suffix.lower() in SUFFIXES
 
 
 def has_names(dataset: Dataset) -> bool:
-    """Whether the columns have names of their own, not numbers that girih gave."""
+    """Tell whether the columns have names of their own, not numbers that girih gave."""
     return dataset.image_shape is None and _are_names(dataset.feature_names)
 
 
@@ -167,7 +167,7 @@ def _are_names(columns: list[str]) -> bool:
 
 
 def describe(dataset: Dataset) -> str:
-    """How large a data set is."""
+    """Say how large a data set is."""
     return f"{plural(dataset.shape[0], 'row')} of {plural(dataset.shape[1], 'column')}"
 
 

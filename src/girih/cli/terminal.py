@@ -1,4 +1,4 @@
-"""What a command says, and how it fails: one line, never a traceback."""
+"""The terminal: a command says what it found, and fails with one line, never with a traceback."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Terminal:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a progress bar would be seen: standard error is a terminal."""
+        """True where a progress bar would be seen: standard error is a terminal."""
         return sys.stderr.isatty()
 
     def say(self, text: str = "", style: str | None = None) -> None:

@@ -41,7 +41,7 @@ _MAX_VECTOR = 5000
 
 @dataclass(frozen=True, eq=False)
 class CellStyle:
-    """How cells are drawn: what their colours stand for, on which scale, and whether their limits are drawn.
+    """A `CellStyle` says how cells are drawn: what their colours stand for, on which scale, with limits or without.
 
     Pass it as `values` of `plot_cells`, `plot_image` or `plot_partition` where the values alone do not say enough.
 

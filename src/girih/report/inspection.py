@@ -175,7 +175,7 @@ def _along(cells: Cells, k: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a decoder does, cell by cell and over its prior.
+    """An `Inspection` says what a decoder does, cell by cell and over its prior.
 
     Attributes:
         trace: the decoder.
@@ -308,7 +308,7 @@ def inspect_decoder(
 
 
 def affordable(traced: Trace, most: int) -> int:
-    """How many cells to compute the maps of where fewer would do: `most`, or less for large networks and S.
+    """Say of how many cells maps are worth computing: of `most`, or of fewer for large networks and S.
 
     Example:
         >>> import girih

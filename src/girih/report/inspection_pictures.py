@@ -233,7 +233,7 @@ def _distributions(sheet: _Sheet, found: Inspection) -> None:
 
 
 def _quantity(found: Inspection) -> tuple[Callable[[Cells], Tensor], str, bool]:
-    """What colours stand for: the log-volume, or where hardly any cell has one the dimension."""
+    """Choose what colours stand for: the log-volume, or where hardly any cell has one the dimension."""
     if found.entropy.degenerate_mass > _FLAT:
         return lambda cells: intrinsic_dimension(cells).values.to(torch.float64), "dimension of the image", True
     return lambda cells: log_volume(cells).values, r"$\log\sqrt{\det A^\top\!A}$ (nats)", False

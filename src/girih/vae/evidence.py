@@ -109,7 +109,7 @@ def estimate(
     generator: torch.Generator | None = None,
     relaxed: bool | None = None,
 ) -> Evidence:
-    """What `importance` gives, and the effective number of draws of each row."""
+    """Estimate `log p(x)` as `importance` does, and count the effective draws of each row."""
     samples = whole(samples, "samples", 2)
     rows = as_rows(x, "x", vae.output_dim, "the data dimension D")
     blocks = rows.split(max(1, BLOCK // rows.shape[1]))

@@ -109,7 +109,7 @@ class MixtureVAE(VAE):
 
     @property
     def components(self) -> int:
-        """K."""
+        """The number of components K."""
         assert isinstance(self.family, Mixture)
         return self.family.components
 
@@ -177,7 +177,7 @@ class CatVAE(VAE):
 
     @property
     def categories(self) -> int:
-        """C."""
+        """The number of categories C."""
         assert isinstance(self.family, Category)
         return self.family.categories
 
@@ -255,17 +255,17 @@ class CGBPEFVAE(VAE):
 
     @property
     def order(self) -> int:
-        """M."""
+        """The degree M of the polynomials."""
         return self.bpef.order
 
     @property
     def levels(self) -> int:
-        """R."""
+        """The number of levels R."""
         return self.bpef.levels
 
     @property
     def basis(self) -> str:
-        """Of the polynomials."""
+        """The basis of the polynomials."""
         return self.bpef.basis
 
 

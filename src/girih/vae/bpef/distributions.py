@@ -116,7 +116,7 @@ class CoarseBPEF(Distribution):
         return (self.probs * (self.levels - self.mean[..., None]).square()).sum(-1)
 
     def entropy(self) -> Tensor:
-        """In nats, `(...)`; between 0 and log R."""
+        """The entropy in nats, `(...)`; it lies between 0 and log R."""
         return -(self.probs * self.logits).sum(-1)
 
     def log_prob(self, value: ArrayLike) -> Tensor:
@@ -179,7 +179,7 @@ class OnLevels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Where a value is a level."""
+        """Tell which values are levels."""
         step = (value + 1.0) * (0.5 * (self.R - 1))
         nearest = step.round()
         return ((step - nearest).abs() <= _NEAR) & (nearest >= 0) & (nearest <= self.R - 1)

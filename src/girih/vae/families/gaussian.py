@@ -37,7 +37,7 @@ class Gaussian(Family):
         return 2 * latent_dim
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name means and deviations, for errors."""
         return f"the mean and the log standard deviation of each of the S = {latent_dim} latents"
 
     def draw(
@@ -152,7 +152,7 @@ class Gaussians(NamedTuple):
 
     @property
     def deviation(self) -> Tensor:
-        """Of each coordinate, for factors that are diagonal, `(N, T, S)`."""
+        """The deviation of each coordinate, for factors that are diagonal, `(N, T, S)`."""
         return self.factor.diagonal(dim1=2, dim2=3)
 
     def pick(self, which: Tensor) -> Gaussians:
@@ -162,7 +162,7 @@ class Gaussians(NamedTuple):
 
 
 def starts_for(dgn: DGN, posterior: Posterior, mean: Tensor, deviation: Tensor, search: Search) -> Gaussians:
-    """Where to look for the nearest Gaussian of each row.
+    """Choose where to look for the nearest Gaussian of each row.
 
     The encoder's, which comes first; the prior; the one with the moments of the posterior; and about the mode and about
     draws of the posterior the Gaussian of the affine map there: a cell that holds much of the posterior is drawn often.

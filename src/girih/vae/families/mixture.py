@@ -64,7 +64,7 @@ class Mixture(Family):
         return self.components * (2 * latent_dim + 1)
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name weights, means and deviations, for errors."""
         return (
             f"K = {self.components} logits of the components, then the means and the log standard deviations of the "
             f"S = {latent_dim} latents under each of them"
@@ -217,7 +217,7 @@ def divergences(posterior: Posterior, mixtures: Mixtures) -> tuple[Tensor, Tenso
 
 
 def starts_for(encoder: Mixtures, local: Gaussians, value: Tensor, draws: int, seed: int) -> Mixtures:
-    r"""Where to look for the nearest mixture of each row.
+    r"""Choose where to look for the nearest mixture of each row.
 
     The encoder's, which comes first; the local optima of single Gaussians that lie apart, with the weights
     `w_k ~ exp(-KL_k)` that are best for components that do not overlap; the best single Gaussian, cut in K; and random

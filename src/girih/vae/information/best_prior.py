@@ -115,7 +115,7 @@ class Estimate(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a number lies between."""
+    """`Limits` are two numbers that a third lies between."""
 
     lower: Tensor  # ()
     upper: Tensor  # ()
@@ -228,7 +228,7 @@ def mixture_compactness_sampled(
 
 
 def mixture_limits(family: ExponentialFamily, natural: ArrayLike) -> Limits:
-    r"""What `mixture_compactness` of factorised posteriors lies between, from each latent alone.
+    r"""Bound `mixture_compactness` of factorised posteriors from both sides, by each latent alone.
 
         max_s J_s  <=  J  <=  min(log n, sum_s J_s),    J_s: the same for z_s alone
 

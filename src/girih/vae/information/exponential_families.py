@@ -145,11 +145,11 @@ class Product(ExponentialFamily):
         return self.family.log_partition(natural).sum(-1)
 
     def moments(self, natural: Tensor) -> Tensor:
-        """Those of each factor."""
+        """Stack those of each factor."""
         return self.family.moments(natural)
 
     def natural(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
-        """Those of each factor."""
+        """Stack those of each factor."""
         return self.family.natural(moments, start)
 
     def information(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
@@ -274,7 +274,7 @@ class NormalFamily(ExponentialFamily):
         return first * variance, variance
 
     def natural(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
-        """In closed form; the second moment must be larger than the mean squared."""
+        """Invert in closed form; the second moment must be larger than the mean squared."""
         mean, variance = moments[..., 0], self._variance(moments)
         return torch.stack((mean / variance, -0.5 / variance), -1)
 
@@ -287,7 +287,7 @@ class NormalFamily(ExponentialFamily):
         return 0.5 * ((-natural[..., 1]).log() - math.log(math.pi) - 1.0)
 
     def log_densities(self, natural: Tensor, z: Tensor) -> Tensor:
-        """From means and variances: no large terms cancel where variances are small."""
+        """Compute them from means and variances: no large terms cancel where variances are small."""
         mean, variance = self.mean_variance(natural)
         return -0.5 * ((z[:, None] - mean).square() / variance + variance.log() + _LOG_2PI)
 
@@ -375,7 +375,7 @@ class GaussianFamily(ExponentialFamily):
         return torch.cat((mean[..., None], covariance + mean[..., None] * mean[..., None, :]), -1)
 
     def natural(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
-        """In closed form; the covariance must be positive definite."""
+        """Invert in closed form; the covariance must be positive definite."""
         return self.natural_of(moments[..., 0], self._covariance(moments))
 
     def information(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
@@ -389,7 +389,7 @@ class GaussianFamily(ExponentialFamily):
         return 0.5 * (torch.logdet(self._precision(natural)) - self.parameter_shape[0] * (_LOG_2PI + 1.0))
 
     def log_densities(self, natural: Tensor, z: Tensor) -> Tensor:
-        """From means and precisions: no large terms cancel where variances are small."""
+        """Compute them from means and precisions: no large terms cancel where variances are small."""
         mean, _ = self.mean_covariance(natural)
         precision, gap = self._precision(natural), z[:, None] - mean
         quadratic = torch.einsum("bns,nst,bnt->bn", gap, precision, gap)

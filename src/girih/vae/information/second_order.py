@@ -240,7 +240,7 @@ def _newton(shares: Tensor, gap: Tensor) -> Tensor:
 
 
 def _indefinite(matrices: Tensor) -> bool:
-    """Whether one has a negative eigenvalue, beyond the rounding of a singular one."""
+    """Tell whether one has a negative eigenvalue, beyond the rounding of a singular one."""
     values = torch.linalg.eigvalsh(matrices)
     return not bool((values[..., 0] >= -1e-12 * values[..., -1].abs()).all())
 
@@ -299,7 +299,7 @@ def _better_means(
 def _objective(
     vae: LatentModel, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool
 ) -> tuple[Tensor, Tensor]:
-    """What a mean minimises, with or without the log-determinant, and the information there."""
+    """Compute what a mean minimises, with or without the log-determinant, and the information there."""
     precision, G = torch.linalg.inv(P), information(x, mu)
     gap = mu - m
     log_det = torch.linalg.slogdet(G + precision)

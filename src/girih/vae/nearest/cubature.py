@@ -101,7 +101,7 @@ _UNSEEN = 6.0  # nats between the nodes of a simplex up to which its peak cannot
 
 
 class Box(NamedTuple):
-    """What the integrals of all rows share."""
+    """A `Box` holds what the integrals of all rows share."""
 
     model: Model
     corners: Tensor  # (P, S + 1, S)
@@ -112,7 +112,7 @@ class Box(NamedTuple):
 
 
 class Integrals(NamedTuple):
-    """Of each row, in nats; K densities."""
+    """`Integrals` are those of each row, in nats, under K densities."""
 
     log_evidence: Tensor  # (N,)
     evidence_error: Tensor  # (N,) of log_evidence
@@ -150,7 +150,7 @@ class _Leaves:
 
 @dataclass(frozen=True)
 class _Integrand:
-    """What is integrated for each row: p(x, z), the densities q, and the log-likelihood under each q."""
+    """This is integrated for each row: p(x, z), the densities q, and the log-likelihood under each q."""
 
     box: Box
     rows: Rows

@@ -56,14 +56,14 @@ class Joint:
         self._average = model.cells.region.average(model, reduce_complete(model, x))
 
     def expect(self, row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
-        """Those under `N(mean, factor factor^T)`, `(B, S)` and `(B, S, S)`, each for the row `(B,)` named."""
+        """Average under `N(mean, factor factor^T)`, `(B, S)` and `(B, S, S)`, each for the row `(B,)` named."""
         size = max(1, _ENTRIES // self._cells)
         parts = [self._average(row[i], mean[i], factor[i]) for i in torch.arange(len(row)).split(size)]
         return parts[0] if len(parts) == 1 else Expected(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 class Rule(NamedTuple):
-    """How fine the quadrature is."""
+    """A `Rule` says how fine the quadrature is."""
 
     panels: int  # between -8.5 and 8.5 deviations of each component
     nodes: int  # of Gauss-Legendre on each panel

@@ -1,4 +1,4 @@
-"""What a search for the nearest member of a family is asked, what it finds, and the descents that it is made of."""
+"""A search for the nearest member of a family: what it is asked, what it finds, the descents that it is made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Search(NamedTuple):
-    """How `girih.vae.gap` looks for the member of a family that is nearest to a posterior."""
+    """A `Search` says how `girih.vae.gap` looks for the member of a family that is nearest to a posterior."""
 
     draws: int  # of the posterior, among the starts
     seed: int
@@ -20,7 +20,7 @@ class Search(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """What a search found, nats per row."""
+    """`Nearest` is what a search found, nats per row."""
 
     nll: Tensor  # (N,) -log p(x)
     own: Tensor  # (N,) KL(q(z | x) || p(z | x)) of the encoder's q
@@ -42,7 +42,7 @@ _SHORTEST = 1e-10
 
 
 class Minimum(NamedTuple):
-    """Where the descents ended."""
+    """A `Minimum` says where the descents ended."""
 
     point: Tensor  # (B, d)
     value: Tensor  # (B,)
