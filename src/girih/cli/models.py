@@ -138,15 +138,13 @@ def impute(
     Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
     columns filled. For an npy file also [b]imputed.npy[/b].
     """
-    import numpy as np
-
     from girih.cli import tables
 
     terminal = Terminal(as_json)
     saved = tables.read_model(model)
     dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
-    missing = np.isnan(dataset.X)
+    missing = dataset.X != dataset.X  # NaN alone is not itself
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_IMPUTED]

@@ -103,9 +103,8 @@ class MixtureVAE(VAE):
         dtype: torch.dtype | None = None,
         components: int = 3,
     ) -> None:
-        super().__init__(
-            decoder, Mixture(components), encoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype
-        )
+        family = Mixture(components)
+        super().__init__(decoder, family, encoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype)
 
     @property
     def components(self) -> int:
@@ -162,18 +161,8 @@ class CatVAE(VAE):
         categories: int = 10,
         temperature: float = 0.5,
     ) -> None:
-        super().__init__(
-            decoder,
-            Category(categories, temperature),
-            encoder,
-            hidden,
-            noise,
-            learn_noise,
-            seed,
-            latent_dim,
-            likelihood,
-            dtype,
-        )
+        family = Category(categories, temperature)
+        super().__init__(decoder, family, encoder, hidden, noise, learn_noise, seed, latent_dim, likelihood, dtype)
 
     @property
     def categories(self) -> int:

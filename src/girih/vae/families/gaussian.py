@@ -17,7 +17,24 @@ from girih.vae.nearest.gaussian_averages import Joint
 from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
 
 
-class Gaussian(Family):
+class NormalPrior(Family):
+    """A family whose prior is N(0, I)."""
+
+    normal_prior = True
+
+    def prior(self, device: torch.device) -> Distribution:
+        """`N(0, I)`."""
+        zero = torch.zeros(self.latent_dim, dtype=torch.float64, device=device)
+        return independent_normals(zero, torch.ones_like(zero))
+
+    def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
+        """Quantiles of N(0, 1) at equal steps of probability, from 2% to 98%."""
+        levels = torch.linspace(0.02, 0.98, count, dtype=torch.float64, device=device)
+        result: Tensor = torch.special.ndtri(levels)
+        return result
+
+
+class Gaussian(NormalPrior):
     """`N(mean, diag(deviation^2))` against `N(0, I)`.
 
     Example:
@@ -30,7 +47,7 @@ class Gaussian(Family):
 
     name, posteriors = "gaussian", "Gaussian"
     searches = frozenset({"full"})
-    normal_prior = closed_divergence = True
+    closed_divergence = True
 
     def outputs(self, latent_dim: int) -> int:
         """Means, then log standard deviations."""
@@ -56,14 +73,6 @@ class Gaussian(Family):
         check_finite(mean.detach(), "the encoder's mean")
         check_finite(deviation.detach(), "the encoder's standard deviation")
         return independent_normals(mean, deviation)
-
-    def prior(self, device: torch.device) -> Distribution:
-        """`N(0, I)`."""
-        return standard_normal(self.latent_dim, device)
-
-    def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
-        """Quantiles of the prior."""
-        return normal_axis(count, device)
 
     def searcher(self, model: LatentModel, search: Search) -> Searcher:
         """Descents on exact expectations, from the encoder's q and from what the exact posterior shows."""
@@ -96,19 +105,6 @@ class Gaussian(Family):
 def independent_normals(mean: Tensor, deviation: Tensor) -> Independent[Normal]:
     """`N(mean, diag(deviation^2))`, `(..., S)` each."""
     return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
-
-
-def standard_normal(latent_dim: int, device: torch.device) -> Independent[Normal]:
-    """`N(0, I)` in float64."""
-    zero = torch.zeros(latent_dim, dtype=torch.float64, device=device)
-    return independent_normals(zero, torch.ones_like(zero))
-
-
-def normal_axis(count: int, device: torch.device) -> Tensor:
-    """Quantiles of N(0, 1) at equal steps of probability, from 2% to 98%."""
-    levels = torch.linspace(0.02, 0.98, count, dtype=torch.float64, device=device)
-    result: Tensor = torch.special.ndtri(levels)
-    return result
 
 
 def divergence_from_prior(mean: Tensor, log_deviation: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from girih.vae.information.best_prior import (
     Limits,
     bregman_centroid,
     compactness,
+    family_of,
+    mean_and_covariance,
     mean_divergence,
     mixture_compactness,
     mixture_compactness_sampled,
@@ -18,7 +20,6 @@ from girih.vae.information.exponential_families import (
     Product,
 )
 from girih.vae.information.fisher import Precision, cramer_rao, fisher_information
-from girih.vae.information.from_distribution import family_of, mean_and_covariance
 from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
 from girih.vae.information.second_order import (
     Optimum,

@@ -13,8 +13,8 @@ from girih._arrays import ArrayLike, as_tensor
 from girih._options import real, whole
 from girih.errors import ShapeError, SingularInformationError
 from girih.training import evaluating
+from girih.vae.information.best_prior import mean_and_covariance
 from girih.vae.information.fisher import information_of, rows_and_latents
-from girih.vae.information.from_distribution import mean_and_covariance
 from girih.vae.latent_model import LatentModel
 
 Information = Callable[[Tensor, Tensor], Tensor]
