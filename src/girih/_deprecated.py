@@ -13,7 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 def warn_of(old: str, new: str, stacklevel: int = 3) -> None:
@@ -81,10 +80,10 @@ def gathered(
     return decorate
 
 
-def renamed_attribute(old: str, new: str, value: Callable[[T], R]) -> property:
+def renamed_attribute(old: str, new: str, value: Callable[[Any], R]) -> property:
     """A read-only attribute that has another name now, or is computed from others by `value`."""
 
-    def get(self: T) -> R:
+    def get(self: object) -> R:
         warn_of(f"{type(self).__name__}.{old}", new)
         return value(self)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girih._arrays import Rows
 from girih._options import whole
@@ -163,8 +163,9 @@ class CentroidRecorder(Recorder):
         super().__init__(every=self._inner.every)
         self._rows = rows
 
-    def measure(self, model: FreeEnergyModel) -> Mapping[str, float]:
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
         """The numbers that were asked for."""
+        assert isinstance(model, FreeEnergyModel)
         with torch.no_grad(), evaluating(model):
             encoded = [model.encoded(part) for part in self._rows.to(model.device).split(_CHUNK)]
         model.family.centre_prior(encoded)
