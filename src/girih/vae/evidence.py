@@ -386,15 +386,7 @@ def sample_rows(
 
 
 def exact_dgn(vae: FreeEnergyModel) -> DGN:
-    """The decoder of a VAE with prior `N(0, I)` as an exact density model, with the noise of this moment.
-
-    The network is shared, the noise is a copy of its value now; gradients of the exact likelihood reach both.
-
-    Raises:
-        ParameterError: the likelihood is not Gaussian, or the prior not N(0, I).
-        LatentDimensionError: S is too large for exact inference.
-        UnsupportedLayerError: the decoder is not piecewise affine.
-    """
+    """The decoder of a VAE with prior `N(0, I)` as an exact density model: see `VAE.dgn`, which raises the same."""
     if not vae.family.normal_prior:
         raise ParameterError(
             f"exact inference needs the prior N(0, I), which the family {vae.family.name!r} does not have; "
