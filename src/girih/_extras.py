@@ -1,4 +1,4 @@
-"""Packages that are not installed with girih itself: those that an extra names, and the reproductions of the papers."""
+"""What is not installed with girih itself: packages of its extras, and the reproductions of the papers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from girih.errors import MissingExtraError
-
-_PAPERS = "girih_papers"
 
 
 @contextmanager
@@ -58,6 +56,9 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
 
 
+_NAME = "girih_papers"
+
+
 def papers() -> ModuleType:
     """The package `girih_papers`.
 
@@ -65,12 +66,12 @@ def papers() -> ModuleType:
         ImportError: it is not installed.
     """
     try:
-        return importlib.import_module(_PAPERS)
+        return importlib.import_module(_NAME)
     except ModuleNotFoundError as error:
-        if error.name != _PAPERS:
+        if error.name != _NAME:
             raise
         raise ImportError(
             "the reproductions are a package of their own, girih-papers, which is not installed; in a copy of girih's "
             "repository run `make papers`, or `pip install ./papers`",
-            name=_PAPERS,
+            name=_NAME,
         ) from None
