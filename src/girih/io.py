@@ -151,7 +151,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.vae.store import vae_parts
+    from girih.vae.variants import vae_parts
 
     more, config = vae_parts(vae)
     latents = vae.latent_dim * config["options"].get("categories", 1)
@@ -262,7 +262,7 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         return flow_from(tensors, config)
     net = _network(config, "", tensors)
     if config["kind"] == "vae":
-        from girih.vae.store import vae_from
+        from girih.vae.variants import vae_from
 
         return vae_from(tensors, config, net, _network(config, _ENCODER, tensors))
     if config["kind"] == "gan":

@@ -132,7 +132,7 @@ def test_ctrl_c_while_drawing_leaves_no_report_of_the_run_before(girih, monkeypa
 
 @unix
 def test_a_fit_that_is_asked_to_end_keeps_its_best_model_and_checkpoint(girih):
-    code = "import girih.report.pictures as p; p.draw_fit = lambda *_, **__: []; from girih.cli.app import main; main()"
+    code = "import girih.report.pictures as p; p.draw_fit = lambda *_, **__: []; from girih.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *LONG, "--out", "o"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

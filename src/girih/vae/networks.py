@@ -100,7 +100,7 @@ def check_encoded(encoded: Tensor, rows: int, outputs: int, meaning: str) -> Non
 
 
 class Networks(NamedTuple):
-    """What a VAE is built from."""
+    """`Networks` are what a VAE is built from."""
 
     decoder: nn.Module
     encoder: nn.Module

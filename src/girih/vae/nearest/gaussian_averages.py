@@ -1,10 +1,18 @@
-r"""How uncertain it is which component of a Gaussian mixture a point came from: the part of its entropy that is no sum.
+r"""Averages over Gaussians and their mixtures, by which the best of them are found: of `log p(x, z)`, and of the label.
 
-For `q = sum_k w_k q_k` with responsibilities `r_k(z) = w_k q_k(z) / q(z)`,
+On a cell `log p(x, z) = h(z)` is a quadratic, and h is continuous across cells, so with `z = m + F u`, u standard
+normal,
+
+    d E[h] / d m = E[grad h(z)],        d E[h] / d F = E[grad h(z) u^T],
+
+need no more than the mass and two moments of u on each cell, as the expectation itself does.
+
+The entropy of a mixture `q = sum_k w_k q_k` with responsibilities `r_k = w_k q_k / q` is no sum over its components:
 
     E_q[log q] = sum_k w_k (log w_k - H(q_k)) + I,      I = sum_k w_k E_k[-log r_k],      0 <= I <= log K,
 
-so only I, which vanishes for components that lie apart, has to be integrated numerically.
+so only I, how uncertain it is which component a point came from, has to be integrated numerically. It vanishes for
+components that lie apart.
 """
 
 from __future__ import annotations
@@ -17,12 +25,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_EDGE = 8.5  # deviations of a component; beyond them lie 2e-17 of it
+from girih.inference import DGN
+from girih.inference.model import Expected, reduce_complete
+
 _ENTRIES = 2**22
+_EDGE = 8.5  # deviations of a component; beyond them lie 2e-17 of it
+
+
+class Joint:
+    """`log p(x_n, z)` of N rows under a `DGN` whose prior is `N(0, I)`, ready to be averaged over Gaussians.
+
+    Args:
+        dgn: the decoder as an exact density model.
+        x: complete rows `(N, D)`.
+
+    Example:
+        >>> import girih, torch
+        >>> from girih.vae.nearest.gaussian_averages import Joint
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.1)
+        >>> x, one = torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+        >>> q = torch.distributions.Normal(one, one)
+        >>> value = Joint(dgn, x).expect(torch.tensor([0]), one, one[:, :, None]).value
+        >>> bool((value + 1.4189385332046727 - dgn.elbo(x, q)).abs() < 1e-10)
+        True
+    """
+
+    def __init__(self, dgn: DGN, x: Tensor) -> None:
+        model = dgn.model()
+        self._cells = len(model.cells.origin)
+        self._average = model.cells.region.average(model, reduce_complete(model, x))
+
+    def expect(self, row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
+        """Average under `N(mean, factor factor^T)`, `(B, S)` and `(B, S, S)`, each for the row `(B,)` named."""
+        size = max(1, _ENTRIES // self._cells)
+        parts = [self._average(row[i], mean[i], factor[i]) for i in torch.arange(len(row)).split(size)]
+        return parts[0] if len(parts) == 1 else Expected(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 class Rule(NamedTuple):
-    """How fine the quadrature is."""
+    """A `Rule` says how fine the quadrature is."""
 
     panels: int  # between -8.5 and 8.5 deviations of each component
     nodes: int  # of Gauss-Legendre on each panel
@@ -50,7 +91,7 @@ def label_entropy(log_weight: Tensor, mean: Tensor, deviation: Tensor, rule: Rul
 
     Example:
         >>> import torch
-        >>> from girih.vae.nearest.label_entropy import FINE, label_entropy
+        >>> from girih.vae.nearest.gaussian_averages import FINE, label_entropy
         >>> log_weight, mean = torch.tensor([[0.5, 0.5]]).double().log(), torch.tensor([[[0.0], [0.0]]]).double()
         >>> value = label_entropy(log_weight, mean, torch.ones_like(mean), FINE[1][0])
         >>> round(value.item(), 12)  # two components that are the same: log 2

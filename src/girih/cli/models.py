@@ -1,9 +1,10 @@
-"""`girih score`, `sample` and `impute`: the rows of a table under a fitted model."""
+"""`girih score`, `sample`, `impute` and `info`: what a fitted model says of rows, and of itself; `girih datasets`."""
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,12 @@ from girih.cli.options import (
     split_names,
 )
 from girih.cli.terminal import Terminal, command
+
+if TYPE_CHECKING:
+    import torch
+
+    from girih.cli.tables import SavedModel
+
 
 _SCORES, _SUMMARY = "scores.csv", "summary.json"
 _SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
@@ -47,13 +54,11 @@ def score(
     row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same.
     """
     from girih._files import write_json
-    from girih.cli import inputs, tables
+    from girih.cli import tables
 
     terminal = Terminal(as_json)
-    saved = inputs.read_model(model)
-    dataset = inputs.load_for(
-        saved, data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
-    )
+    saved = tables.read_model(model)
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
     with compute_threads(dataset.X.size):
         scores, left_out = tables.score_rows(saved.dgn, dataset.X)
@@ -62,7 +67,7 @@ def score(
         tables.write_csv(results / _SCORES, scores)
         write_json(results / _SUMMARY, summary)
 
-    terminal.say(f"{dataset.name}: {inputs.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
+    terminal.say(f"{dataset.name}: {tables.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
     quantiles = summary["quantiles"]
     terminal.table(
         {
@@ -77,7 +82,7 @@ def score(
     if "missing" in scores:
         incomplete = int((scores["missing"] > 0).sum())
         terminal.note(
-            f"{inputs.plural(incomplete, 'row')} with missing entries: log p is that of the entries that are there"
+            f"{tables.plural(incomplete, 'row')} with missing entries: log p is that of the entries that are there"
         )
     terminal.say(f"Scores: {folder / _SCORES} (rows are counted from 0)")
     terminal.result({"out": str(folder.path), **summary})
@@ -96,10 +101,10 @@ def sample(
     Writes [b]samples.csv[/b], the same as [b]samples.npy[/b] (images in their shape), and for images and plane
     data a picture, [b]samples.png[/b].
     """
-    from girih.cli import inputs, tables
+    from girih.cli import tables
 
     terminal = Terminal(as_json)
-    saved = inputs.read_model(model)
+    saved = tables.read_model(model)
     folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", (_SAMPLES, _SAMPLES_NPY, _PICTURE))
     X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
     written = [_SAMPLES, _SAMPLES_NPY]
@@ -110,7 +115,7 @@ def sample(
             girih.report.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
             written.append(_PICTURE)
     terminal.say(
-        f"{inputs.plural(count, 'row')} of {inputs.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
+        f"{tables.plural(count, 'row')} of {tables.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
     )
     for name in written:
         terminal.say(f"  {folder / name}")
@@ -133,17 +138,13 @@ def impute(
     Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
     columns filled. For an npy file also [b]imputed.npy[/b].
     """
-    import numpy as np
-
-    from girih.cli import inputs, tables
+    from girih.cli import tables
 
     terminal = Terminal(as_json)
-    saved = inputs.read_model(model)
-    dataset = inputs.load_for(
-        saved, data, columns=split_names(columns), drop=split_names(drop), seed=seed, header=header
-    )
+    saved = tables.read_model(model)
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
-    missing = np.isnan(dataset.X)
+    missing = dataset.X != dataset.X  # NaN alone is not itself
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_IMPUTED]
@@ -156,14 +157,104 @@ def impute(
     count, rows = int(missing.sum()), int(missing.any(1).sum())
     empty = int(missing.all(1).sum())
     if count:
-        share, where = count / missing.size, inputs.plural(rows, "row")
+        share, where = count / missing.size, tables.plural(rows, "row")
         terminal.say(f"{dataset.name}: filled {count:,} of {missing.size:,} entries ({share:.1%}), in {where}")
     else:
         terminal.say(f"{dataset.name}: nothing is missing, so nothing was filled")
     if empty:
-        terminal.note(f"{inputs.plural(empty, 'row')} without any observed entry got the mean of the model")
+        terminal.note(f"{tables.plural(empty, 'row')} without any observed entry got the mean of the model")
     for name in written:
         terminal.say(f"  {folder / name}")
     terminal.result(
         {"out": str(folder.path), "filled": count, "rows_filled": rows, "rows": len(filled), "files": written}
     )
+
+
+@command
+def info(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="The folder that girih fit wrote, or a saved model.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is installed, or what is in a model."""
+    terminal = Terminal(as_json)
+    if model is None:
+        facts = versions()
+        terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
+    else:
+        from girih.cli import tables
+
+        facts = describe_model(tables.read_model(model))
+        terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
+    terminal.result(facts)
+
+
+@command
+def datasets(as_json: Json = False) -> None:
+    """List the built-in data sets."""
+    terminal, known = Terminal(as_json), girih.datasets.names()
+    terminal.table(known)
+    terminal.result({"datasets": known})
+
+
+def versions() -> dict[str, Any]:
+    """Versions of girih and of what it computes with."""
+    import torch
+
+    return {
+        **girih.report.versions(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "platform": platform.platform(),
+    }
+
+
+def describe_model(saved: SavedModel) -> dict[str, Any]:
+    """Sizes, layers, noise and fit of a model."""
+    dgn, est = saved.dgn, saved.estimator
+    layers = []
+    for step in dgn.trace.steps[1:]:
+        if isinstance(step, girih.networks.LinearStep):
+            layers.append(f"affine {step.in_features} -> {step.out_features}")
+        elif isinstance(step, girih.networks.KinkStep) and step.bends_at_zero:
+            layers.append(f"kink with slope {_slope(step.slope)}")
+        else:
+            layers.append(f"{step.kind} of {step.size} features")
+    noise = dgn.noise_covariance.detached()
+    columns = noise.variances.sqrt().tolist() if noise.kind != "scalar" and noise.dim <= 6 else None
+    nll = saved.metrics.get("nll_per_row")
+    if nll is None and est is not None:
+        nll = float(est.nll_curve_[-1])
+    return {
+        "model": str(saved.path),
+        "latent_dim": dgn.latent_dim,
+        "output_dim": dgn.output_dim,
+        "layers": layers,
+        "cells": len(dgn.partition),
+        "noise": noise.name,
+        "noise_deviation": float(noise.mean_variance.sqrt()) if columns is None else columns,
+        "stored_parameters": sum(p.numel() for p in dgn.parameters()),
+        "identifiable_parameters": est.n_parameters_ if est is not None else girih.em.count_parameters(dgn),
+        "fitted_to": saved.metrics.get("data", {}).get("source"),
+        "nll_per_row": nll,
+        "iterations": None if est is None else est.n_iter_,
+        "converged": None if est is None else est.converged_,
+        "image_shape": None if saved.image_shape is None else list(saved.image_shape),
+        "columns": None if saved.image_shape is not None else saved.columns,
+    }
+
+
+def _slope(slope: torch.Tensor) -> str:
+    return f"{float(slope):g}" if slope.numel() == 1 else "per unit"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
