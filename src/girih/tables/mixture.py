@@ -42,6 +42,7 @@ class Mixture:
         weights: pi `(K,)`.
         maps: W `(K, D, F)`.
         noise: Sigma `(K, D, D)`.
+        own: `(K, D)`, the variances of low-rank noise beside its factor.
         tables: for each categorical column, the probabilities of its categories in each component, `(K, L)`.
     """
 
@@ -50,6 +51,7 @@ class Mixture:
     maps: Tensor
     noise: Tensor
     tables: tuple[Tensor, ...] = ()
+    own: Tensor | None = None
 
     @property
     def components(self) -> int:
@@ -168,7 +170,7 @@ def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool 
     if len(rows.masks) == 1:
         white = rows.x @ V[:, 0].mT  # (K, B, D)
         e = white[:, :, None] - shift
-        along, t = a.expand(-1, len(p), -1, -1) if False else a, precision
+        along, t = a, precision
     else:
         white = torch.einsum("kbij,bj->kbi", V[:, p], rows.x)
         e = white[:, :, None] - shift[:, p]
@@ -234,8 +236,7 @@ def statistics(mixture: Mixture, rows: Rows) -> Statistics:
     for part in rows.parts(_size(mixture, rows)):
         one = _statistics(mixture, part)
         total = one if total is None else _added(total, one)
-    assert total is not None
-    return total
+    return total if total is not None else _statistics(mixture, rows)
 
 
 def _added(a: Statistics, b: Statistics) -> Statistics:
@@ -261,12 +262,7 @@ def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
         sums = [e.sum(1, keepdim=True) for e in (e0, e1, e2)]  # (K, 1, R)
     else:
         sums = [e.new_zeros((K, P, e.shape[-1])).index_add_(1, rows.pattern, e) for e in (e0, e1, e2)]
-    G = (  # (K, P, F, F)
-        torch.einsum("kpr,rf,rg->kpfg", sums[0], c, c)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[2], s, s)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[1], c, s)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[1], s, c)
-    )
+    G = (torch.cat(sums, -1) @ mixture.basis.products).unflatten(-1, (F, F))  # (K, P, F, F)
     L = observed.whiten.mT @ observed.whiten  # (K, P, D, D)
     W = mixture.maps
     LW = L @ W[:, None]  # (K, P, D, F)

@@ -1,0 +1,297 @@
+r"""Which mixtures make the density of a table, and with which weights: by held-out likelihood.
+
+Every setting is fitted to the rows outside a fold and judged on the rows of the fold. Plain mixtures come first, as
+they cost little; the best of each kind are bent. The settings that are best on the first fold are tried on a second
+one, and those that carry weight there on all. They are weighted by EM on their held-out log-likelihoods (stacking), and
+what is averaged in the end are their models of all folds: each row was held out once, no model has seen all rows, and
+an average of exact densities is an exact density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.tables.basis import Basis
+from girih.tables.fitting import Kind, Prior, fit
+from girih.tables.member import Ensemble, Member
+from girih.tables.mixture import Mixture, Rows
+from girih.tables.scales import Scales
+from girih.tables.starts import bent, clustered, completed, curve, gaussian, orderings
+
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_ROWS_EACH = 8  # rows that a component needs
+_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve
+_SCREENED = 2000  # rows on which settings are compared
+_TRIED, _KEPT = 10, 6  # settings on two folds, and on all
+_LIGHT = 0.02  # the least weight that is worth a member
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one mixture is like.
+
+    Attributes:
+        components: K.
+        kind: of noise.
+        tied: whether the components share it.
+        rank: of low-rank noise.
+        kinks: of each curve; 0 for plain Gaussians.
+        ridge: lambda of the kinks.
+        floor: rho of the noise.
+        bend: whether columns may be transformed.
+    """
+
+    components: int = 1
+    kind: Kind = "full"
+    tied: bool = False
+    rank: int = 1
+    kinks: int = 0
+    ridge: float = 1.0
+    floor: float = 0.01
+    bend: bool = False
+
+    @property
+    def latent_dim(self) -> int:
+        """S: 1 for curves, 0 for plain mixtures."""
+        return int(self.kinks > 0)
+
+    def prior(self, least: Tensor) -> Prior:
+        """What its fit is kept by."""
+        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Encoded rows.
+
+    Attributes:
+        x: `(N, D)`, NaN where missing.
+        codes: `(N, C)`, -1 where missing.
+        weight: `(N,)`.
+        width: `(D,)`, rounding widths, 0 for none.
+        levels: how many categories each code has.
+    """
+
+    x: Tensor
+    codes: Tensor
+    weight: Tensor
+    width: Tensor
+    levels: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor) -> Table:
+        """Some of the rows."""
+        return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
+
+    def without(self, index: Tensor) -> Table:
+        """The other rows."""
+        left = torch.ones(len(self), dtype=torch.bool)
+        left[index] = False
+        return self.take(left.nonzero()[:, 0])
+
+    def mean(self, values: Tensor) -> float:
+        """The weighted mean of values of the rows."""
+        return float((values * self.weight).sum() / self.weight.sum())
+
+
+class Fitter:
+    """Fits settings to one set of rows; what they share (scales, completed rows, plain mixtures) is found once."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.table, self.seed = table, seed
+        self._scaled: dict[bool, _Scaled] = {}
+        self._plain: dict[Setting, Mixture] = {}
+
+    def scaled(self, bend: bool) -> _Scaled:
+        """The rows in their own units, or in bent ones."""
+        if bend not in self._scaled:
+            self._scaled[bend] = _Scaled(self.table, bend)
+        return self._scaled[bend]
+
+    def fit(self, setting: Setting, start: Member | None = None) -> Member:
+        """The mixture of a setting, from the usual starts or from a mixture of this setting for other rows."""
+        on = self.scaled(setting.bend)
+        prior = setting.prior(on.least)
+        if start is not None:
+            moved = start.scales.to(on.scales, start.mixture)
+            return Member(fit(moved, on.rows, prior, 30)[0], on.scales)
+        if not setting.kinks:
+            return Member(self._plain_of(setting), on.scales)
+        basis = Basis.line(setting.kinks)
+        starts = [bent(self._plain_of(setting), basis)]
+        if setting.components == 1 and len(on.rows) <= 2 * _SCREENED:
+            loose = replace(prior, ridge=max(10.0, prior.ridge))
+            x, levels = on.completed, self.table.levels
+            starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
+            trials = [fit(one, on.rows, prior, 12) for one in starts]
+            starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
+        return Member(fit(starts[0], on.rows, prior)[0], on.scales)
+
+    def _plain_of(self, setting: Setting) -> Mixture:
+        key = replace(setting, kinks=0, ridge=0.0)
+        if key not in self._plain:
+            on = self.scaled(setting.bend)
+            prior, levels = key.prior(on.least), self.table.levels
+            if key.components == 1:
+                self._plain[key] = gaussian(on.rows, prior, levels)
+            else:
+                start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
+                self._plain[key] = fit(start, on.rows, prior)[0]
+        return self._plain[key]
+
+
+class _Scaled:
+    """Rows in the units of a mixture."""
+
+    def __init__(self, table: Table, bend: bool) -> None:
+        self.levels = table.levels
+        self.scales = Scales.learn(table.x, table.weight, table.width, bend)
+        self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
+        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0).exp()
+        self.least = ((table.width * typical).square() / 12.0).clamp(min=1e-8)
+        self._completed: Tensor | None = None
+
+    @property
+    def completed(self) -> Tensor:
+        """The rows without holes, by one Gaussian."""
+        if self._completed is None:
+            whole = bool(self.rows.masks.all())
+            one = None if whole else gaussian(self.rows, Prior(self.least), self.levels)
+            self._completed = self.rows.x if one is None else completed(self.rows, one)
+        return self._completed
+
+
+def folds(count: int, number: int, seed: int) -> list[Tensor]:
+    """So many disjoint sets of rows that together are all."""
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(count))
+    return [part.sort().values for part in order.tensor_split(number)]
+
+
+def stacked(log_p: Tensor, weight: Tensor, iterations: int = 200) -> Tensor:
+    """The weights `(M,)` with which models of held-out `log_p (N, M)` are likeliest as a mixture, by EM."""
+    M = log_p.shape[1]
+    shares = log_p.new_full((M,), 1.0 / M)
+    for _ in range(iterations):
+        each = torch.softmax(log_p + shares.log(), 1)
+        shares = (weight[:, None] * each).sum(0) + 0.5 / M
+        shares = shares / shares.sum()
+    return shares
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The density that was chosen.
+
+    Attributes:
+        ensemble: of the models of all folds.
+        settings: of its kinds of model, M.
+        weights: `(M,)`.
+        held_out: `(N, M)`, the log-likelihood of each row under the model that did not see it.
+        screened: all settings with their mean held-out log-likelihood on the first fold, best first.
+    """
+
+    ensemble: Ensemble
+    settings: tuple[Setting, ...]
+    weights: Tensor
+    held_out: Tensor
+    screened: tuple[tuple[Setting, float], ...]
+
+
+class _Search:
+    """Fits on folds, each made once."""
+
+    def __init__(self, table: Table, parts: list[Tensor], seed: int, report: Callable[[str], None]) -> None:
+        self.held = [table.take(part) for part in parts]
+        self.fitters = [Fitter(table.without(part), seed) for part in parts]
+        self.report = report
+        self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
+
+    def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
+        """The model and `log p` of the rows it did not see."""
+        if (setting, fold) not in self.members:
+            member = self.fitters[fold].fit(setting)
+            held = self.held[fold]
+            self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
+            best = max(self.held[f].mean(log_p) for (_, f), (_, log_p) in self.members.items() if f == 0)
+            self.report(f"held-out NLL {-best:.4g}")
+        return self.members[setting, fold]
+
+    def score(self, setting: Setting) -> float:
+        """The mean held-out log-likelihood on the first fold."""
+        return self.held[0].mean(self.member(setting, 0)[1])
+
+    def best(self, count: int) -> list[Setting]:
+        """The best settings so far on the first fold."""
+        return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
+
+
+def screen(search: _Search, columns: int, rows: int) -> None:
+    """Try settings on the first fold: sizes of each kind until they get worse, then bends of the best."""
+    fitter = search.fitters[0]
+    bends = [False, True] if bool(fitter.scaled(True).scales.bent.any()) else [False]
+    kinds: list[Setting] = [Setting(kind="full", tied=True), Setting(kind="full"), Setting(kind="diagonal")]
+    if columns >= 6:
+        kinds.append(Setting(kind="low_rank", rank=min(3, columns // 3)))
+    for bend in bends:
+        for kind in kinds:
+            found = _sizes(search, replace(kind, bend=bend), rows)
+            if not columns:
+                continue
+            for setting in found[: 2 if kind.kind == "full" else 1]:
+                search.score(replace(setting, kinks=_KINKS))
+                smaller = [K for K in _SIZES if K <= setting.components / 2]
+                if smaller and setting.components > 2:
+                    search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
+        if columns:
+            search.score(Setting(kinks=_CURVE, bend=bend))
+    for setting in search.best(2):
+        search.score(replace(setting, floor=0.3))
+        if setting.kinks:
+            search.score(replace(setting, ridge=0.1))
+            search.score(replace(setting, ridge=10.0))
+
+
+def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
+    """Plain mixtures of one kind, best first."""
+    tried: list[Setting] = []
+    for K in _SIZES:
+        if (K == 1 and kind.tied) or (K > 1 and K * _ROWS_EACH > rows):
+            continue
+        tried.append(replace(kind, components=K))
+        if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):
+            break
+    return sorted(tried, key=search.score, reverse=True)
+
+
+def choose(table: Table, seed: int, report: Callable[[str], None], number: int = 5) -> Choice:
+    """The ensemble for a table.
+
+    Args:
+        table: the rows.
+        seed: of the folds and starts.
+        report: is called after each fit, with a few words.
+        number: of folds.
+    """
+    parts = folds(len(table), number, seed)
+    search = _Search(table, parts, seed, report)
+    screen(search, table.x.shape[1], len(table) - len(parts[0]))
+    tried = search.best(_TRIED)
+    twice = torch.cat([torch.stack([search.member(s, fold)[1] for s in tried], 1) for fold in range(2)])
+    shares = stacked(twice, torch.cat([held.weight for held in search.held[:2]]))
+    order = shares.argsort(descending=True)[:_KEPT]
+    kept = [tried[int(m)] for m in order if float(shares[m]) > _LIGHT]
+    held_out = torch.empty(len(table), len(kept), dtype=torch.float64)
+    for fold, part in enumerate(parts):
+        held_out[part] = torch.stack([search.member(setting, fold)[1] for setting in kept], 1)
+    weights = stacked(held_out, table.weight)
+    members = tuple(search.member(setting, fold)[0] for setting in kept for fold in range(number))
+    ensemble = Ensemble(members, weights.repeat_interleave(number) / number)
+    screened = tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
+    return Choice(ensemble, tuple(kept), weights, held_out, screened)
