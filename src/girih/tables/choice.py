@@ -9,7 +9,7 @@ an average of exact densities is an exact density.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,12 @@ _KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve
 _SCREENED = 2000  # rows on which settings are compared
 _TRIED, _KEPT = 10, 6  # settings on two folds, and on all
 _LIGHT = 0.02  # the least weight that is worth a member
+_FACTORS = 6  # columns from which low-rank noise is tried
+_LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
+_RESUMED = 20  # iterations on all rows, from a fit to a sample
+_COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
+
+Report = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -112,16 +118,19 @@ class Fitter:
     def scaled(self, bend: bool) -> _Scaled:
         """The rows in their own units, or in bent ones."""
         if bend not in self._scaled:
-            self._scaled[bend] = _Scaled(self.table, bend)
+            scales = Scales.learn(self.table.x, self.table.weight, self.table.width, bend)
+            self._scaled[bend] = _Scaled(self.table, scales)
         return self._scaled[bend]
 
-    def fit(self, setting: Setting, start: Member | None = None) -> Member:
-        """The mixture of a setting, from the usual starts or from a mixture of this setting for other rows."""
+    def resume(self, setting: Setting, start: Member) -> Member:
+        """The mixture of a setting, from one for other rows, with its scales."""
+        on = _Scaled(self.table, start.scales)
+        return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
+
+    def fit(self, setting: Setting) -> Member:
+        """The mixture of a setting."""
         on = self.scaled(setting.bend)
         prior = setting.prior(on.least)
-        if start is not None:
-            moved = start.scales.to(on.scales, start.mixture)
-            return Member(fit(moved, on.rows, prior, 30)[0], on.scales)
         if not setting.kinks:
             return Member(self._plain_of(setting), on.scales)
         basis = Basis.line(setting.kinks)
@@ -150,9 +159,8 @@ class Fitter:
 class _Scaled:
     """Rows in the units of a mixture."""
 
-    def __init__(self, table: Table, bend: bool) -> None:
-        self.levels = table.levels
-        self.scales = Scales.learn(table.x, table.weight, table.width, bend)
+    def __init__(self, table: Table, scales: Scales) -> None:
+        self.levels, self.scales = table.levels, scales
         self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
         typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0).exp()
         self.least = ((table.width * typical).square() / 12.0).clamp(min=1e-8)
@@ -205,23 +213,26 @@ class Choice:
 
 
 class _Search:
-    """Fits on folds, each made once."""
+    """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
 
-    def __init__(self, table: Table, parts: list[Tensor], seed: int, report: Callable[[str], None]) -> None:
-        self.held = [table.take(part) for part in parts]
-        self.fitters = [Fitter(table.without(part), seed) for part in parts]
+    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report) -> None:
+        self.fitters = [Fitter(train, seed) for train, _ in splits]
+        self.held = [held for _, held in splits]
         self.report = report
         self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
 
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
-        """The model and `log p` of the rows it did not see."""
+        """The model, and `log p` of the rows that it did not see."""
         if (setting, fold) not in self.members:
-            member = self.fitters[fold].fit(setting)
-            held = self.held[fold]
-            self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
-            best = max(self.held[f].mean(log_p) for (_, f), (_, log_p) in self.members.items() if f == 0)
-            self.report(f"held-out NLL {-best:.4g}")
+            self.add(setting, fold, self.fitters[fold].fit(setting))
         return self.members[setting, fold]
+
+    def add(self, setting: Setting, fold: int, member: Member) -> None:
+        """Judge a model."""
+        held = self.held[fold]
+        self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
+        best = max(self.held[f].mean(log_p) for (_, f), (_, log_p) in self.members.items() if f == 0)
+        self.report(len(self.members), f"held-out NLL {-best:.4g}")
 
     def score(self, setting: Setting) -> float:
         """The mean held-out log-likelihood on the first fold."""
@@ -231,35 +242,48 @@ class _Search:
         """The best settings so far on the first fold."""
         return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
 
+    def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
+        """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
+        log_p = [torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)]
+        weight = torch.cat([held.weight for held in self.held[:number]])
+        return stacked(torch.cat(log_p), weight), torch.cat(log_p)
 
-def screen(search: _Search, columns: int, rows: int) -> None:
+    def heaviest(self, settings: list[Setting], number: int, count: int) -> list[Setting]:
+        """The settings that carry weight on the first folds."""
+        shares, _ = self.stacked(settings, number)
+        order = shares.argsort(descending=True)[:count]
+        return [settings[int(m)] for m in order if float(shares[m]) > _LIGHT]
+
+
+def screen(search: _Search, lean: bool) -> None:
     """Try settings on the first fold: sizes of each kind until they get worse, then bends of the best."""
     fitter = search.fitters[0]
+    rows, columns = fitter.table.x.shape
     bends = [False, True] if bool(fitter.scaled(True).scales.bent.any()) else [False]
     kinds: list[Setting] = [Setting(kind="full", tied=True), Setting(kind="full"), Setting(kind="diagonal")]
-    if columns >= 6:
+    if columns >= _FACTORS:
         kinds.append(Setting(kind="low_rank", rank=min(3, columns // 3)))
     for bend in bends:
         for kind in kinds:
-            found = _sizes(search, replace(kind, bend=bend), rows)
+            found = _sizes(search, replace(kind, bend=bend), min(rows, _ROWS_EACH * 8) if lean else rows)
             if not columns:
                 continue
-            for setting in found[: 2 if kind.kind == "full" else 1]:
+            for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
                 smaller = [K for K in _SIZES if K <= setting.components / 2]
-                if smaller and setting.components > 2:
+                if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
         if columns:
             search.score(Setting(kinks=_CURVE, bend=bend))
-    for setting in search.best(2):
+    for setting in search.best(1 if lean else 2):
         search.score(replace(setting, floor=0.3))
-        if setting.kinks:
+        if setting.kinks and not lean:
             search.score(replace(setting, ridge=0.1))
             search.score(replace(setting, ridge=10.0))
 
 
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
-    """Plain mixtures of one kind, best first."""
+    """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
     tried: list[Setting] = []
     for K in _SIZES:
         if (K == 1 and kind.tied) or (K > 1 and K * _ROWS_EACH > rows):
@@ -270,28 +294,66 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Callable[[str], None], number: int = 5) -> Choice:
+def choose(table: Table, seed: int, report: Report, number: int = 5) -> Choice:
     """The ensemble for a table.
 
+    Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
+    sample of 2,000 of the others, larger ones on 8,000, and the few that carry weight go on from there on all.
+
     Args:
-        table: the rows.
-        seed: of the folds and starts.
-        report: is called after each fit, with a few words.
+        table: the rows, two or more.
+        seed: of folds and starts.
+        report: is called after each fit, with the number of fits made and a few words.
         number: of folds.
     """
-    parts = folds(len(table), number, seed)
-    search = _Search(table, parts, seed, report)
-    screen(search, table.x.shape[1], len(table) - len(parts[0]))
-    tried = search.best(_TRIED)
-    twice = torch.cat([torch.stack([search.member(s, fold)[1] for s in tried], 1) for fold in range(2)])
-    shares = stacked(twice, torch.cat([held.weight for held in search.held[:2]]))
-    order = shares.argsort(descending=True)[:_KEPT]
-    kept = [tried[int(m)] for m in order if float(shares[m]) > _LIGHT]
-    held_out = torch.empty(len(table), len(kept), dtype=torch.float64)
-    for fold, part in enumerate(parts):
-        held_out[part] = torch.stack([search.member(setting, fold)[1] for setting in kept], 1)
-    weights = stacked(held_out, table.weight)
-    members = tuple(search.member(setting, fold)[0] for setting in kept for fold in range(number))
-    ensemble = Ensemble(members, weights.repeat_interleave(number) / number)
-    screened = tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
-    return Choice(ensemble, tuple(kept), weights, held_out, screened)
+    parts = folds(len(table), min(number, len(table)), seed)
+    if len(table) > _LARGE:
+        return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
+    lean = _cost(table) > _COSTLY
+    if lean:
+        parts = folds(len(table), min(3, len(table)), seed)
+    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report)
+    screen(search, lean)
+    tried = search.heaviest(search.best(_TRIED), 1 if lean else min(2, len(parts)), 3 if lean else _KEPT)
+    weights, log_p = search.stacked(tried, len(parts))
+    held_out = torch.empty_like(log_p)
+    held_out[torch.cat(parts)] = log_p
+    members = tuple(search.member(setting, fold)[0] for setting in tried for fold in range(len(parts)))
+    ensemble = Ensemble(members, weights.repeat_interleave(len(parts)) / len(parts))
+    return Choice(ensemble, tuple(tried), weights, held_out, _screened(search))
+
+
+def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
+    """`choose` for many rows: three searches, each on more rows and with fewer settings."""
+    held, left = table.take(part), table.without(part)
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
+    made = 0
+
+    def counted(fits: int, words: str) -> None:
+        report(made + fits, words)
+
+    first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
+    screen(first, _cost(first.fitters[0].table) > _COSTLY)
+    tried = first.heaviest(first.best(_TRIED), 1, 4)
+    larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
+    made = len(first.members)
+    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
+    kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
+    made += len(second.members)
+    last = _Search([(left, held)], seed, counted)
+    for setting in kept:
+        start, _ = second.member(setting, 0)
+        last.add(setting, 0, last.fitters[0].resume(setting, start))
+    weights, log_p = last.stacked(kept, 1)
+    ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
+    return Choice(ensemble, tuple(kept), weights, log_p, _screened(first))
+
+
+def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
+    return tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
+
+
+def _cost(table: Table) -> float:
+    """What the factorisations of one E-step of one component cost: patterns of holes times D^3."""
+    patterns = len((~table.x.isnan()).unique(dim=0)) if len(table) else 1
+    return float(patterns * table.x.shape[1] ** 3)
