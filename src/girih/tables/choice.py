@@ -66,6 +66,17 @@ class Setting:
         """S: 1 for curves, 0 for plain mixtures."""
         return int(self.kinks > 0)
 
+    def parameters(self, columns: int, levels: int = 0) -> int:
+        """The number of free parameters in D columns, with `levels` more for each component."""
+        each = {
+            "full": columns * (columns + 1) // 2,
+            "diagonal": columns,
+            "spherical": 1,
+            "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
+        }[self.kind]
+        maps = columns * (self.kinks + 2 if self.kinks else 1)
+        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
+
     def prior(self, least: Tensor) -> Prior:
         """What its fit is kept by."""
         return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
@@ -201,7 +212,8 @@ class Choice:
         ensemble: of the models of all folds.
         settings: of its kinds of model, M.
         weights: `(M,)`.
-        held_out: `(N, M)`, the log-likelihood of each row under the model that did not see it.
+        held_out: `(N, M)`, the log-likelihood of each held-out row under the model that did not see it.
+        weight: `(N,)`, of those rows.
         screened: all settings with their mean held-out log-likelihood on the first fold, best first.
     """
 
@@ -209,6 +221,7 @@ class Choice:
     settings: tuple[Setting, ...]
     weights: Tensor
     held_out: Tensor
+    weight: Tensor
     screened: tuple[tuple[Setting, float], ...]
 
 
@@ -270,7 +283,7 @@ def screen(search: _Search, lean: bool) -> None:
                 continue
             for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
-                smaller = [K for K in _SIZES if K <= setting.components / 2]
+                smaller = [K for K in _SIZES if setting.components / 2 >= K]
                 if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
         if columns:
@@ -286,7 +299,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
     tried: list[Setting] = []
     for K in _SIZES:
-        if (K == 1 and kind.tied) or (K > 1 and K * _ROWS_EACH > rows):
+        if (K == 1 and kind.tied) or (K > 1 and rows < K * _ROWS_EACH):
             continue
         tried.append(replace(kind, components=K))
         if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):
@@ -320,7 +333,7 @@ def choose(table: Table, seed: int, report: Report, number: int = 5) -> Choice:
     held_out[torch.cat(parts)] = log_p
     members = tuple(search.member(setting, fold)[0] for setting in tried for fold in range(len(parts)))
     ensemble = Ensemble(members, weights.repeat_interleave(len(parts)) / len(parts))
-    return Choice(ensemble, tuple(tried), weights, held_out, _screened(search))
+    return Choice(ensemble, tuple(tried), weights, held_out, table.weight, _screened(search))
 
 
 def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
@@ -346,7 +359,7 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice
         last.add(setting, 0, last.fitters[0].resume(setting, start))
     weights, log_p = last.stacked(kept, 1)
     ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
-    return Choice(ensemble, tuple(kept), weights, log_p, _screened(first))
+    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, _screened(first))
 
 
 def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
