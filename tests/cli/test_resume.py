@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import girih.em.fit as em
+import girih.em.loop as em
 
 LONG = ("fit", "circle", "--rows", "60", "--hidden", "6,6", "--max-iter", "150", "--n-init", "2", "--tol", "0")
 
@@ -63,7 +63,7 @@ def test_ctrl_c_before_there_is_a_model(girih, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("girih.em.fit.randomise", stop)
+    monkeypatch.setattr("girih.em.loop.randomise", stop)
     done = girih(*LONG, "--json")
     assert done.code == 130 and done.json == {"error": "interrupted"} and done.err == "girih: interrupted\n"
 

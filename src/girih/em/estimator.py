@@ -24,11 +24,11 @@ from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
 from girih.em.fit import fit_em
+from girih.em.mstep import WeightPrior
 from girih.em.options import EMOptions
-from girih.em.penalty import WeightPrior
+from girih.em.parameters import count_parameters
 from girih.em.scaling import Scaling
-from girih.em.trained import count_parameters
-from girih.em.warm import warm_model
+from girih.em.starting_points import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from girih._options import real, whole
-from girih.em.penalty import WeightPrior
+from girih.em.mstep import WeightPrior
 from girih.errors import ParameterError
 
 ACCELERATIONS = ("none", "quasi-newton")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from girih._arrays import Rows
 from girih._options import real
 from girih.em import WeightPrior
-from girih.em.step import noise_floor as floor_of
+from girih.em import noise_floor as floor_of
 from girih.errors import EmptyDataError, ParameterError
 from girih.inference import DGN
 from girih.likelihood.model import Likelihood

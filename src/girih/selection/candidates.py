@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih._options import real, whole
-from girih.em.estimator import NOISES
+from girih.em import NOISES
 from girih.errors import EmptyDataError, ParameterError
 from girih.inference import check_latent_dim
 

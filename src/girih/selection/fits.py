@@ -20,9 +20,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from girih.em import DGNEstimator
-from girih.em.estimator import fold_estimator
-from girih.em.scaling import Scaling
+from girih.em import DGNEstimator, Scaling, fold_estimator
 from girih.selection.candidates import Candidate, Split
 
 Array = NDArray[np.float64]
