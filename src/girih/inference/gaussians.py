@@ -28,7 +28,7 @@ _LOUD = 1e6  # signals beyond which residuals are projected twice
 
 
 class Maps(NamedTuple):
-    """What all complete rows share on each piece."""
+    """All complete rows share these maps on each piece."""
 
     start: Tensor  # (P, K + S): [f; o]
     basis: Tensor  # (P, K + S, S): Q
@@ -36,7 +36,7 @@ class Maps(NamedTuple):
 
 
 class Gaussians(NamedTuple):
-    """One for each pair."""
+    """Each pair of a row and a piece has one of these Gaussians."""
 
     base: Tensor  # (m,)
     root: Tensor  # (m, S, S)
@@ -53,7 +53,7 @@ class Gaussians(NamedTuple):
 
 
 class Geometry:
-    """The pieces with the maps of a model on them: what does not depend on the rows.
+    """It holds the pieces with the maps of a model on them: what does not depend on the rows.
 
     Args:
         model: the parameters.

@@ -30,7 +30,7 @@ _FAR_OUT = 30.0
 
 
 class Pieces:
-    """Polygons (S = 2) or polyhedra (S = 3) that cover the latent space.
+    """They are polygons (S = 2) or polyhedra (S = 3) that cover the latent space.
 
     Args:
         cells: the partition.
@@ -176,7 +176,7 @@ class Pieces:
         return self.polytopes(piece, root, centre).nearest()
 
     def beyond(self, piece: Tensor, point: Tensor) -> Tensor:
-        """How far points w are beyond the farthest face of a polyhedron, `(m,)`; negative inside (S = 3)."""
+        """Points w are this far beyond the farthest face of a polyhedron, `(m,)`; negative inside (S = 3)."""
         index = piece.numpy()
         faces, owner = ragged(self._faces.start[index], self._faces.length[index])
         of = torch.as_tensor(owner)
