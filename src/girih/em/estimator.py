@@ -38,7 +38,7 @@ NOISES = ("isotropic", "diagonal", "full")
 
 
 class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
-    r"""A low-dimensional piecewise-affine generator fitted by exact EM.
+    r"""You fit a low-dimensional piecewise-affine generator to a table with it, by exact EM, the way scikit-learn does.
 
     `x = g(z) + e`, `z ~ N(0, I)`, `e ~ N(0, noise)`, with g a small network. NaN entries of X (masked ones, `None`
     and `pd.NA` too) are missing values, in training as well as afterwards.
@@ -182,8 +182,12 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             raise ParameterError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         sizes = [whole(self.latent_dim, "latent_dim"), *wholes(self.hidden, "hidden"), output_dim]
         net = mlp(sizes, self.activation, self.negative_slope, seed=0)
-        shape = {"isotropic": 1.0, "diagonal": np.ones(output_dim), "full": np.eye(output_dim)}[self.noise]
-        return DGN(net, noise=shape)
+        noise: dict[str, float | np.ndarray] = {
+            "isotropic": 1.0,
+            "diagonal": np.ones(output_dim),
+            "full": np.eye(output_dim),
+        }
+        return DGN(net, noise=noise[self.noise])
 
     def _validate(self, X: Rows, reset: bool) -> np.ndarray:
         """The rows as float64, with NaN where they are missing, after scikit-learn's checks of names and shapes."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih._arrays import Rows, as_tensor, check_finite, check_largest
+from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
 from girih._options import real
 from girih.em.iteration import Problem
 from girih.em.loop import Loop, told_apart_by
@@ -20,7 +20,7 @@ from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
-from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN
 from girih.training import Checkpoint, FitResult, seed_of_run
 
@@ -60,21 +60,15 @@ def fit_em(
         X: `(N, D)`; NaN entries are missing.
         sample_weight: `(N,)` non-negative row weights; only their ratios matter, as they are scaled to the mean 1
             over the rows that have any.
-        weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
-            The last two need a chain of Linear layers and activations.
+        weight_prior: as all down to `seed`, a field of `girih.em.EMOptions`, which says what it means.
         learn_prior: also update the latent prior.
-        noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
-            unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
-            points can let the noise go to 0.
+        noise_floor: least noise variance, as a share of the variance of the data.
         max_iter: iterations of the run that is kept.
-        tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters
-            that the model has (a warm start).
+        tol: when it has converged, in nats per row.
+        n_init: random starts; 0 is a warm start.
         init_iter: trial iterations of each start.
-        acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
-        batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
-            undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
-            until all rows are used together. `None` uses all rows from the start.
+        acceleration: "quasi-newton" or "none".
+        batch_size: rows in a batch.
         seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
         progress: show a bar with the NLL on a terminal or in a notebook.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
@@ -141,7 +135,5 @@ def _check_data(
             raise ParameterError("sample_weight must be non-negative, and positive for one row at least")
         weight = weight / weight.max()  # their size means nothing, and their sum must not overflow
         weight = weight * ((weight > 0).sum() / weight.sum())
-    unseen = (~torch.isnan(x[weight > 0]).all(0)).logical_not().nonzero()[:, 0].tolist()
-    if unseen:
-        raise EmptyDataError(f"columns {unseen[:10]} of X have no observed entries; drop them")
+    check_observed(x[weight > 0], "X")
     return x, weight

@@ -56,7 +56,7 @@ _BLENDED = ("outer", "features", "scatter", "latent")
 
 @dataclass
 class Evaluation:
-    """The E-step at the current parameters."""
+    """An E-step gives the exact NLL and the statistics at the current parameters."""
 
     nll: float  # penalised, nats per row
     log_likelihood: float  # without the penalty, nats per row
@@ -67,7 +67,7 @@ class Evaluation:
 
 
 class Problem:
-    """A model, weighted rows and the settings of the M-step.
+    """A problem holds a model, weighted rows and the settings of the M-step, and changes the model in place.
 
     Raises:
         UnsupportedLayerError: a layer that EM cannot train.
@@ -104,7 +104,7 @@ class Problem:
             partition = self.dgn.partition
             model = self.dgn.model(partition)
             _, s = accumulate(model, x, weight)
-            penalty = 0.0 if self.prior is None else self.prior.energy(list(self.trained.weights))
+            penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
             total = float(s.log_likelihood)
             rows = float(s.weight)
             return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
@@ -120,7 +120,7 @@ class Problem:
                 parameter.copy_(parameters[name])
 
     def is_finite(self) -> bool:
-        """Whether no parameter has overflowed."""
+        """Tell whether all parameters are finite."""
         return all(bool(torch.isfinite(p).all()) for p in self.dgn.parameters())
 
     def system(self, now: Evaluation) -> NormalSystem | None:

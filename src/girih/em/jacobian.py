@@ -49,7 +49,7 @@ def _standing_in(net: nn.Module, substitutes: dict[int, Tensor]) -> Iterator[Non
 
 
 class JacobianSystem(NormalSystem):
-    """The damped normal equations of all trained parameters before the head, for any generator.
+    """This system has all trained parameters before the head of any generator, in damped normal equations.
 
     Its diagonal is exact while the Jacobian is small enough to be formed;
     beyond, it is estimated by a few seeded random vectors and averaged over each parameter tensor.

@@ -29,7 +29,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True)
 class Run:
-    """One run of EM."""
+    """A run is where EM stands after an iteration: parameters, NLL curve, and what decides the next one."""
 
     parameters: dict[str, Tensor]
     pairs: Tensor  # the memory of the acceleration
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass
 class State:
-    """Progress of the whole fit."""
+    """The state says how far the whole fit has come: the trials done, the best of them, and the run under way."""
 
     run: Run
     start: int = 0  # the start under trial; the number of trials once the best is being continued
@@ -83,7 +83,7 @@ def told_apart_by(problem: Problem, x: Tensor, options: EMOptions) -> dict[str, 
 
 
 class Loop:
-    """The state machine: trial of each start, then continuation of the best."""
+    """The loop tries each start for some iterations, then goes on with the best."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Loop:
         return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
 
     def _with_prior(self, run: Run) -> Run:
-        """What follows on a run without the prior: a fresh one with it, from the same parameters."""
+        """Follow a run without the prior by a fresh one with it, from the same parameters."""
         self.problem.prior = self.prior
         if not run.warmup:
             return run

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ _RANK = 1e-13
 
 @dataclass(frozen=True)
 class WeightPrior:
-    """An independent prior on every weight of a generator.
+    """You use it to keep weights small: every weight of a generator has this prior, independently of the others.
 
     Attributes:
         family: "gaussian" (standard deviation `scale`), "laplace" (mean absolute value `scale`), or "uniform"
@@ -62,7 +63,7 @@ class WeightPrior:
     @classmethod
     def parse(cls, value: WeightPrior | tuple[str, float] | str | None) -> WeightPrior | None:
         """`None`, a `WeightPrior`, a pair `("gaussian", 1.0)`, or text "gaussian:1.0"."""
-        if value is None or isinstance(value, cls):
+        if value is None or isinstance(value, WeightPrior):
             return value
         try:
             family, scale = value.split(":") if isinstance(value, str) else value
@@ -73,13 +74,18 @@ class WeightPrior:
             ) from None
         return cls(str(family), scale)
 
-    def energy(self, weights: list[Tensor]) -> float:
+    def energy(self, weights: Iterable[Tensor]) -> float:
         """`-log p(weights)` up to the constant of the family, in nats; infinite outside a uniform prior's box."""
+        return float(self.penalty(weights))
+
+    def penalty(self, weights: Iterable[Tensor]) -> Tensor:
+        """`energy` as a tensor `()`, differentiable in the weights."""
+        nothing = torch.zeros((), dtype=torch.float64)
         if self.family == "gaussian":
-            return sum(float(w.square().sum()) for w in weights) / (2.0 * self.scale**2)
+            return sum((w.square().sum() for w in weights), nothing) / (2.0 * self.scale**2)
         if self.family == "laplace":
-            return sum(float(w.abs().sum()) for w in weights) / self.scale
-        return 0.0 if all(float(w.abs().max()) <= self.scale for w in weights) else math.inf
+            return sum((w.abs().sum() for w in weights), nothing) / self.scale
+        return nothing if all(float(w.abs().max()) <= self.scale for w in weights) else nothing + math.inf
 
     def admit(self, weights: list[Tensor]) -> None:
         """Move weights into the support of the prior, in place."""

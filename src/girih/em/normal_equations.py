@@ -37,7 +37,7 @@ _ISOTROPIC = 1e-6
 
 
 class NormalSystem:
-    """`(A + damping diag A) d = gradient` of all parameters before the head, plus the prior's part.
+    """A system solves `(A + damping diag A) d = gradient`, with the prior's part, for all parameters before the head.
 
     Subclasses set the attributes and say how A multiplies a step.
 
@@ -129,7 +129,7 @@ class NormalSystem:
 
 @dataclass(frozen=True)
 class Layer:
-    """One hidden affine stage: its input at the pseudo-points and its effect on the last hidden features."""
+    """A layer is one hidden affine stage: its input at the pseudo-points, its effect on the last hidden features."""
 
     stage: LinearStep
     inputs: Tensor  # F: (P, S + 1, in + 1), or (P, S + 1, in) without a bias
@@ -173,7 +173,7 @@ def hidden_layers(trace: Trace, partition: Partition) -> list[Layer]:
 
 
 class HiddenSystem(NormalSystem):
-    """The damped normal equations of all hidden layers of a chain.
+    """This system has all hidden layers of a chain, whose blocks are Kronecker products.
 
     Args:
         model, statistics: of the current parameters.

@@ -15,18 +15,24 @@ ACCELERATIONS = ("none", "quasi-newton")
 
 @dataclass(frozen=True, kw_only=True)
 class EMOptions:
-    """The options of `girih.em.fit_em` that its numbers depend on, checked; `DGNEstimator` has them too.
+    """They are the options of `girih.em.fit_em` that its numbers depend on, checked; `DGNEstimator` has them too.
 
     Attributes:
-        weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
+        weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`. The last two
+            need a chain of Linear layers and activations.
         learn_prior: also update the latent prior.
-        noise_floor: lower bound on the noise variance, as a share of the variance of the data.
+        noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
+            unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
+            points can let the noise go to 0.
         max_iter: iterations of the run that is kept.
         tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: random starts; 0 keeps the parameters that the model has.
+        n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters that
+            the model has (a warm start).
         init_iter: trial iterations of each start.
-        acceleration: "quasi-newton" or "none".
-        batch_size: rows in a batch, or `None`.
+        acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
+        batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
+            undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
+            until all rows are used together. `None` uses all rows from the start.
         seed: of the starts and the batches.
 
     Raises:
@@ -78,7 +84,7 @@ class EMOptions:
 
     @property
     def updates(self) -> tuple[str, ...]:
-        """What an iteration changes."""
+        """These are changed by an iteration."""
         return ("head", "noise", "hidden", *(("prior",) if self.learn_prior else ()))
 
     def plain(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from girih.networks import AffineStep, Convolution, LinearMap, LinearStep, Sourc
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters that EM changes.
+    """It names the parameters of a network that EM changes.
 
     Weights and biases of Linear and (transposed) convolution layers are trained. Batch normalisation, PReLU slopes
     and bare parameters that a network adds or multiplies with are held fixed.
@@ -70,7 +70,7 @@ class Trained:
 
 
 def count_affine(trace: Trace) -> int:
-    """How many numbers the affine layers of a generator hold, each counted once however often it is used."""
+    """Count the numbers that the affine layers of a generator hold, each once however often it is used."""
     sizes: dict[tuple[int, str], int] = {}
     for _, source, _ in _sources(trace):
         for live in lives(source):
@@ -118,11 +118,11 @@ _LEAST = 2.0
 
 
 class OverfitWarning(ConvergenceWarning):
-    """A model was fitted that has more free parameters than its data can carry."""
+    """It warns of a fitted model that has more free parameters than its data can carry."""
 
 
 def overfit_reason(parameters: int, x: Tensor, weight: Tensor) -> str | None:
-    """What to say of a fit with so many free parameters to the rows x `(N, D)`; `None` if they can carry them.
+    """Say what is wrong with a fit of so many free parameters to rows x `(N, D)`; `None` if they can carry them.
 
     Rows that occur several times count once: they say nothing new. A full noise, which has `D (D + 1) / 2` parameters
     of its own, thus needs more rows than columns; without them its likelihood grows without bound.
@@ -147,7 +147,7 @@ def overfit_reason(parameters: int, x: Tensor, weight: Tensor) -> str | None:
 
 
 def _different(x: Tensor, enough: float) -> tuple[int, int]:
-    """How many different rows there are and how many observed entries in them, counted until there are enough."""
+    """Count the different rows and the observed entries in them, until there are enough."""
     size = int(2.0 * enough / x.shape[1]) + 1
     while True:
         # a missing entry equals itself only as a number

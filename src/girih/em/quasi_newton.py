@@ -115,7 +115,7 @@ def _two_loop(local: LocalModel, pairs: Tensor, damping: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Block:
-    """A covariance that is moved: its coordinates, and gradient and information in them."""
+    """A block is a covariance that is moved: its coordinates, and gradient and information in them."""
 
     covariance: Covariance
     assign: Callable[[Covariance], object]
@@ -125,7 +125,7 @@ class _Block:
 
 
 class LocalModel:
-    """Gradient and complete-data curvature of the penalised log-likelihood in the coordinates, at one evaluation.
+    """It has gradient and complete-data curvature of the penalised log-likelihood in the coordinates, at one point.
 
     Args:
         problem: with the parameters of the evaluation.
@@ -208,7 +208,7 @@ _FADE = 0.7
 
 @dataclass(frozen=True)
 class Pace:
-    """Blocks of iterations of one kind; after each block the kind with the better gain for each evaluation goes on.
+    """Iterations come in blocks of one kind; after each, the kind with the better gain for each evaluation goes on.
 
     Neither kind wins everywhere: far from the optimum the damped EM step moves further, near it the quasi-Newton
     step is worth many of them. So both are measured on the fit itself.

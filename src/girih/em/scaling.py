@@ -14,12 +14,11 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_tensor
+from girih._arrays import Rows, as_tensor
 from girih.covariance import Covariance
 from girih.errors import NonFiniteError
 from girih.inference import DGN
@@ -89,7 +88,7 @@ def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Ten
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """An affine map of each column: `of` gives every column mean 0 and variance 1.
+    """You fit in standard units with it: it maps each column affinely, `of` to mean 0 and variance 1.
 
     Attributes:
         mean: what is subtracted from each column, `(D,)`.
@@ -109,7 +108,7 @@ class Scaling:
     offset: Tensor | float = 0.0
 
     @classmethod
-    def of(cls, X: Any) -> Scaling:
+    def of(cls, X: Rows) -> Scaling:
         """To mean 0 and variance 1 of the observed entries of each column of `(N, D)`; a constant one is only moved."""
         x = as_tensor(X, "X")
         entry, mean, deviation = column_spread(x, torch.ones(len(x), dtype=torch.float64))
@@ -117,7 +116,7 @@ class Scaling:
         return cls(torch.nan_to_num(entry + mean), torch.where(deviation > 0, deviation, 1.0))
 
     @classmethod
-    def of_range(cls, X: Any) -> Scaling:
+    def of_range(cls, X: Rows) -> Scaling:
         """One scaling for all columns, from the range of the observed entries to [0, 1]; for images."""
         x = as_tensor(X, "X")
         values = x[~torch.isnan(x)]
@@ -210,12 +209,12 @@ class Scaling:
         """A variance `()`, the same for all columns, or variances `(D,)` over x as those over y."""
         return value / (self.scale[0] if value.ndim == 0 else self.scale).square()
 
-    def apply(self, X: Any) -> Tensor:
+    def apply(self, X: Rows) -> Tensor:
         """The rows in standard units, `(N, D)`; missing entries stay missing."""
         return (as_tensor(X, "X") - self.offset - self.mean) / self.scale
 
-    def log_jacobian(self, X: Any) -> Tensor:
-        """What `log p` of each row is larger by in standard units, `(N,)`: the observed columns' log scales."""
+    def log_jacobian(self, X: Rows) -> Tensor:
+        """`log p` of each row is larger by this in standard units, `(N,)`: the observed columns' log scales."""
         return torch.where(torch.isnan(as_tensor(X, "X")), 0.0, self.scale.log()).sum(1)
 
     def fold(self, dgn: DGN) -> DGN:

@@ -197,8 +197,8 @@ def warm_model(fitted: DGN, asked: DGN) -> DGN:
 
 
 def _describe(dgn: DGN) -> dict[str, object]:
-    """What must not change; of networks that are no chain of layers only the ends."""
-    ends = {"D": dgn.output_dim, "latent_dim": dgn.latent_dim}
+    """Name what must not change; of networks that are no chain of layers only the ends."""
+    ends: dict[str, object] = {"D": dgn.output_dim, "latent_dim": dgn.latent_dim}
     if not isinstance(dgn.net, nn.Sequential):
         return ends
     inner = [layer for layer in dgn.net if not isinstance(layer, nn.Linear)]

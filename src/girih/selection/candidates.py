@@ -24,7 +24,7 @@ _LEAST = 2
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model of the comparison.
+    """A candidate is one model of the comparison.
 
     Attributes:
         model: "DGN", "GaussianMixture" or "FactorAnalysis".
@@ -45,7 +45,7 @@ class Candidate:
 
     @property
     def is_dgn(self) -> bool:
-        """Whether it is a generator, not a baseline."""
+        """It is a generator, not a baseline."""
         return self.model == DGN_MODEL
 
     @property
@@ -119,7 +119,7 @@ def _widths(value: Iterable[int]) -> tuple[int, ...]:
 
 
 class Split(NamedTuple):
-    """Row numbers, in order; `test` is empty where nothing is held out."""
+    """A split says which rows are fitted and which are held out, in order; `test` may be empty."""
 
     train: NDArray[np.intp]
     test: NDArray[np.intp]

@@ -31,7 +31,7 @@ MOST_COMPONENTS = 10
 
 @dataclass(frozen=True)
 class Shared:
-    """What all candidates share.
+    """All candidates share these options.
 
     Attributes:
         estimator: unfitted, with the options of all generators.
@@ -46,7 +46,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of one fit.
+    """An outcome holds the numbers of one fit.
 
     Attributes:
         n_train: rows that it was fitted to.
