@@ -1,4 +1,4 @@
-"""What every covariance of a noise or a prior can do, and how one is made of what users pass."""
+"""Every covariance of a noise or a prior can do this; and one is made of what users pass."""
 
 from __future__ import annotations
 

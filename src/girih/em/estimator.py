@@ -24,8 +24,8 @@ from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
 from girih.em.fit import fit_em
+from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
-from girih.em.options import EMOptions
 from girih.em.parameters import count_parameters
 from girih.em.scaling import Scaling
 from girih.em.starting_points import warm_model

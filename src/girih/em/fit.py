@@ -14,9 +14,8 @@ from torch import Tensor
 from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
 from girih._options import real
 from girih.em.iteration import Problem
-from girih.em.loop import Loop, told_apart_by
+from girih.em.loop import EMOptions, Loop, told_apart_by
 from girih.em.mstep import WeightPrior
-from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of

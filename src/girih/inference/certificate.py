@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
-from girih.inference.gaussians import Gaussians, Geometry, range_of
 from girih.inference.model import Rows
+from girih.inference.pieces import Gaussians, Geometry, range_of
 from girih.inference.tree import ROUNDING, Centres, Gap, Level
 
 _LOG_2PI = math.log(2.0 * math.pi)

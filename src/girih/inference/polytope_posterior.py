@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from girih.inference.certificate import centres_of, gap_from, normalise, select_pairs
-from girih.inference.gaussians import Gaussians, Geometry
 from girih.inference.model import LEAST, MATTERS, Rows, chunks, posterior_rounding
+from girih.inference.pieces import Gaussians, Geometry
 from girih.inference.posterior import Posterior
 from girih.inference.tree import Level
 from girih.networks import Trace

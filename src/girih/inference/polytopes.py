@@ -14,9 +14,8 @@ from torch import Tensor
 
 from girih.gaussian.tables import gather, slots
 from girih.inference.certificate import Pairs, normalise, select_pairs
-from girih.inference.gaussians import Geometry
 from girih.inference.model import AffinePieces, Expected, Model, Region, Rows
-from girih.inference.pieces import Pieces
+from girih.inference.pieces import Geometry, Pieces
 from girih.inference.polytope_posterior import DISTANT, PolytopePosterior, find_anchors
 from girih.networks import Trace
 from girih.partition import Partition

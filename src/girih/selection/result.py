@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from girih._extras import require
 from girih.em import DGNEstimator
-from girih.selection.candidates import Candidate
-from girih.selection.fits import Outcome
+from girih.selection.candidates import Candidate, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

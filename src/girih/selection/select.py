@@ -24,8 +24,17 @@ from girih._options import whole
 from girih._progress import Progress
 from girih.em import DGNEstimator, WeightPrior
 from girih.errors import ParameterError
-from girih.selection.candidates import Candidate, Split, grid, make_splits
-from girih.selection.fits import Array, Outcome, Shared, fit_candidate, fit_estimator
+from girih.selection.candidates import (
+    Array,
+    Candidate,
+    Outcome,
+    Shared,
+    Split,
+    fit_candidate,
+    fit_estimator,
+    grid,
+    make_splits,
+)
 from girih.selection.result import CRITERIA, Row, SelectionResult, find_elbow, score
 
 

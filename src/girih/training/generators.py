@@ -1,4 +1,4 @@
-"""What training has to know of a generator, whether or not it is piecewise affine."""
+"""Training has to know these things of a generator, whether or not it is piecewise affine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured while a model trains, when, and when it has stopped improving; and the logs of it."""
+"""Records are taken while a model trains, tell when it has stopped improving, and are written to logs."""
 
 from __future__ import annotations
 
