@@ -13,9 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from girih.cli.tables import MODEL, has_names, is_file
 from girih.cli.terminal import CommandError, Terminal
-from girih.em import DGNEstimator
-from girih.em.estimator import fold_estimator
-from girih.em.scaling import Scaling
+from girih.em import DGNEstimator, Scaling, fold_estimator
 from girih.errors import ModelFileError
 from girih.inference import check_latent_dim
 from girih.io import check_target

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from girih import plots
 from girih._files import atomic_path
-from girih.em.scaling import Scaling
+from girih.em import Scaling
 from girih.report.page import Picture
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What EM trains of a generator: the weights and biases of its affine layers."""
+"""The parameters that EM changes in a generator, and whether rows can carry so many of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from girih.errors import UnsupportedLayerError
@@ -15,7 +16,7 @@ from girih.networks import AffineStep, Convolution, LinearMap, LinearStep, Sourc
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters that EM changes.
+    """It names the parameters of a network that EM changes.
 
     Weights and biases of Linear and (transposed) convolution layers are trained. Batch normalisation, PReLU slopes
     and bare parameters that a network adds or multiplies with are held fixed.
@@ -69,7 +70,7 @@ class Trained:
 
 
 def count_affine(trace: Trace) -> int:
-    """How many numbers the affine layers of a generator hold, each counted once however often it is used."""
+    """Count the numbers that the affine layers of a generator hold, each once however often it is used."""
     sizes: dict[tuple[int, str], int] = {}
     for _, source, _ in _sources(trace):
         for live in lives(source):
@@ -110,3 +111,48 @@ def _parameters(source: Source, path: str) -> Iterator[nn.Parameter]:
                 "parametrizations compute permanent, or train by gradients with girih.train"
             )
         yield value
+
+
+# A fit with fewer observed numbers than this for each free parameter passes through its rows more than it averages.
+_LEAST = 2.0
+
+
+class OverfitWarning(ConvergenceWarning):
+    """It warns of a fitted model that has more free parameters than its data can carry."""
+
+
+def overfit_reason(parameters: int, x: Tensor, weight: Tensor) -> str | None:
+    """Say what is wrong with a fit of so many free parameters to rows x `(N, D)`; `None` if they can carry them.
+
+    Rows that occur several times count once: they say nothing new. A full noise, which has `D (D + 1) / 2` parameters
+    of its own, thus needs more rows than columns; without them its likelihood grows without bound.
+
+    Example:
+        >>> import torch
+        >>> from girih.em.parameters import overfit_reason
+        >>> rows = torch.randn(10, 50, generator=torch.Generator().manual_seed(0)).double()
+        >>> overfit_reason(60, rows, torch.ones(10)) is None
+        True
+        >>> overfit_reason(1700, rows, torch.ones(10)).split(":")[0]
+        '1,700 free parameters were fitted to 500 observed numbers in 10 different rows of X'
+    """
+    rows, numbers = _different(x[weight > 0], _LEAST * parameters)
+    if numbers >= _LEAST * parameters:
+        return None
+    return (
+        f"{parameters:,} free parameters were fitted to {numbers:,} observed numbers in {rows:,} different rows of X: "
+        "the fit is more a copy of these rows than a model of others, and its likelihood says nothing about new ones. "
+        "Use a simpler noise ('diagonal' or 'isotropic'), fewer hidden units, or more rows"
+    )
+
+
+def _different(x: Tensor, enough: float) -> tuple[int, int]:
+    """Count the different rows and the observed entries in them, until there are enough."""
+    size = int(2.0 * enough / x.shape[1]) + 1
+    while True:
+        # a missing entry equals itself only as a number
+        rows = torch.unique(torch.nan_to_num(x[:size], nan=torch.inf), dim=0)
+        numbers = int(torch.isfinite(rows).sum())
+        if numbers >= enough or size >= len(x):
+            return len(rows), numbers
+        size *= 8

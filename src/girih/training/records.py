@@ -1,24 +1,30 @@
-"""What is measured while a model trains, when, and when it has stopped improving."""
+"""Records are taken while a model trains, tell when it has stopped improving, and are written to logs."""
 
 from __future__ import annotations
 
+import csv
+import importlib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from girih._arrays import Rows, as_tensor
 from girih._options import real, whole
 from girih.errors import NonFiniteError, ParameterError
 
 Measure = Callable[[Any], Mapping[str, float]]
+LogFormat = Literal["csv", "tensorboard"]
+LOG_FORMATS = ("csv", "tensorboard")
 
 
 class Patience:
-    """Stops when `patience` records in a row have not improved a number that should fall.
+    """It stops a run when `patience` records in a row have not improved a number that should fall.
 
     An improvement is a fall by more than `min_improvement * max(1, |best|)`: relative for large values, absolute
     (nats per row) for values around 0, where a relative one has no meaning.
@@ -47,7 +53,7 @@ class Patience:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the run should end."""
+        """True once the run should end."""
         return self.patience is not None and self.waited >= self.patience
 
     def watched(self, entry: Mapping[str, float]) -> float:
@@ -74,7 +80,7 @@ class Patience:
 
 
 class Recorder:
-    """Numbers taken from a model every few gradient steps: before the first, every `every`, and after the last.
+    """You measure a model on the way with it: before the first gradient step, every `every` steps, and after the last.
 
     Each entry has the step, the seconds of training up to it (without the time that measuring took), the mean
     training loss since the entry before (NaN in the first), and what `measure` returns.
@@ -150,8 +156,16 @@ class Recorder:
         return columns | {"step": columns["step"].astype(np.int64)}
 
 
+class _Exact(Protocol):
+    """A model that knows its exact likelihood."""
+
+    noise: Tensor | float
+
+    def exact(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
 class ExactRecorder(Recorder):
-    """Records how far a VAE is from its own exact likelihood: mean `nll`, `elbo` and `kl` in nats per row, and `noise`.
+    """It records how far a VAE is from its exact likelihood: mean `nll`, `elbo`, `kl` in nats per row, and `noise`.
 
     For any model with a method `exact(x)` that gives `(nll, elbo, kl)` per row, as `girih.vae.GaussVAE` has; `noise`
     is the mean noise variance.
@@ -176,15 +190,16 @@ class ExactRecorder(Recorder):
         super().__init__(every=every)
         self.x = as_tensor(x, "x").detach()
 
-    def measure(self, model: Any) -> Mapping[str, float]:
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Means over the rows."""
-        nll, elbo, kl = model.exact(self.x)
-        noise = float(torch.as_tensor(model.noise).detach().mean())
+        vae = cast(_Exact, model)
+        nll, elbo, kl = vae.exact(self.x)
+        noise = float(torch.as_tensor(vae.noise).detach().mean())
         return {"nll": float(nll.mean()), "elbo": float(elbo.mean()), "kl": float(kl.mean()), "noise": noise}
 
 
 class Beside(Recorder):
-    """Records what `measure` gives beside what the user asked for.
+    """It records what `measure` gives beside what the user asked for.
 
     Args:
         record: a `Recorder`, a function from the model to named numbers, or `None`.
@@ -212,3 +227,87 @@ class Beside(Recorder):
 
 def _devices(model: nn.Module) -> list[torch.device]:
     return sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
+
+
+class RunLog(Protocol):
+    """A log writes entries to a folder. Opened again it writes those of before anew, so it is always the history."""
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        """Add an entry; the file holds it when this returns."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+
+def open_log(
+    folder: str | os.PathLike[str], log_format: LogFormat, entries: Iterable[Mapping[str, float]] = ()
+) -> RunLog:
+    """A log that begins with the entries that the run has.
+
+    A run that goes on from a checkpoint may have logged steps after it, which are taken anew: "csv" replaces
+    `metrics.csv`; "tensorboard" adds a file of events that begins by calling off the steps of earlier files.
+
+    Args:
+        folder: made if it does not exist.
+        log_format: "csv" or "tensorboard".
+        entries: numbers by name, with the `step` of each.
+
+    Raises:
+        ParameterError: TensorBoard is asked for and not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from girih.training.records import open_log
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = open_log(folder, "csv", [{"step": 0, "loss": 2.5}])
+        ...     log.close()
+        ...     Path(folder, "metrics.csv").read_text().split()
+        ['step,loss', '0,2.5']
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    log: RunLog = _Table(Path(folder)) if log_format == "csv" else _Events(Path(folder))
+    for entry in entries:
+        log.write(entry)
+    return log
+
+
+class _Table:
+    """`metrics.csv`, its columns named by the first entry."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "metrics.csv").open("w", newline="", encoding="utf-8")
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(entry), lineterminator="\n")
+            self._writer.writeheader()
+        self._writer.writerow(entry)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Events:
+    """A file of events for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            writers = importlib.import_module("torch.utils.tensorboard")  # which takes seconds
+        except ImportError as error:
+            raise ParameterError(
+                f"log_format='tensorboard' needs TensorBoard, which cannot be imported ({error}); "
+                "pip install tensorboard (or girih[tensorboard]), or use log_format='csv'"
+            ) from error
+        self._writer = writers.SummaryWriter(str(folder), purge_step=0)
+
+    def write(self, entry: Mapping[str, float]) -> None:
+        for name, value in entry.items():
+            if name != "step" and not math.isnan(value):  # it has no point for NaN, the loss before the first step
+                self._writer.add_scalar(name, value, int(entry["step"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

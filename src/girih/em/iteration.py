@@ -1,47 +1,62 @@
-r"""One safeguarded EM iteration.
+r"""One safeguarded EM iteration, on all rows or in batches.
 
 `evaluate` is the E-step: the exact penalised NLL and the statistics. Each update proposes parameters, evaluates
 them exactly, and is undone when the NLL rose: the exact M-steps cannot raise it beyond rounding, the update of
 the hidden layers can, and is then damped more and tried again. So the NLL never increases, by construction.
+
+An epoch over batches, for data with many rows, gives each batch an exact E-step of its own rows. The statistics of the
+head, the noise and the prior are blended,
+
+    s <- (1 - rate) s + rate s_batch N / n,
+
+starting from those of all rows, which the safeguard of the epoch before has left; after each move of the head they
+are rewritten about the new residuals, which is exact. The hidden layers take `rate` times their damped step on the
+batch. The epoch ends with the exact NLL of all rows: where it rose, everything is undone.
+
+Source:
+    Cappé and Moulines (2009), On-line expectation-maximization algorithm, J. R. Statist. Soc. B 71.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from girih.em.hidden import HiddenSystem, hidden_layers
-from girih.em.initial import column_spread, root_mean_square
 from girih.em.jacobian import JacobianSystem
-from girih.em.mstep import head_change, noise_update, prior_update
-from girih.em.normal import NormalSystem
-from girih.em.penalty import WeightPrior
-from girih.em.trained import Trained
+from girih.em.mstep import WeightPrior, about, head_change, noise_update, prior_update
+from girih.em.normal_equations import HiddenSystem, NormalSystem, hidden_layers
+from girih.em.parameters import Trained
+from girih.em.scaling import noise_floor
 from girih.errors import NonFiniteError, ParameterError
-from girih.inference import DGN
-from girih.inference.model import Model
-from girih.inference.statistics import Statistics, accumulate
+from girih.inference import DGN, Model, Statistics, accumulate
 from girih.networks import LinearStep
 from girih.partition import Partition
-
-UPDATES = ("head", "noise", "prior", "hidden")
 
 # Damping of the hidden update: relative to the diagonal of its normal matrix.
 INITIAL_DAMPING = 1e-3
 _RAISE, _LOWER = 5.0, 3.0
-LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e8
+_LEAST, _MOST = 1e-9, 1e8
 _TRIES = 8
+
+# The share of a batch in the blended statistics, and of its damped step in the hidden layers.
+RATE = 0.7
+
+# Damping of a step that only a batch has decided; the rows of the other batches have no say in it.
+_DAMPING = 0.1
+
+# The statistics of the last map, the noise and the prior; the others belong to the cells, which move.
+_BLENDED = ("outer", "features", "scatter", "latent")
 
 
 @dataclass
 class Evaluation:
-    """The E-step at the current parameters."""
+    """An E-step gives the exact NLL and the statistics at the current parameters."""
 
     nll: float  # penalised, nats per row
     log_likelihood: float  # without the penalty, nats per row
@@ -52,7 +67,7 @@ class Evaluation:
 
 
 class Problem:
-    """A model, weighted rows and the settings of the M-step.
+    """A problem holds a model, weighted rows and the settings of the M-step, and changes the model in place.
 
     Raises:
         UnsupportedLayerError: a layer that EM cannot train.
@@ -89,7 +104,7 @@ class Problem:
             partition = self.dgn.partition
             model = self.dgn.model(partition)
             _, s = accumulate(model, x, weight)
-            penalty = 0.0 if self.prior is None else self.prior.energy(list(self.trained.weights))
+            penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
             total = float(s.log_likelihood)
             rows = float(s.weight)
             return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
@@ -105,7 +120,7 @@ class Problem:
                 parameter.copy_(parameters[name])
 
     def is_finite(self) -> bool:
-        """Whether no parameter has overflowed."""
+        """Tell whether all parameters are finite."""
         return all(bool(torch.isfinite(p).all()) for p in self.dgn.parameters())
 
     def system(self, now: Evaluation) -> NormalSystem | None:
@@ -164,20 +179,24 @@ def em_step(
 
 def exact_step(problem: Problem, now: Evaluation, updates: Iterable[str]) -> Evaluation:
     """M-step of the last affine map, the noise and the latent prior, those named in `updates`."""
-    dgn, s, chosen = problem.dgn, now.statistics, set(updates)
-    head = problem.trained.head
 
     def move() -> None:
-        change = torch.zeros_like(s.outer)
-        if "head" in chosen and head is not None:
-            change = head_change(now.model, s, head.has_bias, problem.prior)
-            problem.change_head(change)
-        if "noise" in chosen:
-            dgn.noise_covariance = noise_update(s, change, now.model.noise, problem.noise_floor)
-        if "prior" in chosen:
-            dgn.prior.copy_(prior_update(s))
+        problem.change_head(_m_step(problem, now, now.statistics, set(updates)))
 
     return attempt(problem, now.nll, problem.parameters(), move) or now
+
+
+def _m_step(problem: Problem, now: Evaluation, s: Statistics, chosen: set[str]) -> Tensor:
+    """Set noise and prior to their M-steps, if chosen; returns the change `(D, H + 1)` of the last map by its own."""
+    dgn, head = problem.dgn, problem.trained.head
+    change = torch.zeros_like(s.outer)
+    if "head" in chosen and head is not None:
+        change = head_change(now.model, s, head.has_bias, problem.prior)
+    if "noise" in chosen:
+        dgn.noise_covariance = noise_update(s, change, now.model.noise, problem.noise_floor)
+    if "prior" in chosen:
+        dgn.prior.copy_(prior_update(s))
+    return change
 
 
 def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Evaluation, float]:
@@ -193,9 +212,19 @@ def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Eval
     for _ in range(_TRIES):
         better = attempt(problem, now.nll, before, move)
         if better is not None:
-            return better, max(damping / _LOWER, LEAST_DAMPING)
-        damping = min(damping * _RAISE, MOST_DAMPING)
+            return better, lowered(damping)
+        damping = raised(damping)
     return now, damping
+
+
+def raised(damping: float) -> float:
+    """The damping after a step that failed."""
+    return min(damping * _RAISE, _MOST)
+
+
+def lowered(damping: float) -> float:
+    """The damping after a step that was kept."""
+    return max(damping / _LOWER, _LEAST)
 
 
 def attempt(
@@ -219,14 +248,38 @@ def attempt(
     return None
 
 
-def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Tensor:
-    """The lower bound on the noise variances: a share of the variance of the data, column by column.
+def epoch(
+    problem: Problem,
+    now: Evaluation,
+    updates: Iterable[str],
+    batch: int,
+    generator: torch.Generator,
+) -> Evaluation | None:
+    """Go once through the rows in random batches; `None`, and the old parameters, when the exact NLL rose."""
+    chosen, before = set(updates), problem.parameters()
+    blended = now.statistics
+    order = torch.randperm(len(problem.x), generator=generator).to(problem.x.device)
+    try:
+        for index in order.split(batch):
+            if float(problem.weight[index].sum()) > 0.0:
+                blended = _batch_step(problem, problem.evaluate(index), blended, chosen)
+    except (NonFiniteError, LinAlgError):
+        problem.restore(before)
+        return None
+    return attempt(problem, now.nll, before)
 
-    Columns without variance are measured by the mean variance, and data without any by their size.
-    """
-    entry, mean, deviation = column_spread(x, weight)
-    size = root_mean_square(entry + mean)
-    common = root_mean_square(deviation) or (size if 1e-140 < size < 1e150 else 1.0)  # its square is a number
-    if dgn.noise_covariance.kind == "scalar":
-        return share * deviation.new_tensor(common).square()
-    return share * torch.where(deviation > 0, deviation, common).square()
+
+@torch.no_grad()
+def _batch_step(problem: Problem, part: Evaluation, blended: Statistics, chosen: set[str]) -> Statistics:
+    """Move all parameters on a batch; returns the blended statistics about the new residuals."""
+    blended = _blend(blended, part.statistics)
+    system = problem.system(part) if "hidden" in chosen else None
+    change = _m_step(problem, part, blended, chosen)
+    if system is not None:
+        problem.change(system.changes(RATE * system.direction(_DAMPING)))
+    problem.change_head(change)
+    return about(part.model.noise, blended, change)
+
+
+def _blend(old: Statistics, new: Statistics) -> Statistics:
+    return replace(new, **{n: torch.lerp(getattr(old, n), getattr(new, n), RATE) for n in _BLENDED})

@@ -1,4 +1,4 @@
-"""`girih.train`: a `DGN` trained by gradients of its exact likelihood."""
+"""Maximum likelihood for a `girih.DGN` by gradients: the exact NLL, its gradient by Fisher's identity, the training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from girih._arrays import Rows
+from girih._arrays import Rows, check_observed
 from girih._options import real
+from girih.covariance import Covariance, Unconstrained
 from girih.em import WeightPrior
-from girih.em.step import noise_floor as floor_of
-from girih.errors import EmptyDataError, ParameterError
+from girih.em import noise_floor as floor_of
+from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN
-from girih.likelihood.model import Likelihood
 from girih.training import (
     Accelerator,
     Batches,
@@ -33,10 +34,101 @@ from girih.training import (
     watching,
 )
 
+__all__ = ["Likelihood", "train"]
+
 _LEARNING_RATES = {"adam": 1e-2, "lbfgs": 1.0}
 
 # Full-batch steps of Adam between records: a record costs as much as half a step.
 _EVERY = 10
+
+
+class _LogProb(nn.Module):
+    """`log p(x)` as the forward pass of a module, so that `functional_call` can put in noise and prior."""
+
+    def __init__(self, dgn: DGN) -> None:
+        super().__init__()
+        self.dgn = dgn
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.dgn().log_prob(x)
+        return result
+
+
+class Likelihood(nn.Module):
+    """The network of a `DGN` with its noise and prior in unconstrained coordinates.
+
+    Args:
+        dgn: the model; its network is shared.
+        noise_floor: lower bounds on the noise variance, `()` or `(D,)`.
+        learn_noise: whether the noise is trained.
+        learn_prior: whether the prior is trained.
+        weight_prior: on the weights of the affine layers.
+        rows: N, the rows that the weight prior is spread over.
+    """
+
+    def __init__(
+        self,
+        dgn: DGN,
+        noise_floor: Tensor,
+        learn_noise: bool,
+        learn_prior: bool,
+        weight_prior: WeightPrior | None,
+        rows: int,
+    ) -> None:
+        super().__init__()
+        if weight_prior is not None and weight_prior.family == "uniform":
+            raise ParameterError(
+                "weight_prior 'uniform' has no gradient; use 'gaussian' or 'laplace', or girih.em.fit_em, which clips"
+            )
+        for name in ("noise", "prior"):
+            if not isinstance(getattr(dgn, name), nn.Parameter):
+                raise ParameterError(f"the {name} of this DGN is computed elsewhere; build it from numbers to train it")
+        self.net = dgn.net
+        self.noise = Unconstrained(dgn.noise_covariance, noise_floor) if learn_noise else None
+        nothing = torch.zeros((), dtype=torch.float64, device=dgn.noise.device)
+        self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
+        self.weight_prior, self.rows = weight_prior, rows
+        self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
+
+    @property
+    def dgn(self) -> DGN:
+        """The model that is trained."""
+        return self._log_prob[0].dgn
+
+    def nll(self, x: Tensor) -> Tensor:
+        """Exact `-log p(x)`, `(B,)`.
+
+        Raises:
+            NonFiniteError: noise or prior overflow, or `log p(x)` does.
+        """
+        swapped: dict[str, Tensor] = {}
+        for name, part, fixed in (
+            ("noise", self.noise, self.dgn.noise_covariance),
+            ("prior", self.prior, _prior(self.dgn)),
+        ):
+            value = part() if part is not None else fixed.detached()
+            tensors = [tensor.to(x.device) for tensor in value.tensors]
+            if not (all(torch.isfinite(tensor).all() for tensor in tensors) and value.variances.min() > 0):
+                raise NonFiniteError(f"parameter '{name}' left the range of numbers; train with a smaller lr")
+            swapped |= dict(zip((f"dgn.{name}", f"dgn.{name}_factor"), tensors, strict=False))
+        result: Tensor = -functional_call(self._log_prob[0], swapped, (x,))
+        return result
+
+    def penalty(self) -> Tensor | float:
+        """`-log p(weights)` per row of the data, up to a constant, as `fit_em` adds it."""
+        return 0.0 if self.weight_prior is None else self.weight_prior.penalty(self.dgn.trace.weights) / self.rows
+
+    def write_back(self) -> None:
+        """Give the `DGN` the noise and prior of this moment."""
+        with torch.no_grad():
+            if self.noise is not None:
+                self.dgn.noise_covariance = self.noise()
+            if self.prior is not None:
+                self.dgn.prior.copy_(self.prior().tensors[0])
+
+
+def _prior(dgn: DGN) -> Covariance:
+    return Covariance.from_tensors((dgn.prior,), dgn.latent_dim)
 
 
 def train(
@@ -138,9 +230,7 @@ def train(
     rows, held_out = split(
         dgn.rows(X).detach(), options.validation, options.seed, lambda given: dgn.rows(given).detach()
     )
-    unseen = torch.isnan(rows).all(0).nonzero()[:, 0].tolist()
-    if unseen:
-        raise EmptyDataError(f"columns {unseen[:10]} of X have no observed entries; drop them")
+    check_observed(rows, "X")
     floor = floor_of(dgn, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device), share)
     prior = WeightPrior.parse(weight_prior)
     model = Likelihood(dgn, floor, learn_noise, learn_prior, prior, len(rows))
@@ -151,7 +241,6 @@ def train(
         nll = float(likelihood.nll(rows.to(next(likelihood.parameters()).device)).mean())
         return {"nll": nll} if prior is None else {"nll": nll, "penalised": nll + float(likelihood.penalty())}
 
-    recorder = Beside(record, measure, every, _current)
     options = options.told_apart_by(
         {
             "noise_floor": share,
@@ -159,7 +248,7 @@ def train(
             "weight_prior": str(prior),
         }
     )
-    options = replace(options, record=recorder)
+    options = replace(options, record=Beside(record, measure, every, _current))
     if held_out is not None:
         options = watching(options, held_out, _mean_nll)
     elif options.monitor is None:
@@ -168,9 +257,7 @@ def train(
     try:
         result = minimise(model, rows, _loss, options, optimizer=optimizer)
     finally:
-        if (
-            isinstance(options.record, Recorder) and options.record.entries
-        ):  # the parameters that were kept are in place
+        if isinstance(options.record, Recorder) and options.record.entries:  # what was kept is in place
             model.write_back()
         dgn.to(home)
     kept = int(np.searchsorted(result.history["step"], result.best_step))
