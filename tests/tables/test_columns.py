@@ -4,6 +4,9 @@ import datetime
 import decimal
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -428,6 +431,35 @@ def test_columns_survive_json():
     for wrong in ({}, {"source": "array", "columns": [{"name": 1}]}):
         with pytest.raises(ModelFileError, match="not the columns of a table"):
             Columns.from_config(wrong)
+
+
+ON_THE_CORE = """
+import sys
+sys.modules.update(dict.fromkeys(("narwhals", "pandas", "polars", "pyarrow")))  # None: as if not installed
+import numpy as np, girih
+from girih.tables.columns import Columns
+
+class Frame:
+    columns = ["a"]
+    def __getitem__(self, name):
+        return None
+
+for X in (np.arange(12.0).reshape(4, 3), np.array([[1.5, "a"], [None, "b"], [2.0, "a"]], dtype=object)):
+    columns = Columns.learn(X)
+    back = columns.write(*columns.read(X), like=X)
+    assert back.shape == X.shape and back[0].tolist() == X[0].tolist()
+try:
+    Columns.learn(Frame())
+except girih.errors.MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_arrays_need_no_extra_and_frames_name_theirs():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", ON_THE_CORE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "needs the package narwhals" in done.stdout and 'pip install "girih[tables]"' in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------ errors
