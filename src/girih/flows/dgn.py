@@ -16,8 +16,8 @@ from zuko.lazy import LazyDistribution
 from girih._arrays import Rows, as_rows
 from girih._options import real, whole
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
+from girih.flows.chains import is_bijective_chain
 from girih.flows.fitting import mean_nll
-from girih.flows.layerwise import is_bijective_chain
 from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
 from girih.geometry.priors import PriorLike, as_prior
