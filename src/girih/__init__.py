@@ -6,7 +6,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from girih._papers import papers
+from girih._extras import papers
 from girih._version import __version__
 
 if TYPE_CHECKING:

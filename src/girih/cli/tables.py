@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih._files import atomic_path, write_text
-from girih.datasets.bounded import MEMORY
+from girih.datasets.arrayfile import MEMORY
 from girih.datasets.csvfile import read_csv, scan_csv
 from girih.datasets.files import read_parquet
 

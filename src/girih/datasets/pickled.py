@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from girih.datasets.bounded import check_regular
+from girih.datasets.arrayfile import check_regular
 from girih.errors import DataSourceError
 
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from girih.datasets import local_images, offline, toys
+from girih.datasets import published, toys
 from girih.datasets.dataset import Dataset, check_count
 from girih.datasets.files import SUFFIXES, load_file
 from girih.errors import DataSourceError, ParameterError
@@ -30,15 +30,15 @@ _TOYS: dict[str, Callable[..., Dataset]] = {
 
 # Fixed tables: called with (**options), then subsampled.
 _TABLES: dict[str, Callable[..., Dataset]] = {
-    "mnist": offline.mnist,
-    "digits": offline.digits,
-    "iris": offline.iris,
-    "wine": offline.wine,
-    "breast_cancer": offline.breast_cancer,
-    "diabetes": offline.diabetes,
-    "mnist-full": offline.mnist_full,
-    "cifar10": local_images.cifar10,
-    "svhn": local_images.svhn,
+    "mnist": published.mnist,
+    "digits": published.digits,
+    "iris": published.iris,
+    "wine": published.wine,
+    "breast_cancer": published.breast_cancer,
+    "diabetes": published.diabetes,
+    "mnist-full": published.mnist_full,
+    "cifar10": published.cifar10,
+    "svhn": published.svhn,
 }
 
 _ONE_DIGIT = re.compile(r"(mnist|digits)-(\d)")
@@ -120,11 +120,11 @@ def _table(name: str, options: dict[str, Any]) -> Dataset | None:
         return None
     _check_options(name, function, options)
     dataset = function(**options)
-    return offline.one_digit(dataset, int(digit[2])) if digit else dataset
+    return published.one_digit(dataset, int(digit[2])) if digit else dataset
 
 
 def _from_path(path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
-    reader = local_images.reader_for(path)
+    reader = published.reader_for(path)
     if reader is None:
         _check_options(f"a file ({Path(path).name})", load_file, options)
         return load_file(path, **options)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from girih._options import whole
 from girih.errors import CellLimitError, GirihError
-from girih.geometry.cells import jets
+from girih.geometry.cells import Shown, jets
 from girih.geometry.dimension import RANK_TOLERANCE
 from girih.geometry.invert import as_partition, images, preimages_by
 from girih.geometry.search import Search
-from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.memory import Array

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError
-from girih.geometry.cells import chunks
+from girih.geometry.cells import Shown, chunks
 from girih.geometry.pieces import Rows
 from girih.geometry.search import Search
-from girih.geometry.shown import Shown
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
 

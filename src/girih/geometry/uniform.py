@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from girih._arrays import ArrayLike
 from girih._options import real, whole
 from girih.errors import ParameterError
-from girih.geometry.cells import as_cells, jets, prior_of
+from girih.geometry.cells import Shown, as_cells, jets, prior_of
 from girih.geometry.density import log_volume_of
 from girih.geometry.dimension import Source, log_volume
 from girih.geometry.priors import PriorLike
-from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.cells import Domain

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from girih.networks import Jet, MaxStep, Trace
-from girih.partition.cells import Cells, Corners
+from girih.partition.cells import Cells, Corners, halfspaces
 from girih.partition.codes import Lookup, Packing
 from girih.partition.complex import DOMAIN, FAKE, IDEAL
-from girih.partition.domain import halfspaces
 from girih.partition.measures import boundary, interior_points, log_masses, piece_vertices, volumes
 from girih.partition.memory import Array, Limits
 from girih.partition.subdivision import Subdivision, subdivide
