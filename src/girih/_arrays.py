@@ -39,7 +39,7 @@ class _NotNumbersError(Exception):
         self.kind, self.what, self.where = kind, what, where
 
 
-def column_labels(value: Any) -> list[Any] | None:
+def column_labels(value: object) -> list[Any] | None:
     """The names of the columns of a frame; `None` for anything else."""
     names = getattr(value, "column_names", getattr(value, "columns", None))
     return list(names) if names is not None and not callable(names) and hasattr(value, "__getitem__") else None
@@ -50,7 +50,7 @@ def refuse(name: str, kind: str, what: str) -> NotNumericError:
     return NotNumericError(f"{name} must be an array of numbers; could not convert it ({what}); {_REMEDY[kind]}")
 
 
-def as_floats(value: Any, name: str) -> NDArray[np.float64]:
+def as_floats(value: object, name: str) -> NDArray[np.float64]:
     """The numbers in `value` as float64; masked entries, `None`, `pd.NA` and nulls become NaN.
 
     Raises:
@@ -151,7 +151,7 @@ def _objects(array: NDArray[Any]) -> NDArray[np.float64]:
     return out.reshape(array.shape)
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
         return np.nan
     if isinstance(value, _DATES):
@@ -173,7 +173,7 @@ def _number(value: Any) -> float:
     raise _NotNumbersError("other", f"a {kind}: float() argument must be a string or a real number, not '{kind}'")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = str(value) if isinstance(value, _DATES) else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -194,7 +194,7 @@ _LARGEST = 1e150
 ArrayLike = npt.ArrayLike | Tensor  # whatever `as_tensor` makes a tensor of; a pandas frame is an array to NumPy
 
 
-def as_tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
+def as_tensor(value: object, name: str, device: torch.device | None = None) -> Tensor:
     """Return `value` as a float64 tensor; a tensor that asks for gradients keeps them.
 
     Masked entries (`numpy.ma`), `None`, `pd.NA` and the nulls of data frames become NaN.
@@ -313,7 +313,7 @@ def _label(column: int, labels: Sequence[Any] | None) -> str:
 
 
 def as_rows(
-    value: Any,
+    value: object,
     name: str,
     columns: int | None,
     columns_meaning: str,

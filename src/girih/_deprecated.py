@@ -51,7 +51,7 @@ def renamed(names: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, 
 def renamed_attribute(old: str, new: str, value: Callable[[Any], R]) -> property:
     """A read-only attribute that has another name now, or is computed from others by `value`."""
 
-    def get(self: Any) -> R:
+    def get(self: object) -> R:
         warn_of(f"{type(self).__name__}.{old}", new)
         return value(self)
 

@@ -14,16 +14,18 @@ import operator
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 from torch.utils import _pytree as pytree
 
 from girih.errors import GirihError, ModelFileError, UnsupportedLayerError
-from girih.networks.graph_walk import ATEN, CALLS, MOVES
+from girih.networks.graph_walk import ATEN, CALLS, MOVES, SAME
 from girih.networks.torch_graph import SIZES, parts_of
 
 _MOST_NUMBERS = 2**31
@@ -67,7 +69,7 @@ class Archive:
             raise ModelFileError(f"its member {name} is compressed, which torch.export.save does not do")
         return self.zip.read(info)
 
-    def json(self, name: str) -> Any:
+    def json(self, name: str) -> dict[str, Any]:
         """A member as JSON."""
         text = self.read(name).decode("utf-8")
         depth = deepest = 0
@@ -76,7 +78,8 @@ class Archive:
             deepest = max(deepest, depth)
         if deepest > _MOST_DEPTH:
             raise ModelFileError(f"its member {name} is nested too deeply")
-        return json.loads(text)
+        found: dict[str, Any] = json.loads(text)
+        return found
 
     def program(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The exported program as JSON, and its weights and constants by name."""
@@ -120,7 +123,7 @@ class Archive:
             return torch.zeros(sizes, dtype=kind)
         return torch.frombuffer(raw, dtype=kind).as_strided(sizes, strides, offset).clone()
 
-    def _unpickled(self, member: str) -> Any:
+    def _unpickled(self, member: str) -> object:
         try:
             return torch.load(io.BytesIO(self.read(member)), map_location="cpu", weights_only=True)
         except Exception as error:
@@ -135,7 +138,7 @@ class Archive:
         return {str(name): _tensor(value, member) for name, value in found.items()}
 
 
-def _tensor(value: Any, member: str) -> Tensor:
+def _tensor(value: object, member: str) -> Tensor:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
         raise ModelFileError(f"its member {member} holds something else than plain tensors")
     return value.detach()
@@ -143,7 +146,7 @@ def _tensor(value: Any, member: str) -> Tensor:
 
 _SCHEMA = 8  # the major version of the format, the same from torch 2.6 on
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)\Z")
-_PYTHON = {f"_operator.{name}": getattr(operator, name) for name in (
+_PYTHON: dict[str, Callable[..., object]] = {f"_operator.{name}": getattr(operator, name) for name in (
     "getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge",
 )} | {f"math.{name}": getattr(math, name) for name in ("trunc", "ceil", "floor", "sqrt")}  # fmt: skip
 _FACTORIES = frozenset(("full", "zeros", "ones", "arange", "scalar_tensor", "eye", "linspace", "lift_fresh_copy"))
@@ -240,7 +243,7 @@ class _Unknown:
     def __init__(self, name: str) -> None:
         self.__name__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         raise UnsupportedLayerError(f"the operator '{self.__name__}' is not supported")
 
 
@@ -253,7 +256,7 @@ class _Reader:
         self.module = model["graph_module"]
         self.tensors = tensors
         self.graph, self.root = fx.Graph(), nn.Module()
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, Argument] = {}
 
     def read(self) -> Exported:
         """The network."""
@@ -319,7 +322,7 @@ class _Reader:
         node.meta["nn_module_stack"] = {level[0]: (level[1], level[2]) for level in levels if level[0] != level[1]}
         self._outputs(node, entry["outputs"])
 
-    def _by_keyword(self, target: Any, name: str) -> bool:
+    def _by_keyword(self, target: object, name: str) -> bool:
         """Whether the schema of an operator knows an argument by its name alone; older files do not say."""
         schema = getattr(target, "_schema", None)
         return schema is not None and any(a.kwarg_only and a.name == name for a in schema.arguments)
@@ -335,7 +338,7 @@ class _Reader:
             if isinstance(part, dict):
                 self.values[part["name"]] = self.graph.call_function(operator.getitem, (node, place))
 
-    def _argument(self, argument: dict[str, Any]) -> Any:
+    def _argument(self, argument: dict[str, Any]) -> Argument:
         ((kind, value),) = argument.items()
         if kind == "as_none":
             return None
@@ -365,12 +368,13 @@ class _Reader:
             f"the exported network holds an argument of the kind {kind}, which is not supported"
         )
 
-    def _symbol(self, entry: dict[str, Any]) -> Any:
+    def _symbol(self, entry: dict[str, Any]) -> Argument:
         ((kind, value),) = entry.items()
-        return self.values[value] if kind == "as_name" else value
+        found: Argument = self.values[value] if kind == "as_name" else value
+        return found
 
 
-def _operator(target: str) -> Any:
+def _operator(target: str) -> Callable[..., object]:
     """The operator of that name, if it is one that computes with tensors and does nothing else."""
     if target in _PYTHON:
         return _PYTHON[target]
@@ -380,11 +384,11 @@ def _operator(target: str) -> Any:
     overload = getattr(packet, found[2], None) if found and isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(overload, torch._ops.OpOverload):
         return _Unknown(name)
-    known = any(name in names for names in (CALLS, ATEN, MOVES, SIZES, _FACTORIES, _ASSERTIONS))
+    known = any(name in names for names in (CALLS, ATEN, MOVES, SAME, SIZES, _FACTORIES, _ASSERTIONS))
     return overload if known or _is_pure(overload._schema) else _Unknown(name)
 
 
-def _is_pure(schema: Any) -> bool:
+def _is_pure(schema: torch.FunctionSchema) -> bool:
     """Whether an operator makes tensors from tensors, changes none, and reads no name of a file."""
     takes, gives = ([str(part.type) for part in parts] for parts in (schema.arguments, schema.returns))
     plain = not schema.is_mutable and "Tensor" in takes and not any("str" in kind for kind in takes)
@@ -400,7 +404,7 @@ def _output_names(module: dict[str, Any], count: int) -> list[str]:
     return names if len(names) == count else [str(place) for place in range(count)]
 
 
-def _named(spec: dict[str, Any], fields: dict[str, Any]) -> Any:
+def _named(spec: dict[str, Any], fields: dict[str, Any]) -> object:
     """A structure as dictionaries, for its names."""
     if spec["type"] is None:
         return 0
