@@ -90,8 +90,7 @@ def load_data(
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
-        options = {"columns": columns, "drop": drop, "header": header}
-        return datasets.load(data, n=rows, seed=seed, **{k: v for k, v in options.items() if v is not None})
+        return datasets.load(data, n=rows, seed=seed, columns=columns, drop=drop, header=header)
     if header is not None:
         raise CommandError(f"--header and --no-header are options of csv files, and {data!r} is none; leave them out")
     dataset = datasets.load(data, n=rows, seed=seed)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sklearn  # whose `datasets` is loaded at first use
@@ -29,6 +29,9 @@ from girih.datasets.arrayfile import MEMORY, allowed, check_rows, opened, read_e
 from girih.datasets.dataset import Dataset
 from girih.datasets.pickled import read_pickled_bytes
 from girih.errors import DataSourceError, EmptyDataError, ParameterError
+
+if TYPE_CHECKING:
+    from sklearn.utils import Bunch
 
 Bytes = NDArray[np.uint8]
 Pathlike = str | os.PathLike[str]
@@ -334,26 +337,30 @@ def _patience() -> Iterator[None]:
 
 def iris() -> Dataset:
     """150 flowers, 4 lengths in cm, labelled by species."""
-    return _table("iris", "150 iris flowers: lengths and widths of sepals and petals in cm")
+    return _table(
+        sklearn.datasets.load_iris(), "iris", "150 iris flowers: lengths and widths of sepals and petals in cm"
+    )
 
 
 def wine() -> Dataset:
     """178 wines, 13 chemical measurements, labelled by cultivar."""
-    return _table("wine", "178 wines of three cultivars: 13 chemical measurements")
+    return _table(sklearn.datasets.load_wine(), "wine", "178 wines of three cultivars: 13 chemical measurements")
 
 
 def breast_cancer() -> Dataset:
     """569 tumours, 30 measurements of cell nuclei, labelled malignant or benign."""
-    return _table("breast_cancer", "569 breast tumours: 30 measurements of cell nuclei")
+    return _table(
+        sklearn.datasets.load_breast_cancer(), "breast_cancer", "569 breast tumours: 30 measurements of cell nuclei"
+    )
 
 
 def diabetes() -> Dataset:
     """442 patients, 10 measurements in their own units (not scikit-learn's rescaled ones)."""
-    return _table("diabetes", "442 diabetes patients: 10 measurements in their own units", scaled=False)
+    bunch = sklearn.datasets.load_diabetes(scaled=False)
+    return _table(bunch, "diabetes", "442 diabetes patients: 10 measurements in their own units")
 
 
-def _table(name: str, description: str, **options: bool) -> Dataset:
-    bunch = getattr(sklearn.datasets, f"load_{name}")(**options)
+def _table(bunch: Bunch, name: str, description: str) -> Dataset:
     # the target of diabetes is a number, not a class
     labels = np.asarray(bunch.target_names)[bunch.target] if "target_names" in bunch else None
     return Dataset(np.array(bunch.data, dtype=np.float64), list(bunch.feature_names), name, description, labels=labels)

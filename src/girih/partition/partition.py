@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -359,10 +360,10 @@ class Partition:
             raise ParameterError(f"cell index {index} is out of range for {len(self)} cells")
         return index % len(self)
 
-    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the partition: `girih.plots.plot_partition(part)`, which takes the same options."""
-        axes: Axes = _above("girih.plots", "plot_partition")(self, ax=ax, **options)
-        return axes
+    @property
+    def plot(self) -> Callable[..., Axes]:
+        """Draws the partition when it is called: `girih.plots.plot_partition` of it, which says what it takes."""
+        return partial(_above("girih.plots", "plot_partition"), self)
 
     def graph(self) -> Graph:
         """The dual graph for NetworkX: `girih.partition.cell_graph(part)`."""
