@@ -183,7 +183,7 @@ class Frame(Protocol):
 
     @property
     def columns(self) -> object:
-        """Its names."""
+        """The names of its columns."""
 
 
 Rows: TypeAlias = np.ndarray | Tensor | Frame | Sequence[Sequence[float]]  # what users pass as a table
@@ -225,7 +225,7 @@ def _from_torch(value: Tensor, name: str) -> Tensor:
 
 
 def _holds_arrays(value: Sequence[Any]) -> bool:
-    """Whether a list holds arrays, at any depth: NumPy would drop their masks and gradients."""
+    """Tells whether a list holds arrays, at any depth: NumPy would drop their masks and gradients."""
     return any(
         _holds_arrays(part)
         if isinstance(part, (list, tuple))
@@ -235,7 +235,7 @@ def _holds_arrays(value: Sequence[Any]) -> bool:
 
 
 def as_indices(value: Any, name: str) -> Tensor:
-    """Whole numbers as int64; fractions are refused, not cut off."""
+    """Makes whole numbers int64; fractions are refused, not cut off."""
     tensor = as_tensor(value, name)
     if not torch.equal(tensor, tensor.round()):
         raise ShapeError(f"{name} must hold whole numbers; got {tensor.flatten()[:8].tolist()}")
@@ -258,7 +258,7 @@ def copied(tensor: Tensor) -> Tensor:
 
 
 def in_transform() -> bool:
-    """Whether a transform of `torch.func` is under way."""
+    """Tells whether a transform of `torch.func` is under way."""
     return _functorch.peek_interpreter_stack() is not None
 
 

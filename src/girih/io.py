@@ -103,7 +103,7 @@ def check_target(target: Path) -> None:
 
 
 def _digest(config: dict[str, Any]) -> str:
-    """Of a config without its checksums, however its JSON is laid out."""
+    """The digest of a config without its checksums, however its JSON is laid out."""
     rest = {name: value for name, value in config.items() if name != _CHECKSUMS}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -223,7 +223,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _seen(folder: Path) -> list[tuple[int, int, int] | None]:
-    """What tells whether the files of a model were replaced."""
+    """Stamps that tell whether the files of a model were replaced."""
     seen: list[tuple[int, int, int] | None] = []
     for name in (_TENSORS, _CONFIG):
         for file in {folder / name, current(folder / name)}:
@@ -323,7 +323,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _set_aside(folder: Path) -> str:
-    """Where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
+    """The place where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
     left = folder.parent.glob(f".{escape(folder.name)}-old-*/old")
     return "".join(f", but a save that was killed left the one before in {old}; move it back" for old in left)
 

@@ -86,7 +86,7 @@ def check_rows(path: Path, shape: tuple[int, ...], memory: float, packed: bool =
 
 
 def allowed(path: Path, memory: float) -> int:
-    """How many bytes of rows a packed file may unpack to."""
+    """The number of bytes of rows that a packed file may unpack to."""
     return max(int(real(memory, "memory") * 1e9), _RATIO * path.stat().st_size)
 
 
@@ -146,7 +146,7 @@ def read_array(path: Path, memory: float) -> NDArray[Any]:
 
 
 def damaged(path: Path, error: BaseException | str) -> DataSourceError:
-    """What is said of a file that its own format does not explain."""
+    """The error for a file that its own format does not explain."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     return DataSourceError(
         f"{path.name} is damaged, or not a {path.suffix} file ({text}); write it again from its source"

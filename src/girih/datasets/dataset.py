@@ -60,12 +60,12 @@ class Dataset:
 
     @property
     def ndim(self) -> int:
-        """2."""
+        """Always 2, as of an array."""
         return self.X.ndim
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(N, D)`."""
+        """The shape `(N, D)`, as of an array."""
         return (self.X.shape[0], self.X.shape[1])
 
     def subset(self, n: int, seed: int = 0) -> Dataset:

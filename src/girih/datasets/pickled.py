@@ -31,7 +31,7 @@ T = TypeVar("T", list[Any], dict[Any, Any])
 
 @dataclass
 class _Name:
-    """What stands in for a class or a function: its name."""
+    """A name that stands in for a class or a function."""
 
     module: str
     name: str
@@ -39,14 +39,14 @@ class _Name:
 
 @dataclass
 class _Type:
-    """What stands in for `numpy.dtype`: its name only; bytes have no byte order and no fields."""
+    """A name that stands in for `numpy.dtype`; bytes have no byte order and no fields."""
 
     name: Any
 
 
 @dataclass
 class _Array:
-    """What stands in for `numpy.ndarray`: version, shape, type, order and bytes."""
+    """A tuple that stands in for `numpy.ndarray`: version, shape, type, order and bytes."""
 
     state: Any = None
 
@@ -66,7 +66,7 @@ class _Machine:
         self.left = 2 * len(content)  # bytes that may be made from texts
 
     def run(self) -> object:
-        """What the pickle holds."""
+        """Reads what the pickle holds."""
         while True:
             code = self.stream.read(1)
             if code not in _OPCODES:

@@ -26,7 +26,7 @@ _FLAT = 1e-10  # factors r of cells that are next to one of lower rank
 
 
 def is_bijective_chain(traced: Trace) -> bool:
-    """Whether a generator is a chain of square Linear layers and activations whose slopes are positive now.
+    """Tells whether a generator is a chain of square Linear layers and activations whose slopes are positive now.
 
     Invertible weights are not checked here.
     """

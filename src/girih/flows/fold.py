@@ -64,7 +64,7 @@ class Fold(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What depends on K alone."""
+    """Constants that depend on K alone."""
 
     centres: Tensor  # (K, K + 1) row k gives the centre of piece k from half the widths of the pieces; then sign_k
     knots: Tensor  # (K, K - 1) from half the widths to where a piece meets the next
@@ -134,7 +134,7 @@ def check_pieces(pieces: int) -> None:
 
 
 def knots(fold: Fold) -> Tensor:
-    """Where a piece meets the next, `(..., K - 1)`."""
+    """The points where a piece meets the next, `(..., K - 1)`."""
     halves = fold.halves
     return halves @ layout(halves.shape[-1], halves.dtype, halves.device).knots
 
@@ -177,7 +177,7 @@ def unbend(z: Tensor, height: Tensor, tail: Tensor) -> Tensor:
 
 
 class Ties(NamedTuple):
-    """What depends on K alone."""
+    """Constants that depend on K alone."""
 
     one: Tensor  # () 1
     start: Tensor  # () 1/2, the weight of each end in the middle

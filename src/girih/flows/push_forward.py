@@ -21,7 +21,7 @@ from girih.partition import Partition
 
 
 class Generator(Protocol):
-    """What is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
+    """A map that is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
 
     features: int
     prior: Prior

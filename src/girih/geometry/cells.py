@@ -98,7 +98,7 @@ class Cells:
 
     @property
     def exact(self) -> bool:
-        """Whether these are all cells, with exact masses."""
+        """Tells whether these are all cells, with exact masses."""
         return self.partition is not None
 
     def maps(self, patterns: Tensor | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:

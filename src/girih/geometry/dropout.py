@@ -26,7 +26,7 @@ _WORD = 62  # bits of a pattern in one whole number
 
 @dataclass(frozen=True, repr=False)
 class DropoutDimensions(Shown):
-    """How often the cells of noisy generators have each intrinsic dimension.
+    """The share of the cells of noisy generators that have each intrinsic dimension.
 
     Attributes:
         dimensions: 0 to S, `(S + 1,)`.
@@ -191,7 +191,7 @@ class _Noise:
         self.noisy = len(layers) - (not output_noise)
 
     def masks(self) -> list[Tensor]:
-        """What is kept of each affine layer: of its outputs `(out,)`, or of its weights `(out, in)`."""
+        """Draws what is kept of each affine layer: of its outputs `(out,)`, or of its weights `(out, in)`."""
         kept = []
         for index, weight in enumerate(self.weights):
             shape = weight.shape[: 1 if self.kind == "dropout" else 2]
@@ -202,7 +202,7 @@ class _Noise:
         return kept
 
     def next_seed(self) -> int:
-        """Of the latents of a realisation."""
+        """Draws the seed of the latents of a realisation."""
         return int(torch.randint(1 << 62, (), generator=self.generator))
 
 
@@ -299,7 +299,7 @@ def _activation(slope: Tensor) -> nn.Module:
 def ranks_met(
     traced: Trace, weights: Sequence[Tensor], biases: Sequence[Tensor], z: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    r"""How many draws fall into cells of each rank, and into how many different cells, `(B, S + 1)` each.
+    r"""The number of draws in cells of each rank, and of these cells, `(B, S + 1)` each.
 
     The generators are a chain with other parameters in its affine layers. All layers are batched products, and each
     cell is looked at once.
@@ -324,7 +324,7 @@ def ranks_met(
 
 
 def _signs(traced: Trace, weights: Sequence[Tensor], biases: Sequence[Tensor], h: Tensor) -> list[Tensor]:
-    """Which units are above their kinks at each draw, `(B, units, n)` for each activation."""
+    """Tells which units are above their kinks at each draw, `(B, units, n)` for each activation."""
     signs = []
     layers = iter(zip(weights, biases, strict=True))
     for stage in traced.chain or ():

@@ -143,7 +143,7 @@ def _descend(traced: Trace, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _good_starts(traced: Trace, x: Tensor, draws: Tensor, tries: int) -> Tensor:
-    """For each row the draws `(m, S)` whose images are nearest, `(N, tries, S)`."""
+    """The draws `(m, S)` whose images are nearest to each row, `(N, tries, S)`."""
     with torch.no_grad():
         images = traced(draws)
     return draws[torch.cdist(x, images).topk(tries, dim=1, largest=False).indices]

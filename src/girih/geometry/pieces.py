@@ -73,7 +73,7 @@ def nearest_in_cell(R: Array, target: Array, H: Array, h: Array) -> Array:
 
 
 def _planes(R: Array, H: Array, h: Array) -> Iterator[tuple[Array, Array]]:
-    """For all sets of independent faces of one size: a point of their common plane and the least-squares map in it."""
+    """A point of the common plane and the least-squares map in it, for all sets of independent faces of one size."""
     S = R.shape[1]
     least = _FLAT * float(np.linalg.norm(R, 2))
     yield np.zeros((1, S)), _inverse(R[None], least)
@@ -262,7 +262,7 @@ class _Shapes:
         return result
 
     def beyond(self, piece: Tensor, centre: Tensor) -> Tensor:
-        """How far points are beyond the farthest face of a piece, `(m,)`; negative inside."""
+        """The distance of points beyond the farthest face of a piece, `(m,)`; negative inside."""
         return self._stretched.beyond(piece, centre)
 
 
@@ -298,7 +298,7 @@ class _Lines:
         self.ways = [_extreme(way, of, self.right, sign) for sign in (-1.0, 1.0)]
 
     def nearest(self, piece: Tensor, centre: Tensor) -> Tensor:
-        """As `Images.nearest`."""
+        """The nearest point of each piece, as `Images.nearest`."""
         k = self.place[piece]
         along = self.right[k]
         wanted = (self.left[k] * centre).sum(1) / self.size[k]

@@ -38,17 +38,17 @@ def piecewise(
 
 
 def relu(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu`."""
+    """`F.relu` as steps."""
     return piecewise(b, h, (0.0,), (0.0, 1.0), (0.0, 0.0))
 
 
 def absolute(b: Builder, h: Feature) -> Feature:
-    """`torch.abs`."""
+    """`torch.abs` as steps."""
     return piecewise(b, h, (0.0,), (-1.0, 1.0), (0.0, 0.0))
 
 
 def leaky_relu(b: Builder, h: Feature, negative_slope: float = 0.01, inplace: bool = False) -> Feature:
-    """`F.leaky_relu`."""
+    """`F.leaky_relu` as steps."""
     return piecewise(b, h, (0.0,), (negative_slope, 1.0), (0.0, 0.0))
 
 
@@ -73,12 +73,12 @@ def prelu(b: Builder, h: Feature, weight: Source) -> Feature:
 
 
 def hardtanh(b: Builder, h: Feature, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Feature:
-    """`F.hardtanh`."""
+    """`F.hardtanh` as steps."""
     return piecewise(b, h, (min_val, max_val), (0.0, 1.0, 0.0), (min_val, 0.0, max_val))
 
 
 def relu6(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu6`."""
+    """`F.relu6` as steps."""
     return hardtanh(b, h, 0.0, 6.0)
 
 
@@ -88,7 +88,7 @@ def hardsigmoid(b: Builder, h: Feature, inplace: bool = False) -> Feature:
 
 
 def softshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
-    """`F.softshrink`."""
+    """`F.softshrink` as steps."""
     return piecewise(b, h, (-lambd, lambd), (1.0, 0.0, 1.0), (lambd, 0.0, -lambd)) if lambd else h
 
 
@@ -116,13 +116,13 @@ def clamp(b: Builder, h: Feature, min: Operand | None = None, max: Operand | Non
 
 
 def clamp_max(b: Builder, h: Feature, max: Operand) -> Feature:
-    """`torch.clamp_max`."""
+    """`torch.clamp_max` as steps."""
     return clamp(b, h, None, max)
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a window moves over lines or pictures: one number for each dimension."""
+    """A window that moves over lines or pictures: one number for each dimension."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -131,7 +131,7 @@ class Window:
 
 
 def max_pool(b: Builder, h: Feature, call: MaxPoolCall) -> Feature:
-    """`F.max_pool1d`, `F.max_pool2d`."""
+    """`F.max_pool1d`, `F.max_pool2d` as steps."""
     if call.return_indices:
         b.refuse(" with return_indices=True, which is not supported")
     spatial = spatial_dimensions(b, h)
@@ -163,7 +163,7 @@ def maxout(b: Builder, h: Feature, pieces: int) -> Feature:
 
 
 def amax(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
-    """`torch.amax`."""
+    """`torch.amax` as steps."""
     dims = dimensions(b, h, dim)
     index = b.numbered(h)[0].long()
     size = math.prod(h.shape[d - 1] for d in dims)
@@ -174,7 +174,7 @@ def amax(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) 
 
 
 def amin(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
-    """`torch.amin`."""
+    """`torch.amin` as steps."""
     return negate(b, amax(b, negate(b, h), dim, keepdim))
 
 

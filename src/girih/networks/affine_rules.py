@@ -43,7 +43,7 @@ Constant: TypeAlias = Source | float
 def linear(
     b: Builder, h: Feature, weight: Source, bias: Source | None = None, module: nn.Linear | None = None
 ) -> Feature:
-    """`F.linear`."""
+    """`F.linear` as steps."""
     takes = weight.raw.shape[-1]
     if not h.shape or h.shape[-1] != takes:
         gives = h.shape[-1] if h.shape else 1
@@ -221,7 +221,7 @@ def divide(b: Builder, left: Operand, right: Operand, rounding_mode: str | None 
 
 
 def negate(b: Builder, h: Feature) -> Feature:
-    """`-h`."""
+    """`-h` as a step."""
     return _scale(b, h, -1.0, None)
 
 
@@ -311,14 +311,14 @@ _LINEAR_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", 
 
 
 def avg_pool(b: Builder, h: Feature, call: AveragePoolCall) -> Feature:
-    """`F.avg_pool1d`, `F.avg_pool2d`."""
+    """`F.avg_pool1d`, `F.avg_pool2d` as steps."""
     spatial, stride = spatial_dimensions(b, h), call.stride or None  # aten has an empty list for none
     args = (call.kernel_size, stride, call.padding, call.ceil_mode, call.count_include_pad)
     return b.average(h, f"avg_pool{spatial}d", *args, *[call.divisor_override] * (spatial > 1))
 
 
 def adaptive_avg_pool(b: Builder, h: Feature, output_size: Sizes | Sequence[int | None]) -> Feature:
-    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d`."""
+    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d` as steps."""
     return b.average(h, f"adaptive_avg_pool{spatial_dimensions(b, h)}d", output_size)
 
 
@@ -332,20 +332,20 @@ def interpolate(b: Builder, h: Feature, call: ResizeCall) -> Feature:
 def upsample_nearest(
     b: Builder, h: Feature, output_size: Sizes, scale_factors: Sequence[float] | None = None
 ) -> Feature:
-    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec`."""
+    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec` as steps."""
     return interpolate(b, h, ResizeCall(output_size, scale_factors))
 
 
 def upsample_linear(
     b: Builder, h: Feature, output_size: Sizes, align_corners: bool, scale_factors: Sequence[float] | None = None
 ) -> Feature:
-    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec`."""
+    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec` as steps."""
     mode = "linear" if spatial_dimensions(b, h) == 1 else "bilinear"
     return interpolate(b, h, ResizeCall(output_size, scale_factors, mode, align_corners))
 
 
 def pad(b: Builder, h: Feature, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Feature:
-    """`F.pad`."""
+    """`F.pad` as steps."""
     sides = tuple(int(side) for side in pad)
     if len(sides) > 2 * len(h.shape):
         b.refuse(" pads the batch, which is not supported")

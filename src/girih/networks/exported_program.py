@@ -259,7 +259,7 @@ class _Reader:
         self.values: dict[str, Argument] = {}
 
     def read(self) -> Exported:
-        """The network."""
+        """Makes the network of the file."""
         specs = self.module["signature"]["input_specs"]
         users = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
         if len(users) != 1 or "as_tensor" not in users[0]:
@@ -323,7 +323,7 @@ class _Reader:
         self._outputs(node, entry["outputs"])
 
     def _by_keyword(self, target: object, name: str) -> bool:
-        """Whether the schema of an operator knows an argument by its name alone; older files do not say."""
+        """Tells whether the schema of an operator knows an argument by its name alone; older files do not say."""
         schema = getattr(target, "_schema", None)
         return schema is not None and any(a.kwarg_only and a.name == name for a in schema.arguments)
 
@@ -389,7 +389,7 @@ def _operator(target: str) -> Callable[..., object]:
 
 
 def _is_pure(schema: torch.FunctionSchema) -> bool:
-    """Whether an operator makes tensors from tensors, changes none, and reads no name of a file."""
+    """Tells whether an operator makes tensors from tensors, changes none, and reads no name of a file."""
     takes, gives = ([str(part.type) for part in parts] for parts in (schema.arguments, schema.returns))
     plain = not schema.is_mutable and "Tensor" in takes and not any("str" in kind for kind in takes)
     return plain and bool(gives) and all(kind == "Tensor" for kind in gives)

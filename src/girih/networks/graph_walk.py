@@ -257,7 +257,7 @@ class Walker:
         self.values: dict[fx.Node, object] = {inputs[0]: Feature(0, builder.latent_shape)}
 
     def value(self, wanted: fx.Node) -> object:
-        """What a node is: a feature, a constant, or a tuple of them."""
+        """The value of a node: a feature, a constant, or a tuple of them."""
         needed, waiting = {wanted}, [wanted]
         while waiting:
             for source in waiting.pop().all_input_nodes:

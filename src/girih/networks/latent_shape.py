@@ -174,7 +174,7 @@ def _appended(node: fx.Node, root: nn.Module, moving: set[fx.Node]) -> int:
 
 
 def _keeps_shape(node: fx.Node, root: nn.Module) -> bool:
-    """Whether the value of a node has the shape of what it takes, as far as one can see."""
+    """Tells whether the value of a node has the shape of what it takes, as far as one can see."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         return not isinstance(module, nn.Flatten | nn.Unflatten | nn.Linear)

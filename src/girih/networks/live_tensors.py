@@ -147,7 +147,7 @@ class Snapshot:
         self._copies = [copied(tensor) for tensor in tensors]
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors have the values of the copies; NaN has none."""
+        """Tells whether the tensors have the values of the copies; NaN has none."""
         return len(tensors) == len(self._copies) and all(map(_same, tensors, self._copies))
 
 
@@ -236,7 +236,7 @@ def _other_hooks(root: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _is_plain(module: nn.Module, name: str) -> bool:
-    """Whether `module.name` is neither a parameter or buffer nor computed by the class or by a hook that is known."""
+    """Tells whether `module.name` is no parameter or buffer, and not computed by the class or by a known hook."""
     known = any(isinstance(h, _KNOWN) and _target(h) == name for h in module._forward_pre_hooks.values())
     return not (known or name in module._parameters or name in module._buffers or hasattr(type(module), name))
 

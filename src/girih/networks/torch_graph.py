@@ -183,7 +183,7 @@ class _Tracer(fx.Tracer):
         return value
 
     def value(self, proxy: fx.Proxy) -> Any:
-        """What a node of the graph is for an example."""
+        """The value of a node of the graph for an example."""
         wanted = proxy.node  # that of an attribute is made when it is asked for
         self._running = True
         try:

@@ -102,7 +102,7 @@ class Trace:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters of the generator are."""
+        """The device that holds the parameters of the generator."""
         devices = (step.device for step in self.steps if isinstance(step, AffineStep))
         return next((device for device in devices if device is not None), torch.device("cpu"))
 
@@ -199,7 +199,7 @@ class Trace:
         return jets
 
     def head_parameters(self) -> tuple[Tensor, Tensor]:
-        """W `(D, H)` and v `(D,)` of the head; the identity where there is none."""
+        """The weight W `(D, H)` and shift v `(D,)` of the head; the identity where there is none."""
         if self.head is not None:
             return self.head.weight, self.head.bias
         eye = torch.eye(self.output_dim, dtype=torch.float64, device=self.device)

@@ -38,7 +38,7 @@ Sizes: TypeAlias = int | Sequence[int]
 
 @dataclass(frozen=True)
 class ConvolutionCall:
-    """`F.conv1d`, `F.conv2d`."""
+    """The arguments of `F.conv1d`, `F.conv2d` after the features."""
 
     weight: Source
     bias: Source | None = None
@@ -50,7 +50,7 @@ class ConvolutionCall:
 
 @dataclass(frozen=True)
 class TransposedCall:
-    """`F.conv_transpose1d`, `F.conv_transpose2d`."""
+    """The arguments of `F.conv_transpose1d`, `F.conv_transpose2d` after the features."""
 
     weight: Source
     bias: Source | None = None
@@ -63,7 +63,7 @@ class TransposedCall:
 
 @dataclass(frozen=True)
 class NormalisationCall:
-    """`F.batch_norm`."""
+    """The arguments of `F.batch_norm` after the features."""
 
     running_mean: Source | None
     running_var: Source | None
@@ -76,7 +76,7 @@ class NormalisationCall:
 
 @dataclass(frozen=True)
 class MaxPoolCall:
-    """`F.max_pool1d`, `F.max_pool2d`."""
+    """The arguments of `F.max_pool1d`, `F.max_pool2d` after the features."""
 
     kernel_size: Sizes
     stride: Sizes | None = None
@@ -100,7 +100,7 @@ class AveragePoolCall:
 
 @dataclass(frozen=True)
 class ResizeCall:
-    """`F.interpolate`."""
+    """The arguments of `F.interpolate` after the features."""
 
     size: Sizes | None = None
     scale_factor: float | Sequence[float] | None = None
@@ -179,7 +179,7 @@ class Builder:
     def move(
         self, feature: Feature, function: Callable[[Tensor], Tensor | Sequence[Tensor]]
     ) -> Feature | tuple[Feature, ...]:
-        """What a function gives that only moves, picks or repeats entries; a tuple where it gives one."""
+        """The result of a function that only moves, picks or repeats entries; a tuple where it gives one."""
         result = function(self.numbered(feature))
         if isinstance(result, Tensor):
             return self.moved(feature, result)

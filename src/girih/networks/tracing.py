@@ -161,7 +161,7 @@ def _walk(
 
 
 def _returned(graph: fx.Graph) -> dict[str, Any]:
-    """What a graph returns, by name."""
+    """The outputs of a graph, by name."""
     (last,) = (node for node in graph.nodes if node.op == "output")
     return parts_of(last.args[0])
 
@@ -169,7 +169,7 @@ def _returned(graph: fx.Graph) -> dict[str, Any]:
 def _part(
     graph: fx.Graph, root: nn.Module, parts: dict[str, Any], until: str | None, name: str
 ) -> Callable[[Tensor], Tensor]:
-    """What the module itself gives for the part of the graph that was traced."""
+    """Computes with the module itself the part of the graph that was traced."""
     if until is not None:
         name, node = "", before(graph, until)
     else:
@@ -294,7 +294,7 @@ class Followed:
 
 
 def _parts(net: nn.Module) -> list[Any]:
-    """What a module is built of, flat; modules and functions are compared as objects."""
+    """The parts of a module, flat; modules and functions are compared as objects."""
     found: list[Any] = []
     for module in net.modules():
         found += (module, type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values())

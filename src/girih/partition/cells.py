@@ -127,7 +127,7 @@ class Cells(ABC):
     @property
     @abstractmethod
     def separating_units(self) -> Tensor:
-        """For each pair of neighbours the column of `patterns` that tells them apart, `(E,)`."""
+        """The column of `patterns` that tells each pair of neighbours apart, `(E,)`."""
 
     @abstractmethod
     def locate(self, z: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class LineCells(Cells):
 
     @property
     def extent(self) -> str:
-        """The same as text."""
+        """The domain as text."""
         return "({:g}, {:g})".format(*self._domain)
 
     @property

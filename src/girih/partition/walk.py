@@ -31,7 +31,7 @@ _STEPS = np.logspace(-1, -9, 9)  # across a facet, relative to its radius
 
 
 class Box(NamedTuple):
-    """A cube."""
+    """A cube by its centre and half its side."""
 
     centre: Array  # (S,)
     half: float
@@ -205,7 +205,7 @@ class LocalCell:
 
 
 class Constraints(NamedTuple):
-    """What a cell satisfies: `H z <= h`, unit normals, most of them redundant."""
+    """The constraints of a cell: `H z <= h`, unit normals, most of them redundant."""
 
     H: Array  # (K, S)
     h: Array  # (K,)
