@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from girih._arrays import as_rows, as_tensor
 from girih._extras import require
-from girih._numbers import as_floats, column_labels, refuse
+from girih._arrays import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NotNumericError, ShapeError
 
 Name: TypeAlias = str | int

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from girih._extras import require
-from girih._numbers import as_floats
+from girih._arrays import as_floats
 from girih.tables.frames import Label, Name
 
 Written: TypeAlias = NDArray[np.float64] | list[Label | None]  # numbers, NaN where missing, or labels, None there
