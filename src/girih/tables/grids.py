@@ -69,9 +69,10 @@ def look(values: NDArray[np.float64]) -> Grid:
     return Grid(width, atoms, len(distinct), whole)
 
 
-def near(values: NDArray[np.float64], atom: float, width: float) -> NDArray[np.bool_]:
-    """Which values are that atom, up to the noise of float32 and a millionth of the width."""
-    return np.abs(values - atom) <= min(max(1e-6 * width, _NOISE_32 * abs(atom)), 0.5 * width)
+def near(values: NDArray[np.float64], atom: float, width: float | None) -> NDArray[np.bool_]:
+    """Which values are that atom, up to the noise of float32 and, if there is a width, a millionth of it."""
+    noise = _NOISE_32 * abs(atom)
+    return np.abs(values - atom) <= (noise if width is None else min(max(1e-6 * width, noise), 0.5 * width))
 
 
 def step(values: NDArray[np.float64], tolerance: float) -> float:
