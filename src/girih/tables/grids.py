@@ -19,6 +19,7 @@ _REPEATED = 0.05  # share of the rows that repeat an earlier value, where roundi
 _CROWDED = 5.0  # rows a distinct value from which on the values are levels, even on no grid
 _SHARE, _LEAST, _MOST = 0.08, 8, 3  # an atom: share of the rows and rows it has at least; atoms a column
 _ABOVE, _NEAR = 5.0, 3  # its rows, over those of the commonest of so many neighbours on each side
+_UNROUNDED = 1e-3  # least width of an atom among numbers that were not rounded, in deviations: at most 7 nats
 _FAR_ABOVE = 30.0  # the same where other values that may be atoms are no neighbours
 
 
@@ -65,7 +66,7 @@ def look(values: NDArray[np.float64]) -> Grid:
     if whole:
         width = max(width, 1.0)
     if width == 0.0 and atoms:
-        width = max(float(np.diff(distinct).min()), 1e-6 * float(values.std()))
+        width = max(float(np.diff(distinct).min()), _UNROUNDED * float(values.std()))
     return Grid(width, atoms, len(distinct), whole)
 
 
