@@ -51,7 +51,7 @@ class Brute:
             mix, s = member.mixture, member.scales
             y = s.forward(torch.as_tensor(x)).numpy()
             slope = np.nansum(s.log_slope(torch.as_tensor(x)).numpy())
-            ends = np.unique(np.r_[np.linspace(-reach, reach, int(10 * reach) + 1), mix.basis.edges[1:-1]])
+            ends = np.unique(np.r_[np.linspace(-reach, reach, int(5 * reach) + 1), mix.basis.edges[1:-1]])
             z = (0.5 * (ends[1:] + ends[:-1])[:, None] + 0.5 * np.diff(ends)[:, None] * node).ravel()
             w = (0.5 * np.diff(ends)[:, None] * weight).ravel()
             phi = mix.basis.values(torch.as_tensor(z)).numpy()
@@ -79,7 +79,7 @@ class Brute:
             first += mix.components
         log = np.concatenate(logs)
         self.log_p = special.logsumexp(log)
-        kept = log - self.log_p > -45.0
+        kept = log - self.log_p > -700.0
         self.share, self.mean, self.cov = np.exp(log - self.log_p)[kept], np.concatenate(means)[kept], np.concatenate(covs)[kept]
         self.member, self.component = np.array(self.member)[kept], np.array(self.component)[kept]
         self.ensemble, self.x, self.codes, self.atoms = ensemble, x, codes, atoms

@@ -65,14 +65,14 @@ class Conditional:
         chosen[self.columns] = True
         return self.known.isnan() & chosen
 
-    def blocks(self) -> Iterator[tuple[slice, Pieces]]:
-        """The pieces, some rows at a time."""
+    def blocks(self, heavy: bool = False) -> Iterator[tuple[slice, Pieces]]:
+        """The pieces, some rows at a time; with those that only moments of bent columns need, if `heavy`."""
         D = self.x.shape[1]
         each = sum(m.mixture.components * (len(m.mixture.basis.constant) + D) * D for m in self.ensemble.members)
-        size = max(1, _AT_ONCE // max(each, 1))
+        size, missing = max(1, _AT_ONCE // max(each, 1)), self.missing
         for start in range(0, len(self), size):
             here = slice(start, start + size)
-            yield here, pieces_of(self.ensemble, self.x[here], self.codes[here])
+            yield here, pieces_of(self.ensemble, self.x[here], self.codes[here], missing[here] if heavy else None)
 
     def marginal(self, columns: Sequence[int], code_columns: Sequence[int] = ()) -> Conditional:
         """The conditional distribution of some columns alone, in the order given; what was observed stays observed.
@@ -98,7 +98,7 @@ class Conditional:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, variance = self.known.nan_to_num(0.0), torch.zeros_like(self.known)
-        for here, pieces in self.blocks():
+        for here, pieces in self.blocks(True):
             each = self._piecewise(here, pieces)
             share = pieces.share[:, None]
             gone = self.missing[here]
@@ -144,7 +144,7 @@ class Conditional:
         mean, _ = self._moments
         D = len(self.columns)
         out = self.x.new_zeros(len(self), D, D)
-        for here, pieces in self.blocks():
+        for here, pieces in self.blocks(True):
             each, variance = self._piecewise(here, pieces)
             number, _ = numbers_and_atoms(self.tables, self.atoms, pieces, self.codes[here])
             gone = self.missing[here]
