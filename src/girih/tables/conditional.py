@@ -85,7 +85,9 @@ class Conditional:
             ParameterError: an atom column comes without its number, or its number without it.
         """
         own = object.__new__(Conditional)
-        own.__dict__.update({k: v for k, v in self.__dict__.items() if not isinstance(getattr(type(self), k, None), cached_property)})
+        own.__dict__.update(
+            {k: v for k, v in self.__dict__.items() if not isinstance(getattr(type(self), k, None), cached_property)}
+        )
         own.columns = self.columns[torch.as_tensor(columns, dtype=torch.long)]
         own.code_columns = self.code_columns[torch.as_tensor(code_columns, dtype=torch.long)]
         for atom in self.atoms:
@@ -250,7 +252,9 @@ class Conditional:
         for what, bad in (("number", wrong), ("category", wrong_codes)):
             if bool(bad.any()):
                 n, j = (int(part) for part in bad.nonzero()[0])
-                raise ParameterError(f"row {n} was observed with another value in {what} {j}: give NaN or the same value")
+                raise ParameterError(
+                    f"row {n} was observed with another value in {what} {j}: give NaN or the same value"
+                )
         both_x = torch.where(both_x.isnan(), given_x, both_x)
         both_codes = torch.where(both_codes < 0, given_codes, both_codes)
         both_x, both_codes = _checked(self.ensemble, both_x, both_codes, self.atoms)
@@ -276,12 +280,16 @@ def _checked(ensemble: Ensemble, x: Tensor, codes: Tensor, atoms: tuple[Atom, ..
     for atom in atoms:
         seen, code, last = ~x[:, atom.x].isnan(), codes[:, atom.code], len(atom.values)
         if bool((seen & (code >= 0) & (code < last)).any()):
-            raise ParameterError(f"a row has an atom and a number in number {atom.x}: where it is an atom x must be NaN")
+            raise ParameterError(
+                f"a row has an atom and a number in number {atom.x}: where it is an atom x must be NaN"
+            )
         codes[:, atom.code] = torch.where(seen, last, code)
     return x, codes
 
 
-def reasons(ensemble: Ensemble, x: Tensor, codes: Tensor, groups: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+def reasons(
+    ensemble: Ensemble, x: Tensor, codes: Tensor, groups: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> Tensor:
     """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
     It is the log density of the column given the others; 0 where the column is missing.

@@ -1,6 +1,6 @@
 r"""One column of a piece, a smeared truncated normal: its exponential moments, distribution function and density.
 
-    y = base + slope t + deviation e,    e ~ N(0, 1),    density of t proportional to exp(-c t - t^2 / 2) on [below, above]
+y = base + slope t + deviation e,    e ~ N(0, 1),    density of t proportional to exp(-c t - t^2 / 2) on [below, above]
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Lines(NamedTuple):
         down = self.slope < 0
         c, below, above, log_k0 = self.latent
         below, above = torch.where(down, -above, below), torch.where(down, -below, above)
-        return Lines(Latent(torch.where(down, -c, c), below, above, log_k0), self.base, self.slope.abs(), self.deviation)
+        return Lines(
+            Latent(torch.where(down, -c, c), below, above, log_k0), self.base, self.slope.abs(), self.deviation
+        )
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """The y between which all but 1e-12 of the probability lies."""
@@ -106,7 +108,9 @@ class Lines(NamedTuple):
         density = torch.zeros_like(k)
         width = right - left
         # the exponents of both factors at most fall by so much
-        range_ = width * (latent.anchor.abs() + torch.maximum(left.abs(), right.abs())) + 0.5 * (0.5 * r * width).square()
+        range_ = (
+            width * (latent.anchor.abs() + torch.maximum(left.abs(), right.abs())) + 0.5 * (0.5 * r * width).square()
+        )
         least = -math.inf
         for nodes, weights, limit in _RULES:
             here = (width > 0) & (range_ > least) & ~(range_ > limit)

@@ -72,7 +72,12 @@ def numbers_and_atoms(
 
 
 def mean_and_variance(
-    pieces: Pieces, entries: Entries, units: Units, known: Tensor, atoms: tuple[Atom, ...], chances: tuple[Tensor, list[Tensor]]
+    pieces: Pieces,
+    entries: Entries,
+    units: Units,
+    known: Tensor,
+    atoms: tuple[Atom, ...],
+    chances: tuple[Tensor, list[Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """Means and variances of each column given each piece, `(P, D)`, for rows `known (B, D)`, NaN where missing."""
     piece, column, _ = entries

@@ -93,6 +93,20 @@ class Marginals:
         total = known + self._numbers(x, torch.ones(len(x), dtype=torch.bool), exact=True)[0]
         return torch.where(x.isnan(), x, total.clamp(0.0, 1.0))
 
+    def between(self, lower: Tensor, upper: Tensor, numbers: bool = False) -> Tensor:
+        """`P(lower <= X <= upper)` of each slot, `(S,)`; of numbers that are no atoms alone, if `numbers`."""
+        everyone = torch.ones(len(lower), dtype=torch.bool)
+        out = self._numbers(upper, everyone, exact=True)[0] - self._numbers(lower, everyone, exact=True)[0]
+        if not numbers:
+            hit = (self.atoms >= lower[:, None]) & (self.atoms <= upper[:, None])
+            out = out + torch.where(hit, self.chance, 0.0).sum(1)
+        return torch.where(lower <= upper, out.clamp(0.0, 1.0), 0.0)
+
+    def bracket(self) -> tuple[Tensor, Tensor]:
+        """The numbers between which all but 1e-12 of each slot lies, atoms apart, `(S,)`."""
+        lower, upper = self._bracket()
+        return self.coordinate.inverse(lower), self.coordinate.inverse(upper)
+
     def quantile(self, q: float) -> Tensor:
         """The least x with `P(X <= x) >= q` of each slot, `(S,)`."""
         slots = len(self.slots[0])
@@ -120,7 +134,9 @@ class Marginals:
     def _bracket(self) -> tuple[Tensor, Tensor]:
         """Where all but 1e-12 of each slot lies, in its coordinate."""
         low, high = self.lines.ends()
-        own = Scales(*(getattr(self.coordinate, name)[self.slot] for name in ("bent", "origin", "unit", "centre", "spread")))
+        own = Scales(
+            *(getattr(self.coordinate, name)[self.slot] for name in ("bent", "origin", "unit", "centre", "spread"))
+        )
 
         def moved(y: Tensor) -> Tensor:
             t = self.scales.centre + self.scales.spread * y
