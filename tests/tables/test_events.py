@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from table_twins import Brute, ensemble
 
 from girih.errors import LatentDimensionError, NonFiniteError, ShapeError
 from girih.tables.basis import Basis
 from girih.tables.conditional import Conditional
+from girih.tables.encoded import Atom
 from girih.tables.events import probability
-from girih.tables.moments import Atom
+from table_twins import Brute, ensemble
 
 NAN = float("nan")
 LINE, PLAIN = Basis.line(3), Basis.plain()

@@ -6,8 +6,8 @@ One column: a difference of its distribution function. Two columns that no membe
     P = int p(x_1 | observed) P(l(x_1) <= x_2 <= u(x_1) | observed, x_1) dx_1,
 
 l and u piecewise linear, both factors exact (the second is the conditional of a row with one more entry), by
-Gauss-Legendre panels that end where l or u have a kink, and are halved until the panels' probabilities of x_1 alone agree
-with its distribution function and those of the event with their halves.
+Gauss-Legendre panels that end where l or u have a kink, and are halved until the panels' probabilities of x_1 alone
+agree with its distribution function and those of the event with their halves.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from girih.errors import LatentDimensionError, NonFiniteError, ShapeError
 from girih.tables.conditional import Conditional
-from girih.tables.lines import Latent, Lines
+from girih.tables.encoded import Atom
+from girih.tables.lines import Lines
 from girih.tables.member import Ensemble
-from girih.tables.moments import Atom
 
 _TOLERANCE = 1e-10  # of one panel
 _ROUNDS = 25
@@ -47,6 +47,21 @@ def probability(source: Ensemble | Conditional, A: Tensor, b: Tensor | float, at
         ShapeError: A or b do not fit the columns or each other.
         NonFiniteError: A or b is not finite.
         LatentDimensionError: more than two columns with a coefficient are unknown in a row.
+
+    Example:
+        >>> import torch
+        >>> from girih.tables.basis import Basis
+        >>> from girih.tables.events import probability
+        >>> from girih.tables.member import Ensemble, Member
+        >>> from girih.tables.mixture import Mixture
+        >>> from girih.tables.scales import Scales
+        >>> one, zero = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        >>> Sigma = torch.tensor([[[1.0, 0.8], [0.8, 1.0]]], dtype=torch.float64)
+        >>> mixture = Mixture(Basis.plain(), one[:1], zero[None, :, None], Sigma)
+        >>> member = Member(mixture, Scales(zero.bool(), zero, one, zero, one))
+        >>> ensemble = Ensemble((member,), one[:1])
+        >>> probability(ensemble, one, 0.0), probability(ensemble, -torch.eye(2, dtype=torch.float64), zero)
+        (tensor(0.5000, dtype=torch.float64), tensor(0.3976, dtype=torch.float64))
     """
     if isinstance(source, Ensemble):
         mixture = source.members[0].mixture
@@ -90,7 +105,7 @@ def _with_atoms(source: Conditional, columns: list[int], here: Tensor) -> bool:
 
 
 def _interval(a: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """The ends of `{x: a x <= rest}`, `(n,)`, for `a (E,)` and `rest (n, E)`; empty where the lower is above the upper."""
+    """The ends of `{x: a x <= rest}`, `(n,)`, for `a (E,)`, `rest (n, E)`; of the empty set lower > upper."""
     ends = rest / a
     lower = torch.where(a < 0, ends, -torch.inf).amax(1)
     upper = torch.where(a > 0, ends, torch.inf).amin(1)
@@ -124,8 +139,7 @@ def _projected(source: Conditional, here: Tensor, columns: list[int], a: Tensor,
         slope = (weight * pieces.slope[:, columns]).sum(1)
         noise = pieces.noise[:, columns][:, :, columns][pieces.which]
         deviation = torch.einsum("pi,pij,pj->p", weight, noise, weight).sqrt()
-        latent = Latent(pieces.anchor, pieces.below, pieces.above, pieces.log_k0)
-        part, _ = Lines(latent, base, slope, deviation).cdf(rest[some][pieces.row])
+        part, _ = Lines(pieces.latent, base, slope, deviation).cdf(rest[some][pieces.row])
         out[some] = out[some].index_add(0, pieces.row, pieces.share * part)
     return out
 

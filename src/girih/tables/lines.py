@@ -36,9 +36,9 @@ class Latent(NamedTuple):
     above: Tensor
     log_k0: Tensor
 
-    def __getitem__(self, entry: Tensor) -> Latent:  # type: ignore[override]
-        """Some of them."""
-        return Latent(*(part[entry] for part in tuple(self)))
+    def some(self, entry: Tensor) -> Latent:
+        """Entries chosen by their places or by booleans."""
+        return Latent(*(part[entry] for part in self))
 
     def tilted(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """`log E[exp(h t)]` and the mean of t under the density times `exp(h t)`.
@@ -67,7 +67,7 @@ class Lines(NamedTuple):
 
     def some(self, entry: Tensor) -> Lines:
         """Entries chosen by their places or by booleans."""
-        return Lines(self.latent[entry], self.base[entry], self.slope[entry], self.deviation[entry])
+        return Lines(self.latent.some(entry), self.base[entry], self.slope[entry], self.deviation[entry])
 
     def mirrored(self) -> Lines:
         """The same with slopes of at least 0."""
@@ -101,7 +101,7 @@ class Lines(NamedTuple):
         total = torch.where(left >= end, 1.0, torch.zeros_like(k))
         part = ((left > start) & (left < end)).nonzero()[:, 0]
         if len(part):
-            c, below, _, log_k0 = latent[part]
+            c, below, _, log_k0 = latent.some(part)
             top = left[part].clamp(max=0.0)
             log_part = anchored_moments(below - top, left[part] - top, c + top)[0]
             total[part] = (log_part - top * (c + 0.5 * top) - log_k0).exp()

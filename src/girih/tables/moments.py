@@ -13,32 +13,16 @@ one of the atoms otherwise, independently of the rest given the piece.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from girih.tables.lines import Latent, Lines
+from girih.tables.encoded import Atom
+from girih.tables.lines import Lines
 from girih.tables.pieces import Pieces, Units
 
 _AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Atom:
-    """The values that a numeric column takes with a probability of their own.
-
-    Attributes:
-        x: the numeric column.
-        code: the column of categories that says which: `code < len(values)` means `values[code]`, and
-            `code == len(values)` a number other than these.
-        values: the atoms, in units of the data.
-    """
-
-    x: int
-    code: int
-    values: tuple[float, ...]
 
 
 class Entries(NamedTuple):
@@ -52,7 +36,7 @@ class Entries(NamedTuple):
     def of(pieces: Pieces, missing: Tensor) -> Entries:
         """Those of the columns that are missing, `(B, D)`."""
         piece, column = missing[pieces.row].nonzero(as_tuple=True)
-        latent = Latent(pieces.anchor, pieces.below, pieces.above, pieces.log_k0)[piece]
+        latent = pieces.latent.some(piece)
         deviation = pieces.noise_of(piece, column, column).sqrt()
         lines = Lines(latent, pieces.base[piece, column], pieces.slope[piece, column], deviation)
         return Entries(piece, column, lines)
@@ -108,7 +92,7 @@ def _moments(pieces: Pieces, lines: Lines, units: Units, piece: Tensor, column: 
     bent = scales.bent.nonzero()[:, 0]
     if len(bent):
         c, own, t, slope = c[bent], own[bent], t[bent], (scales.spread * lines.slope)[bent]
-        latent = lines.latent[bent]
+        latent = lines.latent.some(bent)
         L = {s: latent.tilted(s * slope)[0] - s * slope * t + 0.5 * (s * own).square() for s in (1, -1, 2, -2)}
         unit = scales.unit[bent]
         mean[bent] = scales.origin[bent] + unit * 0.5 * ((c + L[1]).exp() - (L[-1] - c).exp())
@@ -139,7 +123,7 @@ def _crossed(pieces: Pieces, units: Units, p: Tensor, i: Tensor, j: Tensor, own:
     member = pieces.member[p]
     swap = units.bent[member, i] & ~units.bent[member, j]  # the second is always bent
     i, j = torch.where(swap, j, i), torch.where(swap, i, j)
-    latent = Latent(pieces.anchor, pieces.below, pieces.above, pieces.log_k0)[p]
+    latent = pieces.latent.some(p)
     t = pieces.mean[p]
     one, other = units.at(member, i), units.at(member, j)
     a, b = one.spread * pieces.slope[p, i], other.spread * pieces.slope[p, j]

@@ -3,7 +3,8 @@ r"""What the missing entries of a row are, given the observed ones: a mixture of
 Given member, component and cell (a *piece*), with V the inverse root of the observed block of Sigma, `L = V^T V` and
 `R = Sigma L`, which is the identity on the observed columns,
 
-    z ~ N(mean, 1 / root^2) held to the cell,    y = b + R (y_o - b) + (I - R) A z + N(0, C),    C = (I - R) Sigma (I - R)^T
+    z ~ N(mean, 1 / root^2) held to the cell,
+    y = b + R (y_o - b) + (I - R) A z + N(0, C),    C = (I - R) Sigma (I - R)^T
 
 (the last is `Sigma - Sigma L Sigma` without its cancellation). The latent is counted in deviations t from its *anchor*,
 the point of the cell nearest to the mean: its density is proportional to `exp(-c t - t^2 / 2)`, c the distance from the
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from girih.errors import NonFiniteError
 from girih.gaussian.interval import anchored_moments
+from girih.tables.lines import Latent
 from girih.tables.member import Ensemble
 from girih.tables.mixture import Gaussians, Mixture, Observed, Rows, cells_of, gaussians_of, log_tables
 from girih.tables.scales import Scales
@@ -53,7 +55,12 @@ class Pieces(NamedTuple):
 
     def some(self, piece: Tensor) -> Pieces:
         """Pieces chosen by their places."""
-        return Pieces(*(part[piece] for part in self[:-2]), self.noise, self.dropped)
+        return self._replace(**{name: getattr(self, name)[piece] for name in self._fields[:-2]})
+
+    @property
+    def latent(self) -> Latent:
+        """The latents of the pieces."""
+        return Latent(self.anchor, self.below, self.above, self.log_k0)
 
     def noise_of(self, piece: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """`C_ij` of pieces."""
@@ -86,9 +93,10 @@ class Units:
 def pieces_of(ensemble: Ensemble, x: Tensor, codes: Tensor, heavy: Tensor | None = None) -> Pieces:
     """The pieces of rows `(B, D)` with NaN where missing and categories `(B, C)`, -1 where missing.
 
-    Left out are those with a share below 1e-12 of a row. A bent column can be so large on a piece that its moments depend
-    on it all the same: with `heavy (B, D)`, the bound `2 |E T| + 2 V` of `log E[exp(2 T)]`, V the variance of T before the
-    latent is held to the cell (which makes a Gaussian only more log-concave), is added to the logarithm of the share.
+    Left out are those with a share below 1e-12 of a row. A bent column can be so large on a piece that its moments
+    depend on it all the same: with `heavy (B, D)`, the bound `2 |E T| + 2 V` of `log E[exp(2 |T|)]`, V the variance of
+    T before the latent is held to the cell (which makes a Gaussian only more log-concave), is added to the logarithm
+    of the share.
 
     Raises:
         NonFiniteError: a row has no density that a double can hold.
@@ -98,28 +106,32 @@ def pieces_of(ensemble: Ensemble, x: Tensor, codes: Tensor, heavy: Tensor | None
         rows = member.rows(x, codes)
         observed = Observed.of(member.mixture.noise, rows.masks)
         gaussians = gaussians_of(member.mixture, rows, observed)
-        cells = cells_of(member.mixture, rows, observed, heavy is not None)
+        cells = cells_of(member.mixture, rows, observed, heavy is not None, gaussians)
         prior = member.mixture.weights.log()[:, None] + log_tables(member.mixture, rows.codes)  # (K, B)
         prior = prior + (ensemble.weights[m].log() + member.scales.log_slope(x).nan_to_num(0.0).sum(1))[rows.order]
         given = _Given.of(member.mixture, rows, observed, gaussians)
         found.append((rows, given, cells.log_p + prior[..., None], cells.mean))
     totals = torch.stack([rows.unsorted(log_w.logsumexp((0, 2))) for rows, _, log_w, _ in found], 1).logsumexp(1)
     if not bool(totals.isfinite().all()):
-        n = int((~totals.isfinite()).nonzero()[0])
+        first_bad = int((~totals.isfinite()).nonzero()[0])
         raise NonFiniteError(
-            f"row {n} is so far from everything the model knows, or holds so impossible a category, that its density "
+            f"row {first_bad} is so far from everything the model knows, or holds so impossible a category, that its density "
             "is 0 in double precision; leave out what is wrong in it"
         )
     parts, noises, first, uses = [], [], 0, 0
     kept_share = torch.zeros_like(totals)
-    for m, (rows, given, log_w, z) in enumerate(found):
+    for m, (rows, given, log_w, centre) in enumerate(found):
         log_share = log_w - totals[rows.order][:, None]
-        extra = 0.0 if heavy is None else given.log_square(z, ensemble.members[m].scales, heavy[rows.order])
-        k, n, r = (log_share + extra > LOG_NEGLIGIBLE).nonzero(as_tuple=True)
-        share = log_share[k, n, r].exp()
-        kept_share.index_add_(0, rows.order[n], share)
-        latent, which = given.latent(k, n, r)
-        parts.append((rows.order[n], torch.full_like(k, m), first + k, share, *latent, uses + which))
+        size = (
+            log_share
+            if heavy is None
+            else log_share + given.log_square(centre, ensemble.members[m].scales, heavy[rows.order])
+        )
+        k, n, r = (size > LOG_NEGLIGIBLE).nonzero(as_tuple=True)
+        part = log_share[k, n, r].exp()
+        kept_share.index_add_(0, rows.order[n], part)
+        latent, place = given.latent(k, n, r)
+        parts.append((rows.order[n], torch.full_like(k, m), first + k, part, *latent, uses + place))
         noises.append(given.noise.flatten(0, 1))
         first, uses = first + len(log_w), uses + len(noises[-1])
     flat = [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from girih.tables.encoded import Atom
 from girih.tables.lines import Lines
-from girih.tables.moments import Atom, Entries
+from girih.tables.moments import Entries
 from girih.tables.pieces import Pieces, Units
 from girih.tables.scales import Scales
 
