@@ -287,6 +287,29 @@ def test_nothing_missing_and_no_rows():
     assert none.sample(2)[0].shape == (2, 0, 3)
 
 
+def test_categories_alone():
+    e = ensemble(0, 0, [PLAIN, PLAIN], (3, 2))
+    c = Conditional(e, torch.empty(1, 0, dtype=torch.float64), torch.tensor([[-1, 1]]))
+    joint = [float(e.log_prob(c.x, torch.tensor([[k, 1]])).exp()) for k in range(3)]
+    assert c.probabilities(0)[0].tolist() == pytest.approx([p / sum(joint) for p in joint], rel=1e-12)
+    assert c.mean.shape == (1, 0) and c.quantile(0.5).shape == (1, 0) and c.sample(4)[1].shape == (4, 1, 2)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 3e-6, 1e-8])
+def test_variances_of_bent_columns_that_hardly_vary(size):
+    """sinh is straight over so little: to first order the variances are those of T times cosh^2."""
+    e = ensemble(6, 2, [LINE], (), bend=False)
+    member = e.members[0]
+    s = member.scales
+    narrow = Scales(torch.ones(2).bool(), s.origin, s.unit, torch.tensor([2.0, -1.0]).double(), size * s.spread)
+    straight = Scales(torch.zeros(2).bool(), 0 * s.origin, torch.ones(2).double(), narrow.centre, narrow.spread)
+    x, codes = rows([NAN, NAN]), torch.zeros(1, 0).long()
+    c, flat = (Conditional(Ensemble((Member(member.mixture, k),), rows(1.0)), x, codes) for k in (narrow, straight))
+    slope = s.unit * flat.mean.cosh()
+    expected = flat.covariance * slope[:, :, None] * slope[:, None, :]
+    assert torch.allclose(c.covariance, expected, rtol=30.0 * size + 2e-5, atol=0.0)
+
+
 def test_overflow_is_said():
     e = ensemble(5, 2, [PLAIN], ())
     member = e.members[0]

@@ -17,6 +17,7 @@ from girih.gaussian.interval import anchored_moments
 _FALL = 35.0  # nats below its peak, where the density of t ends
 _SURE = 7.0  # deviations, beyond which a normal probability is 0 or 1: 1.3e-12
 _CELLS = 1 << 17
+_SMALL = 1e-10
 _LEVELS = ((10, 4.0), (20, 16.0), (48, math.inf))  # nodes, and the range of the exponent up to which they serve
 
 
@@ -49,6 +50,16 @@ class Latent(NamedTuple):
         top = torch.minimum(torch.maximum(-c, self.below), self.above)
         log_k0, mean, _ = anchored_moments(self.below - top, self.above - top, c + top)
         return log_k0 - top * (c + 0.5 * top) - self.log_k0, top + mean
+
+    def log_central(self, h: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """`log E[exp(h (t - mean))]` and the tilted mean less `mean`.
+
+        Where h is so small that the differences would lose half of their digits, `h^2 Var / 2` and `h Var` are as good.
+        """
+        value, tilted = self.tilted(h)
+        small = h.square() * variance < _SMALL
+        value = torch.where(small, 0.5 * h.square() * variance, value - h * mean)
+        return value, torch.where(small, h * variance, tilted - mean)
 
     def support(self) -> tuple[Tensor, Tensor]:
         """The t outside which the density has fallen by exp(-35)."""

@@ -1,7 +1,7 @@
 r"""Means and covariances of the missing entries in the units of the data, in closed form.
 
 A bent column is `x = origin + unit sinh T` with T = c + d, c its mean and d a smeared truncated normal of mean 0. With
-`L(h) = log E[exp(h d)]`, closed by `Latent.tilted`,
+`L(h) = log E[exp(h d)]`, closed by `Latent.log_central`,
 
     E[sinh T] = (exp(c + L(1)) - exp(-c + L(-1))) / 2
     sinh T - sinh c = sum_s s exp(s c) (exp(s d) - 1) / 2,    s in {1, -1},
@@ -91,9 +91,9 @@ def _moments(pieces: Pieces, lines: Lines, units: Units, piece: Tensor, column: 
     mean, variance = c.clone(), (scales.spread * lines.slope).square() * t_variance + own.square()
     bent = scales.bent.nonzero()[:, 0]
     if len(bent):
-        c, own, t, slope = c[bent], own[bent], t[bent], (scales.spread * lines.slope)[bent]
-        latent = lines.latent.some(bent)
-        L = {s: latent.tilted(s * slope)[0] - s * slope * t + 0.5 * (s * own).square() for s in (1, -1, 2, -2)}
+        c, own, slope = c[bent], own[bent], (scales.spread * lines.slope)[bent]
+        latent, t, v = lines.latent.some(bent), t[bent], t_variance[bent]
+        L = {s: latent.log_central(s * slope, t, v)[0] + 0.5 * (s * own).square() for s in (1, -1, 2, -2)}
         unit = scales.unit[bent]
         mean[bent] = scales.origin[bent] + unit * 0.5 * ((c + L[1]).exp() - (L[-1] - c).exp())
         up, down = L[1].expm1(), L[-1].expm1()
@@ -124,20 +124,19 @@ def _crossed(pieces: Pieces, units: Units, p: Tensor, i: Tensor, j: Tensor, own:
     swap = units.bent[member, i] & ~units.bent[member, j]  # the second is always bent
     i, j = torch.where(swap, j, i), torch.where(swap, i, j)
     latent = pieces.latent.some(p)
-    t = pieces.mean[p]
+    t, v = pieces.mean[p], pieces.variance[p]
     one, other = units.at(member, i), units.at(member, j)
     a, b = one.spread * pieces.slope[p, i], other.spread * pieces.slope[p, j]
     c = [s.centre + s.spread * pieces.base[p, k] + g * t for s, k, g in ((one, i, a), (other, j, b))]
     noise = [s.spread.square() * pieces.noise_of(p, k, k) for s, k in ((one, i), (other, j))]
 
     def log_moment(s: int, r: int) -> tuple[Tensor, Tensor]:
-        h = s * a + r * b
-        value, mean = latent.tilted(h)
+        value, moved = latent.log_central(s * a + r * b, t, v)
         square = s * s * noise[0] + r * r * noise[1] + 2 * s * r * own
-        return value - h * t + 0.5 * square, mean
+        return value + 0.5 * square, moved
 
     alone = {r: log_moment(0, r) for r in (1, -1)}
-    straight = sum(0.5 * r * (r * c[1] + L).exp() * (a * (m - t) + r * own) for r, (L, m) in alone.items())
+    straight = sum(0.5 * r * (r * c[1] + L).exp() * (a * m + r * own) for r, (L, m) in alone.items())
     first = {s: log_moment(s, 0)[0].expm1() for s in (1, -1)}
     both, off = torch.zeros_like(t), [torch.zeros_like(t), torch.zeros_like(t)]
     for s in (1, -1):

@@ -115,8 +115,8 @@ def pieces_of(ensemble: Ensemble, x: Tensor, codes: Tensor, heavy: Tensor | None
     if not bool(totals.isfinite().all()):
         first_bad = int((~totals.isfinite()).nonzero()[0])
         raise NonFiniteError(
-            f"row {first_bad} is so far from everything the model knows, or holds so impossible a category, that its density "
-            "is 0 in double precision; leave out what is wrong in it"
+            f"row {first_bad} is so far from everything the model knows, or holds so impossible a category, that its "
+            "density is 0 in double precision; leave out what is wrong in it"
         )
     parts, noises, first, uses = [], [], 0, 0
     kept_share = torch.zeros_like(totals)

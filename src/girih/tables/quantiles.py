@@ -20,7 +20,7 @@ from girih.tables.moments import Entries
 from girih.tables.pieces import Pieces, Units
 from girih.tables.scales import Scales
 
-_TOLERANCE = 1e-11  # of the width of a bracket of all that is likely
+_TOLERANCE = 1e-13  # of the width of a bracket of all that is likely
 _LARGEST = 600.0  # asinh of the largest number, in units, that a bracket may hold
 _ROUNDS = 120
 
