@@ -87,8 +87,10 @@ class Conditional:
     def blocks(self, heavy: bool = False) -> Iterator[tuple[slice, Pieces]]:
         """The pieces, some rows at a time; with those that only moments of bent columns need, if `heavy`."""
         D = self.x.shape[1]
-        each = sum(m.mixture.components * (len(m.mixture.basis.constant) + D) * D for m in self.ensemble.members)
-        size, missing = max(1, _AT_ONCE // max(each, 1)), self.missing
+        each = sum(
+            m.mixture.components * (len(m.mixture.basis.constant) + D) * max(D, 8) for m in self.ensemble.members
+        )
+        size, missing = max(1, _AT_ONCE // each), self.missing
         heavy = heavy and bool(self.units.bent.any())
         for start in range(0, len(self), size):
             here = slice(start, start + size)
