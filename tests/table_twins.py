@@ -7,9 +7,9 @@ import torch
 from scipy import special, stats
 
 from girih.tables.basis import Basis
+from girih.tables.encoded import Atom
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture
-from girih.tables.moments import Atom
 from girih.tables.scales import Scales
 
 
@@ -51,14 +51,14 @@ class Brute:
             mix, s = member.mixture, member.scales
             y = s.forward(torch.as_tensor(x)).numpy()
             slope = np.nansum(s.log_slope(torch.as_tensor(x)).numpy())
-            ends = np.unique(np.r_[np.linspace(-reach, reach, int(10 * reach) + 1), mix.basis.edges[1:-1]])
+            ends = np.unique(np.r_[np.linspace(-reach, reach, int(5 * reach) + 1), mix.basis.edges[1:-1]])
             z = (0.5 * (ends[1:] + ends[:-1])[:, None] + 0.5 * np.diff(ends)[:, None] * node).ravel()
             w = (0.5 * np.diff(ends)[:, None] * weight).ravel()
             phi = mix.basis.values(torch.as_tensor(z)).numpy()
             for k in range(mix.components):
                 mu, S = phi @ mix.maps[k].numpy().T, mix.noise[k].numpy()
                 log = np.log(w) + stats.norm.logpdf(z) + np.log(float(ensemble.weights[m] * mix.weights[k])) + slope
-                for table, code in zip(mix.tables, codes):
+                for table, code in zip(mix.tables, codes, strict=True):
                     log = log + (np.log(float(table[k, code])) if code >= 0 else 0.0)
                 full, C = mu.copy(), np.zeros_like(S)
                 if seen.any():
@@ -79,7 +79,7 @@ class Brute:
             first += mix.components
         log = np.concatenate(logs)
         self.log_p = special.logsumexp(log)
-        kept = log - self.log_p > -45.0
+        kept = log - self.log_p > -700.0
         self.share, self.mean, self.cov = (
             np.exp(log - self.log_p)[kept],
             np.concatenate(means)[kept],
@@ -114,7 +114,7 @@ class Brute:
 
     def cross(self, i, j):
         """`E[x_i x_j]` of two columns without atoms."""
-        node, weight = np.polynomial.hermite_e.hermegauss(30)
+        node, weight = np.polynomial.hermite_e.hermegauss(20)
         a, b = np.meshgrid(node, node, indexing="ij")
         w = np.outer(weight, weight).ravel() / (2 * np.pi)
         L = np.linalg.cholesky(self.cov[:, [i, j]][:, :, [i, j]])

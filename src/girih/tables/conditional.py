@@ -13,21 +13,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from girih.errors import NonFiniteError, ParameterError, ShapeError
+from girih.errors import ParameterError
 from girih.tables import moments
 from girih.tables.draws import drawn
+from girih.tables.encoded import Atom, checked
 from girih.tables.member import Ensemble
-from girih.tables.moments import Atom, Entries, mean_and_variance, numbers_and_atoms
+from girih.tables.moments import Entries, mean_and_variance, numbers_and_atoms
 from girih.tables.pieces import Pieces, Units, pieces_of
 from girih.tables.quantiles import Marginals
 
-__all__ = ["Atom", "Conditional", "reasons"]
+__all__ = ["Atom", "Conditional"]
 
 _AT_ONCE = 1 << 23  # numbers in the largest array
 
 
 class Conditional:
-    """p(missing | observed) of an ensemble, for N rows with holes; observed entries are certain.
+    """The exact `p(missing | observed)` of an ensemble, for N rows with holes; what was observed is certain.
+
+    Use it to fill holes with their spread, to predict some columns from others, or to draw what could have been there.
 
     Args:
         ensemble: the joint model.
@@ -39,12 +42,28 @@ class Conditional:
         ShapeError: `x` or `codes` has not the columns of the model, or they differ in their rows.
         NonFiniteError: an entry is infinite, or a row has no density that a double can hold.
         ParameterError: a code is not one of its column, or a row has an atom and a number in one column.
+
+    Example:
+        >>> import torch
+        >>> from girih.tables.basis import Basis
+        >>> from girih.tables.conditional import Conditional
+        >>> from girih.tables.member import Ensemble, Member
+        >>> from girih.tables.mixture import Mixture
+        >>> from girih.tables.scales import Scales
+        >>> one, zero = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        >>> Sigma = torch.tensor([[[1.0, 0.8], [0.8, 1.0]]], dtype=torch.float64)
+        >>> mixture = Mixture(Basis.plain(), one[:1], zero[None, :, None], Sigma)
+        >>> member = Member(mixture, Scales(zero.bool(), zero, one, zero, one))
+        >>> x = torch.tensor([[2.0, torch.nan]], dtype=torch.float64)
+        >>> c = Conditional(Ensemble((member,), one[:1]), x, torch.empty(1, 0, dtype=torch.long))
+        >>> c.mean, c.variance
+        (tensor([[2.0000, 1.6000]], dtype=torch.float64), tensor([[0.0000, 0.3600]], dtype=torch.float64))
     """
 
     def __init__(self, ensemble: Ensemble, x: Tensor, codes: Tensor, atoms: Sequence[Atom] = ()) -> None:
         self.ensemble = ensemble
         self.atoms = tuple(atoms)
-        self.x, self.codes = _checked(ensemble, x, codes, self.atoms)
+        self.x, self.codes = checked(ensemble, x, codes, self.atoms)
         self.tables = tuple(torch.cat(part) for part in zip(*(m.mixture.tables for m in ensemble.members), strict=True))
         self.units = Units.of(ensemble)
         self.known = self.x.clone()  # with the atoms, in units of the data
@@ -65,14 +84,17 @@ class Conditional:
         chosen[self.columns] = True
         return self.known.isnan() & chosen
 
-    def blocks(self) -> Iterator[tuple[slice, Pieces]]:
-        """The pieces, some rows at a time."""
+    def blocks(self, heavy: bool = False) -> Iterator[tuple[slice, Pieces]]:
+        """The pieces, some rows at a time; with those that only moments of bent columns need, if `heavy`."""
         D = self.x.shape[1]
-        each = sum(m.mixture.components * (len(m.mixture.basis.constant) + D) * D for m in self.ensemble.members)
-        size = max(1, _AT_ONCE // max(each, 1))
+        each = sum(
+            m.mixture.components * (len(m.mixture.basis.constant) + D) * max(D, 8) for m in self.ensemble.members
+        )
+        size, missing = max(1, _AT_ONCE // each), self.missing
+        heavy = heavy and bool(self.units.bent.any())
         for start in range(0, len(self), size):
             here = slice(start, start + size)
-            yield here, pieces_of(self.ensemble, self.x[here], self.codes[here])
+            yield here, pieces_of(self.ensemble, self.x[here], self.codes[here], missing[here] if heavy else None)
 
     def marginal(self, columns: Sequence[int], code_columns: Sequence[int] = ()) -> Conditional:
         """The conditional distribution of some columns alone, in the order given; what was observed stays observed.
@@ -93,14 +115,15 @@ class Conditional:
         for atom in self.atoms:
             if bool((own.columns == atom.x).any()) != bool((own.code_columns == atom.code).any()):
                 raise ParameterError(
-                    f"number {atom.x} and category {atom.code} are one column of the table: a marginal needs both or neither"
+                    f"number {atom.x} and category {atom.code} are one column of the table: a marginal needs both "
+                    "or neither"
                 )
         return own
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, variance = self.known.nan_to_num(0.0), torch.zeros_like(self.known)
-        for here, pieces in self.blocks():
+        for here, pieces in self.blocks(True):
             each = self._piecewise(here, pieces)
             share = pieces.share[:, None]
             gone = self.missing[here]
@@ -112,8 +135,8 @@ class Conditional:
         if not bool(mean.isfinite().all() and variance.isfinite().all()):
             columns = (~mean.isfinite() | ~variance.isfinite()).any(0).nonzero()[:, 0].tolist()
             warnings.warn(
-                f"means or variances of columns {columns} overflow in some rows, since a heavy tail is certain there; they "
-                "are given as infinite: use quantiles",
+                f"means or variances of columns {columns} overflow in some rows, so heavy is their tail; they are "
+                "given as infinite: use quantiles",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -146,7 +169,7 @@ class Conditional:
         mean, _ = self._moments
         D = len(self.columns)
         out = self.x.new_zeros(len(self), D, D)
-        for here, pieces in self.blocks():
+        for here, pieces in self.blocks(True):
             each, variance = self._piecewise(here, pieces)
             number, _ = numbers_and_atoms(self.tables, self.atoms, pieces, self.codes[here])
             gone = self.missing[here]
@@ -205,7 +228,7 @@ class Conditional:
         return out[..., self.columns].reshape(*levels.shape, len(self), len(self.columns))
 
     def probabilities(self, code_column: int) -> Tensor:
-        """`P(category | observed)`, `(N, L)`; 1 and 0 where it was observed. Of an atom column: its atoms, then a number.
+        """`P(category | observed)`, `(N, L)`; 1 or 0 where it was observed. Of atom columns: the atoms, then a number.
 
         Raises:
             ParameterError: there is no such column of categories.
@@ -257,55 +280,9 @@ class Conditional:
                 )
         both_x = torch.where(both_x.isnan(), given_x, both_x)
         both_codes = torch.where(both_codes < 0, given_codes, both_codes)
-        both_x, both_codes = _checked(self.ensemble, both_x, both_codes, self.atoms)
+        both_x, both_codes = checked(self.ensemble, both_x, both_codes, self.atoms)
         new = (both_x.isnan() != self.x.isnan()).any(1) | (both_codes != self.codes).any(1)
         if not bool(new.all()):
             n = int((~new).nonzero()[0])
             raise ParameterError(f"row {n} gives no value for an entry that was missing: there is nothing to judge")
         return self.ensemble.log_prob(both_x, both_codes) - self.ensemble.log_prob(self.x, self.codes)
-
-
-def _checked(ensemble: Ensemble, x: Tensor, codes: Tensor, atoms: tuple[Atom, ...]) -> tuple[Tensor, Tensor]:
-    mixture = ensemble.members[0].mixture
-    D, C = mixture.maps.shape[1], len(mixture.tables)
-    if x.ndim != 2 or codes.ndim != 2 or x.shape[1] != D or codes.shape != (len(x), C):
-        raise ShapeError(f"rows must be x (N, {D}) and codes (N, {C}); got {tuple(x.shape)} and {tuple(codes.shape)}")
-    if bool(x.isinf().any()):
-        n, j = (int(part) for part in x.isinf().nonzero()[0])
-        raise NonFiniteError(f"row {n} is infinite in number {j}: give a finite value, or NaN for a missing one")
-    for c, table in enumerate(mixture.tables):
-        if bool(((codes[:, c] < -1) | (codes[:, c] >= table.shape[1])).any()):
-            raise ParameterError(f"category {c} has codes 0 to {table.shape[1] - 1}, and -1 where missing; got others")
-    codes = codes.clone()
-    for atom in atoms:
-        seen, code, last = ~x[:, atom.x].isnan(), codes[:, atom.code], len(atom.values)
-        if bool((seen & (code >= 0) & (code < last)).any()):
-            raise ParameterError(
-                f"a row has an atom and a number in number {atom.x}: where it is an atom x must be NaN"
-            )
-        codes[:, atom.code] = torch.where(seen, last, code)
-    return x, codes
-
-
-def reasons(
-    ensemble: Ensemble, x: Tensor, codes: Tensor, groups: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> Tensor:
-    """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
-
-    It is the log density of the column given the others; 0 where the column is missing.
-
-    Args:
-        ensemble: the joint model.
-        x: encoded numbers `(N, D)`.
-        codes: encoded categories `(N, C)`.
-        groups: for each column of the table, its numbers and its categories.
-    """
-    whole = ensemble.log_prob(x, codes)
-    out = whole.new_zeros(len(x), len(groups))
-    for column, (numbers, categories) in enumerate(groups):
-        numbers, categories = list(numbers), list(categories)
-        seen = (~x[:, numbers].isnan()).any(1) | (codes[:, categories] >= 0).any(1)
-        less_x, less_codes = x[seen], codes[seen]
-        less_x[:, numbers], less_codes[:, categories] = torch.nan, -1
-        out[seen, column] = whole[seen] - ensemble.log_prob(less_x, less_codes)
-    return out

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from girih.gaussian.interval import sample_anchored
-from girih.tables.moments import Atom
+from girih.tables.encoded import Atom
 from girih.tables.pieces import Pieces, Units
 
 _AT_ONCE = 1 << 21

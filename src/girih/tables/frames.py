@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from girih._arrays import as_rows, as_tensor
+from girih._arrays import as_floats, as_rows, as_tensor, column_labels, refuse
 from girih._extras import require
-from girih._arrays import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NotNumericError, ShapeError
 
 Name: TypeAlias = str | int

@@ -17,6 +17,7 @@ from girih.gaussian.interval import anchored_moments
 _FALL = 35.0  # nats below its peak, where the density of t ends
 _SURE = 7.0  # deviations, beyond which a normal probability is 0 or 1: 1.3e-12
 _CELLS = 1 << 17
+_SMALL = 1e-10
 _LEVELS = ((10, 4.0), (20, 16.0), (48, math.inf))  # nodes, and the range of the exponent up to which they serve
 
 
@@ -36,9 +37,9 @@ class Latent(NamedTuple):
     above: Tensor
     log_k0: Tensor
 
-    def __getitem__(self, entry: Tensor) -> Latent:  # type: ignore[override]
-        """Some of them."""
-        return Latent(*(part[entry] for part in tuple(self)))
+    def some(self, entry: Tensor) -> Latent:
+        """Entries chosen by their places or by booleans."""
+        return Latent(*(part[entry] for part in self))
 
     def tilted(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """`log E[exp(h t)]` and the mean of t under the density times `exp(h t)`.
@@ -49,6 +50,16 @@ class Latent(NamedTuple):
         top = torch.minimum(torch.maximum(-c, self.below), self.above)
         log_k0, mean, _ = anchored_moments(self.below - top, self.above - top, c + top)
         return log_k0 - top * (c + 0.5 * top) - self.log_k0, top + mean
+
+    def log_central(self, h: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """`log E[exp(h (t - mean))]` and the tilted mean less `mean`.
+
+        Where h is so small that the differences would lose half of their digits, `h^2 Var / 2` and `h Var` are as good.
+        """
+        value, tilted = self.tilted(h)
+        small = h.square() * variance < _SMALL
+        value = torch.where(small, 0.5 * h.square() * variance, value - h * mean)
+        return value, torch.where(small, h * variance, tilted - mean)
 
     def support(self) -> tuple[Tensor, Tensor]:
         """The t outside which the density has fallen by exp(-35)."""
@@ -67,7 +78,7 @@ class Lines(NamedTuple):
 
     def some(self, entry: Tensor) -> Lines:
         """Entries chosen by their places or by booleans."""
-        return Lines(self.latent[entry], self.base[entry], self.slope[entry], self.deviation[entry])
+        return Lines(self.latent.some(entry), self.base[entry], self.slope[entry], self.deviation[entry])
 
     def mirrored(self) -> Lines:
         """The same with slopes of at least 0."""
@@ -101,7 +112,7 @@ class Lines(NamedTuple):
         total = torch.where(left >= end, 1.0, torch.zeros_like(k))
         part = ((left > start) & (left < end)).nonzero()[:, 0]
         if len(part):
-            c, below, _, log_k0 = latent[part]
+            c, below, _, log_k0 = latent.some(part)
             top = left[part].clamp(max=0.0)
             log_part = anchored_moments(below - top, left[part] - top, c + top)[0]
             total[part] = (log_part - top * (c + 0.5 * top) - log_k0).exp()

@@ -184,14 +184,16 @@ def gaussians_of(mixture: Mixture, rows: Rows, observed: Observed) -> Gaussians:
     return Gaussians(-0.5 * (size[:, p][..., None] + t.log() + rest), mean, t.expand_as(mean))
 
 
-def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool = False) -> Cells:
+def cells_of(
+    mixture: Mixture, rows: Rows, observed: Observed, everything: bool = False, gaussians: Gaussians | None = None
+) -> Cells:
     r"""Evidence and posterior moments of every cell, for every row.
 
-    With the Gaussians of `gaussians_of`, `log p(x, cell) = log p + log P(cell; mean, 1 / precision)`. A cell is left out
-    where `-d^2 / 2 >= log P`, d the distance from the mean to the cell in deviations, bounds it far below the best.
+    With the Gaussians of `gaussians_of`, `log p(x, cell) = log p + log P(cell; mean, 1 / precision)`. A cell is left
+    out where `-d^2 / 2 >= log P`, d the distance from the mean to the cell in deviations, bounds it far below the best.
     """
     p = rows.pattern
-    constant, mean, t = gaussians_of(mixture, rows, observed)
+    constant, mean, t = gaussians_of(mixture, rows, observed) if gaussians is None else gaussians
     if mixture.basis.kinks == 0:
         return Cells(constant, mean, 1.0 / t)
     root = t.sqrt()

@@ -18,13 +18,15 @@ from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.tables.choice import Choice, Fitter, Setting, Table, choose
 from girih.tables.columns import Columns
-from girih.tables.conditional import Atom, Conditional, reasons
+from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
+from girih.tables.encoded import Atom
 from girih.tables.events import probability
 from girih.tables.frames import Name
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
+from girih.tables.reasons import reasons
 
 Array = NDArray[np.float64]
 

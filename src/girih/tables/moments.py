@@ -1,7 +1,7 @@
 r"""Means and covariances of the missing entries in the units of the data, in closed form.
 
 A bent column is `x = origin + unit sinh T` with T = c + d, c its mean and d a smeared truncated normal of mean 0. With
-`L(h) = log E[exp(h d)]`, closed by `Latent.tilted`,
+`L(h) = log E[exp(h d)]`, closed by `Latent.log_central`,
 
     E[sinh T] = (exp(c + L(1)) - exp(-c + L(-1))) / 2
     sinh T - sinh c = sum_s s exp(s c) (exp(s d) - 1) / 2,    s in {1, -1},
@@ -13,32 +13,16 @@ one of the atoms otherwise, independently of the rest given the piece.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from girih.tables.lines import Latent, Lines
+from girih.tables.encoded import Atom
+from girih.tables.lines import Lines
 from girih.tables.pieces import Pieces, Units
 
 _AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Atom:
-    """The values that a numeric column takes with a probability of their own.
-
-    Attributes:
-        x: the numeric column.
-        code: the column of categories that says which: `code < len(values)` means `values[code]`, and
-            `code == len(values)` a number other than these.
-        values: the atoms, in units of the data.
-    """
-
-    x: int
-    code: int
-    values: tuple[float, ...]
 
 
 class Entries(NamedTuple):
@@ -52,7 +36,7 @@ class Entries(NamedTuple):
     def of(pieces: Pieces, missing: Tensor) -> Entries:
         """Those of the columns that are missing, `(B, D)`."""
         piece, column = missing[pieces.row].nonzero(as_tuple=True)
-        latent = Latent(pieces.anchor, pieces.below, pieces.above, pieces.log_k0)[piece]
+        latent = pieces.latent.some(piece)
         deviation = pieces.noise_of(piece, column, column).sqrt()
         lines = Lines(latent, pieces.base[piece, column], pieces.slope[piece, column], deviation)
         return Entries(piece, column, lines)
@@ -107,9 +91,9 @@ def _moments(pieces: Pieces, lines: Lines, units: Units, piece: Tensor, column: 
     mean, variance = c.clone(), (scales.spread * lines.slope).square() * t_variance + own.square()
     bent = scales.bent.nonzero()[:, 0]
     if len(bent):
-        c, own, t, slope = c[bent], own[bent], t[bent], (scales.spread * lines.slope)[bent]
-        latent = lines.latent[bent]
-        L = {s: latent.tilted(s * slope)[0] - s * slope * t + 0.5 * (s * own).square() for s in (1, -1, 2, -2)}
+        c, own, slope = c[bent], own[bent], (scales.spread * lines.slope)[bent]
+        latent, t, v = lines.latent.some(bent), t[bent], t_variance[bent]
+        L = {s: latent.log_central(s * slope, t, v)[0] + 0.5 * (s * own).square() for s in (1, -1, 2, -2)}
         unit = scales.unit[bent]
         mean[bent] = scales.origin[bent] + unit * 0.5 * ((c + L[1]).exp() - (L[-1] - c).exp())
         up, down = L[1].expm1(), L[-1].expm1()
@@ -139,21 +123,20 @@ def _crossed(pieces: Pieces, units: Units, p: Tensor, i: Tensor, j: Tensor, own:
     member = pieces.member[p]
     swap = units.bent[member, i] & ~units.bent[member, j]  # the second is always bent
     i, j = torch.where(swap, j, i), torch.where(swap, i, j)
-    latent = Latent(pieces.anchor, pieces.below, pieces.above, pieces.log_k0)[p]
-    t = pieces.mean[p]
+    latent = pieces.latent.some(p)
+    t, v = pieces.mean[p], pieces.variance[p]
     one, other = units.at(member, i), units.at(member, j)
     a, b = one.spread * pieces.slope[p, i], other.spread * pieces.slope[p, j]
     c = [s.centre + s.spread * pieces.base[p, k] + g * t for s, k, g in ((one, i, a), (other, j, b))]
     noise = [s.spread.square() * pieces.noise_of(p, k, k) for s, k in ((one, i), (other, j))]
 
     def log_moment(s: int, r: int) -> tuple[Tensor, Tensor]:
-        h = s * a + r * b
-        value, mean = latent.tilted(h)
+        value, moved = latent.log_central(s * a + r * b, t, v)
         square = s * s * noise[0] + r * r * noise[1] + 2 * s * r * own
-        return value - h * t + 0.5 * square, mean
+        return value + 0.5 * square, moved
 
     alone = {r: log_moment(0, r) for r in (1, -1)}
-    straight = sum(0.5 * r * (r * c[1] + L).exp() * (a * (m - t) + r * own) for r, (L, m) in alone.items())
+    straight = sum(0.5 * r * (r * c[1] + L).exp() * (a * m + r * own) for r, (L, m) in alone.items())
     first = {s: log_moment(s, 0)[0].expm1() for s in (1, -1)}
     both, off = torch.zeros_like(t), [torch.zeros_like(t), torch.zeros_like(t)]
     for s in (1, -1):

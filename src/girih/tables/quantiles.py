@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from girih.tables.encoded import Atom
 from girih.tables.lines import Lines
-from girih.tables.moments import Atom, Entries
+from girih.tables.moments import Entries
 from girih.tables.pieces import Pieces, Units
 from girih.tables.scales import Scales
 
-_TOLERANCE = 1e-11  # of the width of a bracket of all that is likely
+_TOLERANCE = 1e-13  # of the width of a bracket of all that is likely
 _LARGEST = 600.0  # asinh of the largest number, in units, that a bracket may hold
 _ROUNDS = 120
 
@@ -92,6 +93,20 @@ class Marginals:
         known = torch.where(self.atoms <= x[:, None], self.chance, 0.0).sum(1)
         total = known + self._numbers(x, torch.ones(len(x), dtype=torch.bool), exact=True)[0]
         return torch.where(x.isnan(), x, total.clamp(0.0, 1.0))
+
+    def between(self, lower: Tensor, upper: Tensor, numbers: bool = False) -> Tensor:
+        """`P(lower <= X <= upper)` of each slot, `(S,)`; of numbers that are no atoms alone, if `numbers`."""
+        everyone = torch.ones(len(lower), dtype=torch.bool)
+        out = self._numbers(upper, everyone, exact=True)[0] - self._numbers(lower, everyone, exact=True)[0]
+        if not numbers:
+            hit = (self.atoms >= lower[:, None]) & (self.atoms <= upper[:, None])
+            out = out + torch.where(hit, self.chance, 0.0).sum(1)
+        return torch.where(lower <= upper, out.clamp(0.0, 1.0), 0.0)
+
+    def bracket(self) -> tuple[Tensor, Tensor]:
+        """The numbers between which all but 1e-12 of each slot lies, atoms apart, `(S,)`."""
+        lower, upper = self._bracket()
+        return self.coordinate.inverse(lower), self.coordinate.inverse(upper)
 
     def quantile(self, q: float) -> Tensor:
         """The least x with `P(X <= x) >= q` of each slot, `(S,)`."""

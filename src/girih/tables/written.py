@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from girih._extras import require
 from girih._arrays import as_floats
+from girih._extras import require
 from girih.tables.frames import Label, Name
 
 Written: TypeAlias = NDArray[np.float64] | list[Label | None]  # numbers, NaN where missing, or labels, None there
