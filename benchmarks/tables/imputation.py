@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy.special import softmax
@@ -80,19 +80,25 @@ def conditional_means(model: GaussianMixture, X: np.ndarray) -> np.ndarray:
 
 def _by_mixture(X: np.ndarray, components: int, floor: float, rounds: int = 4) -> np.ndarray:
     """A mixture fitted to completed rows, which it completes again, from IterativeImputer's on."""
-    filled = _iterative(X)
+    filled = _start(X.tobytes(), X.shape)
     for _ in range(rounds):
         model = GaussianMixture(components, reg_covar=floor, random_state=0, max_iter=200).fit(filled)
         filled = conditional_means(model, X)
     return filled
 
 
-def _iterative(X: np.ndarray) -> np.ndarray:
-    return IterativeImputer(max_iter=30, random_state=0).fit_transform(X)
+@lru_cache(maxsize=2)  # the same for all settings
+def _start(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    return _iterative(np.frombuffer(data).reshape(shape), 30)
 
 
-def _forest(X: np.ndarray, share: float, leaf: int, trees: int, rounds: int) -> np.ndarray:
-    forest = RandomForestRegressor(trees, max_features=share, min_samples_leaf=leaf, random_state=0)
+def _iterative(X: np.ndarray, rounds: int) -> np.ndarray:
+    return IterativeImputer(max_iter=rounds, random_state=0).fit_transform(X)
+
+
+def _forest(X: np.ndarray, trees: int, rounds: int) -> np.ndarray:
+    """As missForest does it, a third of the columns tried at each node."""
+    forest = RandomForestRegressor(trees, max_features=1 / 3, random_state=0)
     return IterativeImputer(forest, max_iter=rounds, random_state=0).fit_transform(X)
 
 
@@ -107,16 +113,9 @@ def settings(model: str, rows: int, quick: bool) -> dict[str, Filled]:
             for weights in ("uniform", "distance")
         }
     if model == "iterative":
-        return {"BayesianRidge": _iterative}
+        return {f"BayesianRidge, {n} rounds": partial(_iterative, rounds=n) for n in ((10,) if quick else (10, 100))}
     if model == "forest":
-        if quick:
-            return {"": partial(_forest, share=1.0, leaf=3, trees=5, rounds=1)}
-        return {
-            f"max_features {share:.2g}, min_samples_leaf {leaf}": partial(
-                _forest, share=share, leaf=leaf, trees=100, rounds=5
-            )
-            for share, leaf in ((1 / 3, 1), (1.0, 3))
-        }
+        return {"": partial(_forest, trees=5, rounds=1) if quick else partial(_forest, trees=60, rounds=4)}
     counts = (1, 2, 3) if quick else (1, 2, 3, 4, 6, 8)
     floors = (1e-2,) if quick else (1e-3, 1e-2)
     return {
