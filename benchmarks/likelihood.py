@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import girih
-from girih.em.step import Problem, exact_step, hidden_step
+from girih.em.iteration import Problem, exact_step, hidden_step
 from girih.inference import accumulate, chunks, evidence
 from timing import seconds
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import girih
 from flows.rad_cases import livened, mixed
-from girih.cli import inputs
+from girih.cli import tables
 from girih.errors import ModelFileError
 from girih.flows import RAD, DGNFlow, Flow, RADCoupling, RealNVP
 from twins import prior_of_dim
@@ -465,4 +465,4 @@ def test_damaged_generator_flows_are_refused(change, tmp_path):
 def test_the_command_line_refuses_what_has_no_noise(build, tmp_path):
     girih.save(build(), tmp_path / "model")
     with pytest.raises(ModelFileError, match=r"holds a (RAD|partition), not a model with noise"):
-        inputs.read_model(tmp_path / "model")
+        tables.read_model(tmp_path / "model")

@@ -129,6 +129,18 @@ def test_a_fitted_convolution_comes_back_and_is_fitted_on(tmp_path):
     assert curves[1] == pytest.approx(curves[0], rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_em_starts_anew_with_a_loaded_convolution(tmp_path):
+    """The layers of a loaded network draw their weights as those that were saved."""
+    dgn = girih.DGN(convolutional(1, 2), noise=0.3)
+    back = saved(dgn, tmp_path / "model")
+    assert any(type(layer).__name__ == "StepLayer" for layer in back.net.modules())
+    X = girih.datasets.load("circle", n=40, seed=0).X
+    results = [girih.em.fit_em(d, X, max_iter=3, n_init=2, init_iter=2, seed=3) for d in (dgn, back)]
+    assert results[1].starts == pytest.approx(results[0].starts, rel=1e-9)
+    assert results[1].curve == pytest.approx(results[0].curve, rel=1e-9)
+
+
 def test_a_flow_with_branches_comes_back(tmp_path):
     torch.manual_seed(0)
     flow = DGNFlow(nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(-2.0, 2.0), nn.Linear(2, 2)).double())

@@ -6,7 +6,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from girih._papers import papers
+from girih._extras import papers
 from girih._version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         plots,
         report,
         selection,
+        tables,
         training,
         vae,
     )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from girih.networks import mlp, trace
     from girih.partition import Partition
     from girih.selection import select_model
+    from girih.tables import TableModel
     from girih.training import FitOptions, FitResult
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "FitResult",
     "Partition",
     "Posterior",
+    "TableModel",
     "__version__",
     "datasets",
     "em",
@@ -65,6 +68,7 @@ __all__ = [
     "save",
     "select_model",
     "selection",
+    "tables",
     "trace",
     "train",
     "training",
@@ -85,6 +89,7 @@ _HOMES = {
     "save": "io",
     "select_model": "selection",
     "trace": "networks",
+    "TableModel": "tables",
     "train": "likelihood",
 }
 

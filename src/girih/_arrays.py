@@ -131,6 +131,13 @@ def check_finite(tensor: Tensor, name: str, allow_missing: bool = False, labels:
         )
 
 
+def check_observed(tensor: Tensor, name: str) -> None:
+    """Refuse a table `(N, D)` with columns that hold nothing but missing entries."""
+    unseen = torch.isnan(tensor).all(0).nonzero()[:, 0].tolist()
+    if unseen:
+        raise EmptyDataError(f"columns {unseen[:10]} of {name} have no observed entries; drop them")
+
+
 def check_largest(tensor: Tensor, name: str, labels: Sequence[Any] | None = None, largest: float = _LARGEST) -> None:
     """Refuse a table with values whose squares overflow, by column."""
     size = tensor.detach().abs().nan_to_num(nan=0.0)

@@ -1,4 +1,4 @@
-"""What is not installed with girih itself: packages that only some of it needs, named by their extra."""
+"""What is not installed with girih itself: packages of its extras, and the reproductions of the papers."""
 
 from __future__ import annotations
 
@@ -54,3 +54,24 @@ def require(module: str, extra: str) -> ModuleType:
     """
     with needs(extra):
         return importlib.import_module(module)
+
+
+_NAME = "girih_papers"
+
+
+def papers() -> ModuleType:
+    """The package `girih_papers`.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(_NAME)
+    except ModuleNotFoundError as error:
+        if error.name != _NAME:
+            raise
+        raise ImportError(
+            "the reproductions are a package of their own, girih-papers, which is not installed; in a copy of girih's "
+            "repository run `make papers`, or `pip install ./papers`",
+            name=_NAME,
+        ) from None

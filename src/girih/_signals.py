@@ -17,7 +17,7 @@ class TerminatedError(KeyboardInterrupt):
 
 
 class Asked:
-    """Whether the process was asked to end, and by which signal."""
+    """`Asked` notes whether the process was asked to end, and by which signal."""
 
     def __init__(self) -> None:
         self.number = 0

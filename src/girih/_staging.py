@@ -58,7 +58,7 @@ def sweep(folder: Path) -> None:
 
 
 def is_hidden_work(name: str) -> bool:
-    """Whether a name is that of unfinished work of this module."""
+    """Tell whether a name is that of unfinished work of this module."""
     return name == NEW or _TEMPORARY.match(name) is not None
 
 
@@ -103,7 +103,7 @@ def complete(folder: Path) -> None:
 
 
 def current(path: Path) -> Path:
-    """Where the file or folder that counts lies: at `path`, or where a killed process left it."""
+    """Find where the file or folder that counts lies: at `path`, or where a killed process left it."""
     waiting = path.parent / NEW / path.name
     return waiting if os.path.lexists(waiting) else path
 

@@ -7,7 +7,7 @@ import importlib.util
 import warnings
 from types import ModuleType
 
-from girih._papers import papers
+from girih._extras import papers
 
 
 def __getattr__(name: str) -> ModuleType:

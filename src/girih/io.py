@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from girih._files import finite, read_digested, read_text, strict_json, write_tensors, write_text
 from girih._staging import current, is_hidden_work, replacing
 from girih.covariance import Covariance
-from girih.em import DGNEstimator, count_parameters
+from girih.em import DGNEstimator, WeightPrior, count_parameters
 from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.inference import DGN
 from girih.inference.dgn import TOL
@@ -151,7 +151,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.vae.store import vae_parts
+    from girih.vae.variants import vae_parts
 
     more, config = vae_parts(vae)
     latents = vae.latent_dim * config["options"].get("categories", 1)
@@ -262,7 +262,7 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         return flow_from(tensors, config)
     net = _network(config, "", tensors)
     if config["kind"] == "vae":
-        from girih.vae.store import vae_from
+        from girih.vae.variants import vae_from
 
         return vae_from(tensors, config, net, _network(config, _ENCODER, tensors))
     if config["kind"] == "gan":
@@ -338,8 +338,6 @@ def _estimator_config(model: DGNEstimator) -> dict[str, Any]:
     parameters["hidden"] = np.atleast_1d(parameters["hidden"]).tolist()
     prior = parameters["weight_prior"]
     if prior is not None and not isinstance(prior, str):
-        from girih.em import WeightPrior
-
         parsed = WeightPrior.parse(prior)
         parameters["weight_prior"] = None if parsed is None else [parsed.family, parsed.scale]
     names = getattr(model, "feature_names_in_", None)

@@ -10,7 +10,7 @@ import pytest
 
 import girih as library
 from girih.datasets import load
-from girih.em.scaling import Scaling
+from girih.em import Scaling
 from tests.cli.conftest import QUICK
 
 

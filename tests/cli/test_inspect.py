@@ -73,9 +73,9 @@ def _small_pictures(monkeypatch):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """For tests of numbers: pictures take most of the time."""
-    from girih.cli import inspected
+    from girih.cli import decoders
 
-    monkeypatch.setattr(inspected, "draw_inspection", lambda *_: [])
+    monkeypatch.setattr(decoders, "draw_inspection", lambda *_: [])
 
 
 def text(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import girih.em.fit as em
+import girih.em.loop as em
 
 LONG = ("fit", "circle", "--rows", "60", "--hidden", "6,6", "--max-iter", "150", "--n-init", "2", "--tol", "0")
 
@@ -23,7 +23,7 @@ def _no_pictures(monkeypatch):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Press Ctrl-C in iteration k."""
-    step = em._Loop._step
+    step = em.Loop._step
 
     def set_up(k):
         left = [k]
@@ -34,14 +34,14 @@ def stop_after(monkeypatch):
                 raise KeyboardInterrupt
             return step(*arguments)
 
-        monkeypatch.setattr(em._Loop, "_step", stopping)
+        monkeypatch.setattr(em.Loop, "_step", stopping)
 
     yield set_up
 
 
 def test_ctrl_c_keeps_the_best_model_and_the_same_command_goes_on(girih, stop_after, monkeypatch):
     straight = girih(*LONG, "--out", "straight", "--json").json
-    step = em._Loop._step
+    step = em.Loop._step
     stop_after(70)
     done = girih(*LONG, "--out", "o", "--json")
     assert done.code == 130
@@ -51,7 +51,7 @@ def test_ctrl_c_keeps_the_best_model_and_the_same_command_goes_on(girih, stop_af
     assert (out / "report.html").exists() and (out / "checkpoint.safetensors").exists()
     assert girih("score", "o", "circle", "--json").code == 0
 
-    monkeypatch.setattr(em._Loop, "_step", step)
+    monkeypatch.setattr(em.Loop, "_step", step)
     done = girih(*LONG, "--out", "o", "--json")
     assert done.code == 0 and "o holds an unfinished fit (2 starts tried, " in done.err
     assert done.json["resumed"] and not done.json["interrupted"]
@@ -63,7 +63,7 @@ def test_ctrl_c_before_there_is_a_model(girih, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("girih.em.fit.randomise", stop)
+    monkeypatch.setattr("girih.em.loop.randomise", stop)
     done = girih(*LONG, "--json")
     assert done.code == 130 and done.json == {"error": "interrupted"} and done.err == "girih: interrupted\n"
 
@@ -96,10 +96,10 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_numbers(girih):
 
 
 def test_an_unfinished_fit_with_other_settings_is_not_taken_up(girih, stop_after, monkeypatch):
-    step = em._Loop._step
+    step = em.Loop._step
     stop_after(20)
     assert girih(*LONG, "--out", "o").code == 130
-    monkeypatch.setattr(em._Loop, "_step", step)
+    monkeypatch.setattr(em.Loop, "_step", step)
     other = ("fit", "circle", "--rows", "61", "--hidden", "3", "--max-iter", "3", "--n-init", "1", "--out", "o")
     done = girih(*other)
     assert done.code == 2

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 import girih
-from girih.em.estimator import fold_estimator
-from girih.em.scaling import Scaling
+from girih.em import Scaling, fold_estimator
 
 NOISES = {
     "isotropic": torch.tensor(0.04, dtype=torch.float64),

@@ -132,7 +132,7 @@ def test_ctrl_c_while_drawing_leaves_no_report_of_the_run_before(girih, monkeypa
 
 @unix
 def test_a_fit_that_is_asked_to_end_keeps_its_best_model_and_checkpoint(girih):
-    code = "import girih.report.pictures as p; p.draw_fit = lambda *_, **__: []; from girih.cli.app import main; main()"
+    code = "import girih.report.pictures as p; p.draw_fit = lambda *_, **__: []; from girih.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *LONG, "--out", "o"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -156,7 +156,7 @@ def test_asked_to_end_before_there_is_a_model(girih, name, status, monkeypatch):
         signal.raise_signal(getattr(signal, name))
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("girih.em.fit.randomise", stop)
+    monkeypatch.setattr("girih.em.loop.randomise", stop)
     done = girih(*SMALL, "--json")
     assert done.code == status and done.json == {"error": "terminated"} and done.err == "girih: terminated\n"
     assert signal.getsignal(signal.SIGTERM) is before

@@ -8,11 +8,8 @@ import torch
 
 import girih
 from girih.em import fit_em
-from girih.em.coordinates import LocalModel
-from girih.em.minibatch import epoch
-from girih.em.pace import Pace
-from girih.em.quasi_newton import no_pairs, quasi_newton_step
-from girih.em.step import INITIAL_DAMPING, Problem
+from girih.em.iteration import INITIAL_DAMPING, Problem, epoch
+from girih.em.quasi_newton import LocalModel, Pace, no_pairs, quasi_newton_step
 
 from .conftest import build, ones
 
@@ -128,7 +125,7 @@ def test_batches_gain_more_in_a_pass():
 def test_an_epoch_that_fails_leaves_no_trace(circle, monkeypatch):
     problem = problem_of(build(), circle)
     now, before = problem.evaluate(), problem.parameters()
-    monkeypatch.setattr("girih.em.minibatch.RATE", 50.0)
+    monkeypatch.setattr("girih.em.iteration.RATE", 50.0)
     assert epoch(problem, now, ("head", "noise", "hidden"), 16, torch.Generator().manual_seed(0)) is None
     assert all(torch.equal(p, q) for p, q in zip(problem.parameters().values(), before.values(), strict=True))
 

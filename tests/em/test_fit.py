@@ -214,7 +214,7 @@ def test_interrupted_fit_goes_on_too(circle, tmp_path, monkeypatch):
     """Ctrl-C in a trial: the best model so far is returned, and the checkpoint still holds where EM really was."""
     settings = {"max_iter": 9, "n_init": 3, "init_iter": 4, "tol": 0.0}
     whole = fit_em(build(), circle, **settings)
-    path, calls, step = tmp_path / "fit.ckpt", [], girih.em.fit.em_step
+    path, calls, step = tmp_path / "fit.ckpt", [], girih.em.loop.em_step
 
     def interrupting(*arguments):
         calls.append(1)
@@ -222,7 +222,7 @@ def test_interrupted_fit_goes_on_too(circle, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr("girih.em.fit.em_step", interrupting)
+    monkeypatch.setattr("girih.em.loop.em_step", interrupting)
     part = fit_em(build(), circle, checkpoint=path, **settings)
     assert part.ended == "interrupted" and part.curve[-1] == min(part.starts)
     monkeypatch.undo()

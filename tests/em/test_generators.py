@@ -9,9 +9,9 @@ from torch import nn
 
 import girih
 from girih.em import count_parameters, fit_em
-from girih.em.hidden import HiddenSystem, hidden_layers
+from girih.em.iteration import Problem
 from girih.em.jacobian import JacobianSystem
-from girih.em.step import Problem
+from girih.em.normal_equations import HiddenSystem, hidden_layers
 from girih.inference import MAX_LATENT_DIM
 from girih.networks import Maxout
 

@@ -8,7 +8,7 @@ import torch
 
 import girih
 from girih.em import OverfitWarning
-from girih.em.overfit import overfit_reason
+from girih.em.parameters import overfit_reason
 
 
 def fit(X, weight=None, **options):

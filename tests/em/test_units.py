@@ -6,8 +6,8 @@ import torch
 
 import girih
 from effort import cases
-from girih.em.initial import column_spread
-from girih.em.scaling import Scaling
+from girih.em import Scaling
+from girih.em.scaling import column_spread
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -6,9 +6,9 @@ import torch
 
 import girih
 from girih.em import WeightPrior
-from girih.em.hidden import HiddenSystem, hidden_layers
+from girih.em.iteration import INITIAL_DAMPING, Problem, em_step, exact_step, hidden_step
 from girih.em.mstep import head_change, noise_update, prior_update
-from girih.em.step import INITIAL_DAMPING, Problem, em_step, exact_step, hidden_step
+from girih.em.normal_equations import HiddenSystem, hidden_layers
 from girih.inference import accumulate
 from girih.inference.fisher import gradient
 
@@ -180,7 +180,7 @@ def test_conjugate_gradients_agree_with_the_dense_solution(circle, monkeypatch):
     now = problem.evaluate()
     layers = hidden_layers(dgn.trace, now.partition)
     dense = HiddenSystem(now.model, now.statistics, layers, None).direction(1e-2)
-    monkeypatch.setattr("girih.em.hidden.DENSE_LIMIT", 0)
+    monkeypatch.setattr("girih.em.normal_equations.DENSE_LIMIT", 0)
     sparse = HiddenSystem(now.model, now.statistics, layers, None).direction(1e-2)
     assert torch.allclose(sparse, dense, rtol=1e-3, atol=1e-4 * float(dense.abs().max()))
 

@@ -16,8 +16,8 @@ from torch import Tensor
 import girih
 from effort import LONG, cases
 from girih.inference import chunks
-from girih.inference.anchors import find_peaks
 from girih.inference.certificate import affine_bound, gap_from, select_pairs, unbounded_bounds
+from girih.inference.polytope_posterior import find_peaks
 from twins import noise_of_kind
 
 ROUNDING = 1e-12  # of a logarithm, to its size

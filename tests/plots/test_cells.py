@@ -10,7 +10,17 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 import girih
 from girih.errors import LatentDimensionError, ParameterError
-from girih.plots import TINTS, cell_polygons, plot_cells, plot_discovery, plot_image, quantity, tints, walk_steps
+from girih.plots import (
+    TINTS,
+    CellStyle,
+    cell_polygons,
+    plot_cells,
+    plot_discovery,
+    plot_image,
+    quantity,
+    tints,
+    walk_steps,
+)
 
 
 def fills(ax):
@@ -78,14 +88,14 @@ def test_colours_follow_the_values(part):
     values = np.zeros(len(part))
     values[3:] = 1.0
     polygons = cell_polygons(part, (-30.0, 30.0))
-    colours = fills(part.plot(values=values, span=(-30.0, 30.0), cmap="gray", edges=False)).get_facecolor()
+    colours = fills(part.plot(values=CellStyle(values, cmap="gray", edges=False), span=(-30.0, 30.0))).get_facecolor()
     np.testing.assert_allclose(colours[:, 0], values[polygons.cell])
     np.testing.assert_allclose(quantity(part, "prior_mass"), part.prior_mass.numpy())
 
 
 def test_cells_without_a_value_are_grey(part, finished):
     values = np.where(np.arange(len(part)) % 2, np.nan, 1.0 + np.arange(len(part)))
-    ax = part.plot(values=values, log=True)
+    ax = part.plot(values=CellStyle(values, log=True))
     cell = cell_polygons(part).cell
     grey = fills(ax).get_facecolor()[cell % 2 == 1]
     assert (grey == grey[0]).all() and grey[0, 0] == grey[0, 1] == grey[0, 2]
@@ -171,12 +181,29 @@ def test_the_walk_finds_neighbours_step_by_step(part):
         ({"span": (1.0, 1.0)}, "span must be"),
         ({"span": (0.0, np.inf)}, "span must be"),
         ({"span": "wide"}, "span must be"),
-        ({"values": "index", "cmap": "nope"}, "no colour map"),
+        ({"values": CellStyle("index", cmap="nope")}, "no colour map"),
+        ({"coordinates": [0]}, "coordinates does not apply to a partition with S = 2"),
     ],
 )
 def test_wrong_options_are_refused(part, options, message):
     with pytest.raises(ParameterError, match=message):
         part.plot(**options)
+
+
+def test_parts_of_a_style_are_still_taken_as_keywords(part):
+    new = fills(part.plot(values=CellStyle("rank", cmap="gray", log=True, edges=False)))
+    with pytest.warns(DeprecationWarning, match=r"plot_partition\(cmap=...\) .* use values=girih.plots.CellStyle"):
+        old = fills(part.plot(values="rank", cmap="gray", log=True, edges=False))
+    np.testing.assert_array_equal(old.get_facecolor(), new.get_facecolor())
+    with pytest.warns(DeprecationWarning, match=r"plot_image\(label=...\)"):
+        assert plot_image(part, "rank", label="r").axes[0].child_axes[0].get_ylabel() == "r"
+
+
+def test_a_line_has_no_colours_of_cells():
+    line = girih.Partition(girih.mlp([1, 4, 3], seed=0))
+    with pytest.raises(ParameterError, match="plot_line_values draws values"):
+        line.plot(values="rank")
+    assert line.plot(coordinates=[0], mass=line.prior_mass, values=None).get_ylabel() == "1 of 3 coordinates"
 
 
 def test_other_dimensions_are_refused(part):

@@ -314,4 +314,9 @@ def test_slices_refuse_and_survive_flat_generators(finished):
             plot_slices(net, planes=planes)
     with pytest.raises(ParameterError, match="reach"):
         plot_slices(net, reach=-1.0)
+    chosen = {"index": lambda cells: torch.arange(len(cells))}
+    assert plot_slices(net, planes=[(0, 1)], values=chosen).axes[-1].get_ylabel() == "index"
+    with pytest.warns(DeprecationWarning, match="label"):
+        tall = plot_slices(girih.mlp([3, 4, 5], seed=0), planes=[(0, 1)], label="v")
+    assert tall.axes[-1].get_ylabel().startswith("v")
     finished(plot_slices(net, planes=[(0, 1)]))  # D < S: no cell has a volume

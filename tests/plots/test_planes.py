@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import girih
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.plots import (
-    density,
+    densities,
     grid_lines,
     lattice,
     plot_embedding,
@@ -109,7 +109,7 @@ def test_the_density_in_the_window_is_the_posterior(noise: float) -> None:
 def test_marginals_are_exact(
     model: girih.DGN, table: np.ndarray, coordinates: list[int], finished: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(density.PIXELS, model.latent_dim, (20, 24))
+    monkeypatch.setitem(densities.PIXELS, model.latent_dim, (20, 24))
     ax = plot_marginal(model, X=table, coordinates=coordinates)
     finished(ax)
     if len(coordinates) == 1:

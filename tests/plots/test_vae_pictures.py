@@ -33,7 +33,7 @@ def rows(n: int, D: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", VAES)
 def test_traversals_of_images_are_those_of_the_decoder(name: str, finished: Check) -> None:
     vae, x = VAES[name](3, 12), rows(1, 12)
-    figure = plot_traversals(vae, x, (3, 4), count=5)
+    figure = plot_traversals(vae, x, (3, 4), values=5)
     (ax,) = figure.axes
     count = 4 if name == "categories" else 5
     images = ax.get_images()
@@ -68,7 +68,7 @@ def test_chosen_dimensions_and_values(finished: Check) -> None:
 @pytest.mark.parametrize("D", [1, 2, 5, 30])
 def test_traversals_of_tables_are_curves(name: str, D: int, finished: Check) -> None:
     vae, x = VAES[name](3, D), rows(1, D)
-    figure = plot_traversals(vae, x, count=5)
+    figure = plot_traversals(vae, x, values=5)
     panels = figure.axes[:3]
     assert [ax.get_title() for ax in panels] == ["$z_{1}$ moves", "$z_{2}$ moves", "$z_{3}$ moves"]
     for k, ax in enumerate(panels):
@@ -97,8 +97,10 @@ def test_traversals_that_cannot_be_drawn_are_refused() -> None:
     for dimensions in ([3], [], [0] * 41):
         with pytest.raises(ParameterError, match="latents"):
             plot_traversals(vae, rows(1, 12), (3, 4), dimensions=dimensions)
-    with pytest.raises(ParameterError, match="count"):
-        plot_traversals(vae, rows(1, 12), (3, 4), count=0)
+    with pytest.raises(ParameterError, match="values"):
+        plot_traversals(vae, rows(1, 12), (3, 4), values=0)
+    with pytest.warns(DeprecationWarning, match=r"use plot_traversals\(values=...\)"):
+        plot_traversals(vae, rows(1, 12), (3, 4), count=2)
 
 
 def test_densities_are_those_of_the_distributions(finished: Check) -> None:

@@ -171,7 +171,7 @@ def test_a_table_that_is_split_is_the_same(monkeypatch):
     c = numbers(7, 3, 4, scale=3.0)
     q = BPEF(c)
     whole = [q.log_partition, q.moments, q.variance, q.entropy(), kl_divergence(q, BPEF(torch.zeros(3, 2)))]
-    monkeypatch.setattr("girih.vae.bpef.quadrature._BLOCK", 1000)
+    monkeypatch.setattr("girih.vae.bpef.exponential_polynomials._BLOCK", 1000)
     q = BPEF(c)
     parts = [q.log_partition, q.moments, q.variance, q.entropy(), kl_divergence(q, BPEF(torch.zeros(3, 2)))]
     for one, other in zip(whole, parts, strict=True):

@@ -1,5 +1,6 @@
 """log p(x) by importance sampling and by going through all codes: against each other, the exact density and sums."""
 
+import importlib
 import itertools
 import math
 
@@ -308,3 +309,10 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(LatentDimensionError, match=r"20 latents of 10 values each have 1e\+20 codes"):
         evidence.enumerate_posterior(CatVAE([20, 8, 2], seed=0), x)
     assert Categorical(logits=evidence.enumerate_posterior(MODELS["categories"](), x).log_prob).batch_shape == (2,)
+
+
+def test_the_former_module_of_codes_forwards():
+    former = importlib.import_module("girih.vae.codes")
+    with pytest.warns(DeprecationWarning, match=r"use girih\.vae\.evidence\.enumerate_exact"):
+        assert former.enumerate_exact is evidence.enumerate_exact
+    assert not hasattr(former, "nothing_of_the_kind")

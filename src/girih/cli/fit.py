@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from girih.cli.options import (
     Rows,
     Threads,
     compute_threads,
+    data_option,
     parse_dimensions,
     parse_networks,
     parse_weight_prior,
@@ -32,78 +34,52 @@ from girih.cli.options import (
 )
 from girih.cli.terminal import INTERRUPTED, CommandError, Terminal, command
 
-_MODEL, _TRAINING = "Model", "Training"
-_GRID, _COMPARE = "Models to try", "Comparison"
+_model, _training, _grid, _comparison = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Training", "Models to try", "Comparison")
+)
 
-MaxIter = Annotated[
-    int, typer.Option("--max-iter", min=1, help="Largest number of EM iterations.", rich_help_panel=_TRAINING)
-]
+MaxIter = Annotated[int, _training("--max-iter", min=1, help="Largest number of EM iterations.")]
 Tolerance = Annotated[
-    float,
-    typer.Option(
-        "--tol",
-        min=0.0,
-        help="Stop when three iterations in a row gain less than this (nats per row).",
-        rich_help_panel=_TRAINING,
-    ),
+    float, _training("--tol", min=0.0, help="Stop when three iterations in a row gain less than this (nats per row).")
 ]
-Starts = Annotated[
-    int,
-    typer.Option("--n-init", min=1, help="Random starts of a fit; the best is continued.", rich_help_panel=_TRAINING),
-]
+Starts = Annotated[int, _training("--n-init", min=1, help="Random starts of a fit; the best is continued.")]
 
 
 @command
 def fit(
     data: DataArgument,
-    latent_dim: Annotated[
-        int, typer.Option("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.", rich_help_panel=_MODEL)
-    ] = 1,
+    latent_dim: Annotated[int, _model("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.")] = 1,
     hidden: Annotated[
         str | None,
-        typer.Option(
+        _model(
             "--hidden",
             metavar="N,N,...",
             help="Widths of the hidden layers, or [b]none[/b] for a linear generator.",
             show_default="8; for images 8,16",
-            rich_help_panel=_MODEL,
         ),
     ] = None,
-    activation: Annotated[
-        Activation, typer.Option("--activation", help="Of the hidden units.", rich_help_panel=_MODEL)
-    ] = Activation.leaky_relu,
-    negative_slope: Annotated[
-        float, typer.Option("--negative-slope", help="Of the leaky ReLU.", rich_help_panel=_MODEL)
-    ] = 0.1,
+    activation: Annotated[Activation, _model("--activation", help="Of the hidden units.")] = Activation.leaky_relu,
+    negative_slope: Annotated[float, _model("--negative-slope", help="Of the leaky ReLU.")] = 0.1,
     noise: Annotated[
-        Noise,
-        typer.Option(
-            "--noise",
-            help="One variance for all columns, one for each, or a full covariance.",
-            rich_help_panel=_MODEL,
-        ),
+        Noise, _model("--noise", help="One variance for all columns, one for each, or a full covariance.")
     ] = Noise.isotropic,
-    learn_prior: Annotated[
-        bool, typer.Option("--learn-prior", help="Also fit the covariance of the latent.", rich_help_panel=_MODEL)
-    ] = False,
+    learn_prior: Annotated[bool, _model("--learn-prior", help="Also fit the covariance of the latent.")] = False,
     weight_prior: Annotated[
         str | None,
-        typer.Option(
+        _model(
             "--weight-prior",
             metavar="FAMILY:SCALE",
             help="[b]gaussian:S[/b] (ridge), [b]laplace:S[/b] (lasso), [b]uniform:S[/b] (clipping) or [b]none[/b].",
             show_default="none; for images gaussian:0.3",
-            rich_help_panel=_MODEL,
         ),
     ] = None,
     standardize: Annotated[
         bool | None,
-        typer.Option(
+        data_option(
             "--standardize/--no-standardize",
             help="Fit with every column at mean 0 and variance 1; for columns in different units. "
             "The scaling is folded into the saved model, which takes and gives rows in their own units.",
             show_default="no",
-            rich_help_panel="Data",
         ),
     ] = None,
     columns: Columns = None,
@@ -115,43 +91,26 @@ def fit(
     n_init: Starts = 5,
     acceleration: Annotated[
         Acceleration,
-        typer.Option(
-            "--acceleration",
-            help="Quasi-Newton iterations beside those of EM where they gain more, or [b]none[/b].",
-            rich_help_panel=_TRAINING,
+        _training(
+            "--acceleration", help="Quasi-Newton iterations beside those of EM where they gain more, or [b]none[/b]."
         ),
     ] = Acceleration.quasi_newton,
     batch_size: Annotated[
         int | None,
-        typer.Option(
+        _training(
             "--batch-size",
             min=1,
             help="Rows in a batch, for tens of thousands of rows and more; the exact NLL of all still never rises.",
             show_default="all rows at once",
-            rich_help_panel=_TRAINING,
         ),
     ] = None,
     noise_floor: Annotated[
-        float,
-        typer.Option(
-            "--noise-floor",
-            min=0.0,
-            help="Least noise variance, as a share of the variance of the data.",
-            rich_help_panel=_TRAINING,
-        ),
+        float, _training("--noise-floor", min=0.0, help="Least noise variance, as a share of the variance of the data.")
     ] = 1e-6,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", min=0, help="Of the random starts, and of rows that are drawn.", rich_help_panel=_TRAINING
-        ),
-    ] = 0,
+    seed: Annotated[int, _training("--seed", min=0, help="Of the random starts, and of rows that are drawn.")] = 0,
     threads: Threads = None,
     restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", help="Start anew instead of going on with an unfinished fit.", rich_help_panel=_TRAINING
-        ),
+        bool, _training("--restart", help="Start anew instead of going on with an unfinished fit.")
     ] = False,
     out: Out = None,
     as_json: Json = False,
@@ -166,13 +125,11 @@ def fit(
     terminal = Terminal(as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
-        from girih.cli import fitting, inputs, results
+        from girih.cli import fitting, results, tables
 
         imported = time.perf_counter()
         fitting.check_latent_dim(latent_dim)
-        dataset = inputs.load_data(
-            data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
-        )
+        dataset = tables.load_data(data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
         fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem), "fit", results.FILES)
         fitting.check_model_folder(folder.path)
@@ -195,7 +152,7 @@ def fit(
         batch_size=batch_size,
         header=header,
     )
-    terminal.say(f"{dataset.name}: {inputs.describe(dataset)}", style="bold")
+    terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     fitting.notes_on(dataset, settings, standardize, terminal)
     loaded = time.perf_counter()
     with compute_threads(dataset.X.size, threads):
@@ -212,87 +169,64 @@ def select(
     data: DataArgument,
     latent_dims: Annotated[
         str | None,
-        typer.Option(
+        _grid(
             "--latent-dims",
             metavar="S,S,...",
             help="Latent dimensions S; up to 3, where a fit takes minutes.",
             show_default="1,2",
-            rich_help_panel=_GRID,
         ),
     ] = None,
     hidden: Annotated[
         list[str] | None,
-        typer.Option(
+        _grid(
             "--hidden",
             metavar="N,N,...",
             help="Widths of the hidden layers of a network, or [b]none[/b] for a linear one; give it once for each "
             'network, or several in quotes: [b]"none 8 16,16"[/b].',
             show_default='"none 8 16"',
-            rich_help_panel=_GRID,
         ),
     ] = None,
     noise: Annotated[
         list[Noise] | None,
-        typer.Option(
+        _grid(
             "--noise",
             help="One variance for all columns, one for each, or a full covariance; may be repeated.",
             show_default="diagonal",
-            rich_help_panel=_GRID,
         ),
     ] = None,
     baselines: Annotated[
         bool,
-        typer.Option(
+        _grid(
             "--baselines/--no-baselines",
             help="Also fit scikit-learn's GaussianMixture and FactorAnalysis, their components by BIC.",
-            rich_help_panel=_GRID,
         ),
     ] = True,
-    criterion: Annotated[
-        Criterion, typer.Option("--criterion", help="What chooses the best.", rich_help_panel=_COMPARE)
-    ] = Criterion.bic,
+    criterion: Annotated[Criterion, _comparison("--criterion", help="What chooses the best.")] = Criterion.bic,
     test_fraction: Annotated[
-        float,
-        typer.Option("--test-fraction", help="Share of the rows held out; 0 for none.", rich_help_panel=_COMPARE),
+        float, _comparison("--test-fraction", help="Share of the rows held out; 0 for none.")
     ] = 0.2,
-    folds: Annotated[
-        int | None,
-        typer.Option("--folds", min=2, help="Cross-validate instead of one split.", rich_help_panel=_COMPARE),
-    ] = None,
+    folds: Annotated[int | None, _comparison("--folds", min=2, help="Cross-validate instead of one split.")] = None,
     standardize: Annotated[
         bool,
-        typer.Option(
+        data_option(
             "--standardize/--no-standardize",
             help="Fit with every column at mean 0 and variance 1; numbers and model are in the columns' own units.",
-            rich_help_panel="Data",
         ),
     ] = True,
     columns: Columns = None,
     drop: Drop = None,
     header: Header = None,
     rows: Rows = None,
-    activation: Annotated[
-        Activation, typer.Option("--activation", help="Of the hidden units.", rich_help_panel=_TRAINING)
-    ] = Activation.leaky_relu,
+    activation: Annotated[Activation, _training("--activation", help="Of the hidden units.")] = Activation.leaky_relu,
     weight_prior: Annotated[
         str | None,
-        typer.Option(
-            "--weight-prior",
-            metavar="FAMILY:SCALE",
-            help="As for [b]girih fit[/b].",
-            show_default="none",
-            rich_help_panel=_TRAINING,
-        ),
+        _training("--weight-prior", metavar="FAMILY:SCALE", help="As for [b]girih fit[/b].", show_default="none"),
     ] = None,
     max_iter: MaxIter = 200,
     tol: Tolerance = 1e-6,
     n_init: Starts = 5,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of the split and of every fit.", rich_help_panel=_TRAINING)
-    ] = 0,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Fits at the same time.", rich_help_panel=_TRAINING)
-    ] = 1,
+    seed: Annotated[int, _training("--seed", min=0, help="Of the split and of every fit.")] = 0,
+    jobs: Annotated[int, _training("--jobs", "-j", min=1, help="Fits at the same time.")] = 1,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -305,7 +239,7 @@ def select(
     prior = None if weight_prior is None else parse_weight_prior(weight_prior)
     terminal = Terminal(as_json)
     with terminal.busy("loading"):
-        from girih.cli import fitting, inputs, results
+        from girih.cli import fitting, results, tables
 
         dims = dims or (1, 2)
         for dim in dims:
@@ -314,13 +248,11 @@ def select(
             raise CommandError(f"--test-fraction must be at least 0 and below 1; got {test_fraction:g}")
         if criterion is Criterion.held_out and folds is None and test_fraction == 0.0:
             raise CommandError("--criterion held-out needs held-out rows; give --test-fraction or --folds")
-        dataset = inputs.load_data(
-            data, columns=split_names(columns), drop=split_names(drop), rows=rows, seed=seed, header=header
-        )
+        dataset = tables.load_data(data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
         fitting.check_columns(dataset)
         folder = OutputFolder(default_out(out, Path(data).stem, "select"), "select", results.SELECTION_FILES)
         fitting.check_model_folder(folder.path)
-    terminal.say(f"{dataset.name}: {inputs.describe(dataset)}", style="bold")
+    terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     try:
         with compute_threads(dataset.X.size):
             result = girih.select_model(

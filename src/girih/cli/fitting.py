@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from girih.cli.inputs import MODEL, has_names, is_file
+from girih.cli.tables import MODEL, has_names, is_file
 from girih.cli.terminal import CommandError, Terminal
-from girih.em import DGNEstimator
-from girih.em.estimator import fold_estimator
-from girih.em.scaling import Scaling
+from girih.em import DGNEstimator, Scaling, fold_estimator
 from girih.errors import ModelFileError
 from girih.inference import check_latent_dim
 from girih.io import check_target
@@ -46,7 +44,7 @@ _LARGEST = 1e100
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for; as the options of `girih fit`."""
+    """`Settings` are what was asked for, as the options of `girih fit`."""
 
     source: str
     latent_dim: int
@@ -82,7 +80,7 @@ def default_hidden(dataset: Dataset) -> tuple[int, ...]:
 
 
 def default_weight_prior(dataset: Dataset) -> str | None:
-    """For images a Gaussian prior: without one, the ends of the latent that hold no row draw wild pixels."""
+    """Take a Gaussian prior for images: without one, the ends of the latent that hold no row draw wild pixels."""
     return "gaussian:0.3" if dataset.image_shape is not None else None
 
 
@@ -194,12 +192,12 @@ def _scaling(dataset: Dataset, settings: Settings) -> Scaling | None:
 
 
 def last_gain(est: DGNEstimator) -> float:
-    """What the last iteration gained, in nats per row."""
+    """Say what the last iteration gained, in nats per row."""
     return float(est.nll_curve_[-2] - est.nll_curve_[-1]) if len(est.nll_curve_) > 1 else 0.0
 
 
 def _progress_of(checkpoint: Path) -> str:
-    """Where the unfinished run stands, in parentheses, as far as the file tells."""
+    """Say where the unfinished run stands, in parentheses, as far as the file tells."""
     try:
         state = Checkpoint(checkpoint).read() or {}
         done, iterations = len(state["starts"]), len(state["run"]["curve"]) - 1

@@ -77,7 +77,7 @@ class OutputFolder:
 
     @contextmanager
     def outliving_interrupt(self) -> Iterator[None]:
-        """Within `results`: on Ctrl-C, keep what was written before this block, and interrupt after that."""
+        """Keep on Ctrl-C what was written before this block, within `results`, and interrupt after that."""
         try:
             yield
         except KeyboardInterrupt as interrupt:

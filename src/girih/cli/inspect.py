@@ -1,8 +1,9 @@
-"""`girih inspect`: what a decoder does. The work is in `girih.report`, the page in `inspected`."""
+"""`girih inspect`: what a decoder does. The work is in `girih.report`, the page in `decoders`."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from girih.cli.terminal import CommandError, Terminal, command
 if TYPE_CHECKING:
     import torch
 
-_CELLS, _PRIOR = "Cells", "Decoder"
+_cells, _decoder = (partial(typer.Option, rich_help_panel=panel) for panel in ("Cells", "Decoder"))
 
 
 @command
@@ -31,84 +32,54 @@ def inspect(
     ],
     prior: Annotated[
         float | None,
-        typer.Option(
+        _decoder(
             "--prior",
             metavar="VARIANCE",
             help="Variance of the Gaussian latent prior.",
             show_default="1, or that of a fitted model",
-            rich_help_panel=_PRIOR,
         ),
     ] = None,
     uniform: Annotated[
         tuple[float, float] | None,
-        typer.Option(
-            "--uniform",
-            metavar="LOW HIGH",
-            help="A latent prior that is uniform on a box.",
-            show_default=False,
-            rich_help_panel=_PRIOR,
-        ),
+        _decoder("--uniform", metavar="LOW HIGH", help="A latent prior that is uniform on a box.", show_default=False),
     ] = None,
     latent_dim: Annotated[
         int | None,
-        typer.Option(
-            "--latent-dim",
-            min=1,
-            help="S, where the first layer does not tell it.",
-            show_default=False,
-            rich_help_panel=_PRIOR,
-        ),
+        _decoder("--latent-dim", min=1, help="S, where the first layer does not tell it.", show_default=False),
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(
+        _decoder(
             "--until",
             metavar="NAME",
             help="Stop before the module or call of this name: for a Sigmoid, Tanh or Softmax at the end.",
             show_default=False,
-            rich_help_panel=_PRIOR,
         ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
+        _decoder(
             "--output",
             metavar="NAME",
             help="Which tensor of a network that returns several: a key, a field, or a place (0, 1, ...).",
             show_default=False,
-            rich_help_panel=_PRIOR,
         ),
     ] = None,
     image_shape: Annotated[
         str | None,
-        typer.Option(
+        _decoder(
             "--image-shape",
             metavar="HxW",
             help="Shape of outputs that are images, as in 28x28 or 3x32x32, or [b]none[/b].",
             show_default="that of the output; square for square D",
-            rich_help_panel=_PRIOR,
         ),
     ] = None,
     cells: Annotated[
-        int,
-        typer.Option(
-            "--cells",
-            min=2,
-            help="Prior draws by which cells are sampled, where they are not enumerated.",
-            rich_help_panel=_CELLS,
-        ),
+        int, _cells("--cells", min=2, help="Prior draws by which cells are sampled, where they are not enumerated.")
     ] = 2000,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Sample cells for S = 1, 2, 3 too.", rich_help_panel=_CELLS)
-    ] = False,
+    sample: Annotated[bool, _cells("--sample", help="Sample cells for S = 1, 2, 3 too.")] = False,
     max_cells: Annotated[
-        int,
-        typer.Option(
-            "--max-cells",
-            min=1,
-            help="Sample instead of enumerating more cells than this (S = 1, 2, 3).",
-            rich_help_panel=_CELLS,
-        ),
+        int, _cells("--max-cells", min=1, help="Sample instead of enumerating more cells than this (S = 1, 2, 3).")
     ] = 50_000,
     seed: Seed = 0,
     out: Out = None,
@@ -128,15 +99,15 @@ def inspect(
     if prior is not None and uniform is not None:
         raise CommandError("--prior and --uniform exclude each other; give one of them")
     with terminal.busy("loading"):
-        from girih.cli import decoders, inputs, inspected
+        from girih.cli import decoders, tables
 
         loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
         latent = _prior(prior, uniform, loaded.prior)
         shape, guessed = decoders.image_shape_of(loaded, image_shape)
         path = default_out(out, loaded.name, "inspect")
-        if (path / inputs.MODEL).is_dir():
+        if (path / tables.MODEL).is_dir():
             raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
-        folder = OutputFolder(path, "inspect", inspected.FILES)
+        folder = OutputFolder(path, "inspect", decoders.FILES)
     traced = loaded.trace
     terminal.say(f"{loaded.name}: S = {traced.latent_dim}, D = {traced.output_dim}", style="bold")
     for note in loaded.notes:
@@ -157,8 +128,8 @@ def inspect(
         terminal.note(found.note)
     settings = {"cells": cells, "sample": sample, "max_cells": max_cells, "seed": seed}
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
-    metrics = inspected.write(folder, loaded, found, shape, settings, seconds, terminal)
-    inspected.tell(terminal, folder.path, metrics)
+    metrics = decoders.write(folder, loaded, found, shape, settings, seconds, terminal)
+    decoders.tell(terminal, folder.path, metrics)
 
 
 def _place(output: str | None) -> str | int | None:

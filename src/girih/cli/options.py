@@ -6,12 +6,14 @@ import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_DATA, _OUTPUT = "Data", "Output"
+data_option = partial(typer.Option, rich_help_panel="Data")
+_output = partial(typer.Option, rich_help_panel="Output")
 _FAMILIES = ("gaussian", "laplace", "uniform")
 
 DataArgument = Annotated[
@@ -31,34 +33,18 @@ ModelArgument = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="DIR",
-        help="Folder for the results.",
-        show_default="a folder in girih-out",
-        rich_help_panel=_OUTPUT,
-    ),
+    _output("--out", "-o", metavar="DIR", help="Folder for the results.", show_default="a folder in girih-out"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=_OUTPUT)]
-Rows = Annotated[
-    int | None,
-    typer.Option("--rows", min=1, help="Use this many rows, drawn at random.", rich_help_panel=_DATA),
-]
-Columns = Annotated[
-    str | None,
-    typer.Option("--columns", metavar="NAME,...", help="Use these columns, in this order.", rich_help_panel=_DATA),
-]
-Drop = Annotated[
-    str | None, typer.Option("--drop", metavar="NAME,...", help="Leave these columns out.", rich_help_panel=_DATA)
-]
+Json = Annotated[bool, _output("--json", help="Print one JSON object and nothing else.")]
+Rows = Annotated[int | None, data_option("--rows", min=1, help="Use this many rows, drawn at random.")]
+Columns = Annotated[str | None, data_option("--columns", metavar="NAME,...", help="Use these columns, in this order.")]
+Drop = Annotated[str | None, data_option("--drop", metavar="NAME,...", help="Leave these columns out.")]
 Header = Annotated[
     bool | None,
-    typer.Option(
+    data_option(
         "--header/--no-header",
         help="Whether the first line of a csv file holds the names of its columns.",
         show_default="detected",
-        rich_help_panel=_DATA,
     ),
 ]
 Threads = Annotated[
@@ -80,14 +66,14 @@ class Activation(StrEnum):
 
 
 class Acceleration(StrEnum):
-    """How EM gains speed near its end."""
+    """`Acceleration` says how EM gains speed near its end."""
 
     quasi_newton = "quasi-newton"
     none = "none"
 
 
 class Criterion(StrEnum):
-    """What chooses among models."""
+    """A `Criterion` chooses among models."""
 
     bic = "bic"
     aic = "aic"

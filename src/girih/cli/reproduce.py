@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from girih._papers import papers
+from girih._extras import papers
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import Json, Out, Seed
 from girih.cli.terminal import CommandError, Terminal, command

@@ -1,4 +1,4 @@
-"""What `girih fit` and `girih select` leave in their folders, in the order of its worth."""
+"""Results of `girih fit` and `girih select`, written into their folders in the order of their worth."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import girih
 from girih._files import atomic_path, write_json, write_text
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
-from girih.cli.inputs import DATA_FILE, METRICS, MODEL, has_names, is_file, plural
-from girih.cli.tables import Array, score_rows, write_csv
+from girih.cli.tables import DATA_FILE, METRICS, MODEL, Array, has_names, is_file, plural, score_rows, write_csv
 from girih.cli.terminal import Terminal
 from girih.report import Picture, explain, noise_text, pictures, render, versions
 
@@ -60,29 +59,12 @@ def write(
         if est.interrupted_:
             folder.keep(CHECKPOINT)
         with folder.outliving_interrupt():
-            _draw(results, folder.path, fitted, dataset, settings, scores["log_p"], metrics, terminal)
+            with terminal.drawing(fitted.seconds):
+                drawn = pictures.draw_fit(results, est, dataset, scores["log_p"], standard_units=settings.standardize)
+            metrics |= {"seconds": _rounded(fitted.seconds), "pictures": [picture.file.name for picture in drawn]}
+            write_text(results / REPORT, _page(folder.path, metrics, dataset, settings, drawn))
+            write_json(results / METRICS, metrics)
     return metrics
-
-
-def _draw(
-    results: Path,
-    out: Path,
-    fitted: Fitted,
-    dataset: Dataset,
-    settings: Settings,
-    log_p: Array,
-    metrics: dict[str, Any],
-    terminal: Terminal,
-) -> None:
-    """The pictures and the report, and what they took."""
-    start = time.perf_counter()
-    with terminal.busy("drawing"):
-        drawn = pictures.draw_fit(results, fitted.est, dataset, log_p, standard_units=settings.standardize)
-    fitted.seconds["pictures"] = time.perf_counter() - start
-    metrics["seconds"] = _rounded(fitted.seconds)
-    metrics["pictures"] = [picture.file.name for picture in drawn]
-    write_text(results / REPORT, _page(out, metrics, dataset, settings, drawn))
-    write_json(results / METRICS, metrics)
 
 
 def measure(fitted: Fitted, dataset: Dataset, settings: Settings, log_p: Array) -> dict[str, Any]:
@@ -147,7 +129,7 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def _notes(dataset: Dataset, source: str) -> dict[str, Any]:
-    """What later commands need to know of the data."""
+    """Note what later commands need to know of the data."""
     return {
         "source": source,
         "name": dataset.name,

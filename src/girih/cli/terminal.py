@@ -1,10 +1,11 @@
-"""What a command says, and how it fails: one line, never a traceback."""
+"""The terminal: a command says what it found, and fails with one line, never with a traceback."""
 
 from __future__ import annotations
 
 import functools
 import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Terminal:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a progress bar would be seen: standard error is a terminal."""
+        """True where a progress bar would be seen: standard error is a terminal."""
         return sys.stderr.isatty()
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -63,6 +64,14 @@ class Terminal:
             return
         with Console(stderr=True).status(text):
             yield
+
+    @contextmanager
+    def drawing(self, seconds: dict[str, float]) -> Iterator[None]:
+        """A sign of life while pictures are drawn; the time that they take becomes one of the `seconds`."""
+        start = time.perf_counter()
+        with self.busy("drawing"):
+            yield
+        seconds["pictures"] = time.perf_counter() - start
 
     def table(self, rows: Mapping[str, str], style: str = "bold") -> None:
         """Names and values in two columns."""

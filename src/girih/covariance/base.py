@@ -1,4 +1,4 @@
-"""What every covariance of a noise or a prior can do, and how one is made of what users pass."""
+"""Every covariance of a noise or a prior can do this; and one is made of what users pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Covariance(ABC):
-    r"""A covariance `C = L L^T` of D coordinates, stored as no more numbers than its kind has.
+    r"""It is a covariance `C = L L^T` of D coordinates, stored as no more numbers than its kind has.
 
     You would make one to give a `girih.DGN` a low-rank noise, or read one (`dgn.noise_covariance`) to compute with
     the noise of a model whatever its kind:
@@ -203,7 +203,7 @@ class Covariance(ABC):
 
     @property
     def name(self) -> str:
-        """What `DGNEstimator(noise=...)` calls this kind."""
+        """`DGNEstimator(noise=...)` knows this kind by this name."""
         return self.kind
 
     @property
@@ -224,16 +224,16 @@ class Covariance(ABC):
     @property
     @abstractmethod
     def parameter_count(self) -> int:
-        """How many free parameters the kind has."""
+        """The kind has so many free parameters."""
 
     @property
     def width(self) -> int:
-        """How many numbers for each coordinate a factor of C has that is made for one row's observed entries."""
+        """A factor of C that is made for one row's observed entries has so many numbers for each coordinate."""
         return 1
 
     @property
     def condition(self) -> float:
-        """How many times larger than rounding whitening makes the relative error of a row, at most."""
+        """Whitening makes the relative error of a row at most so many times larger than rounding."""
         return 1.0
 
     @property
@@ -284,7 +284,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def restrict(self, mask: Tensor) -> Observed:
-        """What rows see of it that have their own missing entries; `mask (n, D)` is true where observed."""
+        """Rows with their own missing entries see this of it; `mask (n, D)` is true where observed."""
 
     # Estimation -----------------------------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def units(self, scale: Tensor) -> tuple[Tensor, ...]:
-        """What the `tensors` over `scale x` are, where those over x are 1; `scale (D,)`, equal for a scalar."""
+        """The `tensors` over `scale x` are these where those over x are 1; `scale (D,)`, equal for a scalar."""
 
     def rescaled(self, scale: Tensor) -> Covariance:
         """The covariance of `scale x`, `scale (D,)`: a diagonal one of a scalar one if the scales differ."""
@@ -349,7 +349,7 @@ class Covariance(ABC):
 
 
 class Observed(ABC):
-    """A covariance seen through missing entries: one problem for each row, with missing coordinates switched off.
+    """It is a covariance seen through missing entries: one problem for each row, with missing coordinates switched off.
 
     All patterns of missing entries are handled in one batch: rows and columns of missing coordinates are replaced by
     those of the identity, or have no weight.

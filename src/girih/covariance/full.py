@@ -12,7 +12,7 @@ from girih.errors import NoiseError
 
 
 class Full(Covariance):
-    """A covariance that is any positive definite matrix."""
+    """A full covariance is any positive definite matrix."""
 
     kind = "full"
 
@@ -52,7 +52,7 @@ class Full(Covariance):
 
     @property
     def condition(self) -> float:
-        """How much of a variance the entries before it explain at most: what a Cholesky factor loses in digits."""
+        """The entries before a variance explain so much of it at most: a Cholesky factor loses that in digits."""
         return float((self.variances / self.factor.diagonal().square()).max())
 
     @property
@@ -92,7 +92,7 @@ class Full(Covariance):
         return Full((self.matrix[columns][:, columns],), len(columns))
 
     def restrict(self, mask: Tensor) -> Observed:
-        """What rows see of it that have their own missing entries."""
+        """Rows with their own missing entries see this of it."""
         mask = mask.to(torch.float64)
         masked = self.matrix * (mask[:, :, None] * mask[:, None, :]) + torch.diag_embed(1.0 - mask)
         return _FullObserved(self.matrix, mask, torch.linalg.cholesky(masked))

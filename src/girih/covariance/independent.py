@@ -9,7 +9,7 @@ from girih.covariance.base import Covariance, Observed, Pair
 
 
 class _Independent(Covariance):
-    """What a scalar and a diagonal covariance have in common: products go coordinate by coordinate."""
+    """A scalar and a diagonal covariance have this in common: products go coordinate by coordinate."""
 
     @property
     def value(self) -> Tensor:
@@ -18,7 +18,7 @@ class _Independent(Covariance):
 
     @property
     def _column(self) -> Tensor:
-        """What columns `(D, M)` are multiplied with."""
+        """Columns `(D, M)` are multiplied with this."""
         return self.value if self.kind == "scalar" else self.value[:, None]
 
     @property
@@ -47,7 +47,7 @@ class _Independent(Covariance):
         return self._normal(count, self.dim, generator) * self.value.sqrt()
 
     def restrict(self, mask: Tensor) -> Observed:
-        """What rows see of it that have their own missing entries."""
+        """Rows with their own missing entries see this of it."""
         return _IndependentObserved(self, mask.to(torch.float64))
 
     def at_least(self, floor: Tensor) -> Covariance:
@@ -65,13 +65,13 @@ class _Independent(Covariance):
 
 
 class Scalar(_Independent):
-    """A covariance `v I`."""
+    """A scalar covariance is `v I`."""
 
     kind = "scalar"
 
     @property
     def name(self) -> str:
-        """What `DGNEstimator(noise=...)` calls this kind."""
+        """`DGNEstimator(noise=...)` knows this kind by this name."""
         return "isotropic"
 
     @property
@@ -130,7 +130,7 @@ class Scalar(_Independent):
 
 
 class Diagonal(_Independent):
-    """A covariance `diag(v)`."""
+    """A diagonal covariance is `diag(v)`."""
 
     kind = "diagonal"
 

@@ -47,7 +47,7 @@ class _Spectrum(NamedTuple):
 
 
 class LowRank(Covariance):
-    """A covariance `F F^T + diag(v)`, stored as v `(D,)` and F `(D, r)`."""
+    """A low-rank covariance is `F F^T + diag(v)`, stored as v `(D,)` and F `(D, r)`."""
 
     kind = "low_rank"
 
@@ -97,7 +97,7 @@ class LowRank(Covariance):
 
     @property
     def condition(self) -> float:
-        """How much longer a row is in units of its own deviations than once it is white."""
+        """A row is so much longer in units of its own deviations than once it is white."""
         return float(self._spectrum.size.max().sqrt())
 
     @property
@@ -137,7 +137,7 @@ class LowRank(Covariance):
         return part if self.rank <= len(columns) else part.to("full")
 
     def restrict(self, mask: Tensor) -> Observed:
-        """What rows see of it that have their own missing entries."""
+        """Rows with their own missing entries see this of it."""
         mask = mask.to(torch.float64)
         return _LowRankObserved(self, mask, _Spectrum.of((self.factor / self._deviation) * mask[:, :, None]))
 
@@ -234,7 +234,7 @@ class _LowRankObserved(Observed):
         return columns * seen + (factor @ (factor.mT @ self.solve(columns))) * (1.0 - seen)
 
     def conditional_covariance(self, weight: Tensor) -> Tensor:
-        """What a missing coordinate has of its own, and the part of its factor that the observed ones leave open."""
+        """A missing coordinate has this of its own, and this part of its factor the observed ones leave open."""
         own, factor, unseen = self._covariance.own, self._covariance.factor, 1.0 - self.mask
         # Q (1 + s^2)^-1 Q^T is the covariance of the shared part given the observed entries
         root = ((factor * unseen[:, :, None]) @ self._spectrum.turn.mT / self._spectrum.size[:, None, :].sqrt()).mT

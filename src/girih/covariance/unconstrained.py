@@ -17,7 +17,7 @@ _ABOVE = 1e-3
 
 
 class Unconstrained(nn.Module):
-    """A covariance in unconstrained coordinates above a floor, for optimisers; calling it returns the covariance.
+    """It is a covariance in unconstrained coordinates above a floor, for optimisers; calling it returns the covariance.
 
     You would use it to train a noise or a prior by gradient steps of your own.
 
@@ -61,7 +61,7 @@ class Unconstrained(nn.Module):
 
 
 def _below(matrix: Tensor) -> Tensor:
-    """Which entries lie below the diagonal."""
+    """True for entries that lie below the diagonal."""
     return torch.ones_like(matrix, dtype=torch.bool).tril(-1)
 
 

@@ -1,13 +1,24 @@
 """Exact expectation-maximisation: E-step statistics, M-steps, the loop and the scikit-learn estimator."""
 
 from girih._deprecated import moved
-from girih.em.estimator import DGNEstimator
+from girih.em.estimator import NOISES, DGNEstimator, fold_estimator
 from girih.em.fit import fit_em
-from girih.em.options import EMOptions
-from girih.em.overfit import OverfitWarning
-from girih.em.penalty import WeightPrior
-from girih.em.trained import count_parameters
+from girih.em.loop import EMOptions
+from girih.em.mstep import WeightPrior
+from girih.em.parameters import OverfitWarning, count_parameters
+from girih.em.scaling import Scaling, noise_floor
 
-__all__ = ["DGNEstimator", "EMOptions", "OverfitWarning", "WeightPrior", "count_parameters", "fit_em"]
+__all__ = [
+    "NOISES",
+    "DGNEstimator",
+    "EMOptions",
+    "OverfitWarning",
+    "Scaling",
+    "WeightPrior",
+    "count_parameters",
+    "fit_em",
+    "fold_estimator",
+    "noise_floor",
+]
 
 __getattr__ = moved(__name__, {"EMResult": ("girih", "FitResult")})

@@ -24,11 +24,11 @@ from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest
 from girih._numbers import column_labels
 from girih._options import whole, wholes
 from girih.em.fit import fit_em
-from girih.em.options import EMOptions
-from girih.em.penalty import WeightPrior
+from girih.em.loop import EMOptions
+from girih.em.mstep import WeightPrior
+from girih.em.parameters import count_parameters
 from girih.em.scaling import Scaling
-from girih.em.trained import count_parameters
-from girih.em.warm import warm_model
+from girih.em.starting_points import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp
@@ -38,7 +38,7 @@ NOISES = ("isotropic", "diagonal", "full")
 
 
 class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
-    r"""A low-dimensional piecewise-affine generator fitted by exact EM.
+    r"""You fit a low-dimensional piecewise-affine generator to a table with it, by exact EM, the way scikit-learn does.
 
     `x = g(z) + e`, `z ~ N(0, I)`, `e ~ N(0, noise)`, with g a small network. NaN entries of X (masked ones, `None`
     and `pd.NA` too) are missing values, in training as well as afterwards.
@@ -182,8 +182,12 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             raise ParameterError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         sizes = [whole(self.latent_dim, "latent_dim"), *wholes(self.hidden, "hidden"), output_dim]
         net = mlp(sizes, self.activation, self.negative_slope, seed=0)
-        shape = {"isotropic": 1.0, "diagonal": np.ones(output_dim), "full": np.eye(output_dim)}[self.noise]
-        return DGN(net, noise=shape)
+        noise: dict[str, float | np.ndarray] = {
+            "isotropic": 1.0,
+            "diagonal": np.ones(output_dim),
+            "full": np.eye(output_dim),
+        }
+        return DGN(net, noise=noise[self.noise])
 
     def _validate(self, X: Rows, reset: bool) -> np.ndarray:
         """The rows as float64, with NaN where they are missing, after scikit-learn's checks of names and shapes."""

@@ -1,40 +1,27 @@
-"""The EM loop: restarts, convergence, progress, interruption and checkpoints."""
+"""`fit_em`: a `DGN` fitted by exact EM."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from girih._arrays import Rows, as_tensor, check_finite, check_largest
+from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
 from girih._options import real
-from girih._progress import Progress
-from girih.em.checkpoint import Run, State, told_apart_by
-from girih.em.initial import be_constant, randomise
-from girih.em.minibatch import epoch
-from girih.em.options import EMOptions
-from girih.em.overfit import OverfitWarning, overfit_reason
-from girih.em.penalty import WeightPrior
-from girih.em.quasi_newton import no_pairs, quasi_newton_step
+from girih.em.iteration import Problem
+from girih.em.loop import EMOptions, Loop, told_apart_by
+from girih.em.mstep import WeightPrior
+from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.scaling import Scaling
-from girih.em.step import INITIAL_DAMPING, Evaluation, Problem, em_step, exact_step
-from girih.em.step import noise_floor as floor_of
-from girih.em.trained import Trained, count_parameters
-from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
+from girih.em.scaling import noise_floor as floor_of
+from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN
 from girih.training import Checkpoint, FitResult, seed_of_run
-
-# A run has converged when this many iterations in a row each gained less than `tol`.
-_PATIENCE = 3
 
 
 def fit_em(
@@ -72,21 +59,15 @@ def fit_em(
         X: `(N, D)`; NaN entries are missing.
         sample_weight: `(N,)` non-negative row weights; only their ratios matter, as they are scaled to the mean 1
             over the rows that have any.
-        weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`.
-            The last two need a chain of Linear layers and activations.
+        weight_prior: as all down to `seed`, a field of `girih.em.EMOptions`, which says what it means.
         learn_prior: also update the latent prior.
-        noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
-            unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
-            points can let the noise go to 0.
+        noise_floor: least noise variance, as a share of the variance of the data.
         max_iter: iterations of the run that is kept.
-        tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters
-            that the model has (a warm start).
+        tol: when it has converged, in nats per row.
+        n_init: random starts; 0 is a warm start.
         init_iter: trial iterations of each start.
-        acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
-        batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
-            undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
-            until all rows are used together. `None` uses all rows from the start.
+        acceleration: "quasi-newton" or "none".
+        batch_size: rows in a batch.
         seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
         progress: show a bar with the NLL on a terminal or in a notebook.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
@@ -130,197 +111,11 @@ def fit_em(
                 with scaling.outside(dgn):
                     callback(iteration, nll + shift)
 
-        result = _Loop(problem, options, watch, saved).run(progress, shift)
+        result = Loop(problem, options, watch, saved).run(progress, shift)
     reason = overfit_reason(count_parameters(dgn, learn_prior), x, weight)
     if reason is not None:
         warnings.warn(reason, OverfitWarning, stacklevel=2)
     return replace(result, overfit=reason)
-
-
-class _Loop:
-    """The state machine: trial of each start, then continuation of the best."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        options: EMOptions,
-        callback: Callable[[int, float], None],
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        self.problem, self.updates, self.options = problem, options.updates, options
-        self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
-        # a single start needs no trial: it simply goes on
-        self.trials = options.n_init if options.n_init > 1 else 0
-        # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
-        smooth = problem.prior is None or problem.prior.family == "gaussian"
-        self.accelerated = smooth and options.acceleration != "none"
-        self.trial_length = min(options.init_iter, options.max_iter)
-        # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
-        self.warmup = self.trial_length if problem.prior is not None and options.n_init > 0 else 0
-
-    def run(self, progress: bool, shift: float = 0.0) -> FitResult:
-        """Run to the end; NLLs are shown and returned with `shift` added, which the units of the rows make."""
-        found = None if self.checkpoint is None else self.checkpoint.read()
-        state = State(self._new_run(0)) if found is None else State.of(found)
-        self.since = time.perf_counter() - state.seconds
-        interrupted = False
-        total = self.trials * self.trial_length + self.options.max_iter
-        bar = Progress("EM", total, self._done(state), progress)
-        try:
-            for description in self._iterations(state):
-                bar.show(self._done(state), f"NLL {state.run.curve[-1] + shift:.4f}", description)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            bar.close()
-        self._save(state)
-        kept = self._with_prior(state.run)
-        if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
-            kept = state.best
-        self.problem.restore(kept.parameters)
-        return self._result(kept, state, interrupted, shift)
-
-    def _iterations(self, state: State) -> Iterator[str]:
-        """Run to the end, yielding what is going on after each iteration."""
-        while state.start < self.trials:
-            now: Evaluation | None = None
-            while not self._ended(state.run, self.trial_length):
-                now = self._iterate(state, now)
-                yield f"start {state.start + 1} of {self.trials}" + (", no weight prior yet" * bool(state.run.warmup))
-            state.starts.append(state.run.curve[-1])
-            if state.best is None or state.run.curve[-1] < state.best.curve[-1]:
-                state.best = state.run
-            state.start += 1
-            state.run = self._new_run(state.start) if state.start < self.trials else state.best
-        now = None
-        while not self._ended(state.run, self.options.max_iter):
-            now = self._iterate(state, now)
-            self.callback(len(state.run.curve) - 1, state.run.curve[-1])
-            yield "EM"
-        state.run = self._no_worse_than_constant(state.run)
-
-    def _ended(self, run: Run, length: int) -> bool:
-        return not run.warmup and (len(run.curve) > length or run.quiet >= _PATIENCE)
-
-    def _iterate(self, state: State, now: Evaluation | None) -> Evaluation | None:
-        run = state.run
-        self.problem.prior = None if run.warmup else self.prior
-        if now is None:
-            self.problem.restore(run.parameters)
-            now = self.problem.evaluate()
-        if not math.isfinite(now.nll):
-            raise NonFiniteError(
-                "the likelihood is not finite at the starting parameters; rescale the columns of X to moderate values"
-            )
-        # one assignment, so that Ctrl-C finds either the old run or the new one
-        after: Evaluation | None
-        after, done = self._epoch(run, now) if run.batch else self._step(run, now)
-        if run.warmup:
-            left = run.warmup - 1 if done.quiet < _PATIENCE else 0
-            done, after = replace(done, warmup=left, curve=done.curve[-1:]), after if left else None
-        state.run = done if after is not None else self._with_prior(replace(done, warmup=1))
-        if self.checkpoint is not None and self.checkpoint.due():
-            self._save(state)
-        return after
-
-    def _save(self, state: State) -> None:
-        state.seconds = time.perf_counter() - self.since
-        if self.checkpoint is not None:
-            self.checkpoint.write(state.contents())
-
-    def _step(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
-        """An iteration on all rows."""
-        problem, pace, pairs, before = self.problem, run.pace, run.pairs, self.problem.evaluations
-        if self.accelerated and pace.accelerated:
-            after, damping, pairs = quasi_newton_step(problem, now, run.damping, self.updates, pairs)
-        else:
-            after, damping = em_step(problem, now, run.damping, self.updates)
-        gain = run.curve[-1] - after.nll
-        if self.accelerated:
-            pace = pace.after(gain, problem.evaluations - before)
-        quiet = run.quiet + 1 if gain < self.options.tol else 0
-        curve = [*run.curve, after.nll]
-        return after, Run(problem.parameters(), pairs, damping, curve, quiet, 0, pace)
-
-    def _epoch(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
-        """An iteration in batches; after one that had to be undone, batches are twice as large."""
-        problem, batch = self.problem, run.batch
-        generator = torch.Generator().manual_seed(_mix(self.options.seed, len(run.curve) - run.warmup))
-        after = epoch(problem, now, self.updates, batch, generator)
-        if after is None or run.curve[-1] - after.nll < self.options.tol:
-            batch = 2 * batch if 2 * batch < len(problem.x) else 0
-        after = after or now
-        curve = [*run.curve, after.nll]
-        return after, replace(run, parameters=problem.parameters(), curve=curve, batch=batch)
-
-    def _new_run(self, start: int) -> Run:
-        problem = self.problem
-        if self.options.n_init > 0:
-            generator = torch.Generator().manual_seed(_mix(self.options.seed, start))
-            randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
-        warmup = 0 if start == 1 else self.warmup  # one has the prior from the beginning: the best of all counts
-        problem.prior = None if warmup else self.prior
-        return replace(self._fresh(), warmup=warmup)
-
-    def _fresh(self) -> Run:
-        """A run that begins at the current parameters, moved into the support of the prior."""
-        problem, size = self.problem, self.options.batch_size
-        problem.admit()
-        batch = size if size is not None and size < len(problem.x) else 0
-        return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
-
-    def _with_prior(self, run: Run) -> Run:
-        """What follows on a run without the prior: a fresh one with it, from the same parameters."""
-        self.problem.prior = self.prior
-        if not run.warmup:
-            return run
-        self.problem.restore(run.parameters)
-        self.problem.balance()
-        return self._fresh()
-
-    def _no_worse_than_constant(self, run: Run) -> Run:
-        """The run, or that of a generator without weights, which under a strong prior may be the better optimum."""
-        problem, head = self.problem, self.problem.trained.head
-        if self.prior is None or head is None or not head.has_bias:
-            return run
-        problem.restore(run.parameters)
-        be_constant(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor)
-        constant = problem.evaluate()
-        for _ in range(_PATIENCE):
-            constant = exact_step(problem, constant, self.updates)
-        if not constant.nll < run.curve[-1]:
-            return run
-        return replace(run, parameters=problem.parameters(), pairs=no_pairs(), curve=[*run.curve[:-1], constant.nll])
-
-    def _done(self, state: State) -> int:
-        return state.start * self.trial_length + len(state.run.curve) - 1
-
-    def _result(self, run: Run, state: State, interrupted: bool, shift: float) -> FitResult:
-        now = self.problem.evaluate()
-        converged = run.quiet >= _PATIENCE
-        if interrupted:
-            warnings.warn(
-                f"EM was interrupted after {len(run.curve) - 1} iterations; the best model so far is kept",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        elif not converged:
-            warnings.warn(
-                f"EM did not converge in {self.options.max_iter} iterations: it still gains more than "
-                f"tol={self.options.tol:g} nats per row; raise max_iter or tol",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        curve = np.array(run.curve) + shift
-        return FitResult(
-            {"step": np.arange(len(curve)), "nll": curve},
-            steps=len(curve) - 1,
-            seconds=state.seconds,
-            ended="interrupted" if interrupted else "tol" if converged else "max_iter",
-            best_step=len(curve) - 1,
-            log_likelihood=now.log_likelihood - shift,
-            starts=[nll + shift for nll in state.starts or run.curve[-1:]],
-        )
 
 
 def _check_data(
@@ -339,12 +134,5 @@ def _check_data(
             raise ParameterError("sample_weight must be non-negative, and positive for one row at least")
         weight = weight / weight.max()  # their size means nothing, and their sum must not overflow
         weight = weight * ((weight > 0).sum() / weight.sum())
-    unseen = (~torch.isnan(x[weight > 0]).all(0)).logical_not().nonzero()[:, 0].tolist()
-    if unseen:
-        raise EmptyDataError(f"columns {unseen[:10]} of X have no observed entries; drop them")
+    check_observed(x[weight > 0], "X")
     return x, weight
-
-
-def _mix(seed: int, start: int) -> int:
-    """A seed of its own for each start."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{start}".encode()).digest()[:8], "big") >> 1

@@ -1,6 +1,6 @@
 r"""The hidden update of any generator: least squares at the pseudo-points through Jacobian products.
 
-`girih.em.hidden` writes the effect of each layer of a chain as a Kronecker product. Here nothing is known of the
+`HiddenSystem` writes the effect of each layer of a chain as a Kronecker product. Here nothing is known of the
 layers but that the hidden features at the pseudo-points, `h(theta)` `(P, S + 1, H)` with the patterns held fixed,
 can be differentiated: with J their Jacobian, G the metric of the features and M the moments of the pieces,
 
@@ -19,13 +19,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from girih.em.hidden import pieces
-from girih.em.normal import NormalSystem
-from girih.em.penalty import WeightPrior
-from girih.em.trained import Trained
-from girih.inference import DGN
-from girih.inference.model import Model
-from girih.inference.statistics import Statistics
+from girih.em.mstep import WeightPrior
+from girih.em.normal_equations import NormalSystem, pieces
+from girih.em.parameters import Trained
+from girih.inference import DGN, Model, Statistics
 from girih.partition import Partition
 
 # Up to this many parameters the Jacobian is formed, column by column.
@@ -52,7 +49,7 @@ def _standing_in(net: nn.Module, substitutes: dict[int, Tensor]) -> Iterator[Non
 
 
 class JacobianSystem(NormalSystem):
-    """The damped normal equations of all trained parameters before the head, for any generator.
+    """This system has all trained parameters before the head of any generator, in damped normal equations.
 
     Its diagonal is exact while the Jacobian is small enough to be formed;
     beyond, it is estimated by a few seeded random vectors and averaged over each parameter tensor.

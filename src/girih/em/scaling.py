@@ -14,14 +14,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_tensor
+from girih._arrays import Rows, as_tensor
 from girih.covariance import Covariance
-from girih.em.initial import column_spread, root_mean_square
 from girih.errors import NonFiniteError
 from girih.inference import DGN
 from girih.networks import AffineStep, LinearMap, LinearStep, Live, trace
@@ -29,10 +27,68 @@ from girih.networks import AffineStep, LinearMap, LinearStep, Live, trace
 # Deviations whose squares, times or over the least noise, are normal numbers.
 _SMALLEST, _LARGEST = 1e-140, 1e150
 
+# Rows at a time: temporaries stay small beside the data.
+_BATCH = 8192
+
+
+def column_statistics(
+    x: Tensor, weight: Tensor, origin: Tensor | float = 0.0, unit: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Weighted mean and variance of the observed entries of each column of `(x - origin) / unit`, `(D,)` each."""
+    total, mean, variance = (x.new_zeros(x.shape[1]) for _ in range(3))
+    for rows, w in batches(x, weight):
+        total += w @ (~torch.isnan(rows)).to(w)
+        mean += w @ torch.nan_to_num((rows - origin) / unit)
+    mean /= total
+    for rows, w in batches(x, weight):
+        variance += w @ torch.nan_to_num((rows - origin) / unit - mean).square()
+    return mean, variance / total
+
+
+def column_spread(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An entry in the midst of each column, and the mean from there and the deviation of its entries, `(D,)` each.
+
+    Differences from an entry of the column are exact where an offset is much larger than the spread, so mean and
+    deviation are bit for bit those of the column without the offset; nothing overflows. A column whose entries differ
+    by rounding alone has the deviation 0; one without entries has the entry NaN. Rows of weight 0 do not count.
+    """
+    entry = x.new_full((x.shape[1],), torch.nan)
+    low, high = torch.full_like(entry, torch.inf), torch.full_like(entry, -torch.inf)
+    for rows, w in batches(x, weight):
+        seen = rows.masked_fill((w <= 0)[:, None], torch.nan)
+        if bool(torch.isnan(entry).any()):
+            entry = torch.where(torch.isnan(entry), seen.nanmedian(0).values, entry)
+        low = torch.minimum(low, seen.nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0))
+        high = torch.maximum(high, seen.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0))
+    reach = 0.5 * high - 0.5 * low
+    varies = reach > 4.0 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())  # false without entries
+    unit = torch.ldexp(torch.ones_like(reach), torch.frexp(torch.where(varies, reach, 1.0)).exponent - 1)
+    mean, variance = column_statistics(x, weight, entry, unit)
+    return entry, torch.where(varies, unit * mean, 0.0), torch.where(varies, unit * variance.sqrt(), 0.0)
+
+
+def root_mean_square(values: Tensor) -> float:
+    """The root of the mean square of the entries, without overflow on the way."""
+    largest = values.abs().max()
+    return float(largest * (values / largest).square().mean().sqrt()) if largest > 0 else 0.0
+
+
+def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Tensor:
+    """The lower bound on the noise variances: a share of the variance of the data, column by column.
+
+    Columns without variance are measured by the mean variance, and data without any by their size.
+    """
+    entry, mean, deviation = column_spread(x, weight)
+    size = root_mean_square(entry + mean)
+    common = root_mean_square(deviation) or (size if 1e-140 < size < 1e150 else 1.0)  # its square is a number
+    if dgn.noise_covariance.kind == "scalar":
+        return share * deviation.new_tensor(common).square()
+    return share * torch.where(deviation > 0, deviation, common).square()
+
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """An affine map of each column: `of` gives every column mean 0 and variance 1.
+    """You fit in standard units with it: it maps each column affinely, `of` to mean 0 and variance 1.
 
     Attributes:
         mean: what is subtracted from each column, `(D,)`.
@@ -52,7 +108,7 @@ class Scaling:
     offset: Tensor | float = 0.0
 
     @classmethod
-    def of(cls, X: Any) -> Scaling:
+    def of(cls, X: Rows) -> Scaling:
         """To mean 0 and variance 1 of the observed entries of each column of `(N, D)`; a constant one is only moved."""
         x = as_tensor(X, "X")
         entry, mean, deviation = column_spread(x, torch.ones(len(x), dtype=torch.float64))
@@ -60,7 +116,7 @@ class Scaling:
         return cls(torch.nan_to_num(entry + mean), torch.where(deviation > 0, deviation, 1.0))
 
     @classmethod
-    def of_range(cls, X: Any) -> Scaling:
+    def of_range(cls, X: Rows) -> Scaling:
         """One scaling for all columns, from the range of the observed entries to [0, 1]; for images."""
         x = as_tensor(X, "X")
         values = x[~torch.isnan(x)]
@@ -153,12 +209,12 @@ class Scaling:
         """A variance `()`, the same for all columns, or variances `(D,)` over x as those over y."""
         return value / (self.scale[0] if value.ndim == 0 else self.scale).square()
 
-    def apply(self, X: Any) -> Tensor:
+    def apply(self, X: Rows) -> Tensor:
         """The rows in standard units, `(N, D)`; missing entries stay missing."""
         return (as_tensor(X, "X") - self.offset - self.mean) / self.scale
 
-    def log_jacobian(self, X: Any) -> Tensor:
-        """What `log p` of each row is larger by in standard units, `(N,)`: the observed columns' log scales."""
+    def log_jacobian(self, X: Rows) -> Tensor:
+        """`log p` of each row is larger by this in standard units, `(N,)`: the observed columns' log scales."""
         return torch.where(torch.isnan(as_tensor(X, "X")), 0.0, self.scale.log()).sum(1)
 
     def fold(self, dgn: DGN) -> DGN:
@@ -205,3 +261,8 @@ _NEGLIGIBLE = 1e-11
 
 def _if_it_matters(rest: Tensor, noise: Covariance) -> Tensor | None:
     return rest if bool((rest.abs() > _NEGLIGIBLE * noise.variances.detach().sqrt()).any()) else None
+
+
+def batches(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and weights, some at a time."""
+    return zip(x.split(_BATCH), weight.split(_BATCH), strict=True)

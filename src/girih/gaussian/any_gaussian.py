@@ -14,7 +14,6 @@ from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFi
 from girih.gaussian.halfspaces import Array, halfspaces_of, tidy
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.polytopes import from_halfspaces
-from girih.gaussian.roots import squared
 
 Points = ArrayLike | Sequence[ArrayLike]
 Rays = ArrayLike | Sequence[ArrayLike | None]
@@ -22,7 +21,7 @@ Halfspaces = tuple[ArrayLike, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]]
 
 
 class Moments(NamedTuple):
-    """Log-probability (nats), mean and covariance of a Gaussian given that it lies in a polytope."""
+    """They are log-probability (nats), mean and covariance of a Gaussian given that it lies in a polytope."""
 
     log_mass: Tensor  # () or (n,)
     mean: Tensor  # (S,) or (n, S)
@@ -124,7 +123,8 @@ def moments(
         nothing = empty | torch.isneginf(parts[0])
     if nothing.any():
         raise EmptyDataError(f"polytope {int(nothing.nonzero()[0, 0])} holds no open set, so it has no moments")
-    out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, squared(root @ parts[2]))
+    spread = root @ parts[2]
+    out = Moments(parts[0], torch.as_tensor(mu) + parts[1] @ root.mT, spread @ spread.mT)
     return Moments(*(part[0] for part in out)) if single else out
 
 
@@ -200,7 +200,7 @@ def _listed(arrays: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
 
 
 def _is_array(value: object, ndim: int) -> bool:
-    """Whether `value` is, or is a list for, an array with `ndim` dimensions."""
+    """True where `value` is, or is a list for, an array with `ndim` dimensions."""
     try:
         return np.ndim(cast("ArrayLike", value)) == ndim
     except ValueError:  # ragged

@@ -4,6 +4,11 @@ A bounded polytope is cut into cones from one of its vertices v to segments (S =
 boundary, `x = v + s p`, s in [0, 1], p on the base. Then `|x|^2 / 2 = |v|^2 / 2 + s v.p + s^2 |p|^2 / 2`, and where the
 last two terms stay below 8 a dozen nodes for each dimension integrate `exp(-|x|^2 / 2)` to 1e-12. All terms are
 positive, so nothing cancels, however small the mass.
+
+Covariances are kept as square roots R, `C = R R^T`, which have the small deviation of a thin set that C itself loses.
+Next to variances of 1 the entries of C are rounded to 1e-16, which is a hundredth of the variance of a slab 1e-7 thick;
+in R the same rounding is 1e-9 of its deviation. So C is formed last, where it has to be, and the moments that a root is
+taken of are formed in the set's own axes, in which a thin direction is a coordinate by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.gaussian.roots import own_axes, square_root
 from girih.gaussian.tables import PolygonTable, PolyhedronTable, Table
 
 # nodes for each dimension, and the exponent up to which they serve
@@ -27,7 +31,7 @@ _CELLS = 1 << 17  # values of the integrand at a time
 
 
 class Cones(NamedTuple):
-    """Polytopes that are made of cones."""
+    """These are the cones that polytopes are made of."""
 
     base: Tensor  # (C, S, S) corners of the bases relative to the apex: corner, then coordinate
     owner: Tensor  # (C,) the polytope of each cone
@@ -36,7 +40,7 @@ class Cones(NamedTuple):
 
 
 class Integrals(NamedTuple):
-    """Integrals of `exp(-v.y - |y|^2 / 2)` over a polytope, `y = x - v`."""
+    """They are integrals of `exp(-v.y - |y|^2 / 2)` over a polytope, `y = x - v`."""
 
     zeroth: Tensor  # (n,)
     first: Tensor  # (n, S)
@@ -55,7 +59,7 @@ def _served(size: Tensor) -> Tensor:
 
 
 def cones_of(table: Table) -> tuple[Tensor, Cones]:
-    """Which of the sets are small, an index `(m,)`; the cones they are made of."""
+    """Find the sets that are small, an index `(m,)`, and the cones that they are made of."""
     return _polygon_cones(table.tail, table.head) if isinstance(table, PolygonTable) else _polyhedron_cones(table)
 
 
@@ -178,3 +182,25 @@ def _centred(part: Integrals) -> tuple[Tensor, Tensor]:
     safe = torch.where(part.zeroth > 0, part.zeroth, 1.0)
     mean = part.first / safe[:, None]
     return mean, part.second / safe[:, None, None] - mean[:, :, None] * mean[:, None, :]
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """The lower triangular root `(n, S, S)`, by Cholesky's method; a direction without variance has none."""
+    S = covariance.shape[-1]
+    out = torch.zeros_like(covariance)
+    for j in range(S):
+        rest = covariance[:, j:, j] - (out[:, j:, :j] * out[:, j : j + 1, :j]).sum(-1)
+        pivot = rest[:, :1].clamp(min=0.0).sqrt()
+        out[:, j:, j] = torch.where(pivot > 0, rest / torch.where(pivot > 0, pivot, 1.0), 0.0)
+    return out
+
+
+def own_axes(covariance: Tensor) -> Tensor:
+    """Orthonormal principal axes, the columns of `(n, S, S)`, as far as a rounded covariance shows them."""
+    covariance = torch.where(torch.isfinite(covariance), covariance, 0.0)
+    if covariance.shape[-1] == 3:
+        result: Tensor = torch.linalg.eigh(covariance).eigenvectors
+        return result
+    angle = 0.5 * torch.atan2(2.0 * covariance[:, 0, 1], covariance[:, 0, 0] - covariance[:, 1, 1])
+    along = torch.stack((angle.cos(), angle.sin()), -1)
+    return torch.stack((along, torch.stack((-along[:, 1], along[:, 0]), -1)), -1)

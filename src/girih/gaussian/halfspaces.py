@@ -22,7 +22,7 @@ _SIDE = 1e-12  # how far a generator may be beyond a face of the hull by roundin
 
 
 class Boundary(NamedTuple):
-    """Edges of a polygon (one face) or of the faces of a polyhedron."""
+    """A boundary holds the edges of a polygon (one face) or of the faces of a polyhedron."""
 
     tail: Array  # (E, S + 1) homogeneous
     head: Array  # (E, S + 1)

@@ -41,7 +41,7 @@ _RULES = tuple((*_rule(nodes), limit) for nodes, limit in _LEVELS)
 
 
 class IntervalMoments(NamedTuple):
-    """Log-mass of the standard normal on intervals and moments of the truncated variable.
+    """They are log-masses of the standard normal on intervals and moments of the truncated variable.
 
     All fields have the broadcast shape of the bounds.
     """

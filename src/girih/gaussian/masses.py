@@ -18,10 +18,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from girih.gaussian.cones import cones_of, log_mass_of, moments_of
+from girih.gaussian.cones import cones_of, log_mass_of, moments_of, own_axes, square_root
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.quadrature import NODES, WEIGHTS, integrate
-from girih.gaussian.roots import least_eigenvalue, own_axes, square_root
 from girih.gaussian.signed import signed_mass, signed_moments
 from girih.gaussian.slices import Frame, Segments, Slices, cut, find_frame
 from girih.gaussian.tables import PolygonTable, Table
@@ -60,7 +59,7 @@ def roots(table: Table, form: Form = "best") -> tuple[Tensor, Tensor, Tensor]:
     safe = mass.clamp(min=_TINY)
     mean = first / safe[:, None]
     covariance = second / safe[:, None, None] - mean[:, :, None] * mean[:, None, :]
-    weight = mass * least_eigenvalue(covariance).clamp(0.0, 1.0) / (1.0 + mean.square().sum(-1))
+    weight = mass * _least_eigenvalue(covariance).clamp(0.0, 1.0) / (1.0 + mean.square().sum(-1))
     # both factors may be negative by rounding
     good = (weight > _limits(table).wide * table.terms()) & (mass > 0) & (form == "best")
     log_p, root, small = safe.log(), square_root(covariance), (~good).nonzero()[:, 0]
@@ -74,6 +73,16 @@ def roots(table: Table, form: Form = "best") -> tuple[Tensor, Tensor, Tensor]:
             local, about, root[rows] = local_moments(some, frame)
             log_p[rows], mean[rows] = local - 0.5 * frame.height.square(), frame.anchor + about
     return log_p, mean, root
+
+
+def _least_eigenvalue(covariance: Tensor) -> Tensor:
+    """The smallest eigenvalue `(n,)` of matrices `(n, S, S)`."""
+    if covariance.shape[-1] == 3:
+        result: Tensor = torch.linalg.eigvalsh(torch.where(torch.isfinite(covariance), covariance, 0.0))[:, 0]
+        return result
+    trace = covariance[:, 0, 0] + covariance[:, 1, 1]  # without cancellation to speak of
+    square = trace.square() - 4.0 * (covariance[:, 0, 0] * covariance[:, 1, 1] - covariance[:, 0, 1].square())
+    return 0.5 * (trace - square.clamp(min=0.0).sqrt())
 
 
 def _limits(table: Table) -> _Limits:

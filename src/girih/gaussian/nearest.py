@@ -156,7 +156,7 @@ def _argmin(values: Tensor, owner: Tensor, size: Tensor) -> Tensor:
 
 
 def _encloses(c: Tensor, edge: _Points, inward: Tensor | None, owner: Tensor, slack: Tensor | None = None) -> Tensor:
-    """Whether vertices and directions of the sets whose boundary is nearest at `c (S, n)` show the origin inside.
+    """Tell whether the vertices and directions of sets with the boundary nearest at `c (S, n)` show the origin inside.
 
     `inward (S, E)` are normals of the edges in their plane: those of rays add up to one more direction of the set,
     which tells the two sides of a line. `slack (n,)` are cosines below 0 that count as 0, where c is a corner (or

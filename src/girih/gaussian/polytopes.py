@@ -17,7 +17,6 @@ from girih.gaussian import masses
 from girih.gaussian.halfspaces import Array, Boundary, polygon_boundary, polyhedron_boundary
 from girih.gaussian.masses import Form
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
-from girih.gaussian.roots import squared
 from girih.gaussian.sampling import sample
 from girih.gaussian.signed import signed_mass, signed_moments
 from girih.gaussian.slices import tilted_frame
@@ -35,7 +34,7 @@ from girih.gaussian.tables import (
 
 
 class Polytopes:
-    """What lists of `Polygons` (S = 2) and of `Polyhedra` (S = 3) have in common."""
+    """This is what lists of `Polygons` (S = 2) and of `Polyhedra` (S = 3) have in common."""
 
     tail: Tensor
     head: Tensor
@@ -90,7 +89,7 @@ class Polytopes:
             `(count,)`, `(count, S)` and `(count, S, S)`, the last two accurate relative to the spread on the set.
         """
         log_mass, mean, root = self.roots(form)
-        return log_mass, mean, squared(root)
+        return log_mass, mean, root @ root.mT
 
     def roots(self, form: Form = "best") -> tuple[Tensor, Tensor, Tensor]:
         """As `moments`, with roots R of the covariances, `C = R R^T`: they keep the deviation across a thin set."""
@@ -110,7 +109,7 @@ class Polytopes:
             for rows in masses.chunks(table, torch.arange(len(chosen), device=chosen.device)):
                 at = chosen[rows]
                 log_mass, mean, root = masses.local_moments(table.select(rows), tilted_frame(tilt[at]))
-                out[0][at], out[1][at], out[2][at] = log_mass, mean, squared(root)
+                out[0][at], out[1][at], out[2][at] = log_mass, mean, root @ root.mT
         return out
 
     def sample(self, which: Tensor, generator: torch.Generator | None = None, tilt: Tensor | None = None) -> Tensor:
@@ -156,7 +155,7 @@ class Polytopes:
 
 @dataclass(frozen=True)
 class Polygons(Polytopes):
-    """A list of convex polygons, bounded or not, that you make from edges or by `from_halfspaces`.
+    """You make a list of convex polygons, bounded or not, from edges or by `from_halfspaces`, to integrate over them.
 
     Args:
         tail: start of each edge, `(E, 3)` float64: `(x, y, 1)` is a point, `(x, y, 0)` is infinity in direction (x, y).
@@ -200,7 +199,7 @@ class Polygons(Polytopes):
 
 @dataclass(frozen=True)
 class Polyhedra(Polytopes):
-    """A list of convex polyhedra `{x: normal x <= offset}`, that you make from edges or by `from_halfspaces`.
+    """You make a list of convex polyhedra `{x: normal x <= offset}` from edges or by `from_halfspaces`.
 
     Args:
         tail: start of each edge of each face, `(E, 4)` float64: `(x, y, z, 1)` is a point, `(x, y, z, 0)` infinity in

@@ -66,7 +66,7 @@ _ROOM = 1.0 + float(NODES[1])
 
 
 class Accepted(NamedTuple):
-    """Panels on which an integrand is resolved: `m` of them, in no order."""
+    """These are the `m` panels on which an integrand is resolved, in no order."""
 
     panel: Tensor  # (m,) the panel, of those given, that this one is part of
     middle: Tensor  # (m,)

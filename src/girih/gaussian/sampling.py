@@ -61,7 +61,7 @@ def sample(table: Table, which: Tensor, generator: torch.Generator | None, tilt:
 
 
 class _Panels(NamedTuple):
-    """Where the panels of each row end, to find the one that holds a level."""
+    """They say where the panels of each row end, to find the one that holds a level."""
 
     first: Tensor  # (n,)
     end: Tensor  # (n, P), inf from the last on

@@ -35,7 +35,7 @@ _THIN = 1e-14  # panels thinner than this part of the range come from rounding
 
 
 class Frame(NamedTuple):
-    """Where slices are taken: anchor, its distance, and a right-handed basis whose first vector is the way up."""
+    """A frame says where slices are taken: anchor, its distance, a right-handed basis, first the way up."""
 
     anchor: Tensor  # (n, S)
     height: Tensor  # (n,)
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """The slices of polygons: panels of levels, and the two lines `u = line[0] + line[2] (t - line[1])` of each."""
+    """Slices of polygons are panels of levels, and the two lines `u = line[0] + line[2] (t - line[1])` of each."""
 
     owner: Tensor  # (m,)
     lower: Tensor  # (m,)
@@ -60,7 +60,7 @@ class Segments(NamedTuple):
 
 
 class Sections(NamedTuple):
-    """The slices of polyhedra: panels of levels, and the ends of edges as `x = at + slope (t - level)`, or directions.
+    """Slices of polyhedra are panels of levels, and the ends of edges as `x = at + slope (t - level)`, or directions.
 
     The last entry of an end is 1 for points and 0 for directions.
     """
@@ -241,7 +241,7 @@ def _span(a: Tensor, b: Tensor, rise: Tensor, tail_finite: Tensor, head_finite: 
 
 
 def _ends(spans: Tensor, base: Tensor, step: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the one edge of each face that spans the panel crosses it, as in `Slices`; `missing` if there is none."""
+    """Find where the one edge of each face that spans the panel crosses it, as in `Slices`; `missing` if none does."""
     out = torch.cat((missing, torch.zeros_like(missing), torch.zeros_like(missing)), -1)
     if not spans.shape[-1]:
         return out, spans.any(-1)

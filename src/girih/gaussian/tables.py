@@ -58,7 +58,7 @@ def pad(ends: Tensor, index: Tensor, real: Tensor) -> Tensor:
 
 
 class Edges(NamedTuple):
-    """Lines of edges with the polygon on their left; those of length 0 or wholly at infinity are not `real`."""
+    """Edges have their polygon on the left; those of length 0 or wholly at infinity are not `real`."""
 
     real: Tensor  # (n, K)
     along: Tensor  # (n, K, 2) unit direction
@@ -89,7 +89,7 @@ def describe(tail: Tensor, head: Tensor) -> Edges:
 
 
 def is_plane(edges: Edges) -> Tensor:
-    """Which polygons `(n,)` have no edge at all: whole planes. One whose edges all have length 0 is a point."""
+    """True for polygons `(n,)` that have no edge at all: whole planes. One whose edges all have length 0 is a point."""
     return ~(edges.tail_finite | edges.head_finite).any(-1)
 
 
@@ -105,7 +105,7 @@ def angle_at_infinity(edges: Edges) -> Tensor:
 
 
 class PolygonTable(NamedTuple):
-    """Polygons with `K` edges each, some of which may not be `real`."""
+    """The polygons of a table have `K` edges each, some of which may not be `real`."""
 
     tail: Tensor  # (n, K, 3) homogeneous
     head: Tensor  # (n, K, 3)
@@ -116,7 +116,7 @@ class PolygonTable(NamedTuple):
         return PolygonTable(self.tail[rows], self.head[rows], Edges(*(part[rows] for part in self.edges)))
 
     def terms(self) -> Tensor:
-        """How many edges each polygon has, `(n,)`."""
+        """Count the edges of each polygon, `(n,)`."""
         return self.edges.real.sum(-1)
 
 
@@ -126,7 +126,7 @@ def polygon_table(tail: Tensor, head: Tensor) -> PolygonTable:
 
 
 class PolyhedronTable(NamedTuple):
-    """Polyhedra with `F` faces of `K` edges each. A face without edges is a whole plane; those not `real` are empty."""
+    """The polyhedra of a table have `F` faces of `K` edges; one without edges is a plane, one not `real` is empty."""
 
     tail: Tensor  # (n, F, K, 4) homogeneous
     head: Tensor  # (n, F, K, 4)
@@ -143,7 +143,7 @@ class PolyhedronTable(NamedTuple):
         return PolyhedronTable(tail, head, normal, offset, real, axes, edges)
 
     def terms(self) -> Tensor:
-        """How many edges each polyhedron has, `(n,)`; they count for more where vertices are far.
+        """Count the edges of each polyhedron, `(n,)`; they count for more where vertices are far.
 
         Planes and edges near the origin agree less well then: by some 1e-18 of the distance, as found on partitions.
         """
@@ -189,7 +189,7 @@ def complete(normal: Tensor) -> Tensor:
 
 
 def is_unbounded(table: PolyhedronTable) -> Tensor:
-    """Which faces `(n, F)` reach infinity."""
+    """True for faces `(n, F)` that reach infinity."""
     edges = table.edges
     rays = edges.real & ~(edges.tail_finite & edges.head_finite)
     return table.real & (rays.any(-1) | is_plane(edges))

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
-from girih.inference.gaussians import Gaussians, Geometry, range_of
 from girih.inference.model import Rows
+from girih.inference.pieces import Gaussians, Geometry, range_of
 from girih.inference.tree import ROUNDING, Centres, Gap, Level
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -34,7 +34,7 @@ _STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest sh
 
 
 class Pairs(NamedTuple):
-    """The pairs that matter, sorted by row."""
+    """These are the pairs that matter, sorted by row."""
 
     row: Tensor  # (m,)
     piece: Tensor  # (m,)
@@ -168,7 +168,7 @@ def affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
 
 
 def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    """Which of the pairs, sorted by row and then by value, add up to no more than allowed, in logarithms."""
+    """Mark the pairs, sorted by row and then by value, that add up to no more than allowed, in logarithms."""
     share = (value - allowed[row]).exp()  # infinite where a pair alone is too much
     share = share.clamp(max=2.0)
     total = share.cumsum(0)

@@ -30,7 +30,7 @@ _REGIONS: dict[int, Callable[[Partition, Tensor], Region]] = {1: Line, 2: Polyto
 
 
 class DGN(nn.Module):
-    r"""The joint model `z ~ N(0, prior)`, `x = g(z) + e`, `e ~ N(0, noise)`, solved exactly.
+    r"""A DGN is the joint model `z ~ N(0, prior)`, `x = g(z) + e`, `e ~ N(0, noise)`, solved exactly.
 
         p(x) = sum_cells N(x; b, noise + A prior A^T) P(z in cell | x, map of the cell)
 
@@ -64,7 +64,13 @@ class DGN(nn.Module):
         (torch.Size([4]), torch.Size([4, 1]))
     """
 
-    def __init__(self, net: nn.Module, noise: Any = 1.0, prior: Any = None, tol: float = TOL) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        noise: Covariance | Rows | float = 1.0,
+        prior: Rows | float | None = None,
+        tol: float = TOL,
+    ) -> None:
         super().__init__()
         self.tol = _check_tol(tol)
         self._followed = Followed(net)
@@ -96,7 +102,7 @@ class DGN(nn.Module):
 
     @property
     def trace(self) -> Trace:
-        """What `girih.trace` makes of the network as it is built now."""
+        """`girih.trace` makes this of the network as it is built now."""
         return self._followed.trace
 
     def keep_trace(self) -> DGN:
@@ -224,7 +230,7 @@ class DGN(nn.Module):
 
 
 class DGNDistribution(Distribution):
-    """The distribution of x under a `DGN`. The partition is made once, and again if the parameters change.
+    """It is the distribution of x under a `DGN`. The partition is made once, and again if the parameters change.
 
     The values of all parameters are compared at each use, so it does not matter how they were changed: by a step of
     an optimiser, `load_state_dict`, `.data`, an array that shares their memory, other layers in the network, or what a
@@ -267,7 +273,7 @@ class DGNDistribution(Distribution):
         return state
 
     def _inputs(self, state: _State) -> tuple[Tensor, ...]:
-        """What `log p` is differentiable in: hidden features, the last map, the noise and the prior."""
+        """`log p` is differentiable in these: hidden features, the last map, the noise and the prior."""
         dgn, traced, model = self._dgn, state.traced, state.model
         tensors = traced.tensors()
         wrapped = any(bare(tensor) is not tensor for tensor in tensors)
@@ -397,7 +403,7 @@ class DGNDistribution(Distribution):
 
 
 class _State(NamedTuple):
-    """What a distribution has found out about its model, and the numbers for which that is right."""
+    """A state holds what a distribution has found out about its model, and the numbers for which that is right."""
 
     snapshot: Snapshot
     traced: Trace

@@ -57,7 +57,7 @@ Dims: TypeAlias = tuple[int | None, ...]
 
 
 class _Context(FunctionCtx):
-    """What torch hands from the forward to the backward pass, with what the functions below keep in it."""
+    """Torch hands this from the forward to the backward pass, with what the functions below keep in it."""
 
     model: Model
     parameters: Sequence[Tensor]
@@ -68,7 +68,7 @@ class _Context(FunctionCtx):
 
 
 class _Batch(Protocol):
-    """What `torch.func.vmap` says about a batch."""
+    """`torch.func.vmap` says this about a batch."""
 
     batch_size: int
 

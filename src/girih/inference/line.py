@@ -12,15 +12,24 @@ from torch import Tensor
 
 from girih.gaussian.interval import interval_moments, sample_anchored
 from girih.inference.line_pairs import Knots, Pairs, left_out_bound, pair_up
-from girih.inference.model import LEAST, AffinePieces, Expected, Model, Region, Rows, chunks
+from girih.inference.model import (
+    LEAST,
+    MATTERS,
+    AffinePieces,
+    Expected,
+    Model,
+    Region,
+    Rows,
+    chunks,
+    posterior_rounding,
+)
 from girih.inference.posterior import Posterior
-from girih.inference.rounding import MATTERS, lengths, of_posterior
 from girih.networks import Trace
 from girih.partition import Partition
 
 
 class DenseMoments(NamedTuple):
-    """Responsibilities, means of t and variances of a chunk of rows on each cell (S = 1)."""
+    """They are responsibilities, means of t and variances of a chunk of rows on each cell (S = 1)."""
 
     e0: Tensor  # (n, R)
     mean: Tensor
@@ -75,7 +84,7 @@ class DenseMoments(NamedTuple):
 
 
 class LinePosterior(Posterior):
-    """`Posterior` for S = 1: every pair of a row and a cell, as dense `(N, R)` arrays."""
+    """For S = 1 a `Posterior` holds every pair of a row and a cell, as dense `(N, R)` arrays."""
 
     def __init__(self, model: Model, knots: Knots, x: Tensor) -> None:
         self._model, self._knots = model, knots
@@ -89,20 +98,20 @@ class LinePosterior(Posterior):
         self.log_weights = torch.log_softmax(p.log_joint, 1)
         # the anchors of the cells, and that of the best one, from which they are counted
         self._offset, self._best = knots.offsets(p.anchor, p.log_peak.argmax(1, keepdim=True))
-        self._lengths = torch.cat([lengths(rows, log_evidence[index]) for index, rows, _ in parts])[order]
+        self._lengths = torch.cat([rows.lengths(log_evidence[index]) for index, rows, _ in parts])[order]
         super().__init__(1, log_evidence, left_out_bound(log_evidence, len(knots.origin)))
         self._local, self._spread = p.local_mean, p.local_variance
 
     @cached_property
     def rounding(self) -> Tensor:
-        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`: see `girih.inference.rounding`."""
+        """Bound in nats on what rounding changes in `log p(z | x)`, `(N,)`."""
         p, model, cells = self._pairs, self._model, self._model.cells
         speed = torch.linalg.vector_norm(cells.slope[:, :, 0].abs() @ model.head[1].abs().mT, dim=1)
         matters = self.log_weights > math.log(MATTERS)
         path, z = self._knots.paths(speed, p.anchor), self._best + self._offset
         spread = torch.where(matters, path, -torch.inf).amax(1) - torch.where(matters, path, torch.inf).amin(1)
         pull = z.abs() * (p.tilt.abs() / p.deviation + z.abs() / model.prior[0, 0])
-        return of_posterior(model, self._lengths, spread, torch.where(matters, pull, 0.0).amax(1))
+        return posterior_rounding(model, self._lengths, spread, torch.where(matters, pull, 0.0).amax(1))
 
     @property
     def _ends(self) -> list[Tensor]:
@@ -191,7 +200,7 @@ class LinePosterior(Posterior):
 
 
 class Line(Region):
-    """The region for S = 1: intervals, each with every row.
+    """For S = 1 the region is made of intervals, each with every row.
 
     Args:
         part: a partition with S = 1.

@@ -44,7 +44,7 @@ _DISTANT = 1e3
 
 
 class Knots:
-    """The limits of the cells of a line.
+    """Knots are the limits of the cells of a line.
 
     Args:
         lower: the lower ends of the cells, relative to their origins, `(R,)`.
@@ -69,7 +69,7 @@ class Knots:
         return knot, anchor - torch.where(at_upper, self.upper, self.lower)
 
     def offsets(self, anchor: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
-        """How far anchors `(n, R)` lie from that of the row's best cell `(n, 1)` in z, `(n, R)`, and its z `(n, 1)`."""
+        """Give the distances in z of anchors `(n, R)` from that of the row's best cell `(n, 1)`, and its z `(n, 1)`."""
         knot, way = self.places(anchor)
         at, way_at = self.z[knot.gather(1, best)], way.gather(1, best)
         return (self.z[knot] - at) + (way - way_at), at + way_at
@@ -86,7 +86,7 @@ class Knots:
         )
 
     def paths(self, speed: Tensor, anchor: Tensor) -> Tensor:
-        """How long the ways of images to anchors `(n, R)` are, from a common point on, for the speeds `(R,)`."""
+        """The ways of images to anchors `(n, R)` are so long, from a common point on, for the speeds `(R,)`."""
         knot, way = self.places(anchor)
         return self.images(speed[:, None])[:, 0][knot] + way * speed
 
@@ -130,7 +130,7 @@ def distant_peaks(
 
 
 class Pairs(NamedTuple):
-    """Truncated Gaussians of n rows on R cells: with `u = (t - centre) / deviation`, anchored in the cell.
+    """Pairs of n rows and R cells are truncated Gaussians: with `u = (t - centre) / deviation`, anchored in the cell.
 
     The integrals are there for the pairs that can matter; the others have less than exp(-46) of their row's mass.
     Logarithms are counted from those of the row's highest peak.

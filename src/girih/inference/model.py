@@ -1,7 +1,15 @@
-"""Everything that the density of x depends on, and rows of data in the coordinates in which it is simple.
+r"""Everything that the density of x depends on, and rows of data in the coordinates in which it is simple.
 
 The noise is whitened, and the last affine map `L^-1 W = Q T` reduced to its K = min(D, H) directions, so nothing
 grows with D after the products with Q: a row is `y = Q^T L^-1 (x - v)` and its distance from the range of W.
+
+Rows, maps and noise are given in double precision, and products with them are rounded: the whitened row
+`w = L^-1 (x - v)` and the images `g` of latents carry errors of up to
+
+    roundoff (|w| + |w - g|),    roundoff = 2^-53 (D + H + 10) condition(noise),
+
+2^-53 for each term of a sum. `log p(x | z)` is `-|w - g|^2 / 2`, so an error `e` of w - g changes it by `e |w - g|` at
+most to first order, and the balance between two latents with images a distance d apart by `e d`.
 """
 
 from __future__ import annotations
@@ -26,6 +34,9 @@ _CHUNK = 2**19
 # The log of the smallest double.
 LEAST = -745.0
 
+# The part of a posterior up to which a cell does not matter to what rounding does.
+MATTERS = 1e-16
+
 MAX_LATENT_DIM = 3
 
 T = TypeVar("T")
@@ -44,7 +55,7 @@ def check_latent_dim(latent_dim: int) -> None:
 
 
 class AffinePieces(NamedTuple):
-    """The convex pieces of the latent space with the hidden features on them, about an origin in each."""
+    """They are the convex pieces of the latent space with the hidden features on them, about an origin in each."""
 
     origin: Tensor  # (P, S)
     value: Tensor  # (P, H) hidden features at the origin
@@ -54,7 +65,7 @@ class AffinePieces(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The parameters of a `DGN`, detached.
+    """A model holds the parameters of a `DGN`, detached.
 
     Attributes:
         tol: the share of each p(x) that may be left out, for S = 2, 3; 0 leaves out nothing.
@@ -89,8 +100,13 @@ class Model:
         """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
         return _factor(self.noise.whiten(self.weight))
 
+    @cached_property
+    def roundoff(self) -> float:
+        """The relative error of whitened rows and of images."""
+        return 2.0**-53 * (self.output_dim + self.weight.shape[1] + 10) * self.noise.condition
+
     def recall(self, make: Callable[[Model], T]) -> T:
-        """What `make` finds out about this model, found out at the first call."""
+        """`make` finds something out about this model, at the first call only."""
         if make not in self._found:
             self._found[make] = make(self)
         return cast("T", self._found[make])
@@ -110,7 +126,7 @@ def _factor(columns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rows(NamedTuple):
-    """A chunk of rows in whitened, reduced coordinates. Leading `n` axes are absent when nothing is missing."""
+    """Rows are data in whitened, reduced coordinates. Leading `n` axes are absent when nothing is missing."""
 
     x: Tensor  # (n, D), NaN where missing
     observed: Observed | None
@@ -121,12 +137,21 @@ class Rows(NamedTuple):
 
     @property
     def common(self) -> Tensor:
-        """What log p(x, z) has in common for all z, `(n,)`: from this on, comparisons lose no digits to it."""
+        """log p(x, z) has this in common for all z, `(n,)`: from this on, comparisons lose no digits to it."""
         return self.constant - 0.5 * self.far2
 
     def relative(self) -> Rows:
         """The rows with log-densities that are counted from `common`."""
         return self._replace(far2=torch.zeros_like(self.far2), constant=torch.zeros_like(self.constant))
+
+    def lengths(self, log_p: Tensor) -> Tensor:
+        """`|w| + |w - g|` of each row `(n,)`."""
+        size: Tensor = torch.linalg.vector_norm(torch.cat((self.y, self.far2.sqrt()[:, None]), 1), dim=1)
+        return size + self.away(log_p)
+
+    def away(self, log_p: Tensor) -> Tensor:
+        """`|w - g|` of each row `(n,)` at most: `|w - g|^2 <= -2 log p(x) - log det(2 pi noise)` by Jensen."""
+        return (2.0 * (self.constant - log_p)).clamp(min=0.0).sqrt()
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows."""
@@ -180,7 +205,7 @@ class _LogProb(NamedTuple):
 
 
 class Evidence(_LogProb):
-    """`log p(x)` in nats and a bound on the relative error of p(x) by what was left out: a pair.
+    """It is a pair: `log p(x)` in nats, and a bound on the relative error of p(x) by what was left out.
 
     Attributes:
         rounding: a bound on the error by rounding, nats, `(N,)`.
@@ -204,8 +229,27 @@ class Evidence(_LogProb):
         self.log_prob[index], self.left_out[index], self.rounding[index] = *part, part.rounding
 
 
+def log_prob_rounding(model: Model, rows: Rows, log_p: Tensor) -> Tensor:
+    """A bound on the error of each log p(x), `(n,)`."""
+    error = model.roundoff * rows.lengths(log_p)
+    return error * (rows.away(log_p) + 0.5 * error) + model.roundoff * (1.0 + log_p.abs())
+
+
+def posterior_rounding(model: Model, length: Tensor, spread: Tensor, pull: Tensor) -> Tensor:
+    """A bound on the error of each log p(z | x), `(n,)`.
+
+    Args:
+        model: the parameters.
+        length: `Rows.lengths`.
+        spread: how long the images of the ways between the anchors that matter are, `(n,)`.
+        pull: largest product of the length of an anchor z and of the slope of `log p(x, z)` there: what the rounding
+            of z is worth.
+    """
+    return model.roundoff * (length * (1.0 + spread) + pull)
+
+
 class Moments(Protocol):
-    """Posterior moments of a chunk of n rows on the pieces, `t = z - origin`: what E-steps and gradients add up."""
+    """They are posterior moments of n rows on the pieces, `t = z - origin`: what E-steps and gradients add up."""
 
     def features(self, cells: AffinePieces) -> Tensor:
         """`E[h | x]`, `(n, H)`."""
@@ -229,7 +273,7 @@ class Moments(Protocol):
 
 
 class Expected(NamedTuple):
-    """`E_q[log p(x, z)]` of B Gaussians q, and its derivatives."""
+    """These are `E_q[log p(x, z)]` of B Gaussians q, and its derivatives."""
 
     value: Tensor  # (B,)
     by_mean: Tensor  # (B, S)
@@ -237,7 +281,7 @@ class Expected(NamedTuple):
 
 
 class Region(ABC):
-    """What exact inference integrates over: the pieces of a line, or polygons or polyhedra.
+    """A region is what exact inference integrates over: the pieces of a line, or polygons or polyhedra.
 
     All that depends on the latent dimension is behind these methods.
     """

@@ -13,12 +13,10 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from girih.gaussian.tables import gather, slots
-from girih.inference.anchors import DISTANT, find_anchors
 from girih.inference.certificate import Pairs, normalise, select_pairs
-from girih.inference.gaussians import Geometry
 from girih.inference.model import AffinePieces, Expected, Model, Region, Rows
-from girih.inference.pieces import Pieces
-from girih.inference.polytope_posterior import PolytopePosterior
+from girih.inference.pieces import Geometry, Pieces
+from girih.inference.polytope_posterior import DISTANT, PolytopePosterior, find_anchors
 from girih.networks import Trace
 from girih.partition import Partition
 
@@ -29,7 +27,7 @@ _FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the p
 
 
 class SparseMoments(NamedTuple):
-    """E[1], E[t] and E[t t^T] of the pairs (row, piece) as shares of their row's p(x), sorted by row."""
+    """They are E[1], E[t] and E[t t^T] of pairs (row, piece), as shares of their row's p(x), sorted by row."""
 
     row: Tensor  # (m,)
     piece: Tensor  # (m,)
@@ -154,7 +152,7 @@ def _columns(cells: AffinePieces) -> Tensor:
 
 
 def log_marginal(geometry: Geometry, pairs: Pairs) -> Tensor:
-    """What `SparseMoments.of` gives, without the moments, `(n,)`."""
+    """It gives `log p(x)` as `SparseMoments.of` does, without the moments, `(n,)`."""
     g = pairs.gaussian
     pieces, root = geometry.shape(g)
     mass = pieces.raw_masses(pairs.piece, root, g.centre)
@@ -178,7 +176,7 @@ def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:
 
 
 class Polytopes(Region):
-    """The region for S = 2, 3: the pairs of rows and polygons, or polyhedra, that matter.
+    """For S = 2, 3 the region is made of the pairs of rows and polygons, or polyhedra, that matter.
 
     Args:
         part: a partition with S = 2 or 3.

@@ -20,7 +20,7 @@ Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 class Posterior(Distribution):
-    r"""A batch of N exact posteriors `p(z | x_n)`, S = 1, 2 or 3.
+    r"""It holds N exact posteriors `p(z | x_n)`, S = 1, 2 or 3.
 
     A posterior is a mixture over cells of truncated Gaussians (EM-DGN, Theorem 1 and Proposition 2),
 

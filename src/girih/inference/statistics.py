@@ -22,13 +22,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from girih.inference.model import Evidence, Model, Moments, Rows, chunks
-from girih.inference.rounding import of_log_prob
+from girih.inference.model import Evidence, Model, Moments, Rows, chunks, log_prob_rounding
 
 
 @dataclass
 class Statistics:
-    """Sums over rows; see the module's text. `a + b` joins two parts of a data set."""
+    """Statistics are sums over rows; see the module's text. `a + b` joins two parts of a data set."""
 
     weight: Tensor  # () sum of g
     log_likelihood: Tensor  # () sum of g log p(x)
@@ -46,7 +45,7 @@ class Statistics:
 def expect(model: Model, rows: Rows) -> tuple[Evidence, Moments]:
     """`log p(x)` of a chunk and the moments of its posteriors on each piece."""
     log_p, left_out, moments = model.cells.region.expect(model, rows)
-    return Evidence(log_p, left_out, of_log_prob(model, rows, log_p)), moments
+    return Evidence(log_p, left_out, log_prob_rounding(model, rows, log_p)), moments
 
 
 def evidence(model: Model, x: Tensor) -> Evidence:
@@ -54,7 +53,7 @@ def evidence(model: Model, x: Tensor) -> Evidence:
     out = Evidence.empty(x)
     for index, rows in chunks(model, x):
         log_p, left_out = model.cells.region.log_prob(model, rows)
-        out.put(index, Evidence(log_p, left_out, of_log_prob(model, rows, log_p)))
+        out.put(index, Evidence(log_p, left_out, log_prob_rounding(model, rows, log_p)))
     return out
 
 

@@ -31,7 +31,7 @@ _CACHE = 2**13  # pairs of rows and nodes at a time
 
 
 class Level(NamedTuple):
-    """The nodes of one level; the leaves are single pieces."""
+    """A level holds nodes of the tree; the leaves are single pieces."""
 
     feature: Tensor  # (m, H) hidden features at the centres
     centre: Tensor  # (m, k) their image, in principal directions if it has many dimensions
@@ -55,7 +55,7 @@ Bound = Callable[[Level, Tensor, Tensor, Tensor], Tensor]
 
 
 class Boxes(Protocol):
-    """What the tree reads of pieces: boxes `(P, S)` around them, and bounds on the logs of their masses `(P,)`."""
+    """The tree reads this of pieces: boxes `(P, S)` around them, and bounds on the logs of their masses `(P,)`."""
 
     low: Tensor
     high: Tensor
@@ -63,7 +63,7 @@ class Boxes(Protocol):
 
 
 class Leaves(NamedTuple):
-    """The bounded pieces, with the corners of each."""
+    """Leaves are the bounded pieces, with the corners of each."""
 
     piece: Tensor  # (B,)
     feature: Tensor  # (B, H) hidden features at a centre of each
@@ -74,7 +74,7 @@ class Leaves(NamedTuple):
 
 
 class Tree:
-    """Levels from the leaves to the root.
+    """A tree has levels from the leaves to the root.
 
     Args:
         pieces: of which some become leaves.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from girih._options import whole
+from girih.networks.affine_maps import Convolution, LinearMap
 from girih.networks.trace_steps import AffineStep, KinkStep, Step
 
 
@@ -71,6 +73,20 @@ class StepLayer(nn.Module):
             self.register_parameter(name, tensor)
         else:
             self.register_buffer(name, tensor)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weight and the bias of a linear map or a convolution anew, as torch's own layers draw theirs."""
+        step = self.step
+        if not isinstance(step, AffineStep) or not isinstance(step.operator, LinearMap | Convolution):
+            return
+        weight, bias = (self._parameters.get(name) for name in ("weight", "shift"))
+        if weight is None or weight.ndim < 2:
+            return
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5.0))
+        if bias is not None:
+            bound = 1.0 / math.sqrt(weight[0].numel())
+            nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, *values: Tensor) -> Tensor:
         """The step, in the type of numbers of its inputs."""

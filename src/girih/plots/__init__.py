@@ -10,21 +10,25 @@ draw at (`lattice`, `grid_lines`, `spread_latents`) and `posterior_grid`.
 from girih._extras import needs
 
 with needs("plots"):
-    from girih.plots.cells import TINTS, plot_cells, quantity, tints
-    from girih.plots.columns import plot_basis, plot_basis_vectors, plot_disentanglement
+    from girih.plots.cells import TINTS, CellStyle, plot_cells, quantity, tints
     from girih.plots.curves import plot_nll_curve, plot_selection, plot_training_curves
-    from girih.plots.density import plot_marginal
-    from girih.plots.dimensions import plot_dimensions, plot_layer_ranks, plot_singular_values
+    from girih.plots.densities import plot_marginal, plot_posteriors, posterior_grid
     from girih.plots.discovery import plot_discovery, walk_steps
     from girih.plots.embedding import draw_classes, draw_prior, plot_embedding
     from girih.plots.histograms import percent, plot_angles, plot_histograms, plot_log_volumes, weighted_quantiles
     from girih.plots.images import plot_image_manifold, plot_image_samples, plot_samples
-    from girih.plots.line import plot_line_partition, plot_line_values, plot_partition
-    from girih.plots.manifold import grid_lines, plot_manifold
+    from girih.plots.manifold import draw_image, grid_lines, image_points, plot_image, plot_manifold
+    from girih.plots.maps import (
+        plot_basis,
+        plot_basis_vectors,
+        plot_dimensions,
+        plot_disentanglement,
+        plot_layer_ranks,
+        plot_singular_values,
+    )
     from girih.plots.numbers import Plane, lattice, limits_around, plane_of, spread_latents
+    from girih.plots.partition import plot_line_partition, plot_line_values, plot_partition, plot_slices
     from girih.plots.polygons import Polygons, cell_polygons
-    from girih.plots.posterior import plot_posteriors, posterior_grid
-    from girih.plots.slices import plot_slices
     from girih.plots.style import (
         BLACK,
         BLUE,
@@ -45,7 +49,6 @@ with needs("plots"):
         new_figure,
         styled,
     )
-    from girih.plots.surface import draw_image, image_points, plot_image
     from girih.plots.vae import plot_posterior_densities, plot_traversals, plot_vae_embedding
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "TINTS",
     "VERMILLION",
     "YELLOW",
+    "CellStyle",
     "Plane",
     "Polygons",
     "cell_polygons",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,6 +18,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from girih._arrays import as_tensor
+from girih._deprecated import gathered
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
 from girih.plots.numbers import Array, to_array
@@ -37,6 +39,49 @@ _INK = "#333333"
 _MAX_VECTOR = 5000
 
 
+@dataclass(frozen=True, eq=False)
+class CellStyle:
+    """A `CellStyle` says how cells are drawn: what their colours stand for, on which scale, with limits or without.
+
+    Pass it as `values` of `plot_cells`, `plot_image` or `plot_partition` where the values alone do not say enough.
+
+    Args:
+        values: one number for each cell, or "log_volume", "prior_mass", "rank" (of A) or "index"; `None` for tints that
+            differ between neighbours. Cells without a finite value are grey.
+        label: of the colour bar.
+        cmap: a colour map or its name.
+        log: a logarithmic scale.
+        edges: draw the cell limits.
+
+    Example:
+        >>> import girih
+        >>> from girih.plots import CellStyle, plot_cells
+        >>> part = girih.Partition(girih.mlp([2, 8, 2], seed=0))
+        >>> plot_cells(part, values=CellStyle("prior_mass", label="mass", log=True)).child_axes[0].get_ylabel()
+        'mass'
+    """
+
+    values: str | ArrayLike | None = None
+    label: str | None = None
+    cmap: str | Colormap | None = None
+    log: bool = False
+    edges: bool = True
+
+    @staticmethod
+    def of(values: str | ArrayLike | CellStyle | None) -> CellStyle:
+        """The style itself, or the one of values with its defaults."""
+        return values if isinstance(values, CellStyle) else CellStyle(values)
+
+
+# The fields of a style were keywords of every function that draws cells.
+with_style = gathered(
+    {"label": None, "cmap": None, "log": False, "edges": True},
+    "values",
+    lambda values, fields: replace(CellStyle.of(values), **fields),
+    "values=girih.plots.CellStyle(...)",
+)
+
+
 class Colouring(NamedTuple):
     """A colour for every cell, and the scale they are from, if they stand for a quantity."""
 
@@ -47,23 +92,12 @@ class Colouring(NamedTuple):
     missing: bool  # whether some cells have no finite value
 
 
-def colouring(
-    part: Partition,
-    values: str | ArrayLike | None = None,
-    label: str | None = None,
-    cmap: str | Colormap | None = None,
-    log: bool = False,
-    within: Ints | None = None,
-) -> Colouring:
+def colouring(part: Partition, style: CellStyle, within: Ints | None = None) -> Colouring:
     """Colours for the cells of a partition.
 
     Args:
         part: the partition.
-        values: one number for each cell, or "log_volume", "prior_mass", "rank" or "index"; `None` for tints that
-            differ between neighbours. Cells without a finite value are grey.
-        label: of the colour bar.
-        cmap: a colour map or its name.
-        log: a logarithmic scale.
+        style: what the colours stand for.
         within: the cells that the scale must cover; all by default.
 
     Raises:
@@ -71,13 +105,15 @@ def colouring(
 
     Example:
         >>> import girih
-        >>> from girih.plots.cells import colouring
+        >>> from girih.plots.cells import CellStyle, colouring
         >>> part = girih.Partition(girih.mlp([2, 8, 2], seed=0))
-        >>> colouring(part, "rank").label, colouring(part).rgba.shape
+        >>> colouring(part, CellStyle("rank")).label, colouring(part, CellStyle()).rgba.shape
         ('rank of A', (37, 4))
     """
+    values, log = style.values, style.log
     if values is None:
         return Colouring(to_rgba_array(TINTS)[tints(part)], None, None, None, False)
+    label = style.label
     if label is None:
         label = _LABELS.get(values, values) if isinstance(values, str) else "value of cell"
     numbers = quantity(part, values)
@@ -86,7 +122,7 @@ def colouring(
     shown = known & inside
     if not shown.any():
         raise ParameterError(f"no cell has a {'positive, ' if log else ''}finite value of {label!r} to colour by")
-    colours = _colour_map(cmap)
+    colours = _colour_map(style.cmap)
     low, high = float(numbers[shown].min()), float(numbers[shown].max())
     integers = None
     norm: Normalize
@@ -171,16 +207,13 @@ def _colour_map(cmap: str | Colormap | None) -> Colormap:
         raise ParameterError(f"matplotlib has no colour map {cmap!r}; see matplotlib.colormaps") from None
 
 
+@with_style
 @styled
 def plot_cells(
     part: Partition,
     ax: Axes | None = None,
-    values: str | ArrayLike | None = None,
+    values: str | ArrayLike | CellStyle | None = None,
     span: ArrayLike | None = None,
-    edges: bool = True,
-    label: str | None = None,
-    cmap: str | Colormap | None = None,
-    log: bool = False,
     at: float = 0.0,
 ) -> Axes:
     """Draw the cells of a two-dimensional latent space; unbounded cells reach to the edge of the window.
@@ -192,13 +225,10 @@ def plot_cells(
         part: a partition with S = 2 or 3.
         ax: axes to draw into; those of a new figure by default.
         values: what colours stand for: one number for each cell, or "log_volume", "prior_mass", "rank" (of A) or
-            "index". By default colours only tell neighbours apart. Cells without a finite value are grey.
+            "index"; or a `CellStyle`. By default colours only tell neighbours apart. Cells without a finite value are
+            grey.
         span: the window, `(low, high)` or a pair for each coordinate; by default the domain if it is bounded, or else
             3 prior deviations to either side.
-        edges: draw the cell limits.
-        label: of the colour bar.
-        cmap: a colour map or its name.
-        log: a logarithmic colour scale.
         at: the third coordinate of the plane to draw, S = 3 only.
 
     Raises:
@@ -211,19 +241,20 @@ def plot_cells(
         '$z_1$'
     """
     if part.latent_dim == 3:
-        plane, chosen, named = _plane_of(part, at, values, label)
-        ax = plot_cells(plane, ax, chosen, span, edges, named, cmap, log)
+        plane, style = _plane_of(part, at, CellStyle.of(values))
+        ax = plot_cells(plane, ax, style, span)
         ax.set(xlabel="$z_1$", ylabel="$z_2$", title=f"plane $z_3$ = {at:g}: {len(plane)} of {len(part)} cells")
         return ax
     if part.latent_dim != 2:
         raise LatentDimensionError(f"plot_cells draws S = 2 and 3, and this partition has S = {part.latent_dim}")
     view = window(part, span)
     polygons = cell_polygons(part, view)
-    colours = colouring(part, values, label, cmap, log, polygons.cell)
+    style = CellStyle.of(values)
+    colours = colouring(part, style, polygons.cell)
     wide, high = (limits[1] - limits[0] for limits in view)
     height = min(max(2.9 * high / wide, 1.4), 5.0)
     ax = new_axes(ax, width=3.9 if colours.scale else 3.3, height=height)
-    draw_cells(ax, polygons, colours.rgba, view, edges)
+    draw_cells(ax, polygons, colours.rgba, view, style.edges)
     names = axis_names(part)
     ax.set(xlabel=names[0], ylabel=names[1])
     scale_bar(ax, colours)
@@ -283,10 +314,8 @@ def scale_bar(ax: Axes, colours: Colouring) -> None:
             spine.set_visible(False)
 
 
-def _plane_of(
-    part: Partition, at: float, values: str | ArrayLike | None, label: str | None
-) -> tuple[Partition, Array | None, str | None]:
-    """The plane z = (a, b, at) through a partition with S = 3, the values of its cells, and their name."""
+def _plane_of(part: Partition, at: float, style: CellStyle) -> tuple[Partition, CellStyle]:
+    """The plane z = (a, b, at) through a partition with S = 3, and the style with the values of its cells."""
     if not math.isfinite(at):
         raise ParameterError(f"at must be a finite third coordinate, got {at}")
     eye = torch.eye(3, dtype=torch.float64)
@@ -297,16 +326,15 @@ def _plane_of(
         domain = _in_plane(H, h - at * H[:, 2], at)
     plane = Partition.slice(part.trace, at * eye[2], eye[0], eye[1], domain, progress=False)
     plane.prior_covariance = part.prior_covariance[:2, :2]  # for the default window
-    chosen = None
-    if values is not None:
-        numbers = quantity(part, values)
-        spots = torch.nn.functional.pad(plane.interior, (0, 1), value=at)
-        index = part.locate(spots).numpy()
-        chosen = np.where(index >= 0, numbers[index], np.nan)
-        if label is None and isinstance(values, str):
-            label = colouring(part, values).label
-            label = label.replace("area", "volume") if label else label
-    return plane, chosen, label
+    if style.values is None:
+        return plane, style
+    numbers = quantity(part, style.values)
+    spots = torch.nn.functional.pad(plane.interior, (0, 1), value=at)
+    index = part.locate(spots).numpy()
+    label = style.label
+    if label is None and isinstance(style.values, str):
+        label = _LABELS[style.values].replace("area", "volume")
+    return plane, replace(style, values=np.where(index >= 0, numbers[index], np.nan), label=label)
 
 
 def _in_plane(H: torch.Tensor, h: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -1,4 +1,4 @@
-"""How a partition is found: from cell to cell, or one layer or unit after another."""
+"""A partition as it is found: from cell to cell, or one layer or unit after another."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def walk_steps(part: Partition, start: ArrayLike) -> NDArray[np.int64]:
 
 
 def _spread(count: int, panels: int) -> list[int]:
-    """At most so many of 0, 1, ..., count - 1, evenly, with the first and the last."""
+    """Pick at most so many of 0, 1, ..., count - 1, evenly, with the first and the last."""
     if panels == 1:
         return [count - 1]
     return sorted({int(i) for i in np.round(np.linspace(0, count - 1, min(panels, count)))})

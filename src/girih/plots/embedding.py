@@ -233,7 +233,7 @@ def draw_limits(ax: Axes, part: Partition, view: Window, swap: bool = False, col
 
 
 def draw_prior(ax: Axes, prior: Array) -> None:
-    """One, two and three deviations of the prior."""
+    """Draw one, two and three deviations of the prior."""
     style: dict[str, Any] = {"color": BLACK, "ls": (0, (4, 2)), "lw": 0.8, "zorder": 1.5}
     for reach in (1.0, 2.0, 3.0):
         ax.plot(*ellipse(np.zeros(2), reach**2 * prior).T, **style, label="prior, 1 to 3 sd" if reach == 1 else None)

@@ -1,4 +1,4 @@
-"""What pictures need of models and rows: arrays, names, latents to draw at, and a plane to see wide rows in."""
+"""Pictures need this of models and rows: arrays, names, latents to draw at, and a plane to see wide rows in."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def complete_rows(
 
 
 def thin(index: NDArray[np.intp], limit: int | None) -> NDArray[np.intp]:
-    """At most `limit` of the indices, evenly spaced."""
+    """Keep at most `limit` of the indices, evenly spaced."""
     if limit is None or len(index) <= limit:
         return index
     return index[np.linspace(0, len(index) - 1, limit).round().astype(np.intp)]

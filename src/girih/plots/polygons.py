@@ -180,7 +180,7 @@ def _joined(points: Array, owner: Ints) -> tuple[Array, Ints]:
 
 
 def _following(start: Ints) -> Ints:
-    """For each corner the next one around its polygon."""
+    """Find for each corner the next one around its polygon."""
     out = np.arange(1, start[-1] + 1)
     out[start[1:] - 1] = start[:-1]
     return out

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from girih._arrays import as_tensor
+from girih._deprecated import renamed
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
 from girih.plots.embedding import classes_of, draw_classes, draw_ellipses, draw_prior, frame_plane, view_of
@@ -231,14 +232,14 @@ def _curve(base: CoarseBPEF | BPEF) -> tuple[Tensor, Tensor]:
     return z, log_p.exp().movedim(0, -1)
 
 
+@renamed({"count": "values"})
 @styled
 def plot_traversals(
     vae: VAE,
     start: ArrayLike,
     image_shape: tuple[int, ...] | None = None,
     dimensions: Sequence[int] | None = None,
-    values: ArrayLike | None = None,
-    count: int = 9,
+    values: ArrayLike | int = 9,
     feature_names: list[str] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
@@ -253,9 +254,8 @@ def plot_traversals(
             Where S = D, latents are meant.
         image_shape: `(h, w)`, `(h, w, 1)` or `(h, w, 3)`, where rows are images.
         dimensions: the latents to move, from 0; all of them by default, or the first 10.
-        values: those that each latent takes, `(K,)`; by default quantiles of the prior from 2% to 98%, all of [-1, 1],
-            or all categories.
-        count: K, where `values` is not given.
+        values: those that each latent takes, `(K,)`; or K, for as many quantiles of the prior from 2% to 98% or points
+            of [-1, 1]. Of categories all are shown.
         feature_names: one for each column of x, where rows are not images.
         figure: a figure, or subfigure, to draw into; a new one by default.
 
@@ -277,7 +277,8 @@ def plot_traversals(
         (1, 3)
     """
     chosen = _dimensions(vae, dimensions, _MAX_LINES if image_shape is not None else _MAX_PANELS)
-    at = vae.family.axis(0, whole(count, "count"), vae.device) if values is None else as_tensor(values, "values")
+    every = np.ndim(values) == 0
+    at = vae.family.axis(0, whole(values, "values"), vae.device) if every else as_tensor(values, "values")
     paths = [to_array(vae.traverse(start, k, at)) for k in chosen]
     if len(paths[0]) != 1:
         raise ShapeError(f"start must be one row; got {len(paths[0])}")

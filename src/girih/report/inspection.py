@@ -33,7 +33,7 @@ from girih.geometry import (
 from girih.geometry.cells import box, prior_of, triangle
 from girih.geometry.dimension import nonzero
 from girih.geometry.injective import SAMPLES, second_preimage
-from girih.geometry.priors import GaussianPrior, UniformPrior, as_prior
+from girih.geometry.priors import GaussianPrior, PriorLike, UniformPrior, as_prior
 from girih.geometry.search import Search
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
@@ -175,7 +175,7 @@ def _along(cells: Cells, k: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a decoder does, cell by cell and over its prior.
+    """An `Inspection` says what a decoder does, cell by cell and over its prior.
 
     Attributes:
         trace: the decoder.
@@ -227,7 +227,7 @@ class Inspection:
 
 def inspect_decoder(
     net: nn.Module | Trace,
-    prior: Any = 1.0,
+    prior: PriorLike = 1.0,
     *,
     draws: int = 2000,
     sample: bool = False,
@@ -308,7 +308,7 @@ def inspect_decoder(
 
 
 def affordable(traced: Trace, most: int) -> int:
-    """How many cells to compute the maps of where fewer would do: `most`, or less for large networks and S.
+    """Say of how many cells maps are worth computing: of `most`, or of fewer for large networks and S.
 
     Example:
         >>> import girih

@@ -12,7 +12,7 @@ _STRAIGHT = 1e-6  # angles in degrees up to that are rounding
 
 
 def explain_inspection(numbers: dict[str, Any]) -> list[Number]:
-    """What `facts` gives as rows of a table."""
+    """Turn what `facts` gives into rows of a table."""
     decoder, cells = numbers["decoder"], numbers["cells"]
     rows = [
         Number(
@@ -32,7 +32,7 @@ def explain_inspection(numbers: dict[str, Any]) -> list[Number]:
 
 
 def _how(exact: bool, error: float | None, unit: str = "") -> str:
-    """What follows a number: its standard error, its unit, and whether it is exact."""
+    """Say what follows a number: its standard error, its unit, and whether it is exact."""
     if exact:
         return f"{unit} (exact)"
     return f"{unit} (sampled)" if error is None or math.isnan(error) else f" ± {error:.2g}{unit} (sampled)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from girih._extras import needs
 
@@ -25,7 +24,7 @@ from girih.plots.numbers import to_array
 from girih.plots.style import new_figure
 from girih.report.inspection import Inspection, affordable
 from girih.report.page import Picture
-from girih.report.pictures import save
+from girih.report.pictures import Sheet
 
 PICTURES = (
     "partition.png",
@@ -49,18 +48,6 @@ _STRAIGHT = 1e-8  # angles in radians up to that are rounding
 _FLAT = 0.9  # prior mass of cells without a volume from which on pictures show the dimension instead
 
 
-class _Sheet:
-    """Pictures in the order in which they are drawn."""
-
-    def __init__(self, out: Path) -> None:
-        self.out, self.pictures = out, list[Picture]()
-
-    def draw(self, name: str, title: str, caption: str, make: Callable[[], Any], wide: bool = False) -> None:
-        path = self.out / f"{name}.png"
-        save(path, make())
-        self.pictures.append(Picture(path, title, caption, wide))
-
-
 def draw_inspection(
     out: Path,
     found: Inspection,
@@ -80,7 +67,7 @@ def draw_inspection(
     Returns:
         What was drawn.
     """
-    sheet = _Sheet(out)
+    sheet = Sheet(out)
     _latent_space(sheet, found)
     if image_shape is not None:
         sheet.draw(
@@ -95,7 +82,7 @@ def draw_inspection(
     return sheet.pictures
 
 
-def _latent_space(sheet: _Sheet, found: Inspection) -> None:
+def _latent_space(sheet: Sheet, found: Inspection) -> None:
     """The cells: all of them for S = 1 and 2, planes through them for larger S."""
     S, D, part = found.latent_dim, found.trace.output_dim, found.cells.partition
     quantity, label, flat = _quantity(found)
@@ -126,7 +113,7 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
                 "The latent plane and its image",
                 f"Each cell, on which the decoder is one affine map, and the flat piece that it is mapped to. Colours: "
                 f"{what}.",
-                lambda: plots.plot_image(part, values, label=label),
+                lambda: plots.plot_image(part, plots.CellStyle(values, label)),
                 wide=True,
             )
         else:
@@ -134,7 +121,7 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
                 "partition",
                 "The cells of the latent plane",
                 f"On each of them the decoder is one affine map. Colours: {what}.",
-                lambda: plots.plot_cells(part, values=values, label=label),
+                lambda: plots.plot_cells(part, values=plots.CellStyle(values, label)),
             )
         return
     planes, reach, origin = _planes(found)
@@ -147,13 +134,13 @@ def _latent_space(sheet: _Sheet, found: Inspection) -> None:
         + (", for the latents with the longest columns of A" if S > 3 else "")
         + f". Colours: {what}, of the full map of the cell. Where a plane has too many cells to be seen, the upper "
         "picture shows points of a grid and the lower one all cells in a small window.",
-        lambda: plots.plot_slices(found.trace, planes, reach, origin, quantity, label, most, pixels),
+        lambda: plots.plot_slices(found.trace, planes, reach, origin, {label: quantity}, most, pixels),
         wide=True,
     )
 
 
 def _basis(
-    sheet: _Sheet, found: Inspection, image_shape: tuple[int, ...] | None, feature_names: list[str] | None
+    sheet: Sheet, found: Inspection, image_shape: tuple[int, ...] | None, feature_names: list[str] | None
 ) -> None:
     cells = _typical(found.cells)
     rows = [str(k) for k in cells.tolist()]
@@ -181,7 +168,7 @@ def _basis(
     )
 
 
-def _distributions(sheet: _Sheet, found: Inspection) -> None:
+def _distributions(sheet: Sheet, found: Inspection) -> None:
     cells, S = found.cells, found.latent_dim
     source = "" if cells.exact else f" From {cells.draws:,} prior draws."
     if bool((found.volume.values[cells.mass > 0].isfinite()).any()):
@@ -233,7 +220,7 @@ def _distributions(sheet: _Sheet, found: Inspection) -> None:
 
 
 def _quantity(found: Inspection) -> tuple[Callable[[Cells], Tensor], str, bool]:
-    """What colours stand for: the log-volume, or where hardly any cell has one the dimension."""
+    """Choose what colours stand for: the log-volume, or where hardly any cell has one the dimension."""
     if found.entropy.degenerate_mass > _FLAT:
         return lambda cells: intrinsic_dimension(cells).values.to(torch.float64), "dimension of the image", True
     return lambda cells: log_volume(cells).values, r"$\log\sqrt{\det A^\top\!A}$ (nats)", False

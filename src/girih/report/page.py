@@ -123,7 +123,7 @@ class Picture(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """What a result was made with, as results note it."""
+    """Collect the versions that a result was made with, as results note them."""
     return {
         "girih": __version__,
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from girih import plots
 from girih._files import atomic_path
-from girih.em.scaling import Scaling
+from girih.em import Scaling
 from girih.report.page import Picture
 
 if TYPE_CHECKING:
@@ -92,6 +92,23 @@ def _rows(kink: str) -> str:
     )
 
 
+class Sheet:
+    """Pictures in a folder, in the order in which they are drawn.
+
+    Args:
+        out: the folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.pictures = out, list[Picture]()
+
+    def draw(self, name: str, title: str, caption: str, make: Callable[[], Axes | Figure], wide: bool = False) -> None:
+        """Write what `make` draws as `name`.png."""
+        path = self.out / f"{name}.png"
+        save(path, make())
+        self.pictures.append(Picture(path, title, caption, wide))
+
+
 def draw_fit(
     out: Path, est: DGNEstimator, dataset: Dataset, log_p: NDArray[np.float64], standard_units: bool = False
 ) -> list[Picture]:
@@ -117,13 +134,8 @@ def draw_fit(
         alike_dgn = Scaling(-scaling.mean / scaling.scale, 1.0 / scaling.scale).fold(dgn)
         alike_data = replace(data, X=scaling.apply(data.X).numpy())
         units = " Columns are in standard units (mean 0, variance 1)."
-    pictures: list[Picture] = []
-
-    def draw(name: str, title: str, caption: str, make: Callable[[], Axes | Figure], wide: bool = False) -> None:
-        path = out / f"{name}.png"
-        save(path, make())
-        pictures.append(Picture(path, title, caption, wide))
-
+    sheet = Sheet(out)
+    draw = sheet.draw
     S = dgn.latent_dim
     line = S == 1
     words = captions(S, X.shape[1])
@@ -184,13 +196,13 @@ def draw_fit(
         lambda: plots.plot_embedding(dgn, data) if S <= 2 else _three_planes(dgn, data.subset(min(_DEAR, len(data)))),
         wide=S > 2,
     )
-    return pictures
+    return sheet.pictures
 
 
 def _cells(dgn: DGN) -> Axes:
     """The latent plane, or for S = 3 a plane through the latent space, by prior mass."""
     part = dgn.partition
-    return plots.plot_cells(part, values="prior_mass", log=bool((part.prior_mass > 0).all()))
+    return plots.plot_cells(part, values=plots.CellStyle("prior_mass", log=bool((part.prior_mass > 0).all())))
 
 
 @plots.styled

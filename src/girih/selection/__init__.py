@@ -1,7 +1,6 @@
 """Choosing a generator: a grid of them compared by exact AIC, BIC and held-out likelihood, with the elbow in S."""
 
-from girih.selection.candidates import Candidate, make_splits
-from girih.selection.fits import Outcome, factor_parameters
+from girih.selection.candidates import Candidate, Outcome, factor_parameters, make_splits
 from girih.selection.result import Elbow, ElbowPoint, Row, SelectionResult, find_elbow
 from girih.selection.select import select_model
 

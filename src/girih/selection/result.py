@@ -10,20 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih._extras import require
-from girih.selection.candidates import Candidate
-from girih.selection.fits import Outcome
+from girih.em import DGNEstimator
+from girih.selection.candidates import Candidate, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from girih.em import DGNEstimator
 
 CRITERIA = ("bic", "aic", "held_out")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate: its numbers, means over the folds.
+    """A row holds the numbers of one candidate, means over the folds.
 
     Attributes:
         candidate: what was fitted.
@@ -98,7 +96,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ElbowPoint:
-    """The best candidate of one latent dimension.
+    """A point of the elbow is the best candidate of one latent dimension.
 
     Attributes:
         latent_dim: S.
@@ -117,7 +115,7 @@ class ElbowPoint:
 
 @dataclass(frozen=True)
 class Elbow:
-    """The best candidate against the latent dimension.
+    """The elbow shows how the best candidate improves with the latent dimension.
 
     Attributes:
         points: one for each S, in order.
@@ -131,7 +129,7 @@ class Elbow:
 
 @dataclass(frozen=True)
 class SelectionResult:
-    """What `select_model` found.
+    """You read from it what `select_model` found: the table, the best row, the elbow and the refitted estimator.
 
     Attributes:
         rows: one for each candidate, in the order of the grid, baselines last.
@@ -187,7 +185,7 @@ class SelectionResult:
 
 
 def score(row: Row, criterion: str) -> float:
-    """What the criterion compares: lower is better."""
+    """The criterion compares this: lower is better."""
     return float(getattr(row, criterion))
 
 

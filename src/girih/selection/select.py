@@ -17,15 +17,24 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.parallel import Parallel, delayed
 
-from girih._arrays import Rows, as_rows
+from girih._arrays import Rows, as_rows, check_observed
 from girih._deprecated import renamed
 from girih._files import finite, read_json, write_json
 from girih._options import whole
 from girih._progress import Progress
 from girih.em import DGNEstimator, WeightPrior
-from girih.errors import EmptyDataError, ParameterError
-from girih.selection.candidates import Candidate, Split, grid, make_splits
-from girih.selection.fits import Array, Outcome, Shared, fit_candidate, fit_estimator
+from girih.errors import ParameterError
+from girih.selection.candidates import (
+    Array,
+    Candidate,
+    Outcome,
+    Shared,
+    Split,
+    fit_candidate,
+    fit_estimator,
+    grid,
+    make_splits,
+)
 from girih.selection.result import CRITERIA, Row, SelectionResult, find_elbow, score
 
 
@@ -104,10 +113,9 @@ def select_model(
         >>> result.best.candidate.hidden == result.estimator.hidden, result.elbow.suggested
         (True, 1)
     """
-    rows = as_rows(X, "X", None, "the data dimension D", allow_missing=True).detach().cpu().numpy()
-    empty = np.flatnonzero(np.isnan(rows).all(0))
-    if len(empty):
-        raise EmptyDataError(f"columns {empty[:10].tolist()} of X have no observed entries; drop them")
+    table = as_rows(X, "X", None, "the data dimension D", allow_missing=True).detach().cpu()
+    check_observed(table, "X")
+    rows = table.numpy()
     seed = whole(seed, "seed", 0)
     candidates = grid(latent_dims, hidden, noise, baselines)
     splits = make_splits(len(rows), validation, folds, seed)
@@ -134,13 +142,13 @@ def select_model(
         candidates = [candidate for candidate in candidates if candidate.is_dgn]
     store = Store(None if out is None else Path(out), rows, shared)
     outcomes, resumed = _fit_all(candidates, splits, rows, shared, store, n_jobs, progress)
-    table = [Row.of(candidate, outcomes[candidate]) for candidate in candidates]
-    best = min((row for row in table if row.candidate.is_dgn), key=lambda row: score(row, criterion))
+    compared = [Row.of(candidate, outcomes[candidate]) for candidate in candidates]
+    best = min((row for row in compared if row.candidate.is_dgn), key=lambda row: score(row, criterion))
     fitted = fit_estimator(best.candidate, rows, shared, progress=progress) if refit else None
     names = getattr(X, "columns", None)
     if fitted is not None and names is not None:
         fitted.feature_names_in_ = np.array([str(name) for name in names], dtype=object)
-    return SelectionResult(table, criterion, best, find_elbow(table, criterion), fitted, skipped, resumed)
+    return SelectionResult(compared, criterion, best, find_elbow(compared, criterion), fitted, skipped, resumed)
 
 
 def _fit_all(
@@ -176,7 +184,7 @@ def _fit(candidate: Candidate, X: Array, split: Split, shared: Shared, store: St
 
 
 class Store:
-    """A folder with one JSON file for each finished fit; without a folder it remembers nothing.
+    """A store keeps one JSON file for each finished fit in a folder; without a folder it remembers nothing.
 
     The name of a file holds a fingerprint of the rows, the split and the options: fits of other runs are never used.
     """
@@ -191,7 +199,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
 
     def checkpoint(self, candidate: Candidate, split: Split) -> Path | None:
-        """Where an unfinished fit saves its state."""
+        """An unfinished fit saves its state here."""
         path = self._path(candidate, split)
         return None if path is None or not candidate.is_dgn else path.with_suffix(".safetensors")
 

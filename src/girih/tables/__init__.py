@@ -1,0 +1,10 @@
+"""The exact joint model of an incomplete table."""
+
+from girih.tables.choice import Setting
+from girih.tables.columns import Columns
+from girih.tables.conditioned import TableConditional
+from girih.tables.member import Ensemble, Member
+from girih.tables.mixture import Mixture
+from girih.tables.model import TableModel
+
+__all__ = ["Columns", "Ensemble", "Member", "Mixture", "Setting", "TableConditional", "TableModel"]

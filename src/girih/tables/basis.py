@@ -11,6 +11,7 @@ component is a plain Gaussian; with a latent and no kinks it is a Gaussian too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,6 +64,15 @@ class Basis:
     def size(self) -> int:
         """F, the number of functions."""
         return len(self.kinky)
+
+    @cached_property
+    def products(self) -> Tensor:
+        """`(3 R, F F)`, by which masses, means and second moments of z on the cells give `E[phi phi^T]`."""
+        c, s = self.constant, self.slope
+        parts = ((c, c), (s, s)), ((c, s), (s, c))
+        first = [(a[:, :, None] * b[:, None, :]).flatten(1) for a, b in parts[0]]
+        mixed = sum((a[:, :, None] * b[:, None, :]).flatten(1) for a, b in parts[1])
+        return torch.cat((first[0], torch.as_tensor(mixed), first[1]))
 
     def values(self, z: Tensor) -> Tensor:
         """`phi(z)` of latents `(...,)`, `(..., F)`."""

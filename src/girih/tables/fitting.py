@@ -1,8 +1,13 @@
 r"""EM of a mixture of bent Gaussians: the M-step in closed form, and the loop.
 
-What is raised is the log-likelihood less the priors' penalties: a *kink ridge* `lambda tr(Sigma^-1 W P W^T) / 2`, with P
-the identity on the functions that bend (lambda to infinity is a mixture of Gaussians), and an inverse Wishart prior of
-each noise, `(nu log|Sigma| + tr(Sigma^-1 Psi)) / 2`, `Psi = rho I + nu Omega`.
+What is raised is the log-likelihood less penalties, which are minus the logarithms of priors:
+
+- a *kink ridge* `lambda tr(Sigma^-1 W P W^T) / 2`, with P the identity on the functions that bend. It leaves the M-step
+  of W free of Sigma, `W = E[x phi^T] (G + lambda P)^-1`; lambda to infinity is a mixture of Gaussians, while a ridge on
+  all of W would shrink its linear part too;
+- a floor of the noise, `rho tr(Sigma^-1) / 2` (inverse Wishart): `Sigma = (scatter + rho I) / N_k`. It is absolute, as a
+  share of a column's variance lets it collapse;
+- Dirichlet priors of the weights and of the tables of categories.
 """
 
 from __future__ import annotations
@@ -13,124 +18,130 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from girih.tables.mixture import Mixture, Rows, Statistics, statistics
+from girih.tables.mixture import Mixture, Rows, statistics
+from girih.tables.mixture import Statistics as Found
 
 Kind = Literal["full", "diagonal", "spherical", "low_rank"]
+
+_CONCENTRATION = 0.5  # rows that the Dirichlet priors add to each component and category
+_FACTOR_STEPS = 4  # of factor analysis in one M-step
+_HELD = 1e-9  # of the identity, added where a component may have no rows
 
 
 @dataclass(frozen=True)
 class Prior:
-    """How a mixture is kept from learning its rows by heart.
+    """The kind of noise, and how a mixture is kept from learning its rows by heart.
 
     Attributes:
+        least: `(D,)`, the least variance of noise in each column.
         kind: of noise.
         tied: whether all components have the same noise.
+        rank: of low-rank noise.
         ridge: lambda.
         floor: rho.
-        strength: nu, rows that the prior of the noise counts for.
-        centre: Omega `(D, D)`.
-        least: `(D,)`, the least variance of each column.
-        rank: of low-rank noise.
     """
 
+    least: Tensor
     kind: Kind = "full"
     tied: bool = False
+    rank: int = 1
     ridge: float = 1.0
     floor: float = 0.01
-    strength: float = 0.0
-    centre: Tensor | None = None
-    least: Tensor | None = None
-    rank: int = 1
-    concentration: float = 0.5
+
+    def penalty(self, mixture: Mixture) -> Tensor:
+        """What is taken from the log-likelihood."""
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(mixture.noise))
+        bends = mixture.maps * mixture.basis.kinky
+        total = 0.5 * self.ridge * (inverse * (bends @ bends.mT)).sum()
+        own = inverse[:1] if self.tied else inverse
+        total = total + 0.5 * self.floor * own.diagonal(dim1=-2, dim2=-1).sum()
+        for table in (mixture.weights, *mixture.tables):
+            total = total - _CONCENTRATION * table.log().sum()
+        return total
 
 
-def penalty(mixture: Mixture, prior: Prior) -> Tensor:
-    """What is taken from the log-likelihood."""
-    noise = mixture.noise[:1] if prior.tied else mixture.noise
-    inverse = torch.linalg.inv(noise)
-    bent = mixture.maps * mixture.basis.kinky
-    each = torch.linalg.inv(mixture.noise) if prior.tied else inverse
-    total = 0.5 * prior.ridge * (each * (bent @ bent.mT)).sum()
-    total = total + 0.5 * (inverse * _scale(prior, noise)).sum() + 0.5 * prior.strength * torch.logdet(noise).sum()
-    for table in mixture.tables:
-        total = total - prior.concentration * table.log().sum()
-    return total - prior.concentration * mixture.weights.log().sum()
+def m_step(mixture: Mixture, found: Found, prior: Prior) -> Mixture:
+    """The parameters that maximise the expected complete log-likelihood less the penalties.
 
-
-def _scale(prior: Prior, like: Tensor) -> Tensor:
-    D = like.shape[-1]
-    out = prior.floor * torch.eye(D, dtype=like.dtype)
-    if prior.strength and prior.centre is not None:
-        out = out + prior.strength * prior.centre
-    return out
-
-
-def m_step(mixture: Mixture, found: Statistics, prior: Prior) -> Mixture:
-    """The parameters that maximise the expected complete log-likelihood less the penalties."""
+    With `dW` the step of W, the expected scatter about the new curves is
+    `N Sigma + Sigma V Sigma - dW (Sigma U)^T - Sigma U dW^T + dW G dW^T`. Low-rank noise takes steps of factor analysis
+    from where it stands, each of which raises the likelihood.
+    """
     W, Sigma, G = mixture.maps, mixture.noise, found.G
     SU = Sigma @ found.U
-    P = torch.diag(mixture.basis.kinky) * prior.ridge
-    tiny = 1e-9 * torch.eye(mixture.basis.size, dtype=W.dtype)  # components without rows keep their map
-    new = torch.linalg.solve(G + P + tiny, W @ G + SU + tiny[0, 0] * W, left=False)
+    eye = torch.eye(mixture.basis.size, dtype=W.dtype)
+    ridge = torch.diag(mixture.basis.kinky) * prior.ridge + _HELD * eye
+    new = torch.linalg.solve(G + ridge, W @ G + SU + _HELD * W, left=False)
     step = new - W
-    scatter = found.counts[:, None, None] * Sigma + Sigma @ found.V @ Sigma
     cross = step @ SU.mT
+    scatter = found.counts[:, None, None] * Sigma + Sigma @ found.V @ Sigma
     scatter = scatter - cross - cross.mT + step @ G @ step.mT
-    bent = new * mixture.basis.kinky
-    scatter = scatter + prior.ridge * bent @ bent.mT
-    weight = found.counts
-    if prior.tied:
-        scatter, weight = scatter.sum(0, keepdim=True), weight.sum(0, keepdim=True)
-    scatter = 0.5 * (scatter + scatter.mT) + _scale(prior, scatter)
-    covariance = scatter / (weight + prior.strength)[:, None, None]
-    noise = restricted(covariance, prior, mixture.noise)
-    if prior.tied:
-        noise = noise.expand_as(Sigma)
-    a = prior.concentration
-    weights = (found.counts + a) / (found.counts + a).sum()
-    tables = tuple((t + a) / (t + a).sum(1, keepdim=True) for t in found.tables)
-    return replace(mixture, weights=weights, maps=new, noise=noise, tables=tables)
+    weights = _shares(found.counts)
+    tables = tuple(_shares(table) for table in found.tables)
+    moved = replace(mixture, weights=weights, maps=new, tables=tables)
+    return with_noise(moved, scatter, found.counts, prior)
 
 
-def restricted(covariance: Tensor, prior: Prior, before: Tensor) -> Tensor:
-    """The noise of the kind asked for that is likeliest for expected scatters `(K, D, D)`."""
-    D = covariance.shape[-1]
-    eye = torch.eye(D, dtype=covariance.dtype)
+def with_noise(mixture: Mixture, scatter: Tensor, counts: Tensor, prior: Prior) -> Mixture:
+    """The mixture with the noise that is likeliest for scatters `(K, D, D)` of `counts (K,)` rows about its curves."""
+    bends = mixture.maps * mixture.basis.kinky
+    scatter = scatter + prior.ridge * bends @ bends.mT
+    if prior.tied:
+        scatter, counts = scatter.sum(0, keepdim=True), counts.sum(0, keepdim=True)
+    K, D = mixture.maps.shape[:2]
+    scatter = 0.5 * (scatter + scatter.mT) + (prior.floor + _HELD) * torch.eye(D, dtype=scatter.dtype)
+    noise, own = _of_kind(scatter / (counts[:, None, None] + _HELD), prior, mixture.own)
+    short = (prior.least - noise.diagonal(dim1=-2, dim2=-1)).clamp(min=0.0)
+    noise = noise + torch.diag_embed(short)
+    return replace(mixture, noise=noise.expand(K, D, D), own=None if own is None else own + short)
+
+
+def _shares(counts: Tensor) -> Tensor:
+    """Probabilities from counts `(..., L)`."""
+    more = counts + _CONCENTRATION
+    return more / more.sum(-1, keepdim=True)
+
+
+def _of_kind(covariance: Tensor, prior: Prior, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The likeliest noise for expected scatters `(K, D, D)` a row, and the own variances of low-rank noise."""
     variances = covariance.diagonal(dim1=-2, dim2=-1)
     if prior.kind == "diagonal":
-        out = torch.diag_embed(variances)
-    elif prior.kind == "spherical":
-        out = variances.mean(-1)[:, None, None] * eye
-    elif prior.kind == "low_rank":
-        out = torch.stack([_factors(c, prior.rank) for c in covariance])
-    else:
-        out = covariance
-    if prior.least is not None:
-        short = (prior.least - out.diagonal(dim1=-2, dim2=-1)).clamp(min=0.0)
-        out = out + torch.diag_embed(short)
-    return out
-
-
-def _factors(covariance: Tensor, rank: int, steps: int = 8) -> Tensor:
-    own = 0.5 * covariance.diagonal()
-    for _ in range(steps):
+        return torch.diag_embed(variances), None
+    if prior.kind == "spherical":
+        return torch.diag_embed(variances.mean(-1, keepdim=True).expand_as(variances)), None
+    if prior.kind == "full":
+        return covariance, None
+    own = 0.5 * variances if own is None else own
+    least = torch.maximum(prior.least, 1e-3 * variances)
+    for _ in range(_FACTOR_STEPS):
         root = own.sqrt()
-        values, vectors = torch.linalg.eigh(covariance / root[:, None] / root)
-        loads = root[:, None] * vectors[:, -rank:] * (values[-rank:] - 1.0).clamp(min=0.0).sqrt()
-        own = (covariance.diagonal() - loads.square().sum(1)).clamp(min=1e-3 * covariance.diagonal())
-    return loads @ loads.mT + torch.diag(own)
+        values, vectors = torch.linalg.eigh(covariance / (root[:, :, None] * root[:, None, :]))
+        loads = (values[:, -prior.rank :] - 1.0).clamp(min=0.0).sqrt()
+        factor = root[:, :, None] * vectors[:, :, -prior.rank :] * loads[:, None, :]
+        own = torch.maximum(variances - factor.square().sum(-1), least)
+    return factor @ factor.mT + torch.diag_embed(own), own
 
 
 def fit(
-    mixture: Mixture, rows: Rows, prior: Prior, max_iter: int = 60, tol: float = 1e-4
+    mixture: Mixture, rows: Rows, prior: Prior, max_iter: int = 60, tol: float = 3e-4
 ) -> tuple[Mixture, list[float]]:
-    """EM until an iteration gains less than `tol` nats a row; the curve is of the penalised NLL a row."""
+    """EM until an iteration gains less than `tol` nats a row; with the curve of the penalised NLL a row.
+
+    The curve never rises: a step that would raise it (where a column stands at its least variance, the noise is not
+    the best one) ends the run before it.
+    """
     curve: list[float] = []
     total = float(rows.weight.sum())
+    before = mixture
     for _ in range(max_iter):
         found = statistics(mixture, rows)
-        curve.append(float(penalty(mixture, prior) - found.log_likelihood) / total)
-        if len(curve) > 1 and curve[-2] - curve[-1] < tol:
+        value = float(prior.penalty(mixture) - found.log_likelihood) / total
+        if curve and not value < curve[-1]:
+            return before, curve
+        curve.append(value)
+        if len(curve) > 1 and curve[-2] - value < tol:
             break
-        mixture = m_step(mixture, found, prior)
+        before, mixture = mixture, m_step(mixture, found, prior)
+    else:
+        return before, curve
     return mixture, curve

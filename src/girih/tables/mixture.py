@@ -42,6 +42,7 @@ class Mixture:
         weights: pi `(K,)`.
         maps: W `(K, D, F)`.
         noise: Sigma `(K, D, D)`.
+        own: `(K, D)`, the variances of low-rank noise beside its factor.
         tables: for each categorical column, the probabilities of its categories in each component, `(K, L)`.
     """
 
@@ -50,6 +51,7 @@ class Mixture:
     maps: Tensor
     noise: Tensor
     tables: tuple[Tensor, ...] = ()
+    own: Tensor | None = None
 
     @property
     def components(self) -> int:
@@ -149,36 +151,49 @@ class Cells(NamedTuple):
     variance: Tensor  # Var[z | x, cell]
 
 
-def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool = False) -> Cells:
-    r"""Evidence and posterior moments of every cell, for every row.
+class Gaussians(NamedTuple):
+    """The latent given each of B rows before it is held to a cell, `N(mean, 1 / precision)`: `(K, B, R)`."""
+
+    log_p: Tensor  # log p(x | component) as if the map of the cell held everywhere
+    mean: Tensor
+    precision: Tensor
+
+
+def gaussians_of(mixture: Mixture, rows: Rows, observed: Observed) -> Gaussians:
+    r"""The Gaussians that the affine maps of the cells have, each extended to all z.
 
     With V the inverse root of the noise, `a = V A`, `e = V (x - b)`, precision `t = 1 + |a|^2` and mean `m = a.e / t`,
 
-        log p(x, cell) = -(n log 2pi + log|Sigma| + log t + |e - a m|^2 + m^2) / 2 + log P(cell; m, 1 / t)
-
-    A cell is left out where `-d^2 / 2 >= log P`, d the distance from m to the cell in deviations, bounds it far below
-    the best.
+        log p = -(n log 2pi + log|Sigma| + log t + |e - a m|^2 + m^2) / 2
     """
     A, b = mixture.affine()
     V = observed.whiten
-    a = torch.einsum("kpij,krj->kpri", V, A)  # (K, P, R, D)
+    along = torch.einsum("kpij,krj->kpri", V, A)  # (K, P, R, D)
     shift = torch.einsum("kpij,krj->kpri", V, b)
-    precision = 1.0 + a.square().sum(-1)  # (K, P, R)
+    t = 1.0 + along.square().sum(-1)  # (K, P, R)
     p = rows.pattern
     if len(rows.masks) == 1:
         white = rows.x @ V[:, 0].mT  # (K, B, D)
-        e = white[:, :, None] - shift
-        along, t = a.expand(-1, len(p), -1, -1) if False else a, precision
     else:
         white = torch.einsum("kbij,bj->kbi", V[:, p], rows.x)
-        e = white[:, :, None] - shift[:, p]
-        along, t = a[:, p], precision[:, p]
+        along, shift, t = along[:, p], shift[:, p], t[:, p]
+    e = white[:, :, None] - shift
     mean = (e * along).sum(-1) / t  # (K, B, R)
     rest = torch.addcmul(e, along, mean[..., None], value=-1.0).square().sum(-1) + mean.square()
     size = rows.masks.sum(-1) * _LOG_2PI + observed.log_det  # (K, P)
-    constant = -0.5 * (size[:, p][..., None] + t.log() + rest)
+    return Gaussians(-0.5 * (size[:, p][..., None] + t.log() + rest), mean, t.expand_as(mean))
+
+
+def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool = False) -> Cells:
+    r"""Evidence and posterior moments of every cell, for every row.
+
+    With the Gaussians of `gaussians_of`, `log p(x, cell) = log p + log P(cell; mean, 1 / precision)`. A cell is left out
+    where `-d^2 / 2 >= log P`, d the distance from the mean to the cell in deviations, bounds it far below the best.
+    """
+    p = rows.pattern
+    constant, mean, t = gaussians_of(mixture, rows, observed)
     if mixture.basis.kinks == 0:
-        return Cells(constant, mean, (1.0 / t).expand_as(mean))
+        return Cells(constant, mean, 1.0 / t)
     root = t.sqrt()
     lower = (mixture.basis.edges[:-1] - mean) * root
     upper = (mixture.basis.edges[1:] - mean) * root
@@ -189,7 +204,7 @@ def cells_of(mixture: Mixture, rows: Rows, observed: Observed, everything: bool 
     found = interval_moments(lower[kept], upper[kept])
     log_p = torch.full_like(constant, -torch.inf)
     log_p[kept] = constant[kept] + found.log_mass
-    root = root.expand_as(mean)[kept]
+    root = root[kept]
     centre, variance = torch.zeros_like(mean), torch.zeros_like(mean)
     centre[kept] = mean[kept] + (found.anchor + found.mean) / root
     variance[kept] = found.variance / root.square()
@@ -234,13 +249,12 @@ def statistics(mixture: Mixture, rows: Rows) -> Statistics:
     for part in rows.parts(_size(mixture, rows)):
         one = _statistics(mixture, part)
         total = one if total is None else _added(total, one)
-    assert total is not None
-    return total
+    return total if total is not None else _statistics(mixture, rows)
 
 
 def _added(a: Statistics, b: Statistics) -> Statistics:
-    *numbers, tables = (x + y if isinstance(x, Tensor) else tuple(p + q for p, q in zip(x, y)) for x, y in zip(a, b))
-    return Statistics(*numbers, tables)  # type: ignore[arg-type]
+    tables = tuple(p + q for p, q in zip(a.tables, b.tables, strict=True))
+    return Statistics(*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), tables)
 
 
 def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
@@ -261,12 +275,7 @@ def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
         sums = [e.sum(1, keepdim=True) for e in (e0, e1, e2)]  # (K, 1, R)
     else:
         sums = [e.new_zeros((K, P, e.shape[-1])).index_add_(1, rows.pattern, e) for e in (e0, e1, e2)]
-    G = (  # (K, P, F, F)
-        torch.einsum("kpr,rf,rg->kpfg", sums[0], c, c)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[2], s, s)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[1], c, s)
-        + torch.einsum("kpr,rf,rg->kpfg", sums[1], s, c)
-    )
+    G = (torch.cat(sums, -1) @ mixture.basis.products).unflatten(-1, (F, F))  # (K, P, F, F)
     L = observed.whiten.mT @ observed.whiten  # (K, P, D, D)
     W = mixture.maps
     LW = L @ W[:, None]  # (K, P, D, F)
@@ -305,3 +314,18 @@ def log_prob(mixture: Mixture, rows: Rows, by_component: bool = False) -> Tensor
         each = cells.log_p.logsumexp(-1) + mixture.weights.log()[:, None] + log_tables(mixture, part.codes)
         out.append(each.mT if by_component else each.logsumexp(0))
     return rows.unsorted(torch.cat(out))
+
+
+def posterior_of(mixture: Mixture, rows: Rows) -> tuple[Tensor, Tensor]:
+    """`E[z | x]` and `Var[z | x]` of rows, `(N,)` each in the order in which they were given, over all components."""
+    means, variances = [], []
+    for part in rows.parts(_size(mixture, rows)):
+        cells = cells_of(mixture, part, Observed.of(mixture.noise, part.masks))
+        prior = mixture.weights.log()[:, None] + log_tables(mixture, part.codes)
+        share = torch.softmax((cells.log_p + prior[..., None]).permute(1, 0, 2).flatten(1), 1)  # (B, K R)
+        mean = cells.mean.permute(1, 0, 2).flatten(1)
+        centre = (share * mean).sum(1)
+        apart = cells.variance.permute(1, 0, 2).flatten(1) + (mean - centre[:, None]).square()
+        means.append(centre)
+        variances.append((share * apart).sum(1))
+    return rows.unsorted(torch.cat(means)), rows.unsorted(torch.cat(variances))

@@ -10,9 +10,8 @@ from girih.training.checkpoint import Checkpoint, digest, seed_of_run
 from girih.training.fit import fit_gradient, mean_loss, minimise, run_steps, watching
 from girih.training.generators import Dimensions, dimensions, evaluating, number_type, tried, type_of
 from girih.training.loop import own_random_state
-from girih.training.options import Accelerator, FitOptions, LogFormat, Settled, split
-from girih.training.recorder import Beside, ExactRecorder, Measure, Patience, Recorder
-from girih.training.result import Ended, FitResult
+from girih.training.options import Accelerator, Ended, FitOptions, FitResult, Settled, split
+from girih.training.records import Beside, ExactRecorder, LogFormat, Measure, Patience, Recorder, open_log
 from girih.training.steps import Batches, LossStepper, OptimizerName, Stepper, check_loss, make_optimizer
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "mean_loss",
     "minimise",
     "number_type",
+    "open_log",
     "own_random_state",
     "run_steps",
     "seed_of_run",

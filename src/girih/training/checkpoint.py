@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,13 +19,15 @@ from girih._options import whole
 from girih.errors import CheckpointError, ModelFileError, ParameterError
 from girih.networks import drawn_seed
 
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
 _KIND = "checkpoint-3"
 _SHARE = 20.0  # a run trains this many times as long as it saves itself
 _ADVICE = "pass another path, or delete the file to start anew"
 
 
 class Checkpoint:
-    """A safetensors file with the state of a run: nested dicts, lists and tuples of tensors and plain values.
+    """You save the state of a run with it, nested dicts, lists and tuples of tensors and plain values, as safetensors.
 
     Args:
         path: the file.
@@ -50,7 +52,7 @@ class Checkpoint:
         self._written, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time to write."""
+        """True when it is time to write."""
         least = max(self._seconds, _SHARE * self._took) if self._seconds else 0.0
         return time.monotonic() - self._written >= least
 
@@ -142,7 +144,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     # a copy lies in memory as a tensor that was computed does; one in a file buffer may be rounded otherwise
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        return _together(metadata["settings"], tensors), _together(metadata["contents"], tensors)
+        settings, contents = (_together(metadata[name], tensors) for name in ("settings", "contents"))
+        return cast(dict[str, Any], settings), cast(dict[str, Any], contents)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is not a readable checkpoint ({error!r}); {_ADVICE}") from error
 
@@ -154,7 +157,7 @@ def _of_another_version(path: Path, found: str) -> ModelFileError:
     )
 
 
-def _apart(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _apart(value: object, tensors: dict[str, Tensor]) -> JSON:
     """A value as JSON, its tensors in `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -177,17 +180,21 @@ def _apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     raise ParameterError(f"a checkpoint holds tensors and plain values, no {type(value).__name__}; leave it out")
 
 
-def _together(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _together(tree: JSON, tensors: Mapping[str, Tensor]) -> object:
     """The value that `_apart` took apart."""
     if isinstance(tree, list):
         return [_together(item, tensors) for item in tree]
     if not isinstance(tree, dict):
         return tree
     ((kind, value),) = tree.items()
+    if kind in ("whole", "float"):
+        return (int if kind == "whole" else float)(str(value))
     if kind == "tensor":
-        return tensors[value]
+        return tensors[str(value)]
+    if not isinstance(value, list):
+        raise TypeError(f"{kind} without a list")
     if kind == "pairs":
-        return {_together(key, tensors): _together(item, tensors) for key, item in value}
+        return {_together(key, tensors): _together(item, tensors) for key, item in cast(list[list[JSON]], value)}
     if kind == "tuple":
         return tuple(_together(item, tensors) for item in value)
-    return {"whole": int, "float": float}[kind](value)
+    raise KeyError(kind)

@@ -15,11 +15,9 @@ from girih._progress import Progress
 from girih.errors import ParameterError
 from girih.training.checkpoint import Checkpoint, digest
 from girih.training.generators import evaluating
-from girih.training.logs import open_log
 from girih.training.loop import Loop, interruptible, own_random_state
-from girih.training.options import Accelerator, FitOptions, LogFormat, Settled, split
-from girih.training.recorder import Beside, Measure, Patience, Recorder
-from girih.training.result import Ended, FitResult
+from girih.training.options import Accelerator, Ended, FitOptions, FitResult, Settled, split
+from girih.training.records import Beside, LogFormat, Measure, Patience, Recorder, open_log
 from girih.training.steps import Batches, Loss, LossStepper, OptimizerName, Stepper, make_optimizer
 
 # Held-out rows of one forward pass: bounds the memory.
@@ -241,7 +239,7 @@ def mean_loss(loss: Loss, dtype: torch.dtype) -> Callable[[Any, Tensor], float]:
     Where a loss gives a mean for its batch, the batches are weighted by their numbers of rows.
     """
 
-    def mean(model: Any, rows: Tensor) -> float:
+    def mean(model: nn.Module, rows: Tensor) -> float:
         total = 0.0
         with evaluating(model), own_random_state(0, rows.device):
             for part in rows.to(dtype).split(_CHUNK):
@@ -252,13 +250,14 @@ def mean_loss(loss: Loss, dtype: torch.dtype) -> Callable[[Any, Tensor], float]:
 
 
 def _free_energy(model: nn.Module) -> Loss:
-    if not callable(getattr(model, "free_energy", None)):
+    free_energy = getattr(model, "free_energy", None)
+    if not callable(free_energy):
         raise ParameterError(
             f"{type(model).__name__} has no method free_energy; pass loss=, a function of (model, rows)"
         )
 
-    def loss(model: Any, rows: Tensor) -> Tensor:
-        value = model.free_energy(rows)
+    def loss(model: nn.Module, rows: Tensor) -> Tensor:
+        value = free_energy(rows)
         result: Tensor = getattr(value, "total", value)
         return result
 

@@ -1,10 +1,10 @@
-"""What training has to know of a generator, whether or not it is piecewise affine."""
+"""Training has to know these things of a generator, whether or not it is piecewise affine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from girih.networks import trace
 
 
 class Dimensions(NamedTuple):
-    """What a generator takes and gives."""
+    """They say what a generator takes and gives."""
 
     latent_dim: int  # S
     output_dim: int  # D
@@ -65,8 +65,8 @@ def dimensions(generator: nn.Module, latent_dim: int | None = None, name: str = 
 
 def tried(
     network: nn.Module, name: str, takes: str, meaning: str, columns: int, dtype: torch.dtype, device: torch.device
-) -> Any:
-    """What a network gives for two rows of 0, in evaluation mode: a trial must not move running statistics.
+) -> object:
+    """Try a network on two rows of 0, in evaluation mode: a trial must not move running statistics.
 
     Args:
         network: it takes `(N, columns)`.

@@ -17,8 +17,7 @@ from girih._progress import Progress
 from girih._signals import terminations_call
 from girih.errors import GirihError
 from girih.training.checkpoint import Checkpoint, digest, model_digest
-from girih.training.logs import RunLog
-from girih.training.recorder import Patience, Recorder
+from girih.training.records import Patience, Recorder, RunLog
 from girih.training.steps import Batches, Stepper, check_parameters
 
 # Gradient steps between two looks at the clock and the bar, which would take as long as a step of a small network.
@@ -26,7 +25,7 @@ _BLOCK = 25
 
 
 class Loop:
-    """One run: takes gradient steps, and between blocks of them records, saves, shows and decides when to stop.
+    """A run takes gradient steps, and between blocks of them records, saves, shows and decides when to stop.
 
     Attributes:
         steps: gradient steps taken.

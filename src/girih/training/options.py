@@ -1,11 +1,11 @@
-"""`FitOptions`: how long and on which rows a model is trained by gradients, what is recorded, where it is saved."""
+"""`FitOptions`, what a fit is asked for, and `FitResult`, what it did: length, rows, records, where it is saved."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from girih._arrays import ArrayLike, Rows
+from girih._deprecated import renamed_attribute
 from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.training.checkpoint import seed_of_run
-from girih.training.recorder import Measure, Recorder
+from girih.training.records import LOG_FORMATS, LogFormat, Measure, Recorder
 
 Accelerator = Literal["auto", "cpu", "gpu"]
-LogFormat = Literal["csv", "tensorboard"]
-LOG_FORMATS = ("csv", "tensorboard")
 
 # Gradient training on a CUDA GPU pays from about so many parameters on; below, starting its kernels takes longer.
 _LARGE = 100_000
@@ -28,7 +27,7 @@ _LARGE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The options that every `fit` by gradients has, under the same names and with the same defaults.
+    """They are the options that every `fit` by gradients has, under the same names and with the same defaults.
 
     You pass the fields to a `fit` by name; build one yourself to keep a set of them, and pass it with
     `**vars(options)`. A field that is left open, "auto" or, where `None` has no other meaning, `None`,
@@ -112,7 +111,7 @@ class FitOptions:
     @classmethod
     def among(cls, named: Mapping[str, Any]) -> FitOptions:
         """The options among the arguments of a `fit`, `locals()` at its start."""
-        return cls(**{field.name: named[field.name] for field in fields(cls)})
+        return cls(**{one.name: named[one.name] for one in fields(cls)})
 
     def filled(self, defaults: FitOptions | None = None) -> Settled:
         """These options, with what suits a model where a field was left open, and a seed.
@@ -142,7 +141,7 @@ class FitOptions:
         return replace(self, settings={**settings, **(self.settings or {})})
 
     def device(self, parameters: Sequence[Tensor]) -> torch.device:
-        """Where a model with these parameters is trained.
+        """A model with these parameters is trained on this device.
 
         Raises:
             ParameterError: a GPU is asked for, and there is none.
@@ -159,17 +158,17 @@ class FitOptions:
     def __repr__(self) -> str:
         """The fields that were set, rows by their shape."""
         parts = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not field.default and not (isinstance(value, float | int | str) and value == field.default):
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is not one.default and not (isinstance(value, float | int | str) and value == one.default):
                 shape = getattr(value, "shape", None)
-                parts.append(f"{field.name}={value!r}" if shape is None else f"{field.name}=rows {tuple(shape)}")
+                parts.append(f"{one.name}={value!r}" if shape is None else f"{one.name}=rows {tuple(shape)}")
         return f"FitOptions({', '.join(parts)})"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Settled(FitOptions):
-    """Options of which none is open any more: what `FitOptions.filled` gives to a `fit`."""
+    """These are options of which none is open any more: what `FitOptions.filled` gives to a `fit`."""
 
     batch_size: int | None
     lr: float
@@ -231,3 +230,71 @@ def split(
         )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % 2**63)).to(rows.device)
     return rows[order[count:].sort().values], rows[order[:count].sort().values]
+
+
+Ended = Literal["patience", "tol", "max_epochs", "max_steps", "max_iter", "interrupted"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FitResult:
+    """You read from it how training went and why it ended; the model itself was trained in place.
+
+    Attributes:
+        history: the recorded arrays by name: `step`, `seconds` of training, the mean `loss` since the record before,
+            and what was measured. EM records the penalised exact `nll` of every iteration.
+        steps: gradient steps, or iterations of EM, taken in all.
+        seconds: training time, without recording, saving and starting up.
+        ended: why: "patience" or "tol" where it no longer improved, "max_epochs", "max_steps" or "max_iter" where it
+            was as long as was asked for, or "interrupted" by Ctrl-C.
+        best_step: the step whose parameters the model was left with.
+        held_out: what those gave on the held-out rows, nats per row; `None` without any.
+        log_likelihood: mean exact log-likelihood of the training rows, nats per row, without a weight prior; where it
+            was computed.
+        starts: penalised exact NLL of each random start of EM after its trial iterations.
+        overfit: why a fit by EM says little about other rows, where the data cannot carry its parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from girih import FitResult
+        >>> FitResult({"step": np.arange(3), "nll": np.array([3.0, 2.0, 1.5])}, 2, 0.25, "tol", best_step=2)
+        FitResult(1.5 after 2 steps in 0.25 s, ended by tol)
+    """
+
+    history: dict[str, np.ndarray]
+    steps: int
+    seconds: float
+    ended: Ended
+    best_step: int = 0
+    held_out: float | None = None
+    log_likelihood: float | None = None
+    starts: list[float] = field(default_factory=list)
+    overfit: str | None = None
+
+    @property
+    def curve(self) -> np.ndarray:
+        """This is what was to fall, at the steps `history["step"]`, nats per row.
+
+        The exact NLL where it was recorded, else the mean training loss since the record before (NaN in the first).
+        """
+        return self.history["nll" if "nll" in self.history else "loss"]
+
+    @property
+    def converged(self) -> bool:
+        """True where it ended because it no longer improved."""
+        return self.ended in ("patience", "tol")
+
+    def __repr__(self) -> str:
+        """One line: where it came to, how long it took and why it ended."""
+        curve = self.curve if "loss" in self.history or "nll" in self.history else np.empty(0)
+        value = [f"held out {self.held_out:.5g}"] if self.held_out is not None else [f"{v:.5g}" for v in curve[-1:]]
+        took = f"after {self.steps} steps in {self.seconds:.3g} s, ended by {self.ended}"
+        return f"FitResult({' '.join([*value, took])})"
+
+    nll_curve = renamed_attribute("nll_curve", "FitResult.curve", lambda result: result.curve)
+    n_iter = renamed_attribute("n_iter", "FitResult.steps", lambda result: result.steps)
+    interrupted = renamed_attribute("interrupted", "FitResult.ended", lambda result: result.ended == "interrupted")
+    nll = renamed_attribute(
+        "nll",
+        "FitResult.curve at best_step",
+        lambda result: float(result.curve[np.searchsorted(result.history["step"], result.best_step)]),
+    )

@@ -23,7 +23,7 @@ _ITERATIONS = 10
 
 
 class Batches:
-    """Rows for each gradient step: passes over the data in a new random order each, or all rows every time.
+    """They give each gradient step its rows, in passes over the data in a new random order each, or all every time.
 
     They are a function of the seed and the step alone, so that a run can be resumed.
 
@@ -49,7 +49,7 @@ class Batches:
 
     @property
     def full(self) -> bool:
-        """Whether every step sees all rows."""
+        """True where every step sees all rows."""
         return self.per_pass == 1
 
     def index(self, step: int) -> Tensor:
@@ -64,7 +64,7 @@ class Batches:
 
 
 class Stepper(Protocol):
-    """Takes gradient steps; the loop around it saves the state of its optimizers and adds up its losses.
+    """A stepper takes gradient steps; the loop around it saves the state of its optimizers and adds up its losses.
 
     Attributes:
         names: of the losses that `take` returns, first "loss".
@@ -91,7 +91,7 @@ class Stepper(Protocol):
 
 
 class LossStepper:
-    """One optimizer on one loss.
+    """It takes the steps of one optimizer on one loss.
 
     Args:
         model: what the loss is of.

@@ -1,5 +1,6 @@
 """Variational autoencoders whose bound can be compared with the exact likelihood of their decoder."""
 
+from girih._deprecated import former_module
 from girih.vae import bpef, evidence, information, nearest
 from girih.vae.bpef import BPEF, CoarseBPEF, RelaxedBPEF
 from girih.vae.families import (
@@ -49,3 +50,6 @@ __all__ = [
     "nearest",
     "register_family",
 ]
+
+_CODES = ("CodeBound", "CodePosterior", "enumerate_bound", "enumerate_exact", "enumerate_posterior")
+former_module("girih.vae.codes", {name: ("girih.vae.evidence", name) for name in _CODES})

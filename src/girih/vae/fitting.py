@@ -1,4 +1,4 @@
-"""How a VAE is trained: the free energy, the temperature of each step, held-out rows, a prior that is free."""
+"""Training of a VAE: the free energy, the temperature of each step, held-out rows, a prior that is free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from girih._arrays import Rows
 from girih._options import whole
@@ -43,7 +43,7 @@ def fit_vae(
     optimizer: OptimizerName,
     options: FitOptions,
 ) -> FitResult:
-    """`VAE.fit`, with the fields of `girih.FitOptions` as one."""
+    """Train as `VAE.fit` does, with the fields of `girih.FitOptions` as one."""
     samples, settled = whole(samples, "samples"), options.filled(_DEFAULTS)
     free = _is_free(vae, divergence)
     rows, held_out = split(vae.rows(X), settled.validation, settled.seed, vae.rows)
@@ -69,7 +69,7 @@ def fit_vae(
 
 
 def _is_free(vae: FreeEnergyModel, divergence: str) -> bool:
-    """Whether the prior is free while the networks are trained."""
+    """Tell whether the prior is free while the networks are trained."""
     if divergence not in ("prior", "bound"):
         raise ParameterError(f"divergence must be 'prior' or 'bound'; got {divergence!r}")
     if divergence == "bound" and not vae.family.learns_prior:
@@ -163,8 +163,9 @@ class CentroidRecorder(Recorder):
         super().__init__(every=self._inner.every)
         self._rows = rows
 
-    def measure(self, model: Any) -> Mapping[str, float]:
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
         """The numbers that were asked for."""
+        assert isinstance(model, FreeEnergyModel)
         with torch.no_grad(), evaluating(model):
             encoded = [model.encoded(part) for part in self._rows.to(model.device).split(_CHUNK)]
         model.family.centre_prior(encoded)

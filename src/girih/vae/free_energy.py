@@ -13,7 +13,7 @@ from girih._options import whole
 from girih.errors import NoiseError, ShapeError
 from girih.training import Recorder, type_of
 from girih.vae.families.base import Family
-from girih.vae.likelihoods import likelihood_named, log_variance
+from girih.vae.latent_model import likelihood_named, log_variance
 from girih.vae.networks import Networks, check_encoded
 
 
@@ -30,7 +30,7 @@ class FreeEnergy(NamedTuple):
 
 
 class ExactBound(NamedTuple):
-    """How far a VAE is from its own likelihood, nats per row, without sampling: `-nll = elbo + kl`."""
+    """`ExactBound` says how far a VAE is from its likelihood, nats per row, without sampling: `-nll = elbo + kl`."""
 
     nll: Tensor  # (N,) -log p(x)
     elbo: Tensor  # (N,)
@@ -93,12 +93,12 @@ class FreeEnergyModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters of the networks."""
+        """The type of the parameters of the networks."""
         return type_of(self.decoder, self.encoder)
 
     @property
     def device(self) -> torch.device:
-        """Of the parameters."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
@@ -224,13 +224,13 @@ class FreeEnergyModel(nn.Module):
         return result
 
     def encoded(self, rows: Tensor) -> Tensor:
-        """What the encoder gives for checked rows: the numbers that the family reads."""
+        """Encode checked rows: the numbers that the family reads."""
         encoded: Tensor = self.encoder(rows)
         check_encoded(encoded, len(rows), self._outputs, self._meaning)
         return encoded
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
-        """What a run records where the user asks for nothing: the training loss alone."""
+        """The recorder of a run whose user asks for none: here the training loss alone is recorded."""
         return None
 
     def extra_repr(self) -> str:

@@ -20,7 +20,7 @@ _ENTRIES = 2**22  # of the largest table over rows and codes
 
 
 class Gap(NamedTuple):
-    """How far the bound of a VAE is from its likelihood, and why, nats per row, `(N,)` each.
+    """`Gap` says how far the bound of a VAE is from its likelihood, and why, nats per row, `(N,)` each.
 
     `bound - nll = gap = approximation + amortisation`. The best q is what descents from many starts found: its
     divergence, `approximation`, is that of a member of the family, and so never too small beyond `error`.
@@ -49,7 +49,7 @@ class Gap(NamedTuple):
 
     @staticmethod
     def of(nll: Tensor, own: Tensor, least: Tensor, error: Tensor, best: Distribution) -> Gap:
-        """From the divergences of the encoder's q and of the best one found."""
+        """Make a gap from the divergences of the encoder's q and of the best one found."""
         # a divergence is not negative: below 0 it is so by rounding, or by the error that is stated
         assert (least >= -10.0 * error - 1e-6 * (1.0 + nll.abs())).all()
         own = own.clamp(min=0.0)

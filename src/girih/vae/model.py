@@ -27,7 +27,7 @@ from girih.training import (
     Recorder,
     evaluating,
 )
-from girih.vae.distribution import distribution_of, exact_dgn, sample_rows
+from girih.vae.evidence import distribution_of, exact_dgn, sample_rows
 from girih.vae.families import Family, family_named
 from girih.vae.fitting import fit_vae
 from girih.vae.free_energy import ExactBound, FreeEnergyModel
@@ -321,7 +321,7 @@ class VAE(FreeEnergyModel):
         return fit_vae(self, X, samples, initial_temperature, divergence, optimizer, options)
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
-        """What a run records unasked: for Gaussian posteriors the exact NLL, ELBO and KL, and the noise.
+        """The recorder where the user gives none: of the exact NLL, ELBO, KL and noise, for Gaussian posteriors.
 
         That is where a record takes no more than seconds: the decoder is piecewise affine, S at most 3, and rows,
         cells and hidden units are few enough; for more, ask by `record=girih.training.ExactRecorder(rows)`. Elsewhere

@@ -89,7 +89,7 @@ def check_encoder(encoder: nn.Module, decoder: Dimensions, outputs: int, meaning
     check_encoded(encoded, 2, outputs, meaning)
 
 
-def check_encoded(encoded: Tensor, rows: int, outputs: int, meaning: str) -> None:
+def check_encoded(encoded: object, rows: int, outputs: int, meaning: str) -> None:
     """Refuse the output of an encoder that does not hold `outputs` numbers for each row."""
     shape = tuple(encoded.shape) if isinstance(encoded, Tensor) else type(encoded).__name__
     if shape != (rows, outputs):
@@ -100,7 +100,7 @@ def check_encoded(encoded: Tensor, rows: int, outputs: int, meaning: str) -> Non
 
 
 class Networks(NamedTuple):
-    """What a VAE is built from."""
+    """`Networks` are what a VAE is built from."""
 
     decoder: nn.Module
     encoder: nn.Module

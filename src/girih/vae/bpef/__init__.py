@@ -1,9 +1,8 @@
 """The bounded polynomial exponential family on [-1, 1]: on R levels, relaxed, and continuous."""
 
-from girih.vae.bpef.coarse import CoarseBPEF
 from girih.vae.bpef.concrete import RelaxedBPEF, log_concrete, log_concrete_with, log_density
-from girih.vae.bpef.continuous import BPEF
-from girih.vae.bpef.polynomials import evaluate, levels, polynomials, to_basis
+from girih.vae.bpef.distributions import BPEF, CoarseBPEF
+from girih.vae.bpef.exponential_polynomials import evaluate, levels, polynomials, to_basis
 
 __all__ = [
     "BPEF",

@@ -14,7 +14,7 @@ from girih._arrays import ArrayLike, as_tensor, check_finite
 from girih._options import real
 from girih.errors import ParameterError
 from girih.inference.posterior import make_generator
-from girih.vae.bpef.polynomials import levels
+from girih.vae.bpef.exponential_polynomials import levels
 
 
 def log_concrete(

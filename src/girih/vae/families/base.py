@@ -1,4 +1,4 @@
-"""What a family of approximate posteriors has to provide: one file says all of it."""
+"""A family of approximate posteriors provides what is asked for here: one file says all of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from girih.vae.nearest.search import Search, Searcher
 
 
 class Draws(NamedTuple):
-    """What one step of training needs of q(z | x)."""
+    """`Draws` hold what one step of training needs of q(z | x)."""
 
     latents: Tensor  # (K, N, S * width), as the decoder takes them
     divergence: Tensor  # (N,) KL(q(z | x) || p(z)), or an unbiased estimate of it from the same draws
@@ -76,11 +76,11 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def outputs(self, latent_dim: int) -> int:
-        """How many numbers the encoder gives for S latents."""
+        """Say how many numbers the encoder gives for S latents."""
 
     @abstractmethod
     def meaning(self, latent_dim: int) -> str:
-        """What these numbers are, for errors."""
+        """Say what these numbers are, for errors."""
 
     @abstractmethod
     def draw(
@@ -129,7 +129,7 @@ class Family(nn.Module, ABC):
 
     @property
     def learns_prior(self) -> bool:
-        """Whether p(z) is a member of the family that training moves."""
+        """True where p(z) is a member of the family that training moves."""
         return False
 
     def free_prior_bound(self, encoded: Tensor) -> Tensor:

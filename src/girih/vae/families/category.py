@@ -62,7 +62,7 @@ class Category(Family):
         return latent_dim * self.categories
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name the logits, for errors."""
         return f"the C = {self.categories} logits of each of the S = {latent_dim} latents"
 
     def draw(

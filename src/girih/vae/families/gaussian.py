@@ -13,12 +13,28 @@ from girih.inference import DGN
 from girih.inference.posterior import Posterior, gaussian_entropy
 from girih.vae.families.base import Draws, Family
 from girih.vae.latent_model import LatentModel, exact_model
-from girih.vae.nearest.gaussian_expectations import Joint
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search, Searcher
+from girih.vae.nearest.gaussian_averages import Joint
+from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
 
 
-class Gaussian(Family):
+class NormalPrior(Family):
+    """A family whose prior is N(0, I)."""
+
+    normal_prior = True
+
+    def prior(self, device: torch.device) -> Distribution:
+        """`N(0, I)`."""
+        zero = torch.zeros(self.latent_dim, dtype=torch.float64, device=device)
+        return independent_normals(zero, torch.ones_like(zero))
+
+    def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
+        """Quantiles of N(0, 1) at equal steps of probability, from 2% to 98%."""
+        levels = torch.linspace(0.02, 0.98, count, dtype=torch.float64, device=device)
+        result: Tensor = torch.special.ndtri(levels)
+        return result
+
+
+class Gaussian(NormalPrior):
     """`N(mean, diag(deviation^2))` against `N(0, I)`.
 
     Example:
@@ -31,14 +47,14 @@ class Gaussian(Family):
 
     name, posteriors = "gaussian", "Gaussian"
     searches = frozenset({"full"})
-    normal_prior = closed_divergence = True
+    closed_divergence = True
 
     def outputs(self, latent_dim: int) -> int:
         """Means, then log standard deviations."""
         return 2 * latent_dim
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name means and deviations, for errors."""
         return f"the mean and the log standard deviation of each of the S = {latent_dim} latents"
 
     def draw(
@@ -57,14 +73,6 @@ class Gaussian(Family):
         check_finite(mean.detach(), "the encoder's mean")
         check_finite(deviation.detach(), "the encoder's standard deviation")
         return independent_normals(mean, deviation)
-
-    def prior(self, device: torch.device) -> Distribution:
-        """`N(0, I)`."""
-        return standard_normal(self.latent_dim, device)
-
-    def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
-        """Quantiles of the prior."""
-        return normal_axis(count, device)
 
     def searcher(self, model: LatentModel, search: Search) -> Searcher:
         """Descents on exact expectations, from the encoder's q and from what the exact posterior shows."""
@@ -97,19 +105,6 @@ class Gaussian(Family):
 def independent_normals(mean: Tensor, deviation: Tensor) -> Independent[Normal]:
     """`N(mean, diag(deviation^2))`, `(..., S)` each."""
     return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
-
-
-def standard_normal(latent_dim: int, device: torch.device) -> Independent[Normal]:
-    """`N(0, I)` in float64."""
-    zero = torch.zeros(latent_dim, dtype=torch.float64, device=device)
-    return independent_normals(zero, torch.ones_like(zero))
-
-
-def normal_axis(count: int, device: torch.device) -> Tensor:
-    """Quantiles of N(0, 1) at equal steps of probability, from 2% to 98%."""
-    levels = torch.linspace(0.02, 0.98, count, dtype=torch.float64, device=device)
-    result: Tensor = torch.special.ndtri(levels)
-    return result
 
 
 def divergence_from_prior(mean: Tensor, log_deviation: Tensor) -> Tensor:
@@ -153,7 +148,7 @@ class Gaussians(NamedTuple):
 
     @property
     def deviation(self) -> Tensor:
-        """Of each coordinate, for factors that are diagonal, `(N, T, S)`."""
+        """The deviation of each coordinate, for factors that are diagonal, `(N, T, S)`."""
         return self.factor.diagonal(dim1=2, dim2=3)
 
     def pick(self, which: Tensor) -> Gaussians:
@@ -163,7 +158,7 @@ class Gaussians(NamedTuple):
 
 
 def starts_for(dgn: DGN, posterior: Posterior, mean: Tensor, deviation: Tensor, search: Search) -> Gaussians:
-    """Where to look for the nearest Gaussian of each row.
+    """Choose where to look for the nearest Gaussian of each row.
 
     The encoder's, which comes first; the prior; the one with the moments of the posterior; and about the mode and about
     draws of the posterior the Gaussian of the affine map there: a cell that holds much of the posterior is drawn often.

@@ -12,21 +12,19 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from girih._arrays import check_finite
 from girih._options import whole
 from girih.inference.posterior import Posterior
-from girih.vae.families.base import Draws, Family
-from girih.vae.families.gaussian import Gaussians, independent_normals, nearest_gaussians, normal_axis, standard_normal
+from girih.vae.families.base import Draws
+from girih.vae.families.gaussian import Gaussians, NormalPrior, independent_normals, nearest_gaussians
 from girih.vae.families.gaussian import starts_for as gaussian_starts
 from girih.vae.latent_model import LatentModel, exact_model
-from girih.vae.nearest.gaussian_expectations import Joint
-from girih.vae.nearest.label_entropy import COARSE, FINE, MEDIUM, Rule, label_entropy
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search, Searcher
+from girih.vae.nearest.gaussian_averages import COARSE, FINE, MEDIUM, Joint, Rule, label_entropy
+from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _HALF_LOG_2PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 _FLOOR = -30.0  # the log of the smallest weight a start has
 
 
-class Mixture(Family):
+class Mixture(NormalPrior):
     r"""`sum_k w_k N(mean_k, diag(deviation_k^2))` against `N(0, I)`.
 
     Draws are stratified: L of each component, weighted by w_k. So nothing discrete is drawn, gradients reach the
@@ -55,7 +53,6 @@ class Mixture(Family):
 
     name, posteriors = "mixture", "mixtures"
     options = counts = ("components",)
-    normal_prior = True
 
     def __init__(self, components: int = 3) -> None:
         super().__init__()
@@ -66,7 +63,7 @@ class Mixture(Family):
         return self.components * (2 * latent_dim + 1)
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name weights, means and deviations, for errors."""
         return (
             f"K = {self.components} logits of the components, then the means and the log standard deviations of the "
             f"S = {latent_dim} latents under each of them"
@@ -105,10 +102,6 @@ class Mixture(Family):
         check_finite(deviation.detach(), "the encoder's standard deviations")
         return _mixtures(log_weights, mean, deviation)
 
-    def prior(self, device: torch.device) -> Distribution:
-        """`N(0, I)`."""
-        return standard_normal(self.latent_dim, device)
-
     def point(self, q: Distribution) -> Tensor:
         """The mean of the heaviest component: that of the mixture may lie between its modes, where q has no mass."""
         assert isinstance(q, MixtureSameFamily)
@@ -119,10 +112,6 @@ class Mixture(Family):
     def extra_repr(self) -> str:
         """Shown by `print(vae)`."""
         return f"K={self.components}"
-
-    def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
-        """Quantiles of the prior."""
-        return normal_axis(count, device)
 
     def searcher(self, model: LatentModel, search: Search) -> Searcher:
         """Descents from the encoder's q and from the best single Gaussians; none is further away than one of them."""
@@ -219,7 +208,7 @@ def divergences(posterior: Posterior, mixtures: Mixtures) -> tuple[Tensor, Tenso
 
 
 def starts_for(encoder: Mixtures, local: Gaussians, value: Tensor, draws: int, seed: int) -> Mixtures:
-    r"""Where to look for the nearest mixture of each row.
+    r"""Choose where to look for the nearest mixture of each row.
 
     The encoder's, which comes first; the local optima of single Gaussians that lie apart, with the weights
     `w_k ~ exp(-KL_k)` that are best for components that do not overlap; the best single Gaussian, cut in K; and random

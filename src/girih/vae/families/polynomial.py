@@ -16,7 +16,7 @@ from girih._options import whole
 from girih.errors import ParameterError
 from girih.vae.bpef import BPEF, CoarseBPEF, levels, polynomials
 from girih.vae.bpef.concrete import as_temperature, relaxed
-from girih.vae.bpef.polynomials import check_basis, check_order, evaluate
+from girih.vae.bpef.exponential_polynomials import check_basis, check_order, evaluate
 from girih.vae.families.base import Draws, Family
 from girih.vae.information import CoarseFamily, Product, compactness
 from girih.vae.latent_model import LatentModel, every_code, exact_model, log_joint
@@ -101,7 +101,7 @@ class Polynomial(Family):
         return latent_dim * self.order
 
     def meaning(self, latent_dim: int) -> str:
-        """For errors."""
+        """Name the coefficients, for errors."""
         return f"the M = {self.order} coefficients of each of the S = {latent_dim} latents"
 
     def draw(
@@ -139,16 +139,16 @@ class Polynomial(Family):
 
     @property
     def learns_prior(self) -> bool:
-        """Whether the coefficients of the prior are a parameter."""
+        """True where the coefficients of the prior are a parameter."""
         return isinstance(self.prior_coefficients, nn.Parameter)
 
     def free_prior_bound(self, encoded: Tensor) -> Tensor:
-        """Eq. 5 of a batch."""
+        """Compute eq. 5 for a batch."""
         natural = self._natural(encoded).cpu()  # where the tables of the exponential family are
         return compactness(self._exponential, natural, natural.detach().mean(0)).to(encoded.device)
 
     def centre_prior(self, parts: Sequence[Tensor]) -> None:
-        """By the mean of the moments of all posteriors."""
+        """Take the prior that has the mean of the moments of all posteriors."""
         family = self._exponential
         with torch.no_grad():
             moments = torch.stack([family.moments(self._natural(part).cpu()).sum(0) for part in parts]).sum(0)
@@ -172,7 +172,7 @@ class Polynomial(Family):
         return find
 
     def member(self, parameters: tuple[Tensor, ...], search: Search) -> Distribution:
-        """Those of coefficients `(N, S, M)`, on the levels or on all of [-1, 1]."""
+        """The members with coefficients `(N, S, M)`, on the levels or on all of [-1, 1]."""
         if search.continuous:
             return Independent(BPEF(parameters[0], self.basis), 1, validate_args=False)
         return self._on_levels(parameters[0])
@@ -201,7 +201,7 @@ class Polynomial(Family):
 
 
 def _nearest_density(model: LatentModel, box: Box, x: Tensor, search: Search) -> Nearest:
-    """With the latents on the whole of [-1, 1]: densities with the coefficients of the coarse ones."""
+    """Search with latents on the whole of [-1, 1], for densities with the coefficients of the coarse ones."""
     q, prior = model.encode(x), model.prior()
     assert isinstance(q, Independent) and isinstance(prior, Independent)
     own, first, basis = q.base_dist.coefficients, prior.base_dist.coefficients, prior.base_dist.basis

@@ -5,15 +5,21 @@ from girih.vae.information.best_prior import (
     Limits,
     bregman_centroid,
     compactness,
+    family_of,
+    mean_and_covariance,
     mean_divergence,
     mixture_compactness,
     mixture_compactness_sampled,
     mixture_limits,
 )
-from girih.vae.information.exponential_family import CategoricalFamily, ExponentialFamily, Product
+from girih.vae.information.exponential_families import (
+    CategoricalFamily,
+    ExponentialFamily,
+    GaussianFamily,
+    NormalFamily,
+    Product,
+)
 from girih.vae.information.fisher import Precision, cramer_rao, fisher_information
-from girih.vae.information.from_distribution import family_of, mean_and_covariance
-from girih.vae.information.gaussian_families import GaussianFamily, NormalFamily
 from girih.vae.information.polynomial_families import BPEFFamily, CoarseFamily
 from girih.vae.information.second_order import (
     Optimum,

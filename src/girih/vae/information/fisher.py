@@ -121,7 +121,7 @@ def _hessian(vae: LatentModel, x: Tensor, z: Tensor) -> Tensor:
 
 
 class Precision(NamedTuple):
-    """How precisely a row determines its z."""
+    """`Precision` says how precisely a row determines its z."""
 
     covariance: Tensor  # (N, S, S), the inverse of the Fisher information
     deviation: Tensor  # (N, S), the root of its diagonal

@@ -17,8 +17,8 @@ from torch.distributions import Distribution
 from girih._options import whole
 from girih.errors import ParameterError
 from girih.vae.bpef import BPEF, CoarseBPEF, levels, polynomials, to_basis
-from girih.vae.bpef.quadrature import rule_for
-from girih.vae.information.exponential_family import ExponentialFamily
+from girih.vae.bpef.exponential_polynomials import rule_for
+from girih.vae.information.exponential_families import ExponentialFamily
 
 # Moments are met to this, absolutely: the statistics have absolute values of at most 1.
 TOLERANCE = 1e-10
@@ -132,7 +132,7 @@ class Dual(torch.autograd.Function):
 
 
 class PolynomialFamily(ExponentialFamily):
-    """What the two families share: `t(z)` are the polynomials of degree 1 to M of z in [-1, 1].
+    """The two families share this: `t(z)` are the polynomials of degree 1 to M of z in [-1, 1].
 
     Whatever the basis of c and eta, moments are inverted in Legendre polynomials: there F'' is far from singular.
 
@@ -163,7 +163,7 @@ class PolynomialFamily(ExponentialFamily):
         return polynomials(z, self.order, self.basis)
 
     def natural(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
-        """By Newton's method, to 1e-10 in every moment; differentiable.
+        """Invert by Newton's method, to 1e-10 in every moment; differentiable.
 
         Raises:
             ParameterError: no distribution that gives mass to all of [-1, 1], or all levels, has these moments, or
@@ -303,7 +303,7 @@ class BPEFFamily(PolynomialFamily):
     """
 
     def nodes(self) -> Tensor:
-        """Those of the quadrature of the uniform density."""
+        """The nodes of the quadrature of the uniform density."""
         return rule_for(torch.zeros(1, self.order, dtype=torch.float64), "legendre").nodes
 
     def support(self, natural: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from girih._arrays import ArrayLike, as_tensor
 from girih._options import real, whole
 from girih.errors import ShapeError, SingularInformationError
 from girih.training import evaluating
+from girih.vae.information.best_prior import mean_and_covariance
 from girih.vae.information.fisher import information_of, rows_and_latents
-from girih.vae.information.from_distribution import mean_and_covariance
 from girih.vae.latent_model import LatentModel
 
 Information = Callable[[Tensor, Tensor], Tensor]
 
 
-def second_order_reconstruction(vae: LatentModel, x: ArrayLike, q: Any = None) -> Tensor:
+def second_order_reconstruction(vae: LatentModel, x: ArrayLike, q: Distribution | None = None) -> Tensor:
     r"""Term 2 of each row by the Taylor expansion of `log p(x | z)` at the mean of q: no draws.
 
         E_q[-log p(x | z)]  ~  -log p(x | mean) + trace(G(mean) V) / 2
@@ -239,7 +240,7 @@ def _newton(shares: Tensor, gap: Tensor) -> Tensor:
 
 
 def _indefinite(matrices: Tensor) -> bool:
-    """Whether one has a negative eigenvalue, beyond the rounding of a singular one."""
+    """Tell whether one has a negative eigenvalue, beyond the rounding of a singular one."""
     values = torch.linalg.eigvalsh(matrices)
     return not bool((values[..., 0] >= -1e-12 * values[..., -1].abs()).all())
 
@@ -298,7 +299,7 @@ def _better_means(
 def _objective(
     vae: LatentModel, information: Information, x: Tensor, mu: Tensor, m: Tensor, P: Tensor, curved: bool
 ) -> tuple[Tensor, Tensor]:
-    """What a mean minimises, with or without the log-determinant, and the information there."""
+    """Compute what a mean minimises, with or without the log-determinant, and the information there."""
     precision, G = torch.linalg.inv(P), information(x, mu)
     gap = mu - m
     log_det = torch.linalg.slogdet(G + precision)

@@ -1,11 +1,9 @@
 """Searches for the member of a family that is nearest to an exact posterior: descents, expectations and quadratures."""
 
 from girih.vae.nearest.cubature import bisected, rule, simplices_of, volumes
-from girih.vae.nearest.gaussian_expectations import Joint
-from girih.vae.nearest.label_entropy import COARSE, FINE, MEDIUM, Rule, label_entropy
-from girih.vae.nearest.minimise import Minimum, minimise
+from girih.vae.nearest.gaussian_averages import COARSE, FINE, MEDIUM, Joint, Rule, label_entropy
 from girih.vae.nearest.product_families import Grid, conditioned, fitted, negative_elbo
-from girih.vae.nearest.search import Nearest, Search, Searcher
+from girih.vae.nearest.search import Minimum, Nearest, Search, Searcher, minimise
 
 __all__ = [
     "COARSE",

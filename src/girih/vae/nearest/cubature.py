@@ -101,7 +101,7 @@ _UNSEEN = 6.0  # nats between the nodes of a simplex up to which its peak cannot
 
 
 class Box(NamedTuple):
-    """What the integrals of all rows share."""
+    """A `Box` holds what the integrals of all rows share."""
 
     model: Model
     corners: Tensor  # (P, S + 1, S)
@@ -112,7 +112,7 @@ class Box(NamedTuple):
 
 
 class Integrals(NamedTuple):
-    """Of each row, in nats; K densities."""
+    """`Integrals` are those of each row, in nats, under K densities."""
 
     log_evidence: Tensor  # (N,)
     evidence_error: Tensor  # (N,) of log_evidence
@@ -146,6 +146,47 @@ class _Leaves:
 
     def take(self, index: Tensor) -> _Leaves:
         return _Leaves(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Integrand:
+    """This is integrated for each row: p(x, z), the densities q, and the log-likelihood under each q."""
+
+    box: Box
+    rows: Rows
+    log_prior: LogDensity
+    log_q: list[LogDensity]
+    reference: Tensor  # (N,) log-likelihoods near to their means, which are subtracted
+
+    def over(self, row: Tensor, cell: Tensor, corners: Tensor) -> _Leaves:
+        """The integrals over simplices `(m, S + 1, S)` of cells, each for a row, by one application of the rule."""
+        entries = len(rule(corners.shape[2])[1]) * (4 + self.box.start.shape[1])
+        parts = [
+            self._over(row[i], cell[i], corners[i]) for i in torch.arange(len(row)).split(max(1, _ENTRIES // entries))
+        ]
+        return _Leaves(*(torch.cat([getattr(p, name) for p in parts]) for name in _Leaves.__dataclass_fields__))
+
+    def _over(self, row: Tensor, cell: Tensor, corners: Tensor) -> _Leaves:
+        box, rows = self.box, self.rows
+        nodes, weight = rule(corners.shape[2])
+        z = nodes @ corners  # (m, Q, S)
+        image = (z - box.origin[cell, None]) @ box.slope[cell].mT + box.start[cell, None]  # (m, Q, K)
+        energy = rows.far2[row, None] + (rows.y[row, None] - image).square().sum(2)
+        log_likelihood = rows.constant - 0.5 * energy
+        joint = log_likelihood + self.log_prior(z, row)
+        log_volume = volumes(corners).log()
+        densities = torch.stack([joint, *(q(z, row) for q in self.log_q)], 2)
+        share = volumes(corners)[:, None, None] * weight[:, None] * densities[:, :, 1:].exp()
+        return _Leaves(
+            row,
+            cell,
+            corners,
+            torch.logsumexp(joint + weight.log(), 1) + log_volume,
+            densities.amax(1),
+            densities.amin(1),
+            share.sum(1),
+            (share * (log_likelihood - self.reference[row, None])[:, :, None]).sum(1),
+        )
 
 
 def integrate(
@@ -182,14 +223,7 @@ def _integrate(
     N, K = len(rows.far2), len(log_q)
     reference = _reference(box, rows, about)
 
-    def measured(row: Tensor, cell: Tensor, corners: Tensor) -> _Leaves:
-        nodes = len(rule(corners.shape[2])[1])
-        parts = [
-            _measured(box, rows, log_prior, log_q, reference, row[i], cell[i], corners[i])
-            for i in torch.arange(len(row)).split(max(1, _ENTRIES // (nodes * (4 + box.start.shape[1]))))
-        ]
-        return _Leaves(*(torch.cat([getattr(p, name) for p in parts]) for name in _Leaves.__dataclass_fields__))
-
+    measured = _Integrand(box, rows, log_prior, log_q, reference).over
     row = torch.arange(N).repeat_interleave(len(box.corners))
     open_ = measured(row, box.cell.repeat(N), box.corners.repeat(N, 1, 1))
     log_total = torch.full((N,), -torch.inf, dtype=torch.float64)  # of what is settled
@@ -255,35 +289,3 @@ def _reference(box: Box, rows: Rows, about: Tensor) -> Tensor:
     image = box.start + (box.slope @ (about[:, None] - box.origin)[..., None])[..., 0]  # (N, R, K)
     energy = rows.far2[:, None] + (rows.y[:, None] - image).square().sum(2)
     return rows.constant - 0.5 * energy.amin(1)
-
-
-def _measured(
-    box: Box,
-    rows: Rows,
-    log_prior: LogDensity,
-    log_q: list[LogDensity],
-    reference: Tensor,
-    row: Tensor,
-    cell: Tensor,
-    corners: Tensor,
-) -> _Leaves:
-    """The integrals over simplices by one application of the rule to each."""
-    nodes, weight = rule(corners.shape[2])
-    z = nodes @ corners  # (m, Q, S)
-    image = (z - box.origin[cell, None]) @ box.slope[cell].mT + box.start[cell, None]  # (m, Q, K)
-    energy = rows.far2[row, None] + (rows.y[row, None] - image).square().sum(2)
-    log_likelihood = rows.constant - 0.5 * energy
-    joint = log_likelihood + log_prior(z, row)
-    log_volume = volumes(corners).log()
-    densities = torch.stack([joint, *(q(z, row) for q in log_q)], 2)
-    share = volumes(corners)[:, None, None] * weight[:, None] * densities[:, :, 1:].exp()
-    return _Leaves(
-        row,
-        cell,
-        corners,
-        torch.logsumexp(joint + weight.log(), 1) + log_volume,
-        densities.amax(1),
-        densities.amin(1),
-        share.sum(1),
-        (share * (log_likelihood - reference[row, None])[:, :, None]).sum(1),
-    )

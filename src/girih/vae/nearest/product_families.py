@@ -17,8 +17,7 @@ from torch import Tensor
 
 from girih.errors import LatentDimensionError
 from girih.vae.latent_model import MOST_CODES, LatentModel, every_code, log_joint
-from girih.vae.nearest.minimise import minimise
-from girih.vae.nearest.search import Nearest, Search
+from girih.vae.nearest.search import Nearest, Search, minimise
 
 _FLOOR = 1e-12  # the smallest weight in a fit of logarithms
 _ENTRIES = 2**23
@@ -33,7 +32,7 @@ class Grid(NamedTuple):
 
     @property
     def latent_dim(self) -> int:
-        """S."""
+        """The number of latents S."""
         return self.log_joint.ndim - 1
 
     def log_weighted(self) -> Tensor:
@@ -123,7 +122,7 @@ def fitted(target: Tensor, weight: Tensor, statistics: Tensor) -> Tensor:
 
 
 def starts_for(grid: Grid, statistics: Tensor, known: Tensor, search: Search) -> Tensor:
-    """Where to look for the nearest product of each row, coefficients `(N, T, S, M)`.
+    """Choose where to look for the nearest product of each row, coefficients `(N, T, S, M)`.
 
     Those that are known, first; fits to the logarithms of the marginals of the posterior, by their own weights and
     by even ones; and peaks about the mode and about draws of the posterior, of two widths.

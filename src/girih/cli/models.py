@@ -1,0 +1,260 @@
+"""`girih score`, `sample`, `impute` and `info`: what a fitted model says of rows, and of itself; `girih datasets`."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import girih
+from girih.cli.folder import OutputFolder, default_out
+from girih.cli.options import (
+    Columns,
+    DataArgument,
+    Drop,
+    Header,
+    Json,
+    ModelArgument,
+    Out,
+    Rows,
+    Seed,
+    compute_threads,
+    split_names,
+)
+from girih.cli.terminal import Terminal, command
+
+if TYPE_CHECKING:
+    import torch
+
+    from girih.cli.tables import SavedModel
+
+
+_SCORES, _SUMMARY = "scores.csv", "summary.json"
+_SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
+_IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
+
+
+@command
+def score(
+    model: ModelArgument,
+    data: DataArgument,
+    columns: Columns = None,
+    drop: Drop = None,
+    header: Header = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the exact log p(x) of each row: the lowest ones are the anomalies.
+
+    Writes [b]scores.csv[/b] (log p in nats, the row's latent z and its uncertainty) and [b]summary.json[/b]. Of a
+    row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same.
+    """
+    from girih._files import write_json
+    from girih.cli import tables
+
+    terminal = Terminal(as_json)
+    saved = tables.read_model(model)
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
+    folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
+    with compute_threads(dataset.X.size):
+        scores, left_out = tables.score_rows(saved.dgn, dataset.X)
+    summary = {**tables.summarise(scores["log_p"]), "left_out": left_out}
+    with folder.results() as results:
+        tables.write_csv(results / _SCORES, scores)
+        write_json(results / _SUMMARY, summary)
+
+    terminal.say(f"{dataset.name}: {tables.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
+    quantiles = summary["quantiles"]
+    terminal.table(
+        {
+            "mean": f"{summary['mean']:.4f} (standard deviation {summary['standard_deviation']:.4f})",
+            "median": f"{quantiles['0.5']:.4f}",
+            "from, to": f"{quantiles['0']:.4f}, {quantiles['1']:.4f}",
+            "lowest 5%": f"below {quantiles['0.05']:.4f}",
+            "least likely": "\n".join(f"row {x['row']:<8} {x['log_p']:10.3f}" for x in summary["least_probable"]),
+            "left out": f"at most {left_out:.1e} of any p(x), by proof",
+        }
+    )
+    if "missing" in scores:
+        incomplete = int((scores["missing"] > 0).sum())
+        terminal.note(
+            f"{tables.plural(incomplete, 'row')} with missing entries: log p is that of the entries that are there"
+        )
+    terminal.say(f"Scores: {folder / _SCORES} (rows are counted from 0)")
+    terminal.result({"out": str(folder.path), **summary})
+
+
+@command
+def sample(
+    model: ModelArgument,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 100,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Draw new rows from a model.
+
+    Writes [b]samples.csv[/b], the same as [b]samples.npy[/b] (images in their shape), and for images and plane
+    data a picture, [b]samples.png[/b].
+    """
+    from girih.cli import tables
+
+    terminal = Terminal(as_json)
+    saved = tables.read_model(model)
+    folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", (_SAMPLES, _SAMPLES_NPY, _PICTURE))
+    X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
+    written = [_SAMPLES, _SAMPLES_NPY]
+    with folder.results() as results:
+        tables.write_csv(results / _SAMPLES, dict(zip(saved.header(), X.T, strict=True)))
+        tables.write_npy(results / _SAMPLES_NPY, X.reshape(count, *saved.image_shape) if saved.image_shape else X)
+        if saved.image_shape is not None or X.shape[1] == 2:
+            girih.report.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
+            written.append(_PICTURE)
+    terminal.say(
+        f"{tables.plural(count, 'row')} of {tables.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
+    )
+    for name in written:
+        terminal.say(f"  {folder / name}")
+    terminal.result({"out": str(folder.path), "rows": count, "columns": X.shape[1], "seed": seed, "files": written})
+
+
+@command
+def impute(
+    model: ModelArgument,
+    data: DataArgument,
+    columns: Columns = None,
+    drop: Drop = None,
+    header: Header = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the empty cells of a table with their exact expectation given the rest of the row.
+
+    Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
+    columns filled. For an npy file also [b]imputed.npy[/b].
+    """
+    from girih.cli import tables
+
+    terminal = Terminal(as_json)
+    saved = tables.read_model(model)
+    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
+    folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
+    missing = dataset.X != dataset.X  # NaN alone is not itself
+    with compute_threads(dataset.X.size):
+        filled = saved.dgn.impute(dataset.X).cpu().numpy()
+    written = [_IMPUTED]
+    with folder.results() as results:
+        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, header)
+        if Path(data).suffix.lower() == ".npy":
+            tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
+            written.append(_IMPUTED_NPY)
+
+    count, rows = int(missing.sum()), int(missing.any(1).sum())
+    empty = int(missing.all(1).sum())
+    if count:
+        share, where = count / missing.size, tables.plural(rows, "row")
+        terminal.say(f"{dataset.name}: filled {count:,} of {missing.size:,} entries ({share:.1%}), in {where}")
+    else:
+        terminal.say(f"{dataset.name}: nothing is missing, so nothing was filled")
+    if empty:
+        terminal.note(f"{tables.plural(empty, 'row')} without any observed entry got the mean of the model")
+    for name in written:
+        terminal.say(f"  {folder / name}")
+    terminal.result(
+        {"out": str(folder.path), "filled": count, "rows_filled": rows, "rows": len(filled), "files": written}
+    )
+
+
+@command
+def info(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="The folder that girih fit wrote, or a saved model.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is installed, or what is in a model."""
+    terminal = Terminal(as_json)
+    if model is None:
+        facts = versions()
+        terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
+    else:
+        from girih.cli import tables
+
+        facts = describe_model(tables.read_model(model))
+        terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
+    terminal.result(facts)
+
+
+@command
+def datasets(as_json: Json = False) -> None:
+    """List the built-in data sets."""
+    terminal, known = Terminal(as_json), girih.datasets.names()
+    terminal.table(known)
+    terminal.result({"datasets": known})
+
+
+def versions() -> dict[str, Any]:
+    """Versions of girih and of what it computes with."""
+    import torch
+
+    return {
+        **girih.report.versions(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "platform": platform.platform(),
+    }
+
+
+def describe_model(saved: SavedModel) -> dict[str, Any]:
+    """Sizes, layers, noise and fit of a model."""
+    dgn, est = saved.dgn, saved.estimator
+    layers = []
+    for step in dgn.trace.steps[1:]:
+        if isinstance(step, girih.networks.LinearStep):
+            layers.append(f"affine {step.in_features} -> {step.out_features}")
+        elif isinstance(step, girih.networks.KinkStep) and step.bends_at_zero:
+            layers.append(f"kink with slope {_slope(step.slope)}")
+        else:
+            layers.append(f"{step.kind} of {step.size} features")
+    noise = dgn.noise_covariance.detached()
+    columns = noise.variances.sqrt().tolist() if noise.kind != "scalar" and noise.dim <= 6 else None
+    nll = saved.metrics.get("nll_per_row")
+    if nll is None and est is not None:
+        nll = float(est.nll_curve_[-1])
+    return {
+        "model": str(saved.path),
+        "latent_dim": dgn.latent_dim,
+        "output_dim": dgn.output_dim,
+        "layers": layers,
+        "cells": len(dgn.partition),
+        "noise": noise.name,
+        "noise_deviation": float(noise.mean_variance.sqrt()) if columns is None else columns,
+        "stored_parameters": sum(p.numel() for p in dgn.parameters()),
+        "identifiable_parameters": est.n_parameters_ if est is not None else girih.em.count_parameters(dgn),
+        "fitted_to": saved.metrics.get("data", {}).get("source"),
+        "nll_per_row": nll,
+        "iterations": None if est is None else est.n_iter_,
+        "converged": None if est is None else est.converged_,
+        "image_shape": None if saved.image_shape is None else list(saved.image_shape),
+        "columns": None if saved.image_shape is not None else saved.columns,
+    }
+
+
+def _slope(slope: torch.Tensor) -> str:
+    return f"{float(slope):g}" if slope.numel() == 1 else "per unit"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

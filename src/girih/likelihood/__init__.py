@@ -1,6 +1,0 @@
-"""Maximum likelihood for a `girih.DGN` by gradients: the exact NLL, its gradient by Fisher's identity, the training."""
-
-from girih.likelihood.model import Likelihood
-from girih.likelihood.train import train
-
-__all__ = ["Likelihood", "train"]

@@ -1,0 +1,372 @@
+r"""Which mixtures make the density of a table, and with which weights: by held-out likelihood.
+
+Every setting is fitted to the rows outside a fold and judged on the rows of the fold. Plain mixtures come first, as
+they cost little; the best of each kind are bent. The settings that are best on the first fold are tried on a second
+one, and those that carry weight there on all. They are weighted by EM on their held-out log-likelihoods (stacking), and
+what is averaged in the end are their models of all folds: each row was held out once, no model has seen all rows, and
+an average of exact densities is an exact density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from girih.tables.basis import Basis
+from girih.tables.fitting import Kind, Prior, fit
+from girih.tables.member import Ensemble, Member
+from girih.tables.mixture import Mixture, Rows
+from girih.tables.scales import Scales
+from girih.tables.starts import bent, clustered, completed, curve, gaussian, orderings
+
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_ROWS_EACH = 8  # rows that a component needs
+_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve
+_SCREENED = 2000  # rows on which settings are compared
+_TRIED, _KEPT = 10, 6  # settings on two folds, and on all
+_LIGHT = 0.02  # the least weight that is worth a member
+_FACTORS = 6  # columns from which low-rank noise is tried
+_LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
+_RESUMED = 20  # iterations on all rows, from a fit to a sample
+_COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
+
+Report = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one mixture is like.
+
+    Attributes:
+        components: K.
+        kind: of noise.
+        tied: whether the components share it.
+        rank: of low-rank noise.
+        kinks: of each curve; 0 for plain Gaussians.
+        ridge: lambda of the kinks.
+        floor: rho of the noise.
+        bend: whether columns may be transformed.
+    """
+
+    components: int = 1
+    kind: Kind = "full"
+    tied: bool = False
+    rank: int = 1
+    kinks: int = 0
+    ridge: float = 1.0
+    floor: float = 0.01
+    bend: bool = False
+
+    @property
+    def latent_dim(self) -> int:
+        """S: 1 for curves, 0 for plain mixtures."""
+        return int(self.kinks > 0)
+
+    def parameters(self, columns: int, levels: int = 0) -> int:
+        """The number of free parameters in D columns, with `levels` more for each component."""
+        each = {
+            "full": columns * (columns + 1) // 2,
+            "diagonal": columns,
+            "spherical": 1,
+            "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
+        }[self.kind]
+        maps = columns * (self.kinks + 2 if self.kinks else 1)
+        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
+
+    def prior(self, least: Tensor) -> Prior:
+        """What its fit is kept by."""
+        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Encoded rows.
+
+    Attributes:
+        x: `(N, D)`, NaN where missing.
+        codes: `(N, C)`, -1 where missing.
+        weight: `(N,)`.
+        width: `(D,)`, rounding widths, 0 for none.
+        levels: how many categories each code has.
+    """
+
+    x: Tensor
+    codes: Tensor
+    weight: Tensor
+    width: Tensor
+    levels: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor) -> Table:
+        """Some of the rows."""
+        return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
+
+    def without(self, index: Tensor) -> Table:
+        """The other rows."""
+        left = torch.ones(len(self), dtype=torch.bool)
+        left[index] = False
+        return self.take(left.nonzero()[:, 0])
+
+    def mean(self, values: Tensor) -> float:
+        """The weighted mean of values of the rows."""
+        return float((values * self.weight).sum() / self.weight.sum())
+
+
+class Fitter:
+    """Fits settings to one set of rows; what they share (scales, completed rows, plain mixtures) is found once."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.table, self.seed = table, seed
+        self._scaled: dict[bool, _Scaled] = {}
+        self._plain: dict[Setting, Mixture] = {}
+
+    def scaled(self, bend: bool) -> _Scaled:
+        """The rows in their own units, or in bent ones."""
+        if bend not in self._scaled:
+            scales = Scales.learn(self.table.x, self.table.weight, self.table.width, bend)
+            self._scaled[bend] = _Scaled(self.table, scales)
+        return self._scaled[bend]
+
+    def resume(self, setting: Setting, start: Member) -> Member:
+        """The mixture of a setting, from one for other rows, with its scales."""
+        on = _Scaled(self.table, start.scales)
+        return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
+
+    def fit(self, setting: Setting) -> Member:
+        """The mixture of a setting."""
+        on = self.scaled(setting.bend)
+        prior = setting.prior(on.least)
+        if not setting.kinks:
+            return Member(self._plain_of(setting), on.scales)
+        basis = Basis.line(setting.kinks)
+        starts = [bent(self._plain_of(setting), basis)]
+        if setting.components == 1 and len(on.rows) <= 2 * _SCREENED:
+            loose = replace(prior, ridge=max(10.0, prior.ridge))
+            x, levels = on.completed, self.table.levels
+            starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
+            trials = [fit(one, on.rows, prior, 12) for one in starts]
+            starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
+        return Member(fit(starts[0], on.rows, prior)[0], on.scales)
+
+    def _plain_of(self, setting: Setting) -> Mixture:
+        key = replace(setting, kinks=0, ridge=0.0)
+        if key not in self._plain:
+            on = self.scaled(setting.bend)
+            prior, levels = key.prior(on.least), self.table.levels
+            if key.components == 1:
+                self._plain[key] = gaussian(on.rows, prior, levels)
+            else:
+                start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
+                self._plain[key] = fit(start, on.rows, prior)[0]
+        return self._plain[key]
+
+
+class _Scaled:
+    """Rows in the units of a mixture."""
+
+    def __init__(self, table: Table, scales: Scales) -> None:
+        self.levels, self.scales = table.levels, scales
+        self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
+        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0).exp()
+        self.least = ((table.width * typical).square() / 12.0).clamp(min=1e-8)
+        self._completed: Tensor | None = None
+
+    @property
+    def completed(self) -> Tensor:
+        """The rows without holes, by one Gaussian."""
+        if self._completed is None:
+            whole = bool(self.rows.masks.all())
+            one = None if whole else gaussian(self.rows, Prior(self.least), self.levels)
+            self._completed = self.rows.x if one is None else completed(self.rows, one)
+        return self._completed
+
+
+def folds(count: int, number: int, seed: int) -> list[Tensor]:
+    """So many disjoint sets of rows that together are all."""
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(count))
+    return [part.sort().values for part in order.tensor_split(number)]
+
+
+def stacked(log_p: Tensor, weight: Tensor, iterations: int = 200) -> Tensor:
+    """The weights `(M,)` with which models of held-out `log_p (N, M)` are likeliest as a mixture, by EM."""
+    M = log_p.shape[1]
+    shares = log_p.new_full((M,), 1.0 / M)
+    for _ in range(iterations):
+        each = torch.softmax(log_p + shares.log(), 1)
+        shares = (weight[:, None] * each).sum(0) + 0.5 / M
+        shares = shares / shares.sum()
+    return shares
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The density that was chosen.
+
+    Attributes:
+        ensemble: of the models of all folds.
+        settings: of its kinds of model, M.
+        weights: `(M,)`.
+        held_out: `(N, M)`, the log-likelihood of each held-out row under the model that did not see it.
+        weight: `(N,)`, of those rows.
+        screened: all settings with their mean held-out log-likelihood on the first fold, best first.
+    """
+
+    ensemble: Ensemble
+    settings: tuple[Setting, ...]
+    weights: Tensor
+    held_out: Tensor
+    weight: Tensor
+    screened: tuple[tuple[Setting, float], ...]
+
+
+class _Search:
+    """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
+
+    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report) -> None:
+        self.fitters = [Fitter(train, seed) for train, _ in splits]
+        self.held = [held for _, held in splits]
+        self.report = report
+        self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
+
+    def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
+        """The model, and `log p` of the rows that it did not see."""
+        if (setting, fold) not in self.members:
+            self.add(setting, fold, self.fitters[fold].fit(setting))
+        return self.members[setting, fold]
+
+    def add(self, setting: Setting, fold: int, member: Member) -> None:
+        """Judge a model."""
+        held = self.held[fold]
+        self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
+        best = max(self.held[f].mean(log_p) for (_, f), (_, log_p) in self.members.items() if f == 0)
+        self.report(len(self.members), f"held-out NLL {-best:.4g}")
+
+    def score(self, setting: Setting) -> float:
+        """The mean held-out log-likelihood on the first fold."""
+        return self.held[0].mean(self.member(setting, 0)[1])
+
+    def best(self, count: int) -> list[Setting]:
+        """The best settings so far on the first fold."""
+        return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
+
+    def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
+        """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
+        log_p = [torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)]
+        weight = torch.cat([held.weight for held in self.held[:number]])
+        return stacked(torch.cat(log_p), weight), torch.cat(log_p)
+
+    def heaviest(self, settings: list[Setting], number: int, count: int) -> list[Setting]:
+        """The settings that carry weight on the first folds."""
+        shares, _ = self.stacked(settings, number)
+        order = shares.argsort(descending=True)[:count]
+        return [settings[int(m)] for m in order if float(shares[m]) > _LIGHT]
+
+
+def screen(search: _Search, lean: bool) -> None:
+    """Try settings on the first fold: sizes of each kind until they get worse, then bends of the best."""
+    fitter = search.fitters[0]
+    rows, columns = fitter.table.x.shape
+    bends = [False, True] if bool(fitter.scaled(True).scales.bent.any()) else [False]
+    kinds: list[Setting] = [Setting(kind="full", tied=True), Setting(kind="full"), Setting(kind="diagonal")]
+    if columns >= _FACTORS:
+        kinds.append(Setting(kind="low_rank", rank=min(3, columns // 3)))
+    for bend in bends:
+        for kind in kinds:
+            found = _sizes(search, replace(kind, bend=bend), min(rows, _ROWS_EACH * 8) if lean else rows)
+            if not columns:
+                continue
+            for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
+                search.score(replace(setting, kinks=_KINKS))
+                smaller = [K for K in _SIZES if setting.components / 2 >= K]
+                if smaller and setting.components > 2 and not lean:
+                    search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
+        if columns:
+            search.score(Setting(kinks=_CURVE, bend=bend))
+    for setting in search.best(1 if lean else 2):
+        search.score(replace(setting, floor=0.3))
+        if setting.kinks and not lean:
+            search.score(replace(setting, ridge=0.1))
+            search.score(replace(setting, ridge=10.0))
+
+
+def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
+    """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
+    tried: list[Setting] = []
+    for K in _SIZES:
+        if (K == 1 and kind.tied) or (K > 1 and rows < K * _ROWS_EACH):
+            continue
+        tried.append(replace(kind, components=K))
+        if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):
+            break
+    return sorted(tried, key=search.score, reverse=True)
+
+
+def choose(table: Table, seed: int, report: Report, number: int = 5) -> Choice:
+    """The ensemble for a table.
+
+    Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
+    sample of 2,000 of the others, larger ones on 8,000, and the few that carry weight go on from there on all.
+
+    Args:
+        table: the rows, two or more.
+        seed: of folds and starts.
+        report: is called after each fit, with the number of fits made and a few words.
+        number: of folds.
+    """
+    parts = folds(len(table), min(number, len(table)), seed)
+    if len(table) > _LARGE:
+        return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
+    lean = _cost(table) > _COSTLY
+    if lean:
+        parts = folds(len(table), min(3, len(table)), seed)
+    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report)
+    screen(search, lean)
+    tried = search.heaviest(search.best(_TRIED), 1 if lean else min(2, len(parts)), 3 if lean else _KEPT)
+    weights, log_p = search.stacked(tried, len(parts))
+    held_out = torch.empty_like(log_p)
+    held_out[torch.cat(parts)] = log_p
+    members = tuple(search.member(setting, fold)[0] for setting in tried for fold in range(len(parts)))
+    ensemble = Ensemble(members, weights.repeat_interleave(len(parts)) / len(parts))
+    return Choice(ensemble, tuple(tried), weights, held_out, table.weight, _screened(search))
+
+
+def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
+    """`choose` for many rows: three searches, each on more rows and with fewer settings."""
+    held, left = table.take(part), table.without(part)
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
+    made = 0
+
+    def counted(fits: int, words: str) -> None:
+        report(made + fits, words)
+
+    first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
+    screen(first, _cost(first.fitters[0].table) > _COSTLY)
+    tried = first.heaviest(first.best(_TRIED), 1, 4)
+    larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
+    made = len(first.members)
+    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
+    kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
+    made += len(second.members)
+    last = _Search([(left, held)], seed, counted)
+    for setting in kept:
+        start, _ = second.member(setting, 0)
+        last.add(setting, 0, last.fitters[0].resume(setting, start))
+    weights, log_p = last.stacked(kept, 1)
+    ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
+    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, _screened(first))
+
+
+def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
+    return tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
+
+
+def _cost(table: Table) -> float:
+    """What the factorisations of one E-step of one component cost: patterns of holes times D^3."""
+    patterns = len((~table.x.isnan()).unique(dim=0)) if len(table) else 1
+    return float(patterns * table.x.shape[1] ** 3)

@@ -1,0 +1,386 @@
+"""`TableModel`: the exact joint density of the columns of a table with holes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from girih._progress import Progress
+from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.tables.choice import Choice, Fitter, Setting, Table, choose
+from girih.tables.columns import Columns
+from girih.tables.conditional import Atom, Conditional, reasons
+from girih.tables.conditioned import TableConditional
+from girih.tables.events import probability
+from girih.tables.frames import Name
+from girih.tables.member import Ensemble, Member
+from girih.tables.mixture import log_prob as log_prob_of
+from girih.tables.mixture import posterior_of
+
+Array = NDArray[np.float64]
+
+_EXPECTED = 70  # fits of a usual run, for the bar
+_AT_ONCE = 4096  # rows
+
+
+class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
+    r"""The exact joint density of all columns of a table, in which entries may be missing.
+
+    Use it on a table of numbers, categories and booleans, with holes or without, to impute with honest spread, to find
+    strange rows and what makes them strange, to draw rows, or to ask what one column says of another. No setting is
+    needed. The density is a weighted average of mixtures,
+
+        p(x) = sum_m w_m sum_k pi_mk int N(z; 0, 1) N(T_m(x); W_mk phi(z), Sigma_mk) dz |dT_m/dx|,
+
+    of plain Gaussians and of curves with Gaussian noise, in scales that suit the columns; settings and weights are
+    chosen by held-out likelihood on folds. Whatever is asked of it (marginals, conditionals, probabilities) is exact.
+
+    Args:
+        kinds: by column, "number", "category" or "boolean", where what is found out does not suit.
+        n_folds: how often the rows are divided for the choice, 2 or more; up to 4,000 rows.
+        random_state: seed or `RandomState`.
+        verbose: 1 shows a progress bar.
+
+    Attributes:
+        best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
+        setting_: of a single model, what it is like (`girih.tables.Setting`).
+        members_: the models that are averaged, `girih.tables.Member`.
+        weights_: their weights `(M,)`.
+        cv_results_: what was tried, best first: lists by name, `mean_test_score` in nats a row on held-out rows of the
+            first fold, and `weight`.
+        held_out_score_: the mean held-out log-likelihood of the average, nats a row.
+        columns_: what was found out about each column, `girih.tables.Columns`.
+        n_features_in_: the number of columns.
+        feature_names_in_: their names, of a frame with names.
+
+    Source:
+        EM: EM-DGN, section 3, with fixed kinks. Factor analysis and mixtures as its cases without kinks; stacking:
+        Smyth and Wolpert, *Linearly combining density estimators via stacking* (1999).
+
+    Example:
+        >>> import girih
+        >>> from sklearn.datasets import load_iris
+        >>> X = load_iris().data
+        >>> X[3, 1] = float("nan")
+        >>> model = girih.TableModel(random_state=0).fit(X)
+        >>> model.impute(X)[3].shape, model.score_samples(X).shape
+        ((4,), (150,))
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[Name, str] | None = None,
+        n_folds: int = 5,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.kinds = kinds
+        self.n_folds = n_folds
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
+        """Fit the density.
+
+        Args:
+            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing.
+            y: ignored.
+            sample_weight: `(N,)`, how many rows each counts for; not negative.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
+            ParameterError: an option or a weight is out of its domain.
+        """
+        if isinstance(self.n_folds, bool) or not isinstance(self.n_folds, (int, np.integer)) or self.n_folds < 2:
+            raise ParameterError(f"n_folds must be a whole number, 2 or more; got {self.n_folds!r}")
+        columns = Columns.learn(X, self.kinds)
+        x, codes = columns.read(X)
+        weight = _weights(sample_weight, len(x))
+        kept = (weight > 0.0) & (~x.isnan().all(1) | (codes >= 0).any(1))
+        if int(kept.sum()) < 2:
+            raise EmptyDataError(
+                f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
+            )
+        table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
+        try:
+            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), self.n_folds)
+        finally:
+            bar.close()
+        self._set(columns, choice.ensemble)
+        self.cv_results_ = _results(choice)
+        total = table.weight.sum()
+        log_p = (choice.held_out + choice.weights.log()).logsumexp(1)
+        held = choice.weight
+        offset = columns.log_offset(table.codes)
+        self.held_out_score_ = float((log_p * held).sum() / held.sum() + (offset * table.weight).sum() / total)
+        fitter = Fitter(table, seed)
+        best = simplest(choice, table.x.shape[1])
+        self.best_ = self._single(fitter.fit(best), best)
+        curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
+        self._curve = fitter.fit(curves[0]) if curves else None
+        self.best_._curve = self._curve
+        return self
+
+    def _set(self, columns: Columns, ensemble: Ensemble) -> None:
+        self.columns_, self._ensemble = columns, ensemble
+        self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
+        self.n_features_in_ = len(columns)
+        if columns.named and all(isinstance(name, str) for name in columns.names):
+            self.feature_names_in_ = np.array(columns.names, dtype=object)
+        self._atoms = tuple(
+            Atom(item.x, item.code, item.atoms)
+            for item in columns.items
+            if item.x is not None and item.code is not None
+        )
+
+    def _single(self, member: Member, setting: Setting) -> TableModel:
+        """A model of one member."""
+        one = TableModel(kinds=self.kinds, n_folds=self.n_folds, random_state=self.random_state)
+        one._set(self.columns_, Ensemble((member,), torch.ones(1, dtype=torch.float64)))
+        one.setting_ = setting
+        one.best_ = one
+        return one
+
+    # What rows are like ----------------------------------------------------------------------------------------------
+
+    def score_samples(self, X: object) -> Array:
+        """`log p` of what is observed of each row, nats in the units of the data, `(N,)`.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        x, codes = self._read(X)
+        parts = [
+            self._ensemble.log_prob(a, b) + self.columns_.log_offset(b)
+            for a, b in zip(x.split(_AT_ONCE), codes.split(_AT_ONCE), strict=True)
+        ]
+        return np.asarray(torch.cat(parts).numpy())
+
+    def score(self, X: object, y: object = None) -> float:
+        """The mean of `score_samples`, nats a row."""
+        return float(self.score_samples(X).mean())
+
+    def explain(self, X: object) -> Array:
+        """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
+
+        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+        """
+        x, codes = self._read(X)
+        groups = [
+            ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
+            for item in self.columns_.items
+        ]
+        out = reasons(self._ensemble, x, codes, groups).numpy()
+        for place, item in enumerate(self.columns_.items):
+            if item.code is not None:
+                alone = torch.full_like(codes, -1)
+                alone[:, item.code] = codes[:, item.code]
+                out[:, place] += self.columns_.log_offset(alone).numpy()
+        return np.asarray(out)
+
+    def condition(self, X: object) -> TableConditional:
+        """The distribution of what is missing, given what is observed.
+
+        Args:
+            X: rows with holes, or a dict of known columns, for one row.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        x, codes = self._read(X)
+        return TableConditional(self.columns_, Conditional(self._ensemble, x, codes, self._atoms))
+
+    def impute(
+        self, X: object, return_std: bool = False, draws: int | None = None, random_state: int | None = None
+    ) -> object:
+        """The rows without holes: conditional means of numbers, and the likeliest categories.
+
+        Args:
+            X: rows with holes.
+            return_std: also give the standard deviation of each entry, `(N, columns)`, 0 where observed and NaN for
+                text.
+            draws: instead draw so many completions, as `TableConditional.sample`.
+            random_state: the seed of the draws.
+
+        Returns:
+            A table of the kind of X; with `return_std` a pair; with `draws` those.
+        """
+        check_is_fitted(self)
+        x, codes = self._read(X)
+        inner = Conditional(self._ensemble, x, codes, self._atoms)
+        given = TableConditional(self.columns_, inner)
+        if draws is not None:
+            return given.sample(draws, random_state)
+        codes = codes.clone()
+        for item in self.columns_.items:
+            if item.code is not None:
+                likeliest = inner.probabilities(item.code).argmax(1)
+                if item.x is not None:  # the mean already counts the atoms in
+                    likeliest = torch.full_like(likeliest, len(item.atoms))
+                codes[:, item.code] = torch.where(codes[:, item.code] < 0, likeliest, codes[:, item.code])
+        whole = self.columns_.write(inner.mean, codes, None if isinstance(X, Mapping) else X)
+        return (whole, given.std) if return_std else whole
+
+    def probability(self, A: object, b: object) -> float:
+        r"""`P(A x <= b)` for a fresh row, of events on one or two columns of numbers.
+
+        Args:
+            A: `(m, columns)`, of which at most two columns hold other numbers than 0; or `(columns,)`.
+            b: `(m,)`, or a number.
+
+        Raises:
+            ParameterError: more than two columns; draw rows with `sample` for those.
+            ShapeError: A or b has another shape.
+        """
+        check_is_fitted(self)
+        matrix, bound = np.atleast_2d(np.asarray(A, dtype=float)), np.atleast_1d(np.asarray(b, dtype=float))
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.columns_) or bound.shape != (len(matrix),):
+            raise ShapeError(
+                f"A must be (m, {len(self.columns_)}) and b (m,), an inequality a row; got {matrix.shape}, {bound.shape}"
+            )
+        inner = np.zeros((len(matrix), self._width()))
+        for place, item in enumerate(self.columns_.items):
+            if item.x is not None:
+                inner[:, item.x] = matrix[:, place]
+            elif matrix[:, place].any():
+                raise ParameterError(f"column {item.name!r} holds no numbers: give it 0 in A, or use condition")
+        return float(probability(self._anything(), torch.as_tensor(inner), torch.as_tensor(bound))[0])
+
+    # Draws, components, embedding ------------------------------------------------------------------------------------
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> object:
+        """Draw complete rows, as a table of the kind that was fitted.
+
+        Raises:
+            ParameterError: `n_samples` is not a whole number, 1 or more.
+        """
+        check_is_fitted(self)
+        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+            raise ParameterError(f"n_samples must be a whole number, 1 or more; got {n_samples!r}")
+        generator = torch.Generator()
+        generator.seed() if random_state is None else generator.manual_seed(random_state)
+        x, codes = self._anything().sample(int(n_samples), generator)
+        return self.columns_.write(x[:, 0], codes[:, 0], rounded=True)
+
+    def predict(self, X: object) -> NDArray[np.int64]:
+        """The component of `best_` that each row most probably comes from, `(N,)`."""
+        x, codes = self._read(X)
+        member = self.best_.members_[0]
+        each = log_prob_of(member.mixture, member.rows(x, codes), by_component=True)
+        return np.asarray(each.argmax(1).numpy())
+
+    def transform(self, X: object, return_std: bool = False) -> Array | tuple[Array, Array]:
+        """Where each row lies along the best single curve through the table: `E[z | x]`, `(N, 1)`.
+
+        Args:
+            X: rows, with holes or without.
+            return_std: also the standard deviation of z given x, `(N, 1)`.
+
+        Raises:
+            ParameterError: the table has no column of numbers.
+        """
+        x, codes = self._read(X)
+        if self._curve is None:
+            raise ParameterError("the table has no column of numbers, and so no curve to embed its rows on")
+        mean, variance = posterior_of(self._curve.mixture, self._curve.rows(x, codes))
+        place = mean.numpy()[:, None]
+        return (place, np.sqrt(variance.numpy())[:, None]) if return_std else place
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """The name of the embedding's column."""
+        return np.array(["tablemodel0"], dtype=object)
+
+    def aic(self, X: object) -> float:
+        """Akaike's criterion of `best_` on rows, nats times 2; lower is better."""
+        return 2.0 * self.best_._parameters() - 2.0 * float(self.best_.score_samples(X).sum())
+
+    def bic(self, X: object) -> float:
+        """The Bayesian criterion of `best_` on rows; lower is better."""
+        log_p = self.best_.score_samples(X)
+        return math.log(len(log_p)) * self.best_._parameters() - 2.0 * float(log_p.sum())
+
+    def _parameters(self) -> int:
+        levels = sum(size - 1 for size in self.columns_.levels)
+        return self.setting_.parameters(self._width(), levels)
+
+    # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _anything(self) -> Conditional:
+        """One row of which nothing is known."""
+        nothing = torch.full((1, self._width()), torch.nan, dtype=torch.float64)
+        codes = torch.full((1, len(self.columns_.levels)), -1)
+        return Conditional(self._ensemble, nothing, codes, self._atoms)
+
+    def _width(self) -> int:
+        return len(self.columns_.width)
+
+    def _read(self, X: object) -> tuple[Tensor, Tensor]:
+        check_is_fitted(self)
+        return self.columns_.row(X) if isinstance(X, Mapping) else self.columns_.read(X)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "columns_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+def simplest(choice: Choice, columns: int) -> Setting:
+    """The setting with the fewest parameters whose held-out likelihood is within one standard error of the best.
+
+    The error is that of the difference, row by row.
+    """
+    mean = choice.held_out.mean(0)
+    best = int(mean.argmax())
+    apart = choice.held_out - choice.held_out[:, best, None]
+    error = apart.std(0) / math.sqrt(len(apart))
+    good = [m for m in range(len(mean)) if float(mean[m] - mean[best] + error[m]) >= 0.0]
+    return min((choice.settings[m] for m in good), key=lambda setting: setting.parameters(columns, 0))
+
+
+def _results(choice: Choice) -> dict[str, list[object]]:
+    kept = dict(zip(choice.settings, choice.weights.tolist(), strict=True))
+    out: dict[str, list[object]] = {}
+    for setting, score in choice.screened:
+        row = {
+            "latent_dim": setting.latent_dim,
+            "components": setting.components,
+            "noise": setting.kind,
+            "tied": setting.tied,
+            "kinks": setting.kinks,
+            "kink_ridge": setting.ridge if setting.kinks else math.nan,
+            "noise_prior": setting.floor,
+            "transformed": setting.bend,
+            "mean_test_score": score,
+            "weight": kept.get(setting, 0.0),
+        }
+        for name, value in row.items():
+            out.setdefault(name, []).append(value)
+    return out
+
+
+def _weights(sample_weight: object, rows: int) -> Tensor:
+    if sample_weight is None:
+        return torch.ones(rows, dtype=torch.float64)
+    weight = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    if weight.shape != (rows,):
+        raise ShapeError(f"sample_weight must have one number for each of the {rows} rows; got {tuple(weight.shape)}")
+    if not bool(weight.isfinite().all()) or bool((weight < 0.0).any()):
+        raise ParameterError("sample_weight holds a negative or infinite number; use weights of 0 or more")
+    return weight
