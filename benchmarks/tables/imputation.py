@@ -146,7 +146,7 @@ def run(key: Key, table: Table) -> list[tuple[Key, Record]]:
     truth = (X - centre) / spread
     start = time.process_time()
     if key.model == "girih":
-        return [(key, _girih(Z * spread + centre, hidden, truth, centre, spread))]
+        return [(key, _girih(np.where(hidden, np.nan, X), hidden, truth, centre, spread))]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         label, fill = _chosen(settings(key.model, len(X), key.quick), Z, random)

@@ -115,9 +115,9 @@ def principal_components(rows: int, columns: int, quick: bool) -> list[Ladder]:
 
 
 def factor_mixtures(rows: int, columns: int, quick: bool) -> list[Ladder]:
-    ranks = [q for q in (1, 2, 3, 5, 8) if q < columns]
+    ranks = [q for q in (1, 2, 4, 8) if q < columns]
     shared, floors, seeds = ((False, True), (1e-3, 1e-2, 1e-1), (0,)) if not quick else ((False,), (1e-3,), (0,))
-    counts = [k for k in (1, 2, 3, 4, 6, 8, 12, 16) if k < rows / 6 and not (quick and k > 2)]
+    counts = [k for k in (1, 2, 3, 4, 6, 8, 12) if k < rows / 6 and not (quick and k > 2)]
     return [
         [
             _plain(
