@@ -22,7 +22,7 @@ UNFIT = (ValueError, np.linalg.LinAlgError, ArithmeticError)
 
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 KINDS = ("full", "tied", "diag", "spherical")
-FLOORS = (1e-6, 1e-3, 1e-2)
+FLOORS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def principal_components(rows: int, columns: int, quick: bool) -> list[Ladder]:
 
 
 def factor_mixtures(rows: int, columns: int, quick: bool) -> list[Ladder]:
-    ranks = [q for q in (1, 2, 4, 8) if q < columns]
-    shared, floors, seeds = ((False, True), (1e-3, 1e-2, 1e-1), (0,)) if not quick else ((False,), (1e-3,), (0,))
-    counts = [k for k in (1, 2, 3, 4, 6, 8, 12) if k < rows / 6 and not (quick and k > 2)]
+    ranks = [q for q in (1, 2, 4, 8, 12) if q < columns]
+    shared, floors, seeds = ((False, True), (1e-5, *FLOORS[1:]), (0,)) if not quick else ((False,), (1e-3,), (0,))
+    counts = [k for k in (1, 2, 3, 4, 6, 8, 12, 16) if k < rows / 6 and not (quick and k > 2)]
     return [
         [
             _plain(
