@@ -1,14 +1,15 @@
 r"""Which mixtures make the density of a table, and with which weights: by held-out likelihood.
 
 Every setting is fitted to the rows outside a fold and judged on the rows of the fold. Plain mixtures come first, as
-they cost little; the best of each kind are bent. The settings that are best on the first fold are tried on a second
-one, and those that carry weight there on all. They are weighted by EM on their held-out log-likelihoods (stacking), and
+they cost little; the best of each kind are bent. Settings are compared on the first folds, as many as hold 80 rows, and
+those that carry weight there are fitted on all. They are weighted by EM on their held-out log-likelihoods (stacking), and
 what is averaged in the end are their models of all folds: each row was held out once, no model has seen all rows, and
 an average of exact densities is an exact density.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,8 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
 _KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve
 _SCREENED = 2000  # rows on which settings are compared
+_SMALL = 300  # rows up to which there are 10 folds
+_JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
 _TRIED, _KEPT = 10, 6  # settings on two folds, and on all
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
@@ -235,10 +238,10 @@ class Choice:
 class _Search:
     """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
 
-    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report) -> None:
+    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report, judges: int = 1) -> None:
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
-        self.report = report
+        self.report, self.judges = report, judges  # the first folds, by which settings are compared
         self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
 
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
@@ -251,15 +254,16 @@ class _Search:
         """Judge a model."""
         held = self.held[fold]
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
-        best = max(self.held[f].mean(log_p) for (_, f), (_, log_p) in self.members.items() if f == 0)
-        self.report(len(self.members), f"held-out NLL {-best:.4g}")
+        self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
 
     def score(self, setting: Setting) -> float:
-        """The mean held-out log-likelihood on the first fold."""
-        return self.held[0].mean(self.member(setting, 0)[1])
+        """The mean held-out log-likelihood on the folds that judge."""
+        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(self.judges)])
+        weight = torch.cat([held.weight for held in self.held[: self.judges]])
+        return float((log_p * weight).sum() / weight.sum())
 
     def best(self, count: int) -> list[Setting]:
-        """The best settings so far on the first fold."""
+        """The best settings so far."""
         return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
@@ -276,7 +280,7 @@ class _Search:
 
 
 def screen(search: _Search, lean: bool) -> None:
-    """Try settings on the first fold: sizes of each kind until they get worse, then bends of the best."""
+    """Try settings: sizes of each kind until they get worse, then bends of the best."""
     fitter = search.fitters[0]
     rows, columns = fitter.table.x.shape
     bends = [False, True] if bool(fitter.scaled(True).scales.bent.any()) else [False]
@@ -315,7 +319,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Report, number: int = 5) -> Choice:
+def choose(table: Table, seed: int, report: Report, number: int | None = None) -> Choice:
     """The ensemble for a table.
 
     Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
@@ -325,17 +329,20 @@ def choose(table: Table, seed: int, report: Report, number: int = 5) -> Choice:
         table: the rows, two or more.
         seed: of folds and starts.
         report: is called after each fit, with the number of fits made and a few words.
-        number: of folds.
+        number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
+    if number is None:
+        number = 10 if len(table) <= _SMALL else 5
     parts = folds(len(table), min(number, len(table)), seed)
     if len(table) > _LARGE:
         return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
-    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report)
+    judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
+    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report, judges)
     screen(search, lean)
-    tried = search.heaviest(search.best(_TRIED), 1 if lean else min(2, len(parts)), 3 if lean else _KEPT)
+    tried = search.heaviest(search.best(_TRIED), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
     weights, log_p = search.stacked(tried, len(parts))
     held_out = torch.empty_like(log_p)
     held_out[torch.cat(parts)] = log_p

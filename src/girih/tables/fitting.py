@@ -5,8 +5,8 @@ What is raised is the log-likelihood less penalties, which are minus the logarit
 - a *kink ridge* `lambda tr(Sigma^-1 W P W^T) / 2`, with P the identity on the functions that bend. It leaves the M-step
   of W free of Sigma, `W = E[x phi^T] (G + lambda P)^-1`; lambda to infinity is a mixture of Gaussians, while a ridge on
   all of W would shrink its linear part too;
-- a floor of the noise, `rho tr(Sigma^-1) / 2` (inverse Wishart): `Sigma = (scatter + rho I) / N_k`. It is absolute, as a
-  share of a column's variance lets it collapse;
+- a floor of the noise, `rho tr(Sigma^-1) / 2` (inverse Wishart): `Sigma = (scatter + rho I) / N_k`. It is absolute, as
+  a share of a column's variance lets it collapse;
 - Dirichlet priors of the weights and of the tables of categories.
 """
 

@@ -256,7 +256,8 @@ def statistics(mixture: Mixture, rows: Rows) -> Statistics:
 
 def _added(a: Statistics, b: Statistics) -> Statistics:
     tables = tuple(p + q for p, q in zip(a.tables, b.tables, strict=True))
-    return Statistics(*(x + y for x, y in zip(a[:-1], b[:-1], strict=True)), tables)
+    first = a.log_likelihood + b.log_likelihood
+    return Statistics(first, a.counts + b.counts, a.U + b.U, a.V + b.V, a.G + b.G, tables)
 
 
 def _statistics(mixture: Mixture, rows: Rows) -> Statistics:

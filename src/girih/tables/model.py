@@ -48,7 +48,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
 
     Args:
         kinds: by column, "number", "category" or "boolean", where what is found out does not suit.
-        n_folds: how often the rows are divided for the choice, 2 or more; up to 4,000 rows.
+        n_folds: into how many parts the rows are divided for the choice, 2 or more; by default 10 up to 300 rows, else 5.
+            With more than 4,000 rows one part is held out.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
 
@@ -82,7 +83,7 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         self,
         *,
         kinds: Mapping[Name, str] | None = None,
-        n_folds: int = 5,
+        n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -103,8 +104,9 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
             ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
             ParameterError: an option or a weight is out of its domain.
         """
-        if isinstance(self.n_folds, bool) or not isinstance(self.n_folds, (int, np.integer)) or self.n_folds < 2:
-            raise ParameterError(f"n_folds must be a whole number, 2 or more; got {self.n_folds!r}")
+        number = self.n_folds
+        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
+            raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
         weight = _weights(sample_weight, len(x))
@@ -117,7 +119,7 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
         try:
-            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), self.n_folds)
+            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), number)
         finally:
             bar.close()
         self._set(columns, choice.ensemble)
@@ -250,7 +252,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         matrix, bound = np.atleast_2d(np.asarray(A, dtype=float)), np.atleast_1d(np.asarray(b, dtype=float))
         if matrix.ndim != 2 or matrix.shape[1] != len(self.columns_) or bound.shape != (len(matrix),):
             raise ShapeError(
-                f"A must be (m, {len(self.columns_)}) and b (m,), an inequality a row; got {matrix.shape}, {bound.shape}"
+                f"A must be (m, {len(self.columns_)}) and b (m,), one inequality a row; got {matrix.shape} and "
+                f"{bound.shape}"
             )
         inner = np.zeros((len(matrix), self._width()))
         for place, item in enumerate(self.columns_.items):
@@ -315,7 +318,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
 
     def _parameters(self) -> int:
         levels = sum(size - 1 for size in self.columns_.levels)
-        return self.setting_.parameters(self._width(), levels)
+        setting: Setting = self.setting_
+        return setting.parameters(self._width(), levels)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
