@@ -279,7 +279,7 @@ def screen(search: _Search, lean: bool) -> None:
     for bend in bends:
         for kind in kinds:
             found = _sizes(search, replace(kind, bend=bend), min(rows, _ROWS_EACH * 8) if lean else rows)
-            if not columns:
+            if not columns or rows < _ROWS_EACH * _KINKS:
                 continue
             for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))

@@ -65,6 +65,10 @@ class DGNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         True
     """
 
+    model_: TableModel
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+
     def __init__(
         self,
         *,

@@ -77,6 +77,9 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         ((4,), (150,))
     """
 
+    setting_: Setting
+    feature_names_in_: NDArray[np.object_]
+
     def __init__(
         self,
         *,

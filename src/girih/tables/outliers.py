@@ -73,6 +73,14 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
         [-1, 1, 1]
     """
 
+    model_: TableModel
+    offset_: float
+    threshold_: float
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+    _seed: int
+    _reference: tuple[Tensor, Tensor]
+
     def __init__(
         self,
         *,
