@@ -80,10 +80,16 @@ class Brute:
         log = np.concatenate(logs)
         self.log_p = special.logsumexp(log)
         kept = log - self.log_p > -45.0
-        self.share, self.mean, self.cov = np.exp(log - self.log_p)[kept], np.concatenate(means)[kept], np.concatenate(covs)[kept]
+        self.share, self.mean, self.cov = (
+            np.exp(log - self.log_p)[kept],
+            np.concatenate(means)[kept],
+            np.concatenate(covs)[kept],
+        )
         self.member, self.component = np.array(self.member)[kept], np.array(self.component)[kept]
         self.ensemble, self.x, self.codes, self.atoms = ensemble, x, codes, atoms
-        self.tables = [np.concatenate([m.mixture.tables[c].numpy() for m in ensemble.members]) for c in range(len(codes))]
+        self.tables = [
+            np.concatenate([m.mixture.tables[c].numpy() for m in ensemble.members]) for c in range(len(codes))
+        ]
 
     def values(self, y, columns):
         """Numbers of columns in units of the data, from `y (G, Q, n)` of the members."""
@@ -117,7 +123,12 @@ class Brute:
 
     def cdf(self, j, v):
         """`P(x_j <= v)`, atoms counted."""
-        at = np.array([float(m.scales.forward(torch.full((len(self.x),), v, dtype=torch.float64))[j]) for m in self.ensemble.members])
+        at = np.array(
+            [
+                float(m.scales.forward(torch.full((len(self.x),), v, dtype=torch.float64))[j])
+                for m in self.ensemble.members
+            ]
+        )
         value = stats.norm.cdf((at[self.member] - self.mean[:, j]) / np.sqrt(self.cov[:, j, j]))
         for atom in self.atoms:
             if atom.x == j and self.codes[atom.code] < 0:

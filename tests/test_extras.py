@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-OF_EXTRAS = {"matplotlib", "narwhals", "networkx", "pandas", "pyarrow", "zuko", "lightning", "mlxtend"}
+OF_EXTRAS = {"matplotlib", "networkx", "pandas", "pyarrow", "zuko", "lightning", "mlxtend"}
 
 FENCE = """
 import json, sys

@@ -60,12 +60,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write JSON atomically; numbers that are not finite become null, so that any reader takes it."""
     write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """The same structure with NaN and infinities replaced by None."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
@@ -171,16 +171,17 @@ def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
         return bytes(stream.read(most))
 
 
-def strict_json(text: str) -> Any:
+def strict_json(text: str) -> object:
     """The value of a JSON text: no key twice, no NaN, no numbers beyond 64 bits, no deep nesting.
 
     Raises:
         ValueError: it is anything else.
     """
     try:
-        return json.loads(
+        found: object = json.loads(
             text, object_pairs_hook=_once, parse_int=_whole, parse_float=_real, parse_constant=_no_constant
         )
+        return found
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

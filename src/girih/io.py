@@ -19,19 +19,20 @@ from girih._staging import current, is_hidden_work, replacing
 from girih.covariance import Covariance
 from girih.em import DGNEstimator, WeightPrior, count_parameters
 from girih.errors import ModelFileError, UnsupportedLayerError
+from girih.gan import GAN
 from girih.inference import DGN
 from girih.inference.dgn import TOL
 from girih.networks import trace as trace_network
 from girih.networks.saved import chain_from, network_from, network_parts
 from girih.partition import Partition
-from girih.partition.store import partition_from, partition_tensors
+from girih.partition.export import partition_from, partition_tensors
+from girih.vae import VAE
+from girih.vae.variants import vae_from, vae_parts
 
 if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
-    from girih.gan import GAN
-    from girih.vae import VAE
 
-# Flows and VAEs are imported where they are met: flows need zuko, which takes seconds to import.
+# Flows are imported where they are met: they need zuko, which takes seconds to import.
 Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE | GAN"
 
 FORMAT = "girih-model"
@@ -41,6 +42,7 @@ _CONFIG, _TENSORS = "config.json", "model.safetensors"
 # Networks that stand beside the generator, before the names of their tensors.
 _ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
 _CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
+_TYPES = {"float32": torch.float32, "float64": torch.float64}  # of the networks of a GAN
 _ENDS = ("domain", "domain.h")  # of a partition: what may be infinite
 _READS = 50  # attempts to read a model that other processes go on replacing
 
@@ -101,7 +103,7 @@ def check_target(target: Path) -> None:
 
 
 def _digest(config: dict[str, Any]) -> str:
-    """Of a config without its checksums, however its JSON is laid out."""
+    """The digest of a config without its checksums, however its JSON is laid out."""
     rest = {name: value for name, value in config.items() if name != _CHECKSUMS}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -127,12 +129,8 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         network, tensors = network_parts(model.trace)
         more, extra = partition_tensors(model)
         return "partition", tensors | more, {"network": network, **extra}
-    from girih.vae import VAE
-
     if isinstance(model, VAE):
         return "vae", *_vae(model)
-    from girih.gan import GAN
-
     if isinstance(model, GAN):
         return "gan", *_gan(model)
     from girih.flows import DGNFlow, Flow
@@ -151,8 +149,6 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
 
 def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a VAE, and the rest as plain values."""
-    from girih.vae.variants import vae_parts
-
     more, config = vae_parts(vae)
     latents = vae.latent_dim * config["options"].get("categories", 1)
     tensors, networks = _two_networks(
@@ -163,15 +159,21 @@ def _vae(vae: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _gan(gan: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a GAN, and the rest as plain values."""
-    from girih.gan.store import gan_config
-
     tensors, networks = _two_networks(
         gan,
         {"generator": (gan.generator, gan.latent_dim), "discriminator": (gan.discriminator, gan.output_dim)},
         _DISCRIMINATOR,
     )
     config = {"network": networks["generator"], "discriminator": networks["discriminator"]}
-    return tensors, config | gan_config(gan)
+    number = str(gan.dtype).removeprefix("torch.")
+    return tensors, config | {"type": number, "loss": gan.loss, "gradient_penalty": gan.gradient_penalty}
+
+
+def _gan_from(config: dict[str, Any], generator: nn.Module, discriminator: nn.Module) -> GAN:
+    """The GAN of two networks that were loaded."""
+    number = _TYPES[config["type"]]
+    options = {"loss": config["loss"], "gradient_penalty": config["gradient_penalty"]}
+    return GAN(generator.to(number), discriminator.to(number), **options)
 
 
 def _two_networks(
@@ -221,7 +223,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def _seen(folder: Path) -> list[tuple[int, int, int] | None]:
-    """What tells whether the files of a model were replaced."""
+    """Stamps that tell whether the files of a model were replaced."""
     seen: list[tuple[int, int, int] | None] = []
     for name in (_TENSORS, _CONFIG):
         for file in {folder / name, current(folder / name)}:
@@ -262,13 +264,9 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         return flow_from(tensors, config)
     net = _network(config, "", tensors)
     if config["kind"] == "vae":
-        from girih.vae.variants import vae_from
-
         return vae_from(tensors, config, net, _network(config, _ENCODER, tensors))
     if config["kind"] == "gan":
-        from girih.gan.store import gan_from
-
-        return gan_from(config, net, _network(config, _DISCRIMINATOR, tensors))
+        return _gan_from(config, net, _network(config, _DISCRIMINATOR, tensors))
     if config["kind"] == "partition":
         return partition_from(tensors, config, trace_network(net))
     if config["kind"] == "dgn-flow":
@@ -325,7 +323,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _set_aside(folder: Path) -> str:
-    """Where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
+    """The place where girih 0.1.0 left the model that was there before, if it was killed while it replaced it."""
     left = folder.parent.glob(f".{escape(folder.name)}-old-*/old")
     return "".join(f", but a save that was killed left the one before in {old}; move it back" for old in left)
 

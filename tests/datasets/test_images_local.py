@@ -191,4 +191,4 @@ def test_without_files_the_offline_digits_are_named(tmp_path: Path, name: str) -
     assert "'mnist'" in refused(DataSourceError, name, path=tmp_path / "nowhere")
     assert "part must be one of" in refused(ParameterError, name, path=tmp_path, part="valid")
     assert "'mnist'" in refused(DataSourceError, "mnist-full", path=tmp_path)
-    assert "takes the options" in refused(ParameterError, name, path=tmp_path, size=3)
+    assert "takes the options" in refused(ParameterError, name, path=tmp_path, radius=3)

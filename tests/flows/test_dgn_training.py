@@ -55,7 +55,7 @@ def test_gradient_of_the_mean_sees_folds(monkeypatch):
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss.mean(), list(net.parameters()))])
 
     wide, blind = gradient(flow._loss(x)), gradient(flow.nll(x))
-    monkeypatch.setattr("girih.flows.kinks._WIDTH", 0.1)
+    monkeypatch.setattr("girih.flows.chains._WIDTH_BY_CELLS", 0.1)
     narrow = gradient(flow._loss(x))
     slow = []
     with torch.no_grad():
@@ -82,8 +82,8 @@ def test_kinks_by_layers_and_by_cells_agree(monkeypatch):
     with torch.no_grad():
         flow.net[2].weight.copy_(torch.tensor([[1.0, 0.6], [-0.3, 1.2]]))
     x = flow().sample((30_000,), seed=1) + 0.3
-    monkeypatch.setattr("girih.flows.kinks._WIDTH", 0.2)
-    monkeypatch.setattr("girih.flows.layerwise._WIDTH", 0.2)
+    monkeypatch.setattr("girih.flows.chains._WIDTH_BY_CELLS", 0.2)
+    monkeypatch.setattr("girih.flows.chains._WIDTH", 0.2)
 
     def gradient(loss):
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss.mean(), list(flow.parameters()))])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from girih.errors import ParameterError
-from girih.flows import RADCoupling, gate
+from girih.flows import RADCoupling, fold, log_gate, tied_logits
 from girih.flows import fold as folds
 
 f64 = torch.float64
@@ -120,14 +120,14 @@ def test_ties_hold_at_the_ends_whatever_the_numbers(pieces):
     free = 10 * torch.randn(20, pieces, dtype=f64, generator=generator)
     width = torch.rand(20, 1, dtype=f64, generator=generator)
     one = torch.ones(20, 1, dtype=f64)
-    lower, upper = gate.tied_logits(-one, ends, free, width), gate.tied_logits(one, ends, free, width)
+    lower, upper = tied_logits(-one, ends, free, width), tied_logits(one, ends, free, width)
     for k in range(0, pieces - 1, 2):
         assert torch.equal(upper[:, k], upper[:, k + 1])
         assert torch.equal(lower[:, k + 1], lower[:, k + 2])
     # and nothing else is tied: the free numbers of each end are seen
     differences = torch.cat((lower.diff(dim=1)[:, ::2], upper.diff(dim=1)[:, 1::2]), 1)
     assert (differences.abs() > 1e-6).all()
-    weight = gate.log_gate(upper, free)
+    weight = log_gate(upper, free)
     torch.testing.assert_close(weight.exp().sum(1), torch.ones(20, dtype=f64))
 
 
@@ -157,11 +157,11 @@ def knot_gap(transform, knot):
 
 @pytest.mark.parametrize("broken", ["swapped ties", "no ties"])
 def test_a_wrong_gate_is_seen_to_jump(broken, monkeypatch):
-    right = gate.ties(3, f64, torch.device("cpu"))
+    right = fold.ties(3, f64, torch.device("cpu"))
     groups = (
         right.groups.flip(0) if broken == "swapped ties" else right.groups + torch.tensor([[0.0, 1, 0], [1.0, 0, 0]])
     )
-    monkeypatch.setattr(gate, "ties", lambda *_: right._replace(groups=groups))
+    monkeypatch.setattr(fold, "ties", lambda *_: right._replace(groups=groups))
     layer, transform = one_layer(3, 0)
     assert max(knot_gap(transform, knot)["weight"] for knot in all_knots(layer)) > 0.05
 

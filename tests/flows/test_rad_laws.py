@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from girih.flows import gate
+from girih.flows import log_gate, tied_logits
 
 from .rad_cases import FLOWS, FOLDED, f64, make
 
@@ -88,13 +88,17 @@ def test_draws_of_a_wrong_gate_do_not_follow_the_density(broken, monkeypatch):
         density = p.log_prob(x[:, None]).exp().numpy()
     step = (x[1] - x[0]).item()
     cdf = np.concatenate(([0.0], np.cumsum(0.5 * step * (density[1:] + density[:-1]))))
-    right, tied = gate.log_gate, gate.tied_logits
+    right, tied = log_gate, tied_logits
     if broken == "swapped ends":
-        monkeypatch.setattr(gate, "tied_logits", lambda u, ends, free, width: tied(u, ends.flip(-1), free, width))
+        monkeypatch.setattr(
+            "girih.flows.coupling.tied_logits", lambda u, ends, free, width: tied(u, ends.flip(-1), free, width)
+        )
     elif broken == "no free logits":
-        monkeypatch.setattr(gate, "tied_logits", lambda u, ends, free, width: tied(u, ends, 0 * free, width))
+        monkeypatch.setattr(
+            "girih.flows.coupling.tied_logits", lambda u, ends, free, width: tied(u, ends, 0 * free, width)
+        )
     else:
-        monkeypatch.setattr(gate, "log_gate", lambda t, a: right(0 * t, 0 * a))
+        monkeypatch.setattr("girih.flows.coupling.log_gate", lambda t, a: right(0 * t, 0 * a))
     draws = np.sort(p.sample((20_000,), seed=1).flatten().numpy())
     assert kolmogorov(draws, x.numpy(), cdf) > 1.95
 

@@ -4,6 +4,9 @@ import datetime
 import decimal
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -51,6 +54,10 @@ def every_type() -> pd.DataFrame:
                 [None if i % 5 == 0 else "ba"[i % 2] for i in t], categories=["b", "a"], ordered=True
             ),
             "numbered": pd.Categorical([[3, 1, 2][i % 3] for i in t], categories=[3, 1, 2]),
+            "large": pd.array([None if i % 4 == 0 else "uv"[i % 2] for i in t], dtype=pd.ArrowDtype(pa.large_string())),
+            "arrow bool": pd.array([None if i % 4 == 0 else i % 3 == 0 for i in t], dtype="bool[pyarrow]"),
+            "object bool": pd.Series([None if i % 4 == 0 else i % 3 == 0 for i in t], dtype=object),
+            "half": (t % 9).astype(np.float16),
             "constant": np.full(n, 4.5),
             "same": ["only"] * n,
             "nothing": np.full(n, NAN),
@@ -140,8 +147,13 @@ def test_polars_and_its_types_come_back():
 
 def test_an_arrow_table_comes_back():
     X = pa.table({"a": [1, None, 3], "b": ["x", None, "y"], "c": [True, False, None], "f": [0.5, 1.25, None]})
+    X = X.append_column("i8", pa.array([1, 2, None], pa.int8()))
     _, back = round_trip(X)
     assert back.equals(X)
+    words = pa.table({"d": pa.array(["x", None, "y"]).dictionary_encode(), "n": pa.nulls(3)})
+    back = round_trip(words)[1]
+    assert back["d"].to_pylist() == ["x", None, "y"] and pa.types.is_dictionary(back["d"].type)
+    assert back["n"].null_count == 3
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, bool])
@@ -198,6 +210,13 @@ def test_frames_of_one_kind_are_read_by_models_of_another():
     assert columns.write(x, codes, like=values).tolist() == values.tolist()
     by_place = Columns.learn(values)
     pd.testing.assert_frame_equal(by_place.write(*by_place.read(X), like=X), X, check_dtype=False)
+
+
+def test_names_may_be_whole_numbers():
+    X = pd.DataFrame({7: [1.0, 2.5, 4.0], 0: [2.0, 2.75, 9.0], "b": ["x", "y", "x"]})
+    columns, back = round_trip(X)
+    pd.testing.assert_frame_equal(back, X)
+    assert columns.names == (7, 0, "b") and columns.index(7) == 0 and columns.index(0) == 1
 
 
 def test_a_single_row_and_a_single_column_are_promoted():
@@ -382,6 +401,16 @@ def test_a_constant_is_a_category_in_which_anything_else_is_the_second():
     assert columns["c"].summary() == "always 4.5: a category, in which any other value is the second"
 
 
+def test_a_tiny_constant_is_told_from_other_tiny_numbers():
+    columns = Columns.learn(np.full((9, 1), 3e-8))
+    assert columns.read([[3e-8], [np.float32(3e-8)], [5e-8], [0.0]])[1].tolist() == [[0], [0], [1], [1]]
+
+
+def test_sparse_columns_are_read_and_come_back_dense():
+    X = pd.DataFrame({"a": pd.arrays.SparseArray([0.0, 1.0, 0.0, 2.5], fill_value=0.0)})
+    assert round_trip(X)[1]["a"].tolist() == [0.0, 1.0, 0.0, 2.5]
+
+
 def test_a_column_without_entries_is_kept():
     X = np.stack([RNG.normal(size=9), np.full(9, NAN)], 1)
     columns = Columns.learn(X)
@@ -428,6 +457,36 @@ def test_columns_survive_json():
     for wrong in ({}, {"source": "array", "columns": [{"name": 1}]}):
         with pytest.raises(ModelFileError, match="not the columns of a table"):
             Columns.from_config(wrong)
+
+
+ON_THE_CORE = """
+import sys
+import numpy as np, girih
+from girih.tables.columns import Columns
+
+sys.modules.update(dict.fromkeys(("narwhals", "pandas", "polars", "pyarrow")))  # None: as if not installed
+
+class Frame:
+    columns = ["a"]
+    def __getitem__(self, name):
+        return None
+
+for X in (np.arange(12.0).reshape(4, 3), np.array([[1.5, "a"], [None, "b"], [2.0, "a"]], dtype=object)):
+    columns = Columns.learn(X)
+    back = columns.write(*columns.read(X), like=X)
+    assert back.shape == X.shape and back[0].tolist() == X[0].tolist()
+try:
+    Columns.learn(Frame())
+except girih.errors.MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_arrays_need_no_extra_and_frames_name_theirs():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", ON_THE_CORE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "needs the package narwhals" in done.stdout and 'pip install "girih[tables]"' in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------ errors

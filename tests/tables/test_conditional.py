@@ -80,7 +80,9 @@ def test_cdf_and_quantiles_are_those_of_a_dense_grid():
                 found = [brute.cdf(j, float(v)) for v in q[:, n, j]]
                 np.testing.assert_allclose(found, levels, atol=1e-9)
                 at = float(q[1, n, j]) + 0.1
-                assert float(c.cdf(torch.full((8, 3), at, dtype=torch.float64))[n, j]) == pytest.approx(brute.cdf(j, at), abs=1e-10)
+                assert float(c.cdf(torch.full((8, 3), at, dtype=torch.float64))[n, j]) == pytest.approx(
+                    brute.cdf(j, at), abs=1e-10
+                )
             else:
                 assert (q[:, n, j] == x[n, j]).all()
                 assert c.cdf(x)[n, j] == 1.0 and c.cdf(x - 1e-9)[n, j] == 0.0
@@ -168,7 +170,9 @@ def test_log_prob_is_the_density_of_what_is_given():
     none = torch.full_like(codes, -1)
     p = torch.stack([c.log_prob(one, none) for one in line[::400]]).exp()
     many = Conditional(e, x[:1].expand(len(grid), 3), codes[:1].expand(len(grid), 2))
-    assert float(torch.trapezoid(many.log_prob(line[:, 0], none[:1].expand(len(grid), 2)).exp(), grid)) == pytest.approx(1.0, abs=1e-3)
+    assert float(
+        torch.trapezoid(many.log_prob(line[:, 0], none[:1].expand(len(grid), 2)).exp(), grid)
+    ) == pytest.approx(1.0, abs=1e-3)
     assert p.shape == (121, 2)
     for code in range(3):
         given = none.clone()
@@ -223,7 +227,9 @@ def test_columns_in_another_order_change_nothing_else():
     for member in e.members:
         mix, s = member.mixture, member.scales
         turned = type(mix)(mix.basis, mix.weights, mix.maps[:, order], mix.noise[:, order][:, :, order], mix.tables)
-        members.append(Member(turned, Scales(*(getattr(s, k)[order] for k in ("bent", "origin", "unit", "centre", "spread")))))
+        members.append(
+            Member(turned, Scales(*(getattr(s, k)[order] for k in ("bent", "origin", "unit", "centre", "spread"))))
+        )
     c, other = Conditional(e, x, codes), Conditional(Ensemble(tuple(members), e.weights), x[:, order], codes)
     assert torch.allclose(c.mean[:, order], other.mean, rtol=1e-11, atol=1e-12)
     assert torch.allclose(c.covariance[:, order][:, :, order], other.covariance, rtol=1e-9, atol=1e-11)

@@ -18,7 +18,7 @@ from girih._files import atomic_path, read_json, write_text
 from girih._staging import current
 from girih.cli.terminal import CommandError
 from girih.datasets import Dataset
-from girih.datasets.bounded import MEMORY
+from girih.datasets.arrayfile import MEMORY
 from girih.datasets.csvfile import read_csv, scan_csv
 from girih.datasets.files import SUFFIXES, read_parquet
 from girih.em import DGNEstimator
@@ -111,10 +111,7 @@ def load_data(data: str, chosen: Chosen) -> Dataset:
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
-        options = {"columns": columns, "drop": drop, "header": header}
-        return datasets.load(
-            data, n=chosen.rows, seed=chosen.seed, **{k: v for k, v in options.items() if v is not None}
-        )
+        return datasets.load(data, n=chosen.rows, seed=chosen.seed, columns=columns, drop=drop, header=header)
     if header is not None:
         raise CommandError(f"--header and --no-header are options of csv files, and {data!r} is none; leave them out")
     dataset = datasets.load(data, n=chosen.rows, seed=chosen.seed)

@@ -1,12 +1,18 @@
-"""Arrays of .npy, .npz and MATLAB 5 files: what a header claims is compared with the file before it is read."""
+"""Arrays of .npy, .npz and MATLAB 5 files, and bytes of files, packed or not.
+
+What a header claims is compared with the file, and with bounds, before anything is read.
+"""
 
 from __future__ import annotations
 
+import gzip
 import io
+import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -14,19 +20,107 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from girih.datasets.bounded import allowed, check_regular, check_rows, read_exactly
-from girih.errors import DataSourceError, GirihError
+from girih._options import real
+from girih.errors import DataSourceError, EmptyDataError, GirihError
 
+# GB of rows that a packed file may unpack to, whatever its size.
+MEMORY = 1.0
+# What an honest packed file unpacks to at most, as a multiple of its size: bytes of pixels become 8 bytes each.
+_RATIO = 32
+# A row of more columns is no row of a table; a header may claim any number of them.
+_MOST_COLUMNS = 10_000_000
+_CHUNK = 1 << 20
 # numpy itself reads no header beyond 10,000 characters
 _HEAD = 1 << 16
 _BROKEN = (EOFError, KeyError, MemoryError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
-_MATRIX, _COMPRESSED = 14, 15
 # How numbers are stored, and what they are in MATLAB: an array of doubles may be stored as bytes.
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX = 0x08
 # The tag, flags, dimensions and name of an array are at its beginning.
 _TOP = 1 << 12
+
+
+def check_regular(path: Path) -> int:
+    """The size of a regular file in bytes; a pipe would hang, and a device has no end.
+
+    Raises:
+        DataSourceError: it is something else.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataSourceError(
+            f"{path} is no regular file (a pipe, a socket or a device); save the data to a file first"
+        )
+    return found.st_size
+
+
+def check_rows(path: Path, shape: tuple[int, ...], memory: float, packed: bool = True) -> None:
+    """Refuse the shape that a header claims where it has no rows or columns, or too many of them.
+
+    Args:
+        path: the file.
+        shape: N, then the sides of a row.
+        memory: GB of float64 that a packed file may unpack to; 32 times its own size is always allowed.
+        packed: whether the file is packed; what is not holds as much as it claims.
+
+    Raises:
+        EmptyDataError, DataSourceError.
+    """
+    if 0 in shape:
+        raise EmptyDataError(f"{path.name} has no {'columns' if shape[0] else 'rows'}: its shape is {shape}")
+    entries = columns = 1
+    for axis, side in enumerate(shape):
+        entries, columns = entries * side, columns * side if axis else 1
+    if columns > _MOST_COLUMNS:
+        raise DataSourceError(
+            f"{path.name} claims {columns:,} columns, and {_MOST_COLUMNS:,} are the most that are read; it is damaged, "
+            "or not a table of rows"
+        )
+    if packed and 8 * entries > allowed(path, memory):
+        raise DataSourceError(
+            f"{path.name} claims to unpack {path.stat().st_size:,} bytes to {entries:,} entries "
+            f"({8e-9 * entries:.1f} GB of rows); if you trust it, load it in Python with "
+            f"girih.datasets.load(path, memory={-(-entries // 125_000_000)})"
+        )
+
+
+def allowed(path: Path, memory: float) -> int:
+    """The number of bytes of rows that a packed file may unpack to."""
+    return max(int(real(memory, "memory") * 1e9), _RATIO * path.stat().st_size)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
+    """The bytes of a file, unpacked while they are read where it is gzip, and whether it is.
+
+    Raises:
+        DataSourceError: it cannot be read, or is damaged.
+    """
+    try:
+        check_regular(path)
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            yield stream, packed
+    except (OSError, EOFError, MemoryError, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataSourceError(f"{path.name} could not be read ({reason}); fetch it again") from None
+
+
+def read_exactly(stream: IO[bytes], count: int) -> bytearray:
+    """`count` bytes, or fewer where the stream ends; grows with what is there, not with what was claimed."""
+    out = bytearray()
+    while len(out) < count:
+        chunk = stream.read(min(_CHUNK, count - len(out)))
+        if not chunk:
+            break
+        out += chunk
+    return out
+
+
+_MATRIX, _COMPRESSED = 14, 15
 
 
 def read_array(path: Path, memory: float) -> NDArray[Any]:
@@ -52,7 +146,7 @@ def read_array(path: Path, memory: float) -> NDArray[Any]:
 
 
 def damaged(path: Path, error: BaseException | str) -> DataSourceError:
-    """What is said of a file that its own format does not explain."""
+    """The error for a file that its own format does not explain."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     return DataSourceError(
         f"{path.name} is damaged, or not a {path.suffix} file ({text}); write it again from its source"

@@ -29,14 +29,14 @@ _SAMPLE = 200
 
 
 class Guess(NamedTuple):
-    """Whether there is a line of names, and what to say where that is not sure."""
+    """A guess whether there is a line of names, and what to say where that is not sure."""
 
     header: bool
     doubt: str
 
 
 def is_value(cell: str) -> bool:
-    """Whether a cell is a number or means a missing one."""
+    """Tells whether a cell is a number or means a missing one."""
     if cell.lower() in _MISSING:
         return True
     try:
@@ -52,7 +52,7 @@ def number_of(cell: str) -> float:
 
 
 def guess_header(first: list[str], rest: list[list[str]]) -> Guess:
-    """Whether `first` holds the names of the columns, given some of the rows that follow."""
+    """Tells whether `first` holds the names of the columns, given some of the rows that follow."""
     numbers = [cell for cell in first if cell and is_value(cell)]
     shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
     if not all(is_value(cell) for cell in first):
@@ -91,12 +91,12 @@ def _steps(cells: list[str]) -> list[int]:
 
 
 def _in_step(cells: list[str]) -> bool:
-    """Whether cells are whole numbers that go up."""
+    """Tells whether cells are whole numbers that go up."""
     return all(cell.isdigit() and len(cell) < 16 for cell in cells) and min(_steps(cells), default=1) > 0
 
 
 def _apart(first: list[str], columns: list[tuple[str, ...]]) -> bool:
-    """Whether each number of the first line lies outside what follows in its column."""
+    """Tells whether each number of the first line lies outside what follows in its column."""
     for cell, column in zip(first, columns, strict=False):
         values = [value for value in map(number_of, filter(is_value, column)) if math.isfinite(value)]
         if cell and values and min(values) <= float(cell) <= max(values):
@@ -246,7 +246,7 @@ def _rows(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
 
 
 def _fits(text: str, at: int, separator: str) -> tuple[bool, int]:
-    """Whether a separator gives the first records the same number of cells, more than one; and the first one's."""
+    """Tells whether a separator gives the first records one number of cells, more than one; and the first one's."""
     try:
         widths = [len(row) for row in itertools.islice(_rows(_lines(text, at), separator), 20)]
     except csv.Error:
@@ -255,7 +255,7 @@ def _fits(text: str, at: int, separator: str) -> tuple[bool, int]:
 
 
 def _after_first(text: str, at: int, separator: str) -> int:
-    """Where the second record begins; the first may have line ends within quotes."""
+    """The place where the second record begins; the first may have line ends within quotes."""
     used: list[str] = []
     next(_rows((used.append(line) or line for line in _lines(text, at)), separator))  # type: ignore[func-returns-value]
     return at + sum(map(len, used))

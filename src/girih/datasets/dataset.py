@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -46,10 +46,10 @@ class Dataset:
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.X, dtype=dtype, copy=copy)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: SupportsIndex | slice | NDArray[Any] | tuple[Any, ...]) -> Any:
         return self.X[index]
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(self, **options: Any) -> object:
         return self.X.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -60,12 +60,12 @@ class Dataset:
 
     @property
     def ndim(self) -> int:
-        """2."""
+        """Always 2, as of an array."""
         return self.X.ndim
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(N, D)`."""
+        """The shape `(N, D)`, as of an array."""
         return (self.X.shape[0], self.X.shape[1])
 
     def subset(self, n: int, seed: int = 0) -> Dataset:

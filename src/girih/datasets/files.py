@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih._extras import require
-from girih.datasets.arrayfile import damaged, read_array
-from girih.datasets.bounded import MEMORY, check_regular, check_rows
+from girih.datasets.arrayfile import MEMORY, check_regular, check_rows, damaged, read_array
 from girih.datasets.csvfile import read_csv
 from girih.datasets.dataset import Dataset
 from girih.errors import DataSourceError, EmptyDataError, GirihError, NonFiniteError, ParameterError

@@ -8,12 +8,12 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from girih.datasets.bounded import check_regular
+from girih.datasets.arrayfile import check_regular
 from girih.errors import DataSourceError
 
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
@@ -26,11 +26,12 @@ _KEEP = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NEW: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _SIZED = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+T = TypeVar("T", list[Any], dict[Any, Any])
 
 
 @dataclass
 class _Name:
-    """What stands in for a class or a function: its name."""
+    """A name that stands in for a class or a function."""
 
     module: str
     name: str
@@ -38,14 +39,14 @@ class _Name:
 
 @dataclass
 class _Type:
-    """What stands in for `numpy.dtype`: its name only; bytes have no byte order and no fields."""
+    """A name that stands in for `numpy.dtype`; bytes have no byte order and no fields."""
 
     name: Any
 
 
 @dataclass
 class _Array:
-    """What stands in for `numpy.ndarray`: version, shape, type, order and bytes."""
+    """A tuple that stands in for `numpy.ndarray`: version, shape, type, order and bytes."""
 
     state: Any = None
 
@@ -64,8 +65,8 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.left = 2 * len(content)  # bytes that may be made from texts
 
-    def run(self) -> Any:
-        """What the pickle holds."""
+    def run(self) -> object:
+        """Reads what the pickle holds."""
         while True:
             code = self.stream.read(1)
             if code not in _OPCODES:
@@ -135,10 +136,11 @@ class _Machine:
         del self.stack[start:]
         return items
 
-    def _top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise ValueError(f"it adds to a {type(self.stack[-1]).__name__}")
-        return self.stack[-1]
+    def _top(self, kind: type[T]) -> T:
+        top = self.stack[-1]
+        if type(top) is not kind:
+            raise ValueError(f"it adds to a {type(top).__name__}")
+        return top
 
     def _set(self, name: str) -> None:
         items = [self.stack.pop(-2), self.stack.pop()] if name == "SETITEM" else self._marked()
@@ -149,7 +151,7 @@ class _Machine:
             raise ValueError("a dict has keys that are no texts or numbers")
         held.update(zip(items[::2], items[1::2], strict=True))
 
-    def _made(self, what: Any, arguments: Any) -> Any:
+    def _made(self, what: object, arguments: object) -> object:
         if not isinstance(what, _Name) or type(arguments) is not tuple or what.name == "ndarray":
             raise ValueError("it calls something that is no function")
         if what.name == "_reconstruct":

@@ -6,11 +6,11 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from girih.datasets import local_images, offline, toys
+from girih.datasets import published, toys
 from girih.datasets.dataset import Dataset, check_count
 from girih.datasets.files import SUFFIXES, load_file
 from girih.errors import DataSourceError, ParameterError
@@ -30,15 +30,15 @@ _TOYS: dict[str, Callable[..., Dataset]] = {
 
 # Fixed tables: called with (**options), then subsampled.
 _TABLES: dict[str, Callable[..., Dataset]] = {
-    "mnist": offline.mnist,
-    "digits": offline.digits,
-    "iris": offline.iris,
-    "wine": offline.wine,
-    "breast_cancer": offline.breast_cancer,
-    "diabetes": offline.diabetes,
-    "mnist-full": offline.mnist_full,
-    "cifar10": local_images.cifar10,
-    "svhn": local_images.svhn,
+    "mnist": published.mnist,
+    "digits": published.digits,
+    "iris": published.iris,
+    "wine": published.wine,
+    "breast_cancer": published.breast_cancer,
+    "diabetes": published.diabetes,
+    "mnist-full": published.mnist_full,
+    "cifar10": published.cifar10,
+    "svhn": published.svhn,
 }
 
 _ONE_DIGIT = re.compile(r"(mnist|digits)-(\d)")
@@ -60,7 +60,27 @@ def names() -> dict[str, str]:
     return listed
 
 
-def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int = 0, **options: Any) -> Dataset:
+def load(
+    name_or_path: str | os.PathLike[str],
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    noise: float | None = None,
+    radius: float | None = None,
+    frequency: float | None = None,
+    turns: float | None = None,
+    inner: float | None = None,
+    side: int | None = None,
+    modes: int | None = None,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] | None = None,
+    header: bool | None = None,
+    memory: float | None = None,
+    path: str | os.PathLike[str] | None = None,
+    part: str | None = None,
+    grey: bool | None = None,
+    data_home: str | None = None,
+) -> Dataset:
     """A data set by its built-in name, the numeric columns of a csv, npy, npz or parquet file, or files of images.
 
     Args:
@@ -69,18 +89,27 @@ def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int =
         n: how many rows. Toys are drawn afresh (256 rows by default); of a table or a file, n rows are drawn
             without replacement (all rows by default).
         seed: makes the draw reproducible.
-        **options: for toys, `noise` (a standard deviation), and `radius` (circle), `frequency` (wave), `turns`
-            (spiral), `inner` (circles), `side` (grid-mixture) or `modes` (ring-mixture); for files, `columns` or
-            `drop` (lists of names) and, for csv, `header` (true or false when the detection of a first line of names
-            is not wanted); for files, images too, `memory` (GB of rows that a packed one may unpack to); for
-            "mnist-full", `data_home`; for "mnist-full", "cifar10" and "svhn", `path` of their local files and
-            `part` ("train", "test" or "all"); for the latter two `grey` (one channel).
+        noise: of toys, a standard deviation. As for all that follow, `None` is the default of the set.
+        radius: of "circle".
+        frequency: of "wave".
+        turns: of "spiral".
+        inner: of "circles", the radius of the smaller one.
+        side: of "grid-mixture".
+        modes: of "ring-mixture".
+        columns: of files, the names of the columns to keep.
+        drop: of files, the names of columns to leave out.
+        header: of csv files, true or false when the detection of a first line of names is not wanted.
+        memory: of files, images too, GB of rows that a packed one may unpack to.
+        path: of "mnist-full", "cifar10" and "svhn", their local files.
+        part: of these, "train", "test" or "all".
+        grey: of "cifar10" and "svhn", one channel.
+        data_home: of "mnist-full", where what was fetched is kept.
 
     Raises:
         DataSourceError: the name is unknown, or the file is missing, damaged, of another format, or not numeric.
         EmptyDataError: the file holds no rows or no columns.
         NonFiniteError: the file holds infinite values.
-        ParameterError: n, seed or an option is outside its domain.
+        ParameterError: n, seed or an option is outside its domain, or of another set; the message says which it takes.
 
     Example:
         >>> import girih.datasets
@@ -92,6 +121,12 @@ def load(name_or_path: str | os.PathLike[str], n: int | None = None, seed: int =
         >>> girih.datasets.load("mnist-4").image_shape
         (28, 28)
     """
+    given = {
+        "noise": noise, "radius": radius, "frequency": frequency, "turns": turns, "inner": inner, "side": side,
+        "modes": modes, "columns": columns, "drop": drop, "header": header, "memory": memory, "path": path,
+        "part": part, "grey": grey, "data_home": data_home,
+    }  # fmt: skip
+    options = {option: value for option, value in given.items() if value is not None}
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise DataSourceError(
             f"a data set is named by a string or a path, not by {type(name_or_path).__name__}; arrays need no loading"
@@ -120,11 +155,11 @@ def _table(name: str, options: dict[str, Any]) -> Dataset | None:
         return None
     _check_options(name, function, options)
     dataset = function(**options)
-    return offline.one_digit(dataset, int(digit[2])) if digit else dataset
+    return published.one_digit(dataset, int(digit[2])) if digit else dataset
 
 
 def _from_path(path: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
-    reader = local_images.reader_for(path)
+    reader = published.reader_for(path)
     if reader is None:
         _check_options(f"a file ({Path(path).name})", load_file, options)
         return load_file(path, **options)

@@ -20,8 +20,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
-from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest
-from girih._numbers import column_labels
+from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest, column_labels
 from girih._options import whole, wholes
 from girih.em.fit import fit_em
 from girih.em.loop import EMOptions

@@ -8,21 +8,25 @@ Called, optionally with a context, each gives a `FlowDistribution`.
 `DGNFlow` is a piecewise-affine generator with S = D as a flow (MAS, appendix C); called, it gives a `PushForward`.
 """
 
+from torch.distributions import Distribution
+
 from girih._deprecated import moved
 from girih._extras import needs
 
 with needs("flows"):
-    # first, before the others import zuko
-    from girih.flows import checks as _checks  # noqa: F401
+    # zuko switches off the checks of arguments of all of torch.distributions, everybody's, when it is imported
+    _validates = Distribution._validate_args
+    import zuko  # noqa: F401
+
+    Distribution.set_default_validate_args(_validates)
 
     # isort: split
+    from girih.flows.chains import invert_chain
     from girih.flows.coupling import Folded, FoldTransform, RADCoupling
     from girih.flows.dgn import DGNFlow, square_net
     from girih.flows.distribution import Components, Encoded, FlowDistribution, Preimages, Step
     from girih.flows.flow import Flow, fit_flow
-    from girih.flows.fold import Fold, knots, lines, make_fold, piece_of
-    from girih.flows.gate import log_gate, tied_logits
-    from girih.flows.layerwise import invert_chain
+    from girih.flows.fold import Fold, knots, lines, log_gate, make_fold, piece_of, tied_logits
     from girih.flows.push_forward import Latents, PushForward
     from girih.flows.rad import RAD, RealNVP, couplings, masks
     from girih.flows.scaling import Standardise, Whiten

@@ -18,8 +18,7 @@ from zuko.nn import MLP
 
 from girih._options import real, whole
 from girih.errors import ParameterError, ShapeError
-from girih.flows import gate
-from girih.flows.fold import Fold, check_pieces, lines, make_fold, piece_of, unbend
+from girih.flows.fold import Fold, check_pieces, lines, log_gate, make_fold, piece_of, tied_logits, unbend
 
 # On the last layer of what shapes the folds: at the start they hardly depend on the other features. After 600 steps the
 # NLL is 0.2 nats lower on a ring of Gaussians than without; Real NVP gains nothing from it there.
@@ -40,7 +39,7 @@ class RADCoupling(LazyTransform):
         z_2, k = fold(x_2 - shift; slopes, half_width),   (shift, slopes, half_width, ends) = s(x_1, c)
         p(k | z) = prod_i p(k_i | z),                     gate logits from ends and s'(x_1, c, u_2)
 
-    with `u_2 = clamp(z_2 / height, -1, 1)`, see `girih.flows.fold` and `girih.flows.gate`. In the tail of a feature,
+    with `u_2 = clamp(z_2 / height, -1, 1)`, see `girih.flows.fold` and `girih.flows.fold`. In the tail of a feature,
     the gate of the others does not see how far out it is: so z and its gate take one pass. Called with a context, it
     gives a `FoldTransform`, which goes into any stack of zuko's transforms.
 
@@ -260,7 +259,7 @@ class FoldTransform(Transform):
 
     def _gate(self, inputs: Tensor, u: Tensor, ends: Tensor, fold: Fold) -> Tensor:
         free = self.layer.gate_network(torch.cat((inputs, u.squeeze(-1)), -1)).unflatten(-1, (-1, self.layer.pieces))
-        return gate.log_gate(gate.tied_logits(u, ends, free, fold.half_width), fold.log_slopes)
+        return log_gate(tied_logits(u, ends, free, fold.half_width), fold.log_slopes)
 
     def _call(self, x: Tensor) -> Tensor:
         return self._folded(x)[0]

@@ -16,8 +16,8 @@ from zuko.lazy import LazyDistribution
 from girih._arrays import Rows, as_rows
 from girih._options import real, whole
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
+from girih.flows.chains import is_bijective_chain
 from girih.flows.fitting import mean_nll
-from girih.flows.layerwise import is_bijective_chain
 from girih.flows.push_forward import PushForward
 from girih.flows.scaling import check_varying
 from girih.geometry.priors import PriorLike, as_prior
@@ -96,7 +96,7 @@ class DGNFlow(LazyDistribution):
 
     @property
     def trace(self) -> Trace:
-        """What `girih.trace` makes of the generator as it is built now."""
+        """The trace of the generator as it is built now."""
         return self._followed.trace
 
     @classmethod
@@ -121,7 +121,7 @@ class DGNFlow(LazyDistribution):
 
     @property
     def is_bijective(self) -> bool:
-        """Whether it is inverted layer by layer, as bijective chains are with the parameters of now."""
+        """Tells whether it is inverted layer by layer, as bijective chains are with the parameters of now."""
         return is_bijective_chain(self.trace)
 
     def forward(self, c: Tensor | None = None) -> PushForward:

@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one transform of a stack does to x."""
+    """The effect of one transform of a stack on x."""
 
     x: Tensor  # (..., D)
     z: Tensor  # (..., D)
@@ -84,7 +84,7 @@ class FlowDistribution(Distribution):
 
     @property
     def index_sizes(self) -> list[int]:
-        """How many entries of k each of the folds has."""
+        """The number of entries of k that each of the folds has."""
         return [len(fold.layer.folded) for fold in self.folds]
 
     def log_prob(self, value: Rows) -> Tensor:
@@ -237,7 +237,7 @@ class FlowDistribution(Distribution):
         return x
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> FlowDistribution:
-        """The same distribution, repeated."""
+        """Repeats the distribution over a batch."""
         return FlowDistribution(self.transforms, self.base.expand(torch.Size(batch_shape)), self._like)
 
     def _event(self, value: Rows, name: str) -> Tensor:

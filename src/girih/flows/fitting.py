@@ -34,16 +34,16 @@ class Trained(Protocol):
         """`-log p(x | c)` of rows `(B, D + C)`, `(B,)`."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All numbers."""
+        """All numbers by name."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
         """Take over all numbers of another."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Whether they are trained."""
+        """Sets whether the parameters are trained."""
 
 
 def maximise(
@@ -122,7 +122,7 @@ class _Averaged(nn.Module):
             torch._foreach_lerp_(list(self.mean.parameters()), [p.detach() for p in self.flow.parameters()], weight)
 
     def nll(self, rows: Tensor) -> Tensor:
-        """That of the mean."""
+        """The NLL of the running mean."""
         return self.mean.nll(rows)
 
 

@@ -33,7 +33,7 @@ class StandardNormal(LazyDistribution):
         self.register_buffer("zeros", torch.zeros(features), persistent=False)
 
     def forward(self, c: Tensor | None = None) -> Independent[Normal]:
-        """The distribution."""
+        """Gives the distribution of z."""
         return Independent(Normal(self.zeros, 1.0, validate_args=False), 1, validate_args=False)
 
 

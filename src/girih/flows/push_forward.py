@@ -12,8 +12,7 @@ from torch.distributions import Distribution, constraints
 from girih._arrays import Rows, as_tensor, check_finite
 from girih._options import whole
 from girih.errors import ShapeError
-from girih.flows.kinks import crossings
-from girih.flows.layerwise import invert_chain, is_bijective_chain
+from girih.flows.chains import crossings, invert_chain, is_bijective_chain
 from girih.geometry.invert import preimages_by
 from girih.geometry.priors import Prior
 from girih.geometry.search import Search
@@ -22,7 +21,7 @@ from girih.partition import Partition
 
 
 class Generator(Protocol):
-    """What is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
+    """A map that is pushed forward: a `DGNFlow`, or anything with a trace that follows its parameters, and a prior."""
 
     features: int
     prior: Prior
@@ -85,7 +84,7 @@ class PushForward(Distribution):
     def smooth_log_prob(self, rows: Tensor) -> Tensor:
         """`log_prob` of checked rows `(N, D)`, whose gradient is that of the mean over the distribution of the rows.
 
-        Of chains only, see `girih.flows.layerwise.invert_chain` and `girih.flows.kinks`; else it is `log_prob`.
+        Of chains only, see `girih.flows.chains`; else it is `log_prob`.
         """
         traced = self._flow.trace
         if len(rows) == 1 or traced.chain is None:

@@ -112,7 +112,7 @@ def dgn_flow_from(tensors: Mapping[str, Tensor], net: nn.Module) -> DGNFlow:
 
 
 def _described(layer: Any) -> dict[str, Any]:
-    """What is needed to build a layer of the same shape."""
+    """Plain values that are enough to build a layer of the same shape."""
     if type(layer) is Standardise:
         return {"layer": "standardise"}
     if type(layer) is Whiten:

@@ -122,12 +122,12 @@ class GAN(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters, and of the rows that are generated."""
+        """The type of the parameters, and of the rows that are generated."""
         return type_of(self.generator, self.discriminator)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device that holds the parameters."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     def generate(self, z: Rows) -> Tensor:
@@ -343,7 +343,7 @@ class AdversarialStepper:
 
 
 def _discriminator_loss(gan: GAN, batch: Tensor) -> Tensor:
-    """Of a batch and as many generated rows, `()`."""
+    """The loss of the discriminator on a batch and as many generated rows, `()`."""
     with torch.no_grad():
         fake = gan.generate(_latents(gan, batch))
     real_values, fake_values = gan.discriminate(batch), gan.discriminate(fake)
@@ -358,7 +358,7 @@ def _latents(gan: GAN, batch: Tensor) -> Tensor:
 
 
 def _move(loss: Tensor, parameters: list[nn.Parameter], optimizer: Optimizer, name: str, step: int) -> float:
-    """One step of one player; gradients of the other's parameters are not even computed."""
+    """Takes a step of one player; gradients of the other's parameters are not even computed."""
     value = loss.item()
     check_loss(value, name, step, optimizer)
     optimizer.zero_grad()

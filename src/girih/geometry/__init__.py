@@ -1,7 +1,7 @@
 """What the maps of a generator's cells say: dimension, volume, angles, density and entropy on the manifold."""
 
 from girih.geometry.angles import Angles, angles, basis, disentanglement, mean_overlap
-from girih.geometry.cells import Cells, CellValues, enumerate_cells
+from girih.geometry.cells import Cells, CellValues, enumerate_cells, sample_cells, segment_cells, walk_cells
 from girih.geometry.density import Entropy, ManifoldDensity, density, entropy, folded_entropy, latent_density
 from girih.geometry.dimension import (
     dimension_bound,
@@ -15,9 +15,8 @@ from girih.geometry.dropout import DropoutDimensions, dropout_dimensions, noisy_
 from girih.geometry.elbow import ApproximationElbow, elbow
 from girih.geometry.injective import Injectivity, distance_to_span, is_injective
 from girih.geometry.invert import Inverse, Preimages, invert, preimages
-from girih.geometry.nearest import nearest_in_cell
+from girih.geometry.pieces import nearest_in_cell
 from girih.geometry.priors import Uniform
-from girih.geometry.sampling import sample_cells, segment_cells, walk_cells
 from girih.geometry.search import Search
 from girih.geometry.smoothing import SmoothGenerator, smooth
 from girih.geometry.uniform import ManifoldSample, Uniformity, sample_uniform_on_manifold, uniformity

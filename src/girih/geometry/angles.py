@@ -12,9 +12,8 @@ from torch import Tensor
 from girih._arrays import ArrayLike, as_indices
 from girih._options import wholes
 from girih.errors import ParameterError, ShapeError
-from girih.geometry.cells import Cells, CellValues, as_cells, chunks
+from girih.geometry.cells import Cells, CellValues, Shown, as_cells, chunks
 from girih.geometry.dimension import RANK_TOLERANCE, Source
-from girih.geometry.shown import Shown
 
 _NORMS = ("spectral", "frobenius", "sum")
 

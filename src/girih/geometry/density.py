@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from girih._arrays import ArrayLike, as_rows
 from girih._options import whole
-from girih.geometry.cells import Cells, as_cells, box, prior_of
+from girih.geometry.cells import Cells, Shown, as_cells, box, distinct_cells, prior_of
 from girih.geometry.dimension import RANK_TOLERANCE, Source, log_volume
 from girih.geometry.invert import TOLERANCE, Preimages, as_partition, preimages
 from girih.geometry.priors import PriorLike, UniformPrior, as_prior
-from girih.geometry.sampling import distinct_cells
-from girih.geometry.shown import Shown
 from girih.networks import Trace, trace
 from girih.partition import Partition
 

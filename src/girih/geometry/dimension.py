@@ -71,7 +71,7 @@ def intrinsic_dimension(cells: Source, tolerance: float = RANK_TOLERANCE) -> Cel
 
 
 def nonzero(cells: Cells, tolerance: float) -> Tensor:
-    """Which singular values count, `(R, S)`."""
+    """Tells which singular values count, `(R, S)`."""
     tolerance = real(tolerance, "tolerance", positive=False)
     if tolerance >= 1.0:
         raise ParameterError(f"tolerance must be below 1, got {tolerance}")
@@ -110,7 +110,7 @@ def ranks(A: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
 
 
 def log_volume(cells: Source, tolerance: float = RANK_TOLERANCE, pseudo: bool = False) -> CellValues:
-    r"""How much every cell is stretched, `log sqrt det(A^T A) = sum_i log sigma_i`, in nats.
+    r"""The log of how much every cell is stretched, `log sqrt det(A^T A) = sum_i log sigma_i`, in nats.
 
     Args:
         cells: as in `singular_values`.
@@ -245,7 +245,7 @@ def _bottlenecks(traced: Trace) -> list[int]:
 
 
 def _reaches(traced: Trace, end: int, without: int) -> bool:
-    """Whether a path leads from the latent to a step when one step is taken out."""
+    """Tells whether a path leads from the latent to a step when one step is taken out."""
     seen, queue = set(), [end]
     while queue:
         index = queue.pop()

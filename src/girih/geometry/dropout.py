@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,22 +12,21 @@ from torch import Tensor, nn
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import ParameterError, UnsupportedLayerError
-from girih.geometry.cells import enumerate_cells
-from girih.geometry.dimension import RANK_TOLERANCE, intrinsic_dimension
-from girih.geometry.noisy_ranks import ranks_met
+from girih.geometry.cells import Shown, enumerate_cells
+from girih.geometry.dimension import RANK_TOLERANCE, intrinsic_dimension, ranks
 from girih.geometry.priors import Prior, PriorLike, as_prior
-from girih.geometry.shown import Shown
 from girih.networks import Abs, KinkStep, LinearStep, Trace, trace
 from girih.partition import MAX_LATENT_DIM
 
 KINDS = ("dropout", "dropconnect")
 _SAMPLED = 2000  # latents for each realisation, as in Figure 2 of the paper
 _BUDGET = 1 << 20  # numbers in the largest array of a batch of realisations: 8 MB
+_WORD = 62  # bits of a pattern in one whole number
 
 
 @dataclass(frozen=True, repr=False)
 class DropoutDimensions(Shown):
-    """How often the cells of noisy generators have each intrinsic dimension.
+    """The share of the cells of noisy generators that have each intrinsic dimension.
 
     Attributes:
         dimensions: 0 to S, `(S + 1,)`.
@@ -191,7 +191,7 @@ class _Noise:
         self.noisy = len(layers) - (not output_noise)
 
     def masks(self) -> list[Tensor]:
-        """What is kept of each affine layer: of its outputs `(out,)`, or of its weights `(out, in)`."""
+        """Draws what is kept of each affine layer: of its outputs `(out,)`, or of its weights `(out, in)`."""
         kept = []
         for index, weight in enumerate(self.weights):
             shape = weight.shape[: 1 if self.kind == "dropout" else 2]
@@ -202,7 +202,7 @@ class _Noise:
         return kept
 
     def next_seed(self) -> int:
-        """Of the latents of a realisation."""
+        """Draws the seed of the latents of a realisation."""
         return int(torch.randint(1 << 62, (), generator=self.generator))
 
 
@@ -294,3 +294,90 @@ def _activation(slope: Tensor) -> nn.Module:
             layer.weight.copy_(slope)
         return layer
     return nn.ReLU() if first == 0.0 else Abs() if first == -1.0 else nn.LeakyReLU(first)
+
+
+def ranks_met(
+    traced: Trace, weights: Sequence[Tensor], biases: Sequence[Tensor], z: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    r"""The number of draws in cells of each rank, and of these cells, `(B, S + 1)` each.
+
+    The generators are a chain with other parameters in its affine layers. All layers are batched products, and each
+    cell is looked at once.
+
+    Args:
+        traced: the chain, for the order of layers and the slopes.
+        weights: of each affine layer, `(B, out, in)`.
+        biases: of each affine layer, `(B, out)`.
+        z: the draws, `(B, n, S)`.
+        tolerance: as in `intrinsic_dimension`.
+    """
+    batch, n, S = z.shape
+    signs = _signs(traced, weights, biases, z.mT.contiguous())
+    owner, first, count = _distinct(signs, batch, n)
+    place, most = _places(owner, batch)
+    chosen = torch.zeros(batch, most, dtype=torch.int64)
+    chosen[owner, place] = first
+    rank = ranks(_maps(traced, weights, signs, chosen)[owner, place], tolerance)
+    index = owner * (S + 1) + rank
+    met = torch.bincount(index, count, batch * (S + 1)).reshape(batch, S + 1)
+    return met, torch.bincount(index, minlength=batch * (S + 1)).reshape(batch, S + 1)
+
+
+def _signs(traced: Trace, weights: Sequence[Tensor], biases: Sequence[Tensor], h: Tensor) -> list[Tensor]:
+    """Tells which units are above their kinks at each draw, `(B, units, n)` for each activation."""
+    signs = []
+    layers = iter(zip(weights, biases, strict=True))
+    for stage in traced.chain or ():
+        if isinstance(stage, LinearStep):
+            weight, bias = next(layers)
+            h = torch.baddbmm(bias[:, :, None], weight, h)
+        else:
+            above = h > 0
+            signs.append(above)
+            h = torch.where(above, h, h * stage.slope.detach().cpu().reshape(-1, 1))
+    return signs
+
+
+def _distinct(signs: list[Tensor], batch: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The generator of each cell, the index of a draw in it, and the number of its draws, all `(R,)`."""
+    code = torch.arange(batch)[:, None].expand(batch, n).reshape(-1)
+    bits = torch.cat([torch.empty(batch, 0, n, dtype=torch.bool), *signs], 1)
+    for start in range(0, bits.shape[1], _WORD):
+        part = bits[:, start : start + _WORD]
+        word = torch.zeros(batch, n, dtype=torch.int64)
+        for place in range(part.shape[1]):
+            word += part[:, place].to(torch.int64) << place
+        known, word = word.reshape(-1).unique(return_inverse=True)
+        code = (code * len(known) + word).unique(return_inverse=True)[1]
+    count = torch.bincount(code)
+    first = torch.empty_like(count)
+    first[code] = torch.arange(batch * n)
+    return first // n, first % n, count.to(torch.float64)
+
+
+def _places(owner: Tensor, batch: int) -> tuple[Tensor, int]:
+    """The place of each cell among those of its generator, and the largest number of cells."""
+    order = owner.argsort(stable=True)
+    number = torch.bincount(owner, minlength=batch)
+    begin = number.cumsum(0) - number
+    place = torch.empty_like(owner)
+    place[order] = torch.arange(len(owner)) - begin[owner[order]]
+    return place, int(number.max())
+
+
+def _maps(traced: Trace, weights: Sequence[Tensor], signs: list[Tensor], chosen: Tensor) -> Tensor:
+    """A at the chosen draws `(B, m)` of each generator, `(B, m, D, S)`."""
+    batch, m = chosen.shape
+    S = traced.latent_dim
+    jet = torch.eye(S, dtype=torch.float64)[None, :, None].expand(batch, S, m, S)
+    layers, kinks = iter(weights), iter(signs)
+    for stage in traced.chain or ():
+        if isinstance(stage, LinearStep):
+            weight = next(layers)
+            jet = torch.bmm(weight, jet.reshape(batch, jet.shape[1], m * S)).reshape(batch, -1, m, S)
+        else:
+            above = next(kinks)
+            above = above.gather(2, chosen[:, None].expand(batch, above.shape[1], m))
+            slope = torch.where(above, 1.0, stage.slope.detach().cpu().reshape(-1, 1))
+            jet = jet * slope[..., None]
+    return jet.permute(0, 2, 1, 3)

@@ -14,7 +14,7 @@ from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError
-from girih.geometry.shown import Shown
+from girih.geometry.cells import Shown
 from girih.networks import mlp
 
 _RATE = 1e-2  # of Adam

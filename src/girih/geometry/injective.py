@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from girih._options import whole
 from girih.errors import CellLimitError, GirihError
-from girih.geometry.cells import jets
+from girih.geometry.cells import Shown, jets
 from girih.geometry.dimension import RANK_TOLERANCE
 from girih.geometry.invert import as_partition, images, preimages_by
 from girih.geometry.search import Search
-from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.memory import Array
@@ -48,7 +47,7 @@ class Injectivity(Shown):
 
 
 def is_injective(net: nn.Module | Trace | Partition, max_pairs: int = 100_000) -> Injectivity:
-    r"""Whether `g(z) = g(z')` holds for `z = z'` only; S <= 3. With a pair of latents where not.
+    r"""Tells whether `g(z) = g(z')` holds for `z = z'` only; S <= 3. With a pair of latents where not.
 
     Full rank on every cell is needed but not enough: the images of different cells may meet. A tree over the images
     finds the pairs of cells that are close enough. Those whose planes meet in more than a point are decided by linear
@@ -144,7 +143,7 @@ def second_preimage(search: Search) -> Tensor | None:
 
 
 def _open_pairs(part: Partition, A: Tensor, b: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Those of some pairs of cells that linear programs have to decide, `(P, 2)`, or a witness that was found.
+    """The pairs of cells that linear programs have to decide, `(P, 2)`, or a witness that was found.
 
     The planes of two cells have no point in common; or one, which is in both cells or not; or points with `z = z'`
     only; or they are left to the programs. The maps `A`, `b` are about the origins of the cells.

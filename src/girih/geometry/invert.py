@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
 from girih.errors import ParameterError
-from girih.geometry.cells import chunks
+from girih.geometry.cells import Shown, chunks
 from girih.geometry.pieces import Rows
 from girih.geometry.search import Search
-from girih.geometry.shown import Shown
 from girih.networks import Trace, trace
 from girih.partition import MAX_LATENT_DIM, Partition
 
@@ -144,7 +143,7 @@ def _descend(traced: Trace, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _good_starts(traced: Trace, x: Tensor, draws: Tensor, tries: int) -> Tensor:
-    """For each row the draws `(m, S)` whose images are nearest, `(N, tries, S)`."""
+    """The draws `(m, S)` whose images are nearest to each row, `(N, tries, S)`."""
     with torch.no_grad():
         images = traced(draws)
     return draws[torch.cdist(x, images).topk(tries, dim=1, largest=False).indices]

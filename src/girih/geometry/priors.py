@@ -15,7 +15,7 @@ from girih.partition.partition import prior_covariance
 
 
 class Prior(Protocol):
-    """What the quantities ask of a latent distribution."""
+    """A latent distribution, by what the quantities ask of it."""
 
     dim: int
 
@@ -71,7 +71,7 @@ class UniformPrior:
 
 
 class GaussianPrior:
-    """`N(0, covariance)`."""
+    """The Gaussian `N(0, covariance)`."""
 
     def __init__(self, covariance: Tensor) -> None:
         self.covariance, self.dim = covariance, len(covariance)

@@ -248,7 +248,7 @@ class _Best:
             self.distance[r], self._piece[r], self._t[r] = distance, p, t
 
     def found(self) -> Found:
-        """What is known when all pairs were looked at."""
+        """The result when all pairs were looked at."""
         assert (self._piece >= 0).all(), "every row has a nearest piece"
         return Found(self._piece, self._t, self.distance)
 

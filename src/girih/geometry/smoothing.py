@@ -38,7 +38,7 @@ class SmoothGenerator(nn.Module):
 
     @property
     def beta(self) -> float:
-        """How sharp the choice is, from 0 (all pieces alike) to 1 (the network itself); may be set."""
+        """The sharpness of the choice, from 0 (all pieces alike) to 1 (the network itself); it may be set."""
         return self._beta
 
     @beta.setter
@@ -46,7 +46,7 @@ class SmoothGenerator(nn.Module):
         self._beta = as_beta(value)
 
     def extra_repr(self) -> str:
-        """What is printed with the module."""
+        """Shown by `print(module)`."""
         return f"beta={self.beta}"
 
     def forward(self, z: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from girih._arrays import ArrayLike
 from girih._options import real, whole
 from girih.errors import ParameterError
-from girih.geometry.cells import as_cells, jets, prior_of
+from girih.geometry.cells import Shown, as_cells, jets, prior_of
 from girih.geometry.density import log_volume_of
 from girih.geometry.dimension import Source, log_volume
 from girih.geometry.priors import PriorLike
-from girih.geometry.shown import Shown
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.cells import Domain
@@ -135,7 +134,7 @@ def _simplices(vertices: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Uniformity:
-    """How evenly a uniform prior is spread over the manifold.
+    """The evenness of a uniform prior on the manifold.
 
     Attributes:
         uniform: whether the log volumes of all cells with prior mass agree.
@@ -149,7 +148,7 @@ class Uniformity:
 
 
 def uniformity(cells: Source, prior: PriorLike | None = None, tolerance: float = 1e-9) -> Uniformity:
-    r"""Whether `det(A^T A)` is the same on all cells with prior mass: then a uniform latent gives uniform points.
+    r"""Tells whether `det(A^T A)` is the same on all cells with prior mass: then a uniform latent gives uniform points.
 
     Args:
         cells: as in `entropy`; for sampled cells, whether it is the same on those.

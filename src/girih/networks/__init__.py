@@ -1,7 +1,6 @@
 """What a generator is: builders, and tracing torch modules to affine and piecewise-linear steps."""
 
 import warnings
-from typing import Any
 
 from girih.networks.affine_maps import AffineMap, Convolution, LinearMap
 from girih.networks.convolutional import conv_generator, svhn_decoder, svhn_encoder
@@ -59,7 +58,7 @@ __all__ = [
 _RENAMED = {"Affine": LinearStep, "PiecewiseLinear": KinkStep}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[Step]:
     if name in _RENAMED:
         kind = _RENAMED[name]
         warnings.warn(f"girih.networks.{name} is now {kind.__name__}", DeprecationWarning, stacklevel=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from girih.errors import ParameterError
 from girih.networks.affine_rules import concatenate, dimensions, for_each, negate, spatial_dimensions
 from girih.networks.live_tensors import Source
-from girih.networks.trace_builder import Builder, Feature, Operand, Sizes
+from girih.networks.trace_builder import Builder, Feature, MaxPoolCall, Operand, Sizes
 
 SMOOTH = "; a smooth activation has no cells; use a piecewise-linear one (ReLU, LeakyReLU, Hardtanh, Abs). "
 
@@ -38,17 +38,17 @@ def piecewise(
 
 
 def relu(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu`."""
+    """`F.relu` as steps."""
     return piecewise(b, h, (0.0,), (0.0, 1.0), (0.0, 0.0))
 
 
 def absolute(b: Builder, h: Feature) -> Feature:
-    """`torch.abs`."""
+    """`torch.abs` as steps."""
     return piecewise(b, h, (0.0,), (-1.0, 1.0), (0.0, 0.0))
 
 
 def leaky_relu(b: Builder, h: Feature, negative_slope: float = 0.01, inplace: bool = False) -> Feature:
-    """`F.leaky_relu`."""
+    """`F.leaky_relu` as steps."""
     return piecewise(b, h, (0.0,), (negative_slope, 1.0), (0.0, 0.0))
 
 
@@ -73,12 +73,12 @@ def prelu(b: Builder, h: Feature, weight: Source) -> Feature:
 
 
 def hardtanh(b: Builder, h: Feature, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Feature:
-    """`F.hardtanh`."""
+    """`F.hardtanh` as steps."""
     return piecewise(b, h, (min_val, max_val), (0.0, 1.0, 0.0), (min_val, 0.0, max_val))
 
 
 def relu6(b: Builder, h: Feature, inplace: bool = False) -> Feature:
-    """`F.relu6`."""
+    """`F.relu6` as steps."""
     return hardtanh(b, h, 0.0, 6.0)
 
 
@@ -88,7 +88,7 @@ def hardsigmoid(b: Builder, h: Feature, inplace: bool = False) -> Feature:
 
 
 def softshrink(b: Builder, h: Feature, lambd: float = 0.5) -> Feature:
-    """`F.softshrink`."""
+    """`F.softshrink` as steps."""
     return piecewise(b, h, (-lambd, lambd), (1.0, 0.0, 1.0), (lambd, 0.0, -lambd)) if lambd else h
 
 
@@ -104,45 +104,43 @@ def threshold(b: Builder, h: Feature, threshold: float, value: float, inplace: b
     return piecewise(b, h, (threshold,), (0.0, 1.0), (value, 0.0))
 
 
-def clamp(b: Builder, h: Feature, min: Any = None, max: Any = None) -> Feature:
+def clamp(b: Builder, h: Feature, min: Operand | None = None, max: Operand | None = None) -> Feature:
     """`torch.clamp` with numbers."""
     if isinstance(min, Source | Feature) or isinstance(max, Source | Feature):
         b.refuse(" is supported with numbers as bounds, not tensors")
-    if min is None and max is None:
-        return h
-    if max is None:
+    if min is not None and max is not None:
+        return hardtanh(b, h, min, max)
+    if min is not None:
         return piecewise(b, h, (min,), (0.0, 1.0), (min, 0.0))
-    if min is None:
-        return piecewise(b, h, (max,), (1.0, 0.0), (0.0, max))
-    return hardtanh(b, h, min, max)
+    return h if max is None else piecewise(b, h, (max,), (1.0, 0.0), (0.0, max))
 
 
 def clamp_max(b: Builder, h: Feature, max: Operand) -> Feature:
-    """`torch.clamp_max`."""
+    """`torch.clamp_max` as steps."""
     return clamp(b, h, None, max)
 
 
-def max_pool(
-    b: Builder,
-    h: Feature,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Feature:
-    """`F.max_pool1d`, `F.max_pool2d`."""
-    if return_indices:
+@dataclass(frozen=True)
+class Window:
+    """A window that moves over lines or pictures: one number for each dimension."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def max_pool(b: Builder, h: Feature, call: MaxPoolCall) -> Feature:
+    """`F.max_pool1d`, `F.max_pool2d` as steps."""
+    if call.return_indices:
         b.refuse(" with return_indices=True, which is not supported")
     spatial = spatial_dimensions(b, h)
-    kernel, padding, dilation = (for_each(v, spatial) for v in (kernel_size, padding, dilation))
-    stride = kernel if stride is None or stride == [] or stride == () else for_each(stride, spatial)
+    kernel, padding, dilation = (for_each(v, spatial) for v in (call.kernel_size, call.padding, call.dilation))
+    window = Window(kernel, for_each(call.stride, spatial) if call.stride else kernel, padding, dilation)
     zeros = torch.zeros(1, *h.shape, dtype=torch.float64, device=b.device)
     pool = getattr(F, f"max_pool{spatial}d")
-    shape = tuple(pool(zeros, kernel, stride, padding, dilation, ceil_mode).shape[1:])
-    windows = _windows(b, h, kernel, stride, padding, dilation, shape[1:])
-    return b.maximum(h, windows, shape)
+    shape = tuple(pool(zeros, *vars(window).values(), call.ceil_mode).shape[1:])
+    return b.maximum(h, _members(b, h, window, shape[1:]), shape)
 
 
 def adaptive_max_pool(b: Builder, h: Feature, output_size: Sizes, return_indices: bool = False) -> Feature:
@@ -152,7 +150,7 @@ def adaptive_max_pool(b: Builder, h: Feature, output_size: Sizes, return_indices
     if any(n % size for n, size in zip(inputs, outputs, strict=True)):
         b.refuse(f" from {inputs} to {tuple(outputs)}, which is supported only where the sizes divide; use MaxPool")
     kernel = tuple(n // size for n, size in zip(inputs, outputs, strict=True))
-    return max_pool(b, h, kernel, return_indices=return_indices)
+    return max_pool(b, h, MaxPoolCall(kernel, return_indices=return_indices))
 
 
 def maxout(b: Builder, h: Feature, pieces: int) -> Feature:
@@ -165,7 +163,7 @@ def maxout(b: Builder, h: Feature, pieces: int) -> Feature:
 
 
 def amax(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
-    """`torch.amax`."""
+    """`torch.amax` as steps."""
     dims = dimensions(b, h, dim)
     index = b.numbered(h)[0].long()
     size = math.prod(h.shape[d - 1] for d in dims)
@@ -176,7 +174,7 @@ def amax(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) 
 
 
 def amin(b: Builder, h: Feature, dim: Sizes | None = (), keepdim: bool = False) -> Feature:
-    """`torch.amin`."""
+    """`torch.amin` as steps."""
     return negate(b, amax(b, negate(b, h), dim, keepdim))
 
 
@@ -197,36 +195,36 @@ def minimum(b: Builder, left: Operand, right: Operand) -> Feature:
     return negate(b, maximum(b, negate(b, left), negate(b, right)))
 
 
-def maximum_or_reduce(b: Builder, h: Feature, *args: Any, lower: bool = False, **kwargs: Any) -> Any:
+def largest(
+    b: Builder, h: Feature, dim: Sizes | Feature | Source = (), keepdim: bool = False, *, other: Operand | None = None
+) -> Feature | tuple[Feature, None]:
     """`torch.max`: of two branches, or over a dimension, where it gives values and places."""
-    if (args and isinstance(args[0], Feature | Source)) or "other" in kwargs:
-        return (minimum if lower else maximum)(b, h, *args, **kwargs)
-    return ((amin if lower else amax)(b, h, *args, **kwargs), None)
+    if isinstance(dim, Feature | Source):
+        return maximum(b, h, dim)
+    return (amax(b, h, dim, keepdim), None) if other is None else maximum(b, h, other)
 
 
-def _windows(
-    b: Builder,
-    h: Feature,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    outputs: Sequence[int],
-) -> Tensor:
+def smallest(
+    b: Builder, h: Feature, dim: Sizes | Feature | Source = (), keepdim: bool = False, *, other: Operand | None = None
+) -> Feature | tuple[Feature, None]:
+    """`torch.min`, as `largest`."""
+    if isinstance(dim, Feature | Source):
+        return minimum(b, h, dim)
+    return (amin(b, h, dim, keepdim), None) if other is None else minimum(b, h, other)
+
+
+def _members(b: Builder, h: Feature, window: Window, outputs: Sequence[int]) -> Tensor:
     """The features in the window of each output, `(size, m)`; windows cut off at the border repeat their last."""
     index = b.numbered(h)[0] + 1  # 0 marks the padding
-    if len(kernel) == 1:  # a line as a picture of height 1
-        index = index[:, None, :]
-        kernel, stride, padding, dilation, outputs = (
-            (one, *rest)
-            for one, rest in zip((1, 1, 0, 1, 1), (kernel, stride, padding, dilation, outputs), strict=True)
-        )
+    if len(window.kernel) == 1:  # a line as a picture of height 1
+        index, outputs = index[:, None, :], (1, *outputs)
+        window = Window((1, *window.kernel), (1, *window.stride), (0, *window.padding), (1, *window.dilation))
     sides: list[int] = []
-    for k, s, p, d, n, size in zip(kernel, stride, padding, dilation, outputs, index.shape[1:], strict=True):
+    for k, s, p, d, n, size in zip(*vars(window).values(), outputs, index.shape[1:], strict=True):
         extent = (n - 1) * s + d * (k - 1) + 1
         sides = [p, extent - size - p, *sides]  # F.pad counts from the last dimension; below 0 it crops
     padded = F.pad(index[:, None], sides)
-    windows = F.unfold(padded, tuple(kernel), dilation=tuple(dilation), stride=tuple(stride))  # (C, m, L)
+    windows = F.unfold(padded, window.kernel, dilation=window.dilation, stride=window.stride)  # (C, m, L)
     members = windows.mT.reshape(-1, windows.shape[1]).long()
     order = (members == 0).sort(dim=1, stable=True).indices
     members = members.gather(1, order)

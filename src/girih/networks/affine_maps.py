@@ -43,7 +43,7 @@ class AffineMap(Protocol):
         """The part without the bias."""
 
     def bias(self) -> Tensor | None:
-        """What is added, broadcast to `(*shape)`; `None` for nothing."""
+        """The part that is added, broadcast to `(*shape)`; `None` for nothing."""
 
 
 def _signed(value: Tensor, absolute: bool) -> Tensor:
@@ -59,11 +59,11 @@ class LinearMap:
     module: nn.Linear | None = None
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
-        """W h, in the precision of h."""
+        """The product W h, in the precision of h."""
         return F.linear(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
 
     def bias(self) -> Tensor | None:
-        """V."""
+        """The shift v, `(out,)`."""
         return None if self.shift is None else self.shift.value
 
 
@@ -133,12 +133,12 @@ class Average:
     padding: Tensor | None = None  # where a constant is put, that constant; 0 elsewhere
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
-        """The function."""
+        """The function of torch, of the features."""
         result: Tensor = _FUNCTIONS[self.function](values[0], *self.args, **self.options)
         return result
 
     def bias(self) -> Tensor | None:
-        """The padding."""
+        """The constant that is put around the features, if any."""
         return self.padding
 
 
@@ -156,7 +156,7 @@ class Selection:
         return chosen.reshape(-1, *self.shape)
 
     def bias(self) -> Tensor | None:
-        """None."""
+        """There is none."""
         return None
 
 
@@ -175,7 +175,7 @@ class Combination:
         return total
 
     def bias(self) -> Tensor | None:
-        """None."""
+        """There is none."""
         return None
 
 
@@ -202,7 +202,7 @@ class Concatenation:
         return torch.cat(parts, self.dim)
 
     def bias(self) -> Tensor | None:
-        """The constants."""
+        """The constants in their places, if any."""
         return None if self.shift is None else self.shift.value
 
 
@@ -218,7 +218,7 @@ class Product:
     equation: str = ""
 
     def linear(self, *values: Tensor, absolute: bool = False) -> Tensor:
-        """The product."""
+        """The product with the weight."""
         return self.times(values[0], _signed(self.weight.value, absolute).to(values[0].dtype))
 
     def times(self, h: Tensor, weight: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class Product:
         return result
 
     def bias(self) -> Tensor | None:
-        """None."""
+        """There is none."""
         return None
 
 
@@ -250,7 +250,7 @@ class Scaling:
         return (values[0] / factor if self.divide else values[0] * factor).expand(-1, *self.shape)
 
     def bias(self) -> Tensor | None:
-        """The shift."""
+        """The shift, in float64."""
         if self.shift is None:
             return None
         shift = self.shift.value if isinstance(self.shift, Source) else torch.tensor(self.shift, dtype=torch.float64)

@@ -6,12 +6,12 @@ tensors that do not, numbers for the rest. It returns a `Feature`, or a tuple of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from girih.networks.affine_maps import (
     Average,
@@ -24,13 +24,26 @@ from girih.networks.affine_maps import (
     Scaling,
 )
 from girih.networks.live_tensors import Derived, Fixed, Method, Source
-from girih.networks.trace_builder import Builder, Feature, Operand, Sizes, plain
+from girih.networks.trace_builder import (
+    AveragePoolCall,
+    Builder,
+    ConvolutionCall,
+    Feature,
+    NormalisationCall,
+    Operand,
+    ResizeCall,
+    Sizes,
+    TransposedCall,
+    plain,
+)
 
-Handler = Callable[..., Any]
+Constant: TypeAlias = Source | float
 
 
-def linear(b: Builder, h: Feature, weight: Source, bias: Source | None = None, module: Any = None) -> Feature:
-    """`F.linear`."""
+def linear(
+    b: Builder, h: Feature, weight: Source, bias: Source | None = None, module: nn.Linear | None = None
+) -> Feature:
+    """`F.linear` as steps."""
     takes = weight.raw.shape[-1]
     if not h.shape or h.shape[-1] != takes:
         gives = h.shape[-1] if h.shape else 1
@@ -52,23 +65,20 @@ def matmul(b: Builder, left: Operand, right: Operand) -> Feature:
     b.refuse(" is supported only for features times a constant matrix, row by row; use a Linear layer")
 
 
-def einsum(b: Builder, equation: str, *operands: Any) -> Feature:
+def einsum(b: Builder, equation: str, *operands: Operand | Sequence[Operand]) -> Feature:
     """`torch.einsum` of features and one constant."""
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
     if len(operands) == 1 and isinstance(operands[0], Feature):
         return b.average(operands[0], "einsum", equation)
-    if (
-        len(operands) != 2
-        or not isinstance(operands[1], Feature | Source)
-        or not isinstance(operands[0], Feature | Source)
-    ):
+    if len(operands) != 2 or not all(isinstance(part, Feature | Source) for part in operands):
         b.refuse(" is supported for features and one constant")
-    swap = isinstance(operands[0], Source)
-    h, weight = operands[::-1] if swap else operands
-    if not isinstance(weight, Source):
-        b.refuse(" multiplies two branches, which is not affine on cells and not supported")
-    return _multilinear(b, Product("einsum_left" if swap else "einsum", weight, equation), h)
+    first, second = operands
+    if isinstance(first, Feature) and isinstance(second, Source):
+        return _multilinear(b, Product("einsum", second, equation), first)
+    if isinstance(first, Source) and isinstance(second, Feature):
+        return _multilinear(b, Product("einsum_left", first, equation), second)
+    b.refuse(" multiplies two branches, which is not affine on cells and not supported")
 
 
 def _multilinear(b: Builder, product: Product, h: Feature) -> Feature:
@@ -114,11 +124,11 @@ def lerp(b: Builder, start: Operand, end: Operand, weight: Operand) -> Feature:
     b.refuse(" with a weight that depends on z, which is not affine on cells and not supported")
 
 
-def _one_minus(weight: Any) -> Any:
+def _one_minus(weight: Constant) -> Constant:
     return Derived(torch.rsub, (weight, 1)) if isinstance(weight, Source) else 1.0 - weight
 
 
-def _constant_product(left: Any, right: Any) -> Any:
+def _constant_product(left: Constant, right: Constant) -> Constant:
     return Derived(torch.mul, (left, right)) if isinstance(left, Source) or isinstance(right, Source) else left * right
 
 
@@ -149,65 +159,30 @@ def masked_fill(b: Builder, h: Feature, mask: Operand, value: Operand) -> Featur
     return where(b, mask, value, h)
 
 
-def conv(b: Builder, h: Feature, weight: Source, bias: Source | None = None, *args: Any, **kwargs: Any) -> Feature:
+def conv(b: Builder, h: Feature, call: ConvolutionCall) -> Feature:
     """`F.conv1d`, `F.conv2d`: stride, padding, dilation, groups."""
-    dimensions = weight.raw.ndim - 2
-    names = ("stride", "padding", "dilation", "groups")
-    return _convolve(b, h, weight, bias, f"conv{dimensions}d", dict(zip(names, args, strict=False)) | kwargs)
+    return _convolve(b, h, "conv", call)
 
 
-def conv_transpose(
-    b: Builder, h: Feature, weight: Source, bias: Source | None = None, *args: Any, **kwargs: Any
-) -> Feature:
+def conv_transpose(b: Builder, h: Feature, call: TransposedCall) -> Feature:
     """`F.conv_transpose1d`, `F.conv_transpose2d`: stride, padding, output_padding, groups, dilation."""
-    dimensions = weight.raw.ndim - 2
-    names = ("stride", "padding", "output_padding", "groups", "dilation")
-    options = dict(zip(names, args, strict=False)) | kwargs
-    return _convolve(b, h, weight, bias, f"conv_transpose{dimensions}d", options)
+    return _convolve(b, h, "conv_transpose", call)
 
 
-def convolution(
-    b: Builder,
-    h: Feature,
-    weight: Source,
-    bias: Source | None,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    transposed: bool,
-    output_padding: Sizes,
-    groups: int,
-) -> Feature:
-    """`aten.convolution`."""
-    if transposed:
-        return conv_transpose(b, h, weight, bias, stride, padding, output_padding, groups, dilation)
-    return conv(b, h, weight, bias, stride, padding, dilation, groups)
-
-
-def _convolve(
-    b: Builder, h: Feature, weight: Source, bias: Source | None, name: str, options: dict[str, Any]
-) -> Feature:
-    dimensions = weight.raw.ndim - 2
+def _convolve(b: Builder, h: Feature, name: str, call: ConvolutionCall | TransposedCall) -> Feature:
+    dimensions = call.weight.raw.ndim - 2
     if len(h.shape) != dimensions + 1:
         b.refuse(f" takes features (channels, ...) with {dimensions} more dimensions, but is given {h.shape}")
-    return b.affine(Convolution(name, {key: plain(value) for key, value in options.items()}, weight, bias), h)
+    options = {key: plain(value) for key, value in vars(call).items() if key not in ("weight", "bias")}
+    return b.affine(Convolution(f"{name}{dimensions}d", options, call.weight, call.bias), h)
 
 
-def batch_norm(
-    b: Builder,
-    h: Feature,
-    mean: Source | None,
-    variance: Source | None,
-    weight: Source | None = None,
-    bias: Source | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Feature:
+def batch_norm(b: Builder, h: Feature, call: NormalisationCall) -> Feature:
     """`F.batch_norm` with the running statistics."""
-    if training or mean is None or variance is None:
+    if call.training or call.running_mean is None or call.running_var is None:
         b.refuse(", which here uses the statistics of the batch; use running statistics, and call net.eval() first")
-    return b.affine(Normalisation(mean, variance, weight, bias, eps, len(h.shape) - 1), h)
+    statistics = (call.running_mean, call.running_var, call.weight, call.bias)
+    return b.affine(Normalisation(*statistics, call.eps, len(h.shape) - 1), h)
 
 
 def add(b: Builder, left: Operand, right: Operand, alpha: float = 1.0) -> Feature:
@@ -246,19 +221,23 @@ def divide(b: Builder, left: Operand, right: Operand, rounding_mode: str | None 
 
 
 def negate(b: Builder, h: Feature) -> Feature:
-    """`-h`."""
+    """`-h` as a step."""
     return _scale(b, h, -1.0, None)
 
 
-def _scale(b: Builder, h: Any, factor: Any, shift: Any, divide: bool = False, sign: float = 1.0) -> Feature:
+def _scale(
+    b: Builder, h: Operand, factor: Operand, shift: Operand | None, divide: bool = False, sign: float = 1.0
+) -> Feature:
+    if not isinstance(h, Feature) or isinstance(factor, Feature) or isinstance(shift, Feature):
+        b.refuse(" is supported for features and constants")
     shape = torch.Size(h.shape)
-    constants = []
-    for value in (factor, shift):
-        if isinstance(value, Source):
-            value = _beside(b, value, len(h.shape))
-            shape = torch.broadcast_shapes(shape, value.raw.shape)
-        constants.append(value)
-    return b.affine(Scaling(constants[0], constants[1], tuple(shape), divide, sign), h)
+    if isinstance(factor, Source):
+        factor = _beside(b, factor, len(h.shape))
+        shape = torch.broadcast_shapes(shape, factor.raw.shape)
+    if isinstance(shift, Source):
+        shift = _beside(b, shift, len(h.shape))
+        shape = torch.broadcast_shapes(shape, shift.raw.shape)
+    return b.affine(Scaling(factor, shift, tuple(shape), divide, sign), h)
 
 
 def _beside(b: Builder, value: Source, dimensions: int) -> Source:
@@ -277,13 +256,13 @@ def _beside(b: Builder, value: Source, dimensions: int) -> Source:
     return Derived(Method("select"), (value, 0, 0))
 
 
-def concatenate(b: Builder, tensors: Sequence[Any], dim: int = 0) -> Feature:
+def concatenate(b: Builder, tensors: Sequence[Feature | Source], dim: int = 0) -> Feature:
     """`torch.cat` of branches and constants."""
     first = next(part for part in tensors if isinstance(part, Feature))
     dim = dim % (len(first.shape) + 1)
     features = [part for part in tensors if isinstance(part, Feature)]
     if len(features) == len(tensors):
-        return b.affine(Concatenation(dim), *tensors)
+        return b.affine(Concatenation(dim), *features)
     if dim == 0:
         b.refuse(", which mixes the rows of a batch; a generator maps each z by itself")
     parts = [part if isinstance(part, Feature) else _beside(b, part, len(first.shape)) for part in tensors]
@@ -297,19 +276,21 @@ def concatenate(b: Builder, tensors: Sequence[Any], dim: int = 0) -> Feature:
     return b.affine(Concatenation(dim, Derived(_joined, (dim - 1, held)), gaps), *features)
 
 
-def _joined(dim: int, parts: Sequence[Any]) -> torch.Tensor:
+def _joined(dim: int, parts: Sequence[torch.Tensor | tuple[int, ...]]) -> torch.Tensor:
     """Constants one after the other, with zeros of a shape between them."""
     like = next(part for part in parts if isinstance(part, torch.Tensor)).to(torch.float64)
     filled = [part.to(like) if isinstance(part, torch.Tensor) else like.new_zeros(part) for part in parts]
     return torch.cat(filled, dim)
 
 
-def stack(b: Builder, tensors: Sequence[Any], dim: int = 0) -> Feature:
+def stack(b: Builder, tensors: Sequence[Feature | Source], dim: int = 0) -> Feature:
     """`torch.stack` of branches."""
     dim = dim % (len(next(part for part in tensors if isinstance(part, Feature)).shape) + 2)
-    widen = partial(torch.unsqueeze, dim=dim)
     parts = [
-        b.move(part, widen) if isinstance(part, Feature) else Derived(torch.unsqueeze, (part, dim)) for part in tensors
+        b.moved(part, b.numbered(part).unsqueeze(dim))
+        if isinstance(part, Feature)
+        else Derived(torch.unsqueeze, (part, dim))
+        for part in tensors
     ]
     return concatenate(b, parts, dim)
 
@@ -321,12 +302,7 @@ def dropout(b: Builder, h: Feature, p: float = 0.5, training: bool = True, inpla
     return h
 
 
-def same(b: Builder, h: Feature, *args: object, **kwargs: object) -> Feature:
-    """What leaves the values as they are."""
-    return h
-
-
-def constant(value: Any) -> Any:
+def constant(value: object) -> object:
     """A tensor as a source; anything else as it is."""
     return Fixed(value) if isinstance(value, torch.Tensor) else value
 
@@ -334,54 +310,42 @@ def constant(value: Any) -> Any:
 _LINEAR_MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
 
 
-def avg_pool(b: Builder, h: Feature, *args: Any, **kwargs: Any) -> Feature:
-    """`F.avg_pool1d`, `F.avg_pool2d`."""
-    args = tuple(None if isinstance(value, list | tuple) and not value else value for value in args)
-    return b.average(h, f"avg_pool{spatial_dimensions(b, h)}d", *args, **kwargs)
+def avg_pool(b: Builder, h: Feature, call: AveragePoolCall) -> Feature:
+    """`F.avg_pool1d`, `F.avg_pool2d` as steps."""
+    spatial, stride = spatial_dimensions(b, h), call.stride or None  # aten has an empty list for none
+    args = (call.kernel_size, stride, call.padding, call.ceil_mode, call.count_include_pad)
+    return b.average(h, f"avg_pool{spatial}d", *args, *[call.divisor_override] * (spatial > 1))
 
 
-def adaptive_avg_pool(b: Builder, h: Feature, output_size: Any) -> Feature:
-    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d`."""
+def adaptive_avg_pool(b: Builder, h: Feature, output_size: Sizes | Sequence[int | None]) -> Feature:
+    """`F.adaptive_avg_pool1d`, `F.adaptive_avg_pool2d` as steps."""
     return b.average(h, f"adaptive_avg_pool{spatial_dimensions(b, h)}d", output_size)
 
 
-def interpolate(
-    b: Builder,
-    h: Feature,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Feature:
+def interpolate(b: Builder, h: Feature, call: ResizeCall) -> Feature:
     """`F.interpolate` by nearest neighbours or linearly."""
-    if mode not in _LINEAR_MODES:
-        b.refuse(f" in mode '{mode}', which is not supported; use one of {', '.join(_LINEAR_MODES)}")
-    return b.average(h, "interpolate", size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    if call.mode not in _LINEAR_MODES:
+        b.refuse(f" in mode '{call.mode}', which is not supported; use one of {', '.join(_LINEAR_MODES)}")
+    return b.average(h, "interpolate", *vars(call).values())
 
 
 def upsample_nearest(
     b: Builder, h: Feature, output_size: Sizes, scale_factors: Sequence[float] | None = None
 ) -> Feature:
-    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec`."""
-    return interpolate(b, h, output_size, _listed(scale_factors))
+    """`aten.upsample_nearest1d.vec`, `aten.upsample_nearest2d.vec` as steps."""
+    return interpolate(b, h, ResizeCall(output_size, scale_factors))
 
 
 def upsample_linear(
     b: Builder, h: Feature, output_size: Sizes, align_corners: bool, scale_factors: Sequence[float] | None = None
 ) -> Feature:
-    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec`."""
+    """`aten.upsample_linear1d.vec`, `aten.upsample_bilinear2d.vec` as steps."""
     mode = "linear" if spatial_dimensions(b, h) == 1 else "bilinear"
-    return interpolate(b, h, output_size, _listed(scale_factors), mode, align_corners)
-
-
-def _listed(value: Sequence[float] | None) -> list[float] | None:
-    return None if value is None else list(value)
+    return interpolate(b, h, ResizeCall(output_size, scale_factors, mode, align_corners))
 
 
 def pad(b: Builder, h: Feature, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Feature:
-    """`F.pad`."""
+    """`F.pad` as steps."""
     sides = tuple(int(side) for side in pad)
     if len(sides) > 2 * len(h.shape):
         b.refuse(" pads the batch, which is not supported")
@@ -393,15 +357,17 @@ def pad(b: Builder, h: Feature, pad: Sequence[int], mode: str = "constant", valu
 
 
 def mean(
-    b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, name: str = "mean", **_: object
+    b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Feature:
-    """`torch.mean` and `torch.sum` over dimensions other than the batch."""
-    return b.average(h, name, dimensions(b, h, dim), keepdim)
+    """`torch.mean` over dimensions other than the batch, in float64 whatever the type that is asked for."""
+    return b.average(h, "mean", dimensions(b, h, dim), keepdim)
 
 
-def total(b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, **_: object) -> Feature:
-    """`torch.sum`."""
-    return mean(b, h, dim, keepdim, "sum")
+def total(
+    b: Builder, h: Feature, dim: Sizes | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Feature:
+    """`torch.sum`, as `mean`."""
+    return b.average(h, "sum", dimensions(b, h, dim), keepdim)
 
 
 def dimensions(b: Builder, h: Feature, dim: Sizes | None) -> tuple[int, ...]:

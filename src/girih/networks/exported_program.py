@@ -1,31 +1,152 @@
 """Networks of `torch.export`: programs in memory, and in `.pt2` files.
 
-The graph of a file is read as data: operators are looked up by name in a list, and nothing is compiled or unpickled.
+The graph of a file is read as data: operators are looked up by name in a list, and nothing is compiled. Weights are raw
+bytes, or pickles of tensors alone, read by torch's restricted reader (`weights_only`). The sample inputs, pickled
+objects and compiled code that the archive may hold as well are never opened.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import operator
 import os
 import re
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 from torch.utils import _pytree as pytree
 
 from girih.errors import GirihError, ModelFileError, UnsupportedLayerError
-from girih.networks.graph_walk import ATEN, CALLS, MOVES
-from girih.networks.pt2_archive import _TYPES, Archive
+from girih.networks.graph_walk import ATEN, CALLS, MOVES, SAME
 from girih.networks.torch_graph import SIZES, parts_of
+
+_MOST_NUMBERS = 2**31
+_MOST_DEPTH = 200  # of JSON: torch itself writes less than twenty
+_TYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
+    8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
+}  # fmt: skip
+
+
+class Archive:
+    """The members of a `.pt2` file.
+
+    Args:
+        file: where it is.
+
+    Raises:
+        ModelFileError: no such archive, or a damaged one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        if not file.is_file():
+            raise ModelFileError(f"there is no file {file}, or it is not a regular file")
+        self.bytes = io.BytesIO(file.read_bytes())
+        self.zip = zipfile.ZipFile(self.bytes)
+        names = [info.filename for info in self.zip.infolist()]
+        if len(set(names)) < len(names):
+            raise ModelFileError("it holds two members of the same name")
+        root = "" if "serialized_exported_program.json" in names else names[0].split("/")[0] + "/"
+        self.members = {name.removeprefix(root): name for name in names if name.startswith(root)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.members
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member; torch stores them as they are, so none is larger than the file."""
+        if name not in self.members:
+            raise ModelFileError(f"it has no member {name}")
+        info = self.zip.getinfo(self.members[name])
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ModelFileError(f"its member {name} is compressed, which torch.export.save does not do")
+        return self.zip.read(info)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A member as JSON."""
+        text = self.read(name).decode("utf-8")
+        depth = deepest = 0
+        for sign in text:
+            depth += (sign in "[{") - (sign in "]}")
+            deepest = max(deepest, depth)
+        if deepest > _MOST_DEPTH:
+            raise ModelFileError(f"its member {name} is nested too deeply")
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def program(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The exported program as JSON, and its weights and constants by name."""
+        if "serialized_exported_program.json" in self:  # up to torch 2.7
+            model = self.json("serialized_exported_program.json")
+            parts = ("serialized_state_dict.pt", "serialized_constants.pt")
+            return model, {k: v for part in parts if part in self for k, v in self._tensors(part).items()}
+        models = [name[7:-5] for name in self.members if name.startswith("models/") and name.endswith(".json")]
+        if len(models) != 1:
+            raise ModelFileError(f"it holds {len(models)} exported programs, and one is expected")
+        if "byteorder" in self and self.read("byteorder") != b"little":
+            raise ModelFileError("its numbers are stored in another byte order")
+        tensors: dict[str, Tensor] = {}
+        for kind in ("weights", "constants"):
+            whole, config = f"data/{kind}/{models[0]}.pt", f"data/{kind}/{models[0]}_{kind}_config.json"
+            if whole in self:  # torch 2.8
+                tensors |= self._tensors(whole)
+            elif config in self:
+                for name, entry in self.json(config)["config"].items():
+                    if entry["tensor_meta"] is not None:  # else an object, which is not opened
+                        tensors[name] = self._payload(f"data/{kind}/{entry['path_name']}", entry)
+        return self.json(f"models/{models[0]}.json"), tensors
+
+    def _payload(self, member: str, entry: dict[str, Any]) -> Tensor:
+        if entry["use_pickle"]:
+            return _tensor(self._unpickled(member), member)
+        meta = entry["tensor_meta"]
+        kind = _TYPES.get(meta["dtype"])
+        if kind is None:
+            raise UnsupportedLayerError(f"its weight {member} has a type of numbers that girih does not read")
+        sizes, strides = (tuple(int(n["as_int"]) for n in meta[key]) for key in ("sizes", "strides"))
+        offset = int(meta["storage_offset"]["as_int"])
+        raw = bytearray(self.read(member))
+        if len(sizes) != len(strides) or min((*sizes, *strides, offset), default=0) < 0 or len(raw) % kind.itemsize:
+            raise ModelFileError(f"its weight {member} has a size that does not fit")
+        count = math.prod(sizes)
+        last = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True)) if count else -1
+        if last >= len(raw) // kind.itemsize or count > _MOST_NUMBERS:
+            raise ModelFileError(f"its weight {member} has a size that does not fit")
+        if not count:
+            return torch.zeros(sizes, dtype=kind)
+        return torch.frombuffer(raw, dtype=kind).as_strided(sizes, strides, offset).clone()
+
+    def _unpickled(self, member: str) -> object:
+        try:
+            return torch.load(io.BytesIO(self.read(member)), map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ModelFileError(
+                f"its member {member} is damaged, or holds more than tensors, which could run code and is not opened"
+            ) from error
+
+    def _tensors(self, member: str) -> dict[str, Tensor]:
+        found = self._unpickled(member)
+        if not isinstance(found, dict):
+            raise ModelFileError(f"its member {member} holds no table of tensors")
+        return {str(name): _tensor(value, member) for name, value in found.items()}
+
+
+def _tensor(value: object, member: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+        raise ModelFileError(f"its member {member} holds something else than plain tensors")
+    return value.detach()
+
 
 _SCHEMA = 8  # the major version of the format, the same from torch 2.6 on
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)\Z")
-_PYTHON = {f"_operator.{name}": getattr(operator, name) for name in (
+_PYTHON: dict[str, Callable[..., object]] = {f"_operator.{name}": getattr(operator, name) for name in (
     "getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge",
 )} | {f"math.{name}": getattr(math, name) for name in ("trunc", "ceil", "floor", "sqrt")}  # fmt: skip
 _FACTORIES = frozenset(("full", "zeros", "ones", "arange", "scalar_tensor", "eye", "linspace", "lift_fresh_copy"))
@@ -122,7 +243,7 @@ class _Unknown:
     def __init__(self, name: str) -> None:
         self.__name__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         raise UnsupportedLayerError(f"the operator '{self.__name__}' is not supported")
 
 
@@ -135,10 +256,10 @@ class _Reader:
         self.module = model["graph_module"]
         self.tensors = tensors
         self.graph, self.root = fx.Graph(), nn.Module()
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, Argument] = {}
 
     def read(self) -> Exported:
-        """The network."""
+        """Makes the network of the file."""
         specs = self.module["signature"]["input_specs"]
         users = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
         if len(users) != 1 or "as_tensor" not in users[0]:
@@ -201,8 +322,8 @@ class _Reader:
         node.meta["nn_module_stack"] = {level[0]: (level[1], level[2]) for level in levels if level[0] != level[1]}
         self._outputs(node, entry["outputs"])
 
-    def _by_keyword(self, target: Any, name: str) -> bool:
-        """Whether the schema of an operator knows an argument by its name alone; older files do not say."""
+    def _by_keyword(self, target: object, name: str) -> bool:
+        """Tells whether the schema of an operator knows an argument by its name alone; older files do not say."""
         schema = getattr(target, "_schema", None)
         return schema is not None and any(a.kwarg_only and a.name == name for a in schema.arguments)
 
@@ -217,7 +338,7 @@ class _Reader:
             if isinstance(part, dict):
                 self.values[part["name"]] = self.graph.call_function(operator.getitem, (node, place))
 
-    def _argument(self, argument: dict[str, Any]) -> Any:
+    def _argument(self, argument: dict[str, Any]) -> Argument:
         ((kind, value),) = argument.items()
         if kind == "as_none":
             return None
@@ -247,12 +368,13 @@ class _Reader:
             f"the exported network holds an argument of the kind {kind}, which is not supported"
         )
 
-    def _symbol(self, entry: dict[str, Any]) -> Any:
+    def _symbol(self, entry: dict[str, Any]) -> Argument:
         ((kind, value),) = entry.items()
-        return self.values[value] if kind == "as_name" else value
+        found: Argument = self.values[value] if kind == "as_name" else value
+        return found
 
 
-def _operator(target: str) -> Any:
+def _operator(target: str) -> Callable[..., object]:
     """The operator of that name, if it is one that computes with tensors and does nothing else."""
     if target in _PYTHON:
         return _PYTHON[target]
@@ -262,12 +384,12 @@ def _operator(target: str) -> Any:
     overload = getattr(packet, found[2], None) if found and isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(overload, torch._ops.OpOverload):
         return _Unknown(name)
-    known = any(name in names for names in (CALLS, ATEN, MOVES, SIZES, _FACTORIES, _ASSERTIONS))
+    known = any(name in names for names in (CALLS, ATEN, MOVES, SAME, SIZES, _FACTORIES, _ASSERTIONS))
     return overload if known or _is_pure(overload._schema) else _Unknown(name)
 
 
-def _is_pure(schema: Any) -> bool:
-    """Whether an operator makes tensors from tensors, changes none, and reads no name of a file."""
+def _is_pure(schema: torch.FunctionSchema) -> bool:
+    """Tells whether an operator makes tensors from tensors, changes none, and reads no name of a file."""
     takes, gives = ([str(part.type) for part in parts] for parts in (schema.arguments, schema.returns))
     plain = not schema.is_mutable and "Tensor" in takes and not any("str" in kind for kind in takes)
     return plain and bool(gives) and all(kind == "Tensor" for kind in gives)
@@ -282,7 +404,7 @@ def _output_names(module: dict[str, Any], count: int) -> list[str]:
     return names if len(names) == count else [str(place) for place in range(count)]
 
 
-def _named(spec: dict[str, Any], fields: dict[str, Any]) -> Any:
+def _named(spec: dict[str, Any], fields: dict[str, Any]) -> object:
     """A structure as dictionaries, for its names."""
     if spec["type"] is None:
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -19,9 +20,25 @@ from girih.networks.affine_rules import constant
 from girih.networks.layers import Abs, Maxout, StepLayer
 from girih.networks.live_tensors import Derived, Live, Method, Source
 from girih.networks.torch_graph import ATTRIBUTES, SIZES, call_name, name_of
-from girih.networks.trace_builder import Builder, Feature
+from girih.networks.trace_builder import (
+    AveragePoolCall,
+    Builder,
+    ConvolutionCall,
+    Feature,
+    MaxPoolCall,
+    NormalisationCall,
+    ResizeCall,
+    TransposedCall,
+)
 
-Rule = Callable[..., Any]
+# What takes the builder, and the arguments of a call with features and sources in the place of tensors.
+Rule = Callable[..., object]
+
+
+def _with(rule: Rule, call: type) -> Rule:
+    """The rule of a function whose arguments after the features are the fields of `call`."""
+    return lambda b, h, *args, **named: rule(b, h, call(*args, **named))
+
 
 # By the name of the function, or tensor method, or aten operator; aten names with another order of arguments
 # than the function's are in ATEN.
@@ -34,9 +51,9 @@ CALLS: dict[str, Rule] = {
     "addcmul": affine.addcmul,
     "where": affine.where,
     "masked_fill": affine.masked_fill,
-    **dict.fromkeys(("conv1d", "conv2d"), affine.conv),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), affine.conv_transpose),
-    "batch_norm": affine.batch_norm,
+    **dict.fromkeys(("conv1d", "conv2d"), _with(affine.conv, ConvolutionCall)),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _with(affine.conv_transpose, TransposedCall)),
+    "batch_norm": _with(affine.batch_norm, NormalisationCall),
     **dict.fromkeys(("relu", "relu_"), kinks.relu),
     **dict.fromkeys(("abs", "abs_", "absolute"), kinks.absolute),
     **dict.fromkeys(("leaky_relu", "leaky_relu_"), kinks.leaky_relu),
@@ -61,38 +78,38 @@ CALLS: dict[str, Rule] = {
     "stack": affine.stack,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), affine.dropout),
     **dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), affine.dropout),
-    **dict.fromkeys(
-        ("contiguous", "clone", "alias", "to", "_to_copy", "double", "float", "pos", "detach"), affine.same
-    ),
-    **dict.fromkeys(("type", "type_as", "cpu", "cuda", "requires_grad_", "lift_fresh_copy"), affine.same),
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), affine.avg_pool),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), _with(affine.avg_pool, AveragePoolCall)),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), affine.adaptive_avg_pool),
-    **dict.fromkeys(("interpolate", "upsample"), affine.interpolate),
+    **dict.fromkeys(("interpolate", "upsample"), _with(affine.interpolate, ResizeCall)),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d"), affine.upsample_nearest),
     **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d"), affine.upsample_linear),
     **dict.fromkeys(("pad", "constant_pad_nd"), affine.pad),
     "mean": affine.mean,
     "sum": affine.total,
-    **dict.fromkeys(("max_pool1d", "max_pool2d"), kinks.max_pool),
+    **dict.fromkeys(("max_pool1d", "max_pool2d"), _with(kinks.max_pool, MaxPoolCall)),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), kinks.adaptive_max_pool),
     "amax": kinks.amax,
     "amin": kinks.amin,
     "maximum": kinks.maximum,
     "minimum": kinks.minimum,
-    "max": kinks.maximum_or_reduce,
-    "min": lambda b, h, *args, **kwargs: kinks.maximum_or_reduce(b, h, *args, lower=True, **kwargs),
+    "max": kinks.largest,
+    "min": kinks.smallest,
 }
 
 ATEN: dict[str, Rule] = {
-    "convolution": affine.convolution,
+    "convolution": lambda b, h, w, v, stride, padding, dilation, transposed, output_padding, groups: (
+        affine.conv_transpose(b, h, TransposedCall(w, v, stride, padding, output_padding, groups, dilation))
+        if transposed
+        else affine.conv(b, h, ConvolutionCall(w, v, stride, padding, dilation, groups))
+    ),
     "batch_norm": lambda b, h, w, v, mean, var, training, momentum, eps, _: affine.batch_norm(
-        b, h, mean, var, w, v, training, momentum, eps
+        b, h, NormalisationCall(mean, var, w, v, training, momentum, eps)
     ),
     "_native_batch_norm_legit_no_training": lambda b, h, w, v, mean, var, momentum, eps: (
-        affine.batch_norm(b, h, mean, var, w, v, False, momentum, eps),
+        affine.batch_norm(b, h, NormalisationCall(mean, var, w, v, False, momentum, eps)),
     ),
     "constant_pad_nd": lambda b, h, sides, value=0.0: affine.pad(b, h, sides, "constant", value),
-    "max_pool2d_with_indices": lambda b, h, *args: (kinks.max_pool(b, h, *args), None),
+    "max_pool2d_with_indices": lambda b, h, *args: (kinks.max_pool(b, h, MaxPoolCall(*args)), None),
     **dict.fromkeys(
         ("adaptive_max_pool1d", "adaptive_max_pool2d"),
         lambda b, h, size: (kinks.adaptive_max_pool(b, h, size), None),
@@ -108,41 +125,52 @@ MOVES = frozenset((
     "expand_as", "broadcast_to", "squeeze_", "unsqueeze_", "ravel", "rot90", "fliplr", "flipud",
 ))  # fmt: skip
 
+# Leave the values as they are.
+SAME = frozenset((
+    "contiguous", "clone", "alias", "to", "_to_copy", "double", "float", "pos", "detach", "type", "type_as", "cpu",
+    "cuda", "requires_grad_", "lift_fresh_copy",
+))  # fmt: skip
+
 _SPACES = (F, torch, operator)
-NAMES: dict[Any, str] = {
-    getattr(space, name): name for name in (*CALLS, *MOVES) for space in _SPACES if callable(getattr(space, name, None))
+NAMES: dict[Callable[..., object], str] = {
+    getattr(space, name): name
+    for name in (*CALLS, *MOVES, *SAME)
+    for space in _SPACES
+    if callable(getattr(space, name, None))
 }
 # The boolean dispatch of torch hides the names of these.
 NAMES |= {getattr(torch, name): name for name in ("max_pool1d", "max_pool2d", "avg_pool1d", "adaptive_avg_pool1d")}
 
 
-def _conv(b: Builder, h: Feature, m: Any) -> Feature:
-    padding = m.padding
+def _conv(b: Builder, h: Feature, m: nn.Conv1d | nn.Conv2d) -> Feature:
+    padding: str | tuple[int, ...] = m.padding
     if m.padding_mode != "zeros":
-        h, padding = affine.pad(b, h, m._reversed_padding_repeated_twice, m.padding_mode), 0
-    return affine.conv(b, h, Live(m, "weight"), _optional(m, "bias"), m.stride, padding, m.dilation, m.groups)
+        h, padding = affine.pad(b, h, m._reversed_padding_repeated_twice, m.padding_mode), (0,) * len(m.kernel_size)
+    weights = (Live(m, "weight"), _optional(m, "bias"))
+    return affine.conv(b, h, ConvolutionCall(*weights, m.stride, padding, m.dilation, m.groups))
 
 
-def _conv_transpose(b: Builder, h: Feature, m: Any) -> Feature:
-    return affine.conv_transpose(
-        b, h, Live(m, "weight"), _optional(m, "bias"), m.stride, m.padding, m.output_padding, m.groups, m.dilation
-    )
+def _conv_transpose(b: Builder, h: Feature, m: nn.ConvTranspose1d | nn.ConvTranspose2d) -> Feature:
+    weights = (Live(m, "weight"), _optional(m, "bias"))
+    call = TransposedCall(*weights, m.stride, m.padding, m.output_padding, m.groups, m.dilation)
+    return affine.conv_transpose(b, h, call)
 
 
-def _batch_norm(b: Builder, h: Feature, m: Any) -> Feature:
+def _batch_norm(b: Builder, h: Feature, m: nn.BatchNorm1d | nn.BatchNorm2d) -> Feature:
     if m.training:
         b.refuse(" in training mode; call net.eval() first")
     mean, variance = _optional(m, "running_mean"), _optional(m, "running_var")
-    return affine.batch_norm(b, h, mean, variance, _optional(m, "weight"), _optional(m, "bias"), False, 0.0, m.eps)
+    call = NormalisationCall(mean, variance, _optional(m, "weight"), _optional(m, "bias"), eps=m.eps)
+    return affine.batch_norm(b, h, call)
 
 
-def _dropout(b: Builder, h: Feature, m: Any) -> Feature:
+def _dropout(b: Builder, h: Feature, m: nn.Module) -> Feature:
     if m.training:
         b.refuse(" in training mode; call net.eval() first")
     return h
 
 
-def _pad(mode: str) -> Callable[[Builder, Feature, Any], Feature]:
+def _pad(mode: str) -> Rule:
     return lambda b, h, m: affine.pad(b, h, m.padding, mode, getattr(m, "value", None))
 
 
@@ -150,19 +178,17 @@ def _optional(m: nn.Module, name: str) -> Live | None:
     return None if getattr(m, name) is None else Live(m, name)
 
 
-def _max_pool(b: Builder, h: Feature, m: Any) -> Feature:
-    return kinks.max_pool(
-        b, h, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=m.return_indices
-    )
+def _from_fields(rule: Rule, call: type) -> Rule:
+    """The rule of a layer whose attributes are the fields of `call`; those that it has not keep their defaults."""
+    names = [field.name for field in fields(call)]
+    return lambda b, h, m: rule(b, h, call(**{name: getattr(m, name) for name in names if hasattr(m, name)}))
 
 
-def _move(b: Builder, h: Feature, m: Any) -> Any:
+def _move(b: Builder, h: Feature, m: nn.Module) -> object:
     return b.move(h, m)
 
 
-_INTERPOLATE = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
-
-LAYERS: dict[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Builder, Feature, Any], Any]] = {
+LAYERS: dict[type[nn.Module] | tuple[type[nn.Module], ...], Rule] = {
     nn.Linear: lambda b, h, m: affine.linear(b, h, Live(m, "weight"), _optional(m, "bias"), m),
     (nn.Conv1d, nn.Conv2d): _conv,
     (nn.ConvTranspose1d, nn.ConvTranspose2d): _conv_transpose,
@@ -170,18 +196,13 @@ LAYERS: dict[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Builder, F
     nn.modules.dropout._DropoutNd: _dropout,
     nn.Identity: lambda b, h, m: h,
     (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle): _move,
-    nn.AvgPool1d: lambda b, h, m: affine.avg_pool(
-        b, h, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad
-    ),
-    nn.AvgPool2d: lambda b, h, m: affine.avg_pool(
-        b, h, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
+    (nn.AvgPool1d, nn.AvgPool2d): _from_fields(affine.avg_pool, AveragePoolCall),
     (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d): lambda b, h, m: affine.adaptive_avg_pool(b, h, m.output_size),
     (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d): lambda b, h, m: kinks.adaptive_max_pool(
         b, h, m.output_size, m.return_indices
     ),
-    (nn.MaxPool1d, nn.MaxPool2d): _max_pool,
-    nn.Upsample: lambda b, h, m: affine.interpolate(b, h, **{name: getattr(m, name) for name in _INTERPOLATE}),
+    (nn.MaxPool1d, nn.MaxPool2d): _from_fields(kinks.max_pool, MaxPoolCall),
+    nn.Upsample: _from_fields(affine.interpolate, ResizeCall),
     (nn.ConstantPad1d, nn.ConstantPad2d): _pad("constant"),
     (nn.ReflectionPad1d, nn.ReflectionPad2d): _pad("reflect"),
     (nn.ReplicationPad1d, nn.ReplicationPad2d): _pad("replicate"),
@@ -200,7 +221,7 @@ LAYERS: dict[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Builder, F
 }
 
 
-def layer_rule(module: nn.Module) -> Callable[[Builder, Feature, Any], Any] | None:
+def layer_rule(module: nn.Module) -> Rule | None:
     """The rule of a layer of torch or of ours, if there is one."""
     return next((rule for kinds, rule in LAYERS.items() if isinstance(module, kinds)), None)
 
@@ -233,10 +254,10 @@ class Walker:
     def __init__(self, graph: fx.Graph, root: nn.Module, builder: Builder) -> None:
         self.root, self.builder, self.graph = root, builder, graph
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
-        self.values: dict[fx.Node, Any] = {inputs[0]: Feature(0, builder.latent_shape)}
+        self.values: dict[fx.Node, object] = {inputs[0]: Feature(0, builder.latent_shape)}
 
-    def value(self, wanted: fx.Node) -> Any:
-        """What a node is: a feature, a constant, or a tuple of them."""
+    def value(self, wanted: fx.Node) -> object:
+        """The value of a node: a feature, a constant, or a tuple of them."""
         needed, waiting = {wanted}, [wanted]
         while waiting:
             for source in waiting.pop().all_input_nodes:
@@ -251,7 +272,7 @@ class Walker:
         return self.values[wanted]
 
 
-def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, Any]) -> Any:
+def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, object]) -> object:
     if node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
         value = Live(root.get_submodule(owner), name)
@@ -259,7 +280,8 @@ def _evaluate(node: fx.Node, root: nn.Module, b: Builder, values: dict[fx.Node, 
     if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), ParametrizationList):
         owner, _, name = f".{node.target}".rpartition(".parametrizations.")  # a weight that the owner's class computes
         return Live(root.get_submodule(owner[1:]), name)
-    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda n: values[n] if isinstance(n, fx.Node) else n)
+    known: dict[fx.Node, Any] = values
+    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda n: known[n] if isinstance(n, fx.Node) else n)
     _name_layer(node, root, b)
     try:
         if node.op == "call_module":
@@ -289,13 +311,13 @@ def _name(node: fx.Node) -> str:
     return (NAMES.get(node.target) if callable(node.target) else None) or call_name(node)
 
 
-def _leaves(*values: Any) -> list[Any]:
-    found: list[Any] = []
-    fx.node.map_aggregate(values, lambda leaf: found.append(leaf))
+def _leaves(args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any]) -> list[object]:
+    found: list[object] = []
+    fx.node.map_aggregate((tuple(args), kwargs), lambda leaf: found.append(leaf))
     return found
 
 
-def _layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], b: Builder) -> Any:
+def _layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], b: Builder) -> object:
     if type(module).__name__ == "GuardsFn":  # the checks of shapes that torch.export adds
         return None
     if not any(isinstance(leaf, Feature) for leaf in _leaves(args, kwargs)):
@@ -324,7 +346,7 @@ def _until(b: Builder) -> str:
     )
 
 
-def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) -> Any:
+def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) -> object:
     target: Any = node.target
     name = _name(node)
     function = Method(target) if node.op == "call_method" else target
@@ -348,7 +370,10 @@ def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) ->
         if name in MOVES and isinstance(first, Feature):
             others = [_tensor(value, b) for value in args[1:]]
             named = {key: _tensor(value, b) for key, value in kwargs.items()}
-            return b.move(first, lambda h: function(h, *others, **named))
+            moving: Callable[..., Any] = function
+            return b.move(first, lambda h: moving(h, *others, **named))
+    if name in SAME:
+        return first
     aten = isinstance(target, torch._ops.OpOverload)
     rule = (ATEN.get(name) if aten else None) or CALLS.get(name)
     known = aten or node.op == "call_method" or target in NAMES
@@ -358,7 +383,7 @@ def _call(node: fx.Node, args: list[Any], kwargs: dict[str, Any], b: Builder) ->
     return rule(b, *args, **kwargs)
 
 
-def _tensor(value: Any, b: Builder) -> Any:
+def _tensor(value: object, b: Builder) -> object:
     if isinstance(value, Feature):  # of view_as and expand_as: the size alone
         return b.numbered(value)
     if isinstance(value, tuple | list):
@@ -366,7 +391,7 @@ def _tensor(value: Any, b: Builder) -> Any:
     return value.raw if isinstance(value, Source) else value
 
 
-def _derived(function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _derived(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> object:
     """A tensor computed from parameters, read live; its shape or size is a plain number."""
     derived = Derived(function, tuple(args), kwargs)
     value = derived.raw

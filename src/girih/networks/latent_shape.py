@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,19 +127,18 @@ def _told_by_layer(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _told_by_sizes(sizes: Any) -> tuple[int, int] | None:
+def _told_by_sizes(sizes: Sequence[object]) -> tuple[int, int] | None:
     numbers = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else list(sizes)
-    if numbers and all(isinstance(n, int) and n > 0 for n in numbers):
-        return math.prod(numbers), 0
-    return None
+    known = [n for n in numbers if isinstance(n, int) and n > 0]
+    return (math.prod(known), 0) if known and len(known) == len(numbers) else None
 
 
-def _size(node: Any, root: nn.Module, dim: int) -> tuple[int, int] | None:
+def _size(node: object, root: nn.Module, dim: int) -> tuple[int, int] | None:
     value = _constant(node, root)
     return (int(value.shape[dim]), 0) if isinstance(value, torch.Tensor) and value.ndim >= 2 else None
 
 
-def _constant(node: Any, root: nn.Module) -> Any:
+def _constant(node: object, root: nn.Module) -> object:
     """The value of what depends on the number of rows of z at most; `None` where it cannot be had."""
     if not isinstance(node, fx.Node):
         return node
@@ -174,7 +174,7 @@ def _appended(node: fx.Node, root: nn.Module, moving: set[fx.Node]) -> int:
 
 
 def _keeps_shape(node: fx.Node, root: nn.Module) -> bool:
-    """Whether the value of a node has the shape of what it takes, as far as one can see."""
+    """Tells whether the value of a node has the shape of what it takes, as far as one can see."""
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         return not isinstance(module, nn.Flatten | nn.Unflatten | nn.Linear)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from girih._arrays import bare, copied
 from girih.errors import ParameterError, UnsupportedLayerError
 
+T = TypeVar("T")
+Known: TypeAlias = WeightNorm | SpectralNorm | BasePruningMethod  # hooks whose result is computed here
 _KNOWN = (WeightNorm, SpectralNorm, BasePruningMethod)
 _REMEDY = (
     "make the weights ordinary parameters (remove the hook), or compute them by torch.nn.utils.parametrize, which is "
@@ -41,8 +43,7 @@ class Live:
     @property
     def raw(self) -> Tensor:
         """The tensor in its own type, computed anew where a hook or a parametrization computes it."""
-        result: Tensor = read(self.module, self.name)
-        return result
+        return read(self.module, self.name)
 
     @property
     def value(self) -> Tensor:
@@ -79,7 +80,7 @@ class Derived:
     def raw(self) -> Tensor:
         """The tensor in its own type."""
         keywords = {name: _read(value) for name, value in self.kwargs.items()}
-        result: Tensor = self.function(*_read(self.args), **keywords)
+        result: Tensor = self.function(*map(_read, self.args), **keywords)
         return result
 
     @property
@@ -91,14 +92,14 @@ class Derived:
 Source = Live | Fixed | Derived
 
 
-def leaves(value: Any) -> list[Source]:
+def leaves(value: object) -> list[Source]:
     """The sources in a value: itself, or those in a tuple or list."""
     if isinstance(value, tuple | list):
         return [source for part in value for source in leaves(part)]
     return [value] if isinstance(value, Source) else []
 
 
-def lives(value: Any) -> Iterator[Live]:
+def lives(value: object) -> Iterator[Live]:
     """The tensors of modules that a source is computed from."""
     if isinstance(value, Live):
         yield value
@@ -109,14 +110,14 @@ def lives(value: Any) -> Iterator[Live]:
             yield from lives(part)
 
 
-def frozen(value: Any) -> Any:
+def frozen(value: T) -> T:
     """The same value with the numbers of now in the place of its sources."""
     if isinstance(value, Source):
-        return Fixed(copied(value.value))
+        return cast("T", Fixed(copied(value.value)))
     return type(value)(frozen(part) for part in value) if isinstance(value, tuple | list) else value
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> object:
     if isinstance(value, Source):
         return value.raw
     if isinstance(value, tuple | list):
@@ -130,7 +131,7 @@ class Method:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, value: object, *args: object, **kwargs: object) -> object:
         """Call the method of `value`."""
         return getattr(value, self.name)(*args, **kwargs)
 
@@ -146,7 +147,7 @@ class Snapshot:
         self._copies = [copied(tensor) for tensor in tensors]
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors have the values of the copies; NaN has none."""
+        """Tells whether the tensors have the values of the copies; NaN has none."""
         return len(tensors) == len(self._copies) and all(map(_same, tensors, self._copies))
 
 
@@ -155,7 +156,7 @@ def _same(tensor: Tensor, copy: Tensor) -> bool:
     return tensor.dtype == copy.dtype and tensor.device == copy.device and torch.equal(tensor, copy)
 
 
-def read(module: nn.Module, name: str) -> Any:
+def read(module: nn.Module, name: str) -> Tensor:
     """`module.name`, computed anew where a hook or a parametrization computes it.
 
     Raises:
@@ -165,31 +166,35 @@ def read(module: nn.Module, name: str) -> Any:
         for part in module.parametrizations[name]:  # type: ignore[index]
             if part.training and isinstance(part, parametrizations._SpectralNorm):
                 _refuse_training(module, name)
-        return getattr(module, name)
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _KNOWN) and _target(hook) == name:
-            return _computed(hook, module, name)
-    return getattr(module, name)
+    else:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _KNOWN) and _target(hook) == name:
+                return _computed(hook, module, name)
+    found: Tensor = getattr(module, name)
+    return found
 
 
-def _target(hook: Any) -> str:
+def _target(hook: Known) -> str:
     return hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
 
 
-def _computed(hook: Any, module: nn.Module, name: str) -> Any:
+def _computed(hook: Known, module: nn.Module, name: str) -> Tensor:
     others = [_target(other) for other in module._forward_pre_hooks.values() if isinstance(other, _KNOWN)]
     if any(other.startswith(f"{name}_") for other in others):
         raise UnsupportedLayerError(
             f"two hooks compute the {name} of a {type(module).__name__} one after the other; make one of them "
             "permanent (torch.nn.utils.prune.remove, remove_weight_norm, remove_spectral_norm)"
         )
+    found: Tensor
     if isinstance(hook, WeightNorm):
-        return hook.compute_weight(module)
-    if isinstance(hook, BasePruningMethod):
-        return hook.apply_mask(module)
-    if module.training:
+        found = hook.compute_weight(module)
+    elif isinstance(hook, BasePruningMethod):
+        found = hook.apply_mask(module)
+    elif module.training:
         _refuse_training(module, name)
-    return hook.compute_weight(module, do_power_iteration=False)
+    else:
+        found = hook.compute_weight(module, do_power_iteration=False)
+    return found
 
 
 def _refuse_training(module: nn.Module, name: str) -> NoReturn:
@@ -231,7 +236,7 @@ def _other_hooks(root: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _is_plain(module: nn.Module, name: str) -> bool:
-    """Whether `module.name` is neither a parameter or buffer nor computed by the class or by a hook that is known."""
+    """Tells whether `module.name` is no parameter or buffer, and not computed by the class or by a known hook."""
     known = any(isinstance(h, _KNOWN) and _target(h) == name for h in module._forward_pre_hooks.values())
     return not (known or name in module._parameters or name in module._buffers or hasattr(type(module), name))
 

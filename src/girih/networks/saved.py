@@ -256,7 +256,7 @@ class _Reader:
         return LinearMap(Live(module, "weight"), None if names[1] is None else Live(module, "bias"), module)
 
     def value(self, value: JSON, layer: StepLayer, name: str) -> object:
-        """What a field of a map holds; its tensors become those of the layer."""
+        """The value of a field of a map; its tensors become those of the layer."""
         if isinstance(value, list):
             return tuple(self.value(part, layer, name) for part in value)
         if not isinstance(value, dict):

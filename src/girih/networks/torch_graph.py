@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 from torch.fx.proxy import TraceError
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -101,12 +102,12 @@ def _factories(tracer: _Tracer) -> Iterator[None]:
     kept = {name: getattr(torch, name) for name in _FACTORIES}
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            found: list[Any] = []
-            fx.node.map_aggregate((args, kwargs), lambda leaf: found.append(leaf))
+        def call(*args: Argument, **named: Argument) -> object:
+            found: list[object] = []
+            fx.node.map_aggregate((args, named), lambda leaf: found.append(leaf))
             if any(isinstance(leaf, fx.Proxy) for leaf in found):
-                return tracer.create_proxy("call_function", function, args, kwargs)
-            return function(*args, **kwargs)
+                return tracer.create_proxy("call_function", function, args, named)
+            return function(*args, **named)
 
         return call
 
@@ -141,7 +142,7 @@ class _Tracer(fx.Tracer):
         return whole or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Z alone: other arguments keep their defaults."""
         z = self.create_proxy("placeholder", "z", (), {})
@@ -151,7 +152,7 @@ class _Tracer(fx.Tracer):
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    ) -> object:
         if self._running:
             return forward(*args, **kwargs)
         inner = unwrapped(m)
@@ -161,7 +162,7 @@ class _Tracer(fx.Tracer):
             forward = m._call_impl
         return super().call_module(m, forward, args, kwargs)
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, Any]) -> object:
         return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -182,7 +183,7 @@ class _Tracer(fx.Tracer):
         return value
 
     def value(self, proxy: fx.Proxy) -> Any:
-        """What a node of the graph is for an example."""
+        """The value of a node of the graph for an example."""
         wanted = proxy.node  # that of an attribute is made when it is asked for
         self._running = True
         try:
@@ -228,7 +229,7 @@ def graph_of(
         ) from error
 
 
-def parts_of(value: Any) -> dict[str, Any]:
+def parts_of(value: object) -> dict[str, Any]:
     """The parts of an output by name: keys, fields, or places, joined by dots where they are nested.
 
     What is one thing alone has the name "".
@@ -243,7 +244,7 @@ def parts_of(value: Any) -> dict[str, Any]:
     return found
 
 
-def _children(value: Any) -> dict[str, Any] | None:
+def _children(value: object) -> dict[str, Any] | None:
     if isinstance(value, fx.Node):  # a graph makes a named tuple or a data class by a call of it
         kind: Any = value.target
         if value.op != "call_function" or not isinstance(kind, type):

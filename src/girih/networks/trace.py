@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import as_rows, as_tensor
+from girih._arrays import ArrayLike, as_rows, as_tensor
 from girih.errors import ShapeError, UnsupportedLayerError
 from girih.networks.affine_maps import Convolution, LinearMap
 from girih.networks.live_tensors import Live
@@ -103,27 +102,27 @@ class Trace:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters of the generator are."""
+        """The device that holds the parameters of the generator."""
         devices = (step.device for step in self.steps if isinstance(step, AffineStep))
         return next((device for device in devices if device is not None), torch.device("cpu"))
 
-    def _latents(self, z: Any) -> Tensor:
+    def _latents(self, z: ArrayLike) -> Tensor:
         return as_rows(z, "z", self.latent_dim, "the latent dimension S", device=self.device, allow_empty=True)
 
-    def __call__(self, z: Any) -> Tensor:
+    def __call__(self, z: ArrayLike) -> Tensor:
         """g(z) in float64, `(N, D)`."""
         return self._features(z, self.output)
 
-    def values(self, z: Any) -> list[Tensor]:
+    def values(self, z: ArrayLike) -> list[Tensor]:
         """The features after every step, `(N, size)` each."""
         h = self._latents(z)
         return [h, *(value for _, _, value in self._passed(h, len(self.steps) - 1))]
 
-    def hidden_values(self, z: Any) -> Tensor:
+    def hidden_values(self, z: ArrayLike) -> Tensor:
         """The last hidden features, `(N, H)`: the input of the head, or g(z) where there is none."""
         return self._features(z, self.features)
 
-    def _features(self, z: Any, last: int) -> Tensor:
+    def _features(self, z: ArrayLike, last: int) -> Tensor:
         h = self._latents(z)
         for _, _, value in self._passed(h, last):
             h = value
@@ -139,7 +138,7 @@ class Trace:
             for i in {i for i in step.inputs if self._last_use[i] == index}:
                 del values[i]
 
-    def pattern(self, z: Any) -> Tensor:
+    def pattern(self, z: ArrayLike) -> Tensor:
         """The code of every hidden unit at each z, `(N, U)` int8.
 
         It is the sign, +1 or -1, for a unit with one kink (a unit at the kink counts as -1), -1, 0 or +1 for one
@@ -153,7 +152,7 @@ class Trace:
                     codes.append(step.code(taken[0]))
         return torch.cat(codes, 1)
 
-    def affine(self, z: Any) -> tuple[Tensor, Tensor]:
+    def affine(self, z: ArrayLike) -> tuple[Tensor, Tensor]:
         """The affine map of the cell of each z: `A (N, D, S)` and `b (N, D)` with `g(z) = A z + b`.
 
         Example:
@@ -200,13 +199,13 @@ class Trace:
         return jets
 
     def head_parameters(self) -> tuple[Tensor, Tensor]:
-        """W `(D, H)` and v `(D,)` of the head; the identity where there is none."""
+        """The weight W `(D, H)` and shift v `(D,)` of the head; the identity where there is none."""
         if self.head is not None:
             return self.head.weight, self.head.bias
         eye = torch.eye(self.output_dim, dtype=torch.float64, device=self.device)
         return eye, eye.new_zeros(self.output_dim)
 
-    def restrict(self, origin: Any, basis: Any) -> Trace:
+    def restrict(self, origin: ArrayLike, basis: ArrayLike) -> Trace:
         """The generator on an affine subspace, `y -> g(origin + basis y)`.
 
         The result shares the parameters of this trace; `origin (S,)` and `basis (S, k)` are constants.

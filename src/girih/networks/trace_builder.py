@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -33,9 +33,86 @@ Operand: TypeAlias = Feature | Source | float
 Sizes: TypeAlias = int | Sequence[int]
 
 
-def plain(value: Any) -> Any:
+# What functions of torch take after their features: the names, the order and the defaults are torch's.
+
+
+@dataclass(frozen=True)
+class ConvolutionCall:
+    """The arguments of `F.conv1d`, `F.conv2d` after the features."""
+
+    weight: Source
+    bias: Source | None = None
+    stride: Sizes = 1
+    padding: Sizes | str = 0
+    dilation: Sizes = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class TransposedCall:
+    """The arguments of `F.conv_transpose1d`, `F.conv_transpose2d` after the features."""
+
+    weight: Source
+    bias: Source | None = None
+    stride: Sizes = 1
+    padding: Sizes | str = 0
+    output_padding: Sizes = 0
+    groups: int = 1
+    dilation: Sizes = 1
+
+
+@dataclass(frozen=True)
+class NormalisationCall:
+    """The arguments of `F.batch_norm` after the features."""
+
+    running_mean: Source | None
+    running_var: Source | None
+    weight: Source | None = None
+    bias: Source | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class MaxPoolCall:
+    """The arguments of `F.max_pool1d`, `F.max_pool2d` after the features."""
+
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    dilation: Sizes = 1
+    ceil_mode: bool = False
+    return_indices: bool = False
+
+
+@dataclass(frozen=True)
+class AveragePoolCall:
+    """`F.avg_pool1d`, which has no `divisor_override`, and `F.avg_pool2d`."""
+
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+
+@dataclass(frozen=True)
+class ResizeCall:
+    """The arguments of `F.interpolate` after the features."""
+
+    size: Sizes | None = None
+    scale_factor: float | Sequence[float] | None = None
+    mode: str = "nearest"
+    align_corners: bool | None = None
+    recompute_scale_factor: bool | None = None
+    antialias: bool = False
+
+
+def plain(value: object) -> Plain:
     """The lists of a graph as tuples."""
-    return tuple(plain(part) for part in value) if isinstance(value, tuple | list) else value
+    return tuple(plain(part) for part in value) if isinstance(value, tuple | list) else cast("Plain", value)
 
 
 class Builder:
@@ -67,9 +144,9 @@ class Builder:
         step = affine_step(operator, [f.step for f in features], [f.shape for f in features], shape[1:], self.path)
         return self._append(step, shape[1:])
 
-    def average(self, feature: Feature, function: str, *args: Plain, **options: Plain) -> Feature:
+    def average(self, feature: Feature, function: str, *args: object) -> Feature:
         """Add a linear step with coefficients of at least 0 and without parameters."""
-        return self.affine(Average(function, tuple(plain(value) for value in args), options), feature)
+        return self.affine(Average(function, tuple(plain(value) for value in args)), feature)
 
     def kink(
         self,
@@ -99,12 +176,14 @@ class Builder:
             )
         return self._append(MaxStep(windows, feature.step, self.path), shape)
 
-    def move(self, feature: Feature, function: Callable[[Tensor], Any]) -> Any:
-        """What a function gives that only moves, picks or repeats entries; a tuple where it gives one."""
+    def move(
+        self, feature: Feature, function: Callable[[Tensor], Tensor | Sequence[Tensor]]
+    ) -> Feature | tuple[Feature, ...]:
+        """The result of a function that only moves, picks or repeats entries; a tuple where it gives one."""
         result = function(self.numbered(feature))
-        if isinstance(result, tuple | list):
-            return tuple(self._moved(feature, part) for part in result)
-        return self._moved(feature, result)
+        if isinstance(result, Tensor):
+            return self.moved(feature, result)
+        return tuple(self.moved(feature, part) for part in result)
 
     def numbered(self, feature: Feature) -> Tensor:
         """A batch in the shape of the feature, that holds 0, 1, 2, ... and goes on from row to row."""
@@ -112,7 +191,8 @@ class Builder:
         entries = torch.arange(self.batch * size, dtype=torch.float64, device=self.device)
         return entries.reshape(self.batch, *feature.shape)
 
-    def _moved(self, feature: Feature, result: Tensor) -> Feature:
+    def moved(self, feature: Feature, result: Tensor) -> Feature:
+        """The feature that has these entries of another one, by their numbers there."""
         size = self.steps[feature.step].size
         rows = result.reshape(len(result), -1).long() if result.ndim and result.numel() else None
         start = size * torch.arange(self.batch, device=self.device)[:, None]

@@ -39,12 +39,12 @@ class Step:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """Its kind in a word."""
         return {LatentStep: "latent", KinkStep: "activation", MaxStep: "maximum"}[type(self)]
 
     @property
     def sources(self) -> list[Source]:
-        """Where its numbers come from."""
+        """The sources that its numbers come from."""
         return []
 
     def frozen(self) -> Self:
@@ -95,7 +95,7 @@ class AffineStep(Step):
 
     @property
     def sources(self) -> list[Source]:
-        """Where its numbers come from."""
+        """The sources that its numbers come from."""
         return leaves(list(vars(self.operator).values()))
 
     def frozen(self) -> Self:
@@ -108,7 +108,7 @@ class AffineStep(Step):
 
     @property
     def kind(self) -> str:
-        """What its map is, in a word."""
+        """The kind of its map in a word."""
         return "linear" if isinstance(self.operator, LinearMap) else type(self.operator).__name__.lower()
 
     def _apply(self, values: Sequence[Tensor], absolute: bool) -> Tensor:
@@ -137,7 +137,7 @@ class AffineStep(Step):
 
     @property
     def bias(self) -> Tensor:
-        """What is added, `(size,)`; zeros for nothing."""
+        """The shift that is added, `(size,)`; zeros for nothing."""
         bias = self.operator.bias()
         if bias is None:
             return torch.zeros(self.size, dtype=torch.float64, device=self.device)
@@ -145,7 +145,7 @@ class AffineStep(Step):
 
     @property
     def device(self) -> torch.device | None:
-        """Where the parameters are; `None` when there are none."""
+        """The device that holds the parameters; `None` when there are none."""
         return next((source.raw.device for source in self.sources), None)
 
 
@@ -171,7 +171,7 @@ class LinearStep(AffineStep):
 
     @property
     def has_bias(self) -> bool:
-        """Whether the layer has a bias of its own."""
+        """Tells whether the layer has a bias of its own."""
         return self.operator.shift is not None
 
     def values(self, *taken: Tensor) -> Tensor:
@@ -212,12 +212,12 @@ class KinkStep(Step):
 
     @property
     def sources(self) -> list[Source]:
-        """Where its numbers come from."""
+        """The sources that its numbers come from."""
         return leaves(self.pieces)
 
     @property
     def bends_at_zero(self) -> bool:
-        """Whether it is `h` where h > 0 and `slope * h` elsewhere: ReLU, LeakyReLU, PReLU, the absolute value."""
+        """Tells whether it is `h` where h > 0 and `slope * h` elsewhere: ReLU, LeakyReLU, PReLU, the absolute value."""
         return self.thresholds == (0.0,) and self.pieces[1] == 1.0 and not any(self.constants) and self.channel is None
 
     @property

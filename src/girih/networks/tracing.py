@@ -126,7 +126,7 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
         parts = _returned(graph)
         result, part = _walk(graph, root, parts, Builder(full, _ROWS, kind.device), until, output)
         if until is None:
-            run: Callable[[Tensor], Any] = partial(_output_part, net, part)
+            run: Callable[[Tensor], Tensor] = partial(_output_part, net, part)
         else:  # made again, since sizes in it may be those of the number of rows
             graph, _ = graph_with(_CHECKED_ROWS)
             run = _part(graph, root, _returned(graph), until, part)
@@ -161,15 +161,15 @@ def _walk(
 
 
 def _returned(graph: fx.Graph) -> dict[str, Any]:
-    """What a graph returns, by name."""
+    """The outputs of a graph, by name."""
     (last,) = (node for node in graph.nodes if node.op == "output")
     return parts_of(last.args[0])
 
 
 def _part(
     graph: fx.Graph, root: nn.Module, parts: dict[str, Any], until: str | None, name: str
-) -> Callable[[Tensor], Any]:
-    """What the module itself gives for the part of the graph that was traced."""
+) -> Callable[[Tensor], Tensor]:
+    """Computes with the module itself the part of the graph that was traced."""
     if until is not None:
         name, node = "", before(graph, until)
     else:
@@ -180,12 +180,13 @@ def _part(
     return lambda z: _named_part(interpreter.run(z, *empty), name)
 
 
-def _output_part(net: nn.Module, name: str, z: Tensor) -> Any:
+def _output_part(net: nn.Module, name: str, z: Tensor) -> Tensor:
     return _named_part(net(z), name)
 
 
-def _named_part(value: Any, name: str) -> Any:
-    return parts_of(value)[name]
+def _named_part(value: object, name: str) -> Tensor:
+    part: Tensor = parts_of(value)[name]
+    return part
 
 
 def _example(root: nn.Module) -> Tensor:
@@ -196,7 +197,7 @@ def _example(root: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _check(
-    trace: Trace, run: Callable[[Tensor], Any], root: nn.Module, shape: tuple[int, ...], rows: int, name: str
+    trace: Trace, run: Callable[[Tensor], Tensor], root: nn.Module, shape: tuple[int, ...], rows: int, name: str
 ) -> None:
     """Compare the traced map with the module on random latents."""
     example = _example(root)
@@ -293,7 +294,7 @@ class Followed:
 
 
 def _parts(net: nn.Module) -> list[Any]:
-    """What a module is built of, flat; modules and functions are compared as objects."""
+    """The parts of a module, flat; modules and functions are compared as objects."""
     found: list[Any] = []
     for module in net.modules():
         found += (module, type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values())

@@ -15,7 +15,7 @@ _BYTES = 2**25
 
 
 class Packing:
-    """How the codes `(R, U)` int8 of the steps of a network are packed, `(R, B)` uint8.
+    """Packs the codes `(R, U)` int8 of the steps of a network as bytes `(R, B)` uint8.
 
     Rows are in the same order, packed or not.
     """
@@ -50,7 +50,7 @@ class Packing:
 
 
 def is_sign(step: KinkStep | MaxStep) -> bool:
-    """Whether the codes of a step are signs."""
+    """Tells whether the codes of a step are signs."""
     return isinstance(step, KinkStep) and len(step.thresholds) == 1
 
 

@@ -322,13 +322,13 @@ class Complex:
         self.origin = Growing(np.arange(self.count))
 
     def block_signs(self, count: int) -> Array:
-        """Whether each of the `count` functions of the block is positive on each cell, `(R, count)` bool."""
+        """Tells whether each of the `count` functions of the block is positive on each cell, `(R, count)` bool."""
         words = self.bits[self.dim][0].data
         return np.unpackbits(words[:, None].view(np.uint8), axis=1, bitorder="little")[:, :count].astype(bool)
 
 
 def _pack(flags: Array) -> Array:
-    """Up to 64 booleans a row as one word."""
+    """Packs up to 64 booleans a row as one word."""
     packed = np.packbits(flags, axis=1, bitorder="little")
     words = np.zeros((len(flags), 8), np.uint8)
     words[:, : packed.shape[1]] = packed

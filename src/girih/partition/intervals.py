@@ -10,9 +10,8 @@ from torch import Tensor
 from girih.errors import NonFiniteError
 from girih.gaussian import interval_log_mass
 from girih.networks import LinearStep, Trace
-from girih.partition.cells import Cells, Corners
+from girih.partition.cells import Cells, Corners, interval
 from girih.partition.codes import Packing
-from girih.partition.domain import interval
 from girih.partition.memory import Array, Limits
 from girih.partition.subdivision import subdivide
 
@@ -156,7 +155,7 @@ class LineCells(Cells):
 
     @property
     def extent(self) -> str:
-        """The same as text."""
+        """The domain as text."""
         return "({:g}, {:g})".format(*self._domain)
 
     @property

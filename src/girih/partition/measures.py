@@ -88,7 +88,7 @@ def _directed(ends: Array, flip: Array) -> tuple[Array, Array]:
 
 
 def _steps(ends: Array) -> Array:
-    """From the first to the second end of edges `(E, 2, S + 1)`."""
+    """The steps from the first to the second end of edges `(E, 2, S + 1)`."""
     t, at = ends[:, :, -1:], ends[:, :, :-1]
     step = np.where(t[:, 0] == t[:, 1], at[:, 1] - at[:, 0], 0.0)
     step = np.where(t[:, 0] < t[:, 1], -at[:, 0], step)
@@ -121,7 +121,7 @@ def _face_planes(ends: Array, face: Array, owner: Array, inside: Array) -> tuple
 
 
 def _beyond(normal: Array, anchor: Array, inside: Array, of: Array, ends: Array, owner: Array) -> Array:
-    """How far the planes `normal x = normal anchor` lie beyond points `inside` the sets `of` that they bound, `(m,)`.
+    """The distance of planes `normal x = normal anchor` beyond points `inside` the sets `of` that they bound, `(m,)`.
 
     Negative where the normal points inwards. A set thinner than the rounding of its inside is on the side of that one
     of its vertices and directions, the `ends` of the edges that it is the `owner` of (sorted), which shows it best.

@@ -65,7 +65,7 @@ def ragged(start: Array, length: Array) -> tuple[Array, Array]:
 
 
 class Limits:
-    """What an enumeration may take.
+    """The cells and the memory that an enumeration may take.
 
     Args:
         max_cells: the largest number of cells.
@@ -97,7 +97,7 @@ def _free() -> float:
 
 
 def _free_in_group() -> float:
-    """What a container leaves."""
+    """The bytes that a container leaves."""
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))

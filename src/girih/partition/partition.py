@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from girih.partition.subdivision import expected_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from networkx import Graph
 
 MAX_LATENT_DIM = 3
@@ -359,8 +360,29 @@ class Partition:
             raise ParameterError(f"cell index {index} is out of range for {len(self)} cells")
         return index % len(self)
 
-    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the partition: `girih.plots.plot_partition(part)`, which takes the same options."""
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        span: ArrayLike | None = None,
+        coordinates: Sequence[int] | None = None,
+        mass: ArrayLike | None = None,
+        values: str | ArrayLike | None = None,
+        edges: bool | None = None,
+        label: str | None = None,
+        cmap: str | Colormap | None = None,
+        log: bool | None = None,
+        at: float | None = None,
+    ) -> Axes:
+        """Draw the partition: `girih.plots.plot_partition(part)`, which says what the options mean and their defaults.
+
+        `coordinates` and `mass` are of S = 1, those after them of S = 2, 3.
+        """
+        given = {
+            "span": span, "coordinates": coordinates, "mass": mass, "values": values, "edges": edges, "label": label,
+            "cmap": cmap, "log": log, "at": at,
+        }  # fmt: skip
+        options = {name: value for name, value in given.items() if value is not None}
         axes: Axes = _above("girih.plots", "plot_partition")(self, ax=ax, **options)
         return axes
 

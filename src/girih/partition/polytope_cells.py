@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from girih.networks import Jet, MaxStep, Trace
-from girih.partition.cells import Cells, Corners
+from girih.partition.cells import Cells, Corners, halfspaces
 from girih.partition.codes import Lookup, Packing
 from girih.partition.complex import DOMAIN, FAKE, IDEAL
-from girih.partition.domain import halfspaces
 from girih.partition.measures import boundary, interior_points, log_masses, piece_vertices, volumes
 from girih.partition.memory import Array, Limits
 from girih.partition.subdivision import Subdivision, subdivide
@@ -56,7 +55,7 @@ class PolytopeCells(Cells):
 
     @property
     def extent(self) -> str:
-        """The same as text."""
+        """The domain as text."""
         return "whole space" if self.halfspaces is None else f"{len(self.halfspaces[1])} half-spaces"
 
     def __len__(self) -> int:
@@ -69,7 +68,7 @@ class PolytopeCells(Cells):
 
     @property
     def patterns(self) -> Tensor:
-        """The same on the device of the network; kept where that takes little."""
+        """The codes on the device of the network; they are kept where that takes little."""
         return self._kept if len(self) * self.trace.hidden_units <= _KEPT else self._made(self.packed)
 
     @cached_property
@@ -221,7 +220,7 @@ class PolytopeCells(Cells):
 
     @property
     def separating_units(self) -> Tensor:
-        """For each pair of neighbours the column of `patterns` that tells them apart, `(E,)`."""
+        """The column of `patterns` that tells each pair of neighbours apart, `(E,)`."""
         column = np.array([cut.column for cut in self.cuts], np.int64)
         return torch.as_tensor(column[self._adjacency[1]])
 
@@ -237,7 +236,7 @@ class PolytopeCells(Cells):
         )
 
     def _room(self, points: Array) -> Array:
-        """How far points are inside the domain, `(N,)`; negative outside."""
+        """The distance of points from the end of the domain, `(N,)`; negative outside."""
         if self.halfspaces is None:
             return np.full(len(points), np.inf)
         H, h = self.halfspaces

@@ -32,6 +32,7 @@ _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
 _LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
 _RESUMED = 20  # iterations on all rows, from a fit to a sample
+_WORK = 3e6  # rows times components times cells times iterations of one fit
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 
 Report = Callable[[int, str], None]
@@ -152,7 +153,7 @@ class Fitter:
             starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
             trials = [fit(one, on.rows, prior, 12) for one in starts]
             starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
-        return Member(fit(starts[0], on.rows, prior)[0], on.scales)
+        return Member(fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0], on.scales)
 
     def _plain_of(self, setting: Setting) -> Mixture:
         key = replace(setting, kinks=0, ridge=0.0)
@@ -165,6 +166,12 @@ class Fitter:
                 start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
                 self._plain[key] = fit(start, on.rows, prior)[0]
         return self._plain[key]
+
+
+def _iterations(rows: Rows, mixture: Mixture) -> int:
+    """How many are made at most, so that fits of many rows, components and cells end in time."""
+    pairs = len(rows) * mixture.components * len(mixture.basis.constant)
+    return int(min(60, max(15, _WORK / pairs)))
 
 
 class _Scaled:
@@ -289,7 +296,8 @@ def screen(search: _Search, lean: bool) -> None:
         if columns:
             search.score(Setting(kinks=_CURVE, bend=bend))
     for setting in search.best(1 if lean else 2):
-        search.score(replace(setting, floor=0.3))
+        for floor in (0.3,) if lean else (0.3, 1e-3):
+            search.score(replace(setting, floor=floor))
         if setting.kinks and not lean:
             search.score(replace(setting, ridge=0.1))
             search.score(replace(setting, ridge=10.0))

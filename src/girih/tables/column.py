@@ -66,11 +66,16 @@ class Column:
             return 0
         return len(self.atoms) + 1 if self.kind == "number" else max(len(self.levels), 2)
 
+    @property
+    def other(self) -> bool:
+        """Whether it is a constant of which the second code is "anything else"."""
+        return self.code is not None and self.constant is not None and len(self.levels or self.atoms) == 1
+
     def summary(self) -> str:
         """What was done with it, as a sentence without its end."""
         if self.x is None and self.code is None:
             return "no entry was observed: it is kept as it is, and no part of the model"
-        if self.constant is not None and self.kind != "boolean" and self.size == 2 and len(self.levels) < 2:
+        if self.other:
             return f"always {self.constant!r}: a category, in which any other value is the second"
         if self.kind == "boolean":
             return "boolean"
@@ -82,8 +87,9 @@ class Column:
         text += f", rounded to {self.width:g}" if self.width and not self.atoms else ""
         if self.atoms:
             which = " and ".join(f"{atom:g}" for atom in self.atoms)
-            text += f"; {which} repeat{'s' if len(self.atoms) == 1 else ''} so often that it counts as a probability"
-            text += f" spread over the width {self.width:g}"
+            one = len(self.atoms) == 1
+            text += f"; {which} repeat{'s' if one else ''} so often that {'it counts' if one else 'they count'} as a "
+            text += f"probability spread over the width {self.width:g}"
         return text
 
 
@@ -173,7 +179,7 @@ def encoded(item: Column, raw: Raw, unseen: Unseen) -> tuple[NDArray[np.float64]
         return values, None
     code = np.where(missing, -1, len(item.atoms))
     for k, atom in enumerate(item.atoms):
-        code[near(values, atom, item.width)] = k
+        code[near(values, atom, None if item.other else item.width)] = k
     return np.where(code == len(item.atoms), values, np.nan), code
 
 
@@ -190,7 +196,7 @@ def _codes(item: Column, raw: Raw, what: str, unseen: Unseen) -> NDArray[np.int6
             if abs(floats[k] - value) <= 1.2e-7 * abs(floats[k]):
                 places[value] = next(i for i, level in enumerate(item.levels) if level == floats[k])
                 new.discard(value)
-    if new and item.size > len(item.levels):  # a constant: anything else
+    if new and item.other:
         places.update(dict.fromkeys(new, len(item.levels)))
     elif new and unseen == "error":
         remedy = (

@@ -162,8 +162,8 @@ class Columns:
             rounded: round the columns that held whole numbers only.
 
         Returns:
-            A frame with the types of the columns restored where they can hold the values; an array of float64, or of
-            objects if there is text; a tensor.
+            A frame with the types of the columns restored where they can hold the values (sparse columns come back
+            dense); an array of float64, of booleans if all are, or of objects if there is text; a tensor.
         """
         given = None if like is None else table(like, "like", len(self))
         matched = None if given is None else self._matched(given)
@@ -186,7 +186,7 @@ class Columns:
         """`-log h` summed over the entries of a row that are atoms, `(N,)`: add it to `log p`."""
         out = torch.zeros(len(codes), dtype=torch.float64)
         for item in self.items:
-            if item.code is not None and item.atoms and item.constant is None:
+            if item.code is not None and item.atoms and not item.other:
                 code = codes[:, item.code]
                 out -= math.log(item.width) * ((code >= 0) & (code < len(item.atoms)))
         return out

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from girih._arrays import as_rows, as_tensor
 from girih._extras import require
-from girih._numbers import as_floats, column_labels, refuse
+from girih._arrays import as_floats, column_labels, refuse
 from girih.errors import EmptyDataError, NotNumericError, ShapeError
 
 Name: TypeAlias = str | int
@@ -242,7 +242,7 @@ def _of_frame(X: Any, name: str) -> Table:
             f"{name} must be a frame that narwhals reads, an array or a list of rows; got {type(X).__name__}"
         ) from None
     source = str(frame.implementation.value)
-    columns = [_of_series(frame[label], label, f"column {label!r} of {name}", source) for label in labels]
+    columns = [_of_series(frame.get_column(label), label, f"column {label!r} of {name}", source) for label in labels]
     return Table(source, True, tuple(columns), X.index if source == "pandas" else None)
 
 
@@ -266,7 +266,8 @@ def _of_series(series: Any, label: Any, what: str, source: str) -> Raw:
                     f"{what} has categories that are no text, numbers or booleans, e.g. {level!r}; turn it into text "
                     "first (astype(str) in pandas)"
                 )
-        return Raw(name, "category", values, dtype, levels, bool(getattr(native.dtype, "ordered", False)))
+        ordered = source == "pandas" and bool(native.dtype.ordered)
+        return Raw(name, "category", values, dtype, levels, ordered)
     if kind == nw.String or kind == nw.Object:
         return of_labels(name, series.to_list(), what, dtype)
     array = np.asarray(native.to_numpy())

@@ -19,6 +19,7 @@ _REPEATED = 0.05  # share of the rows that repeat an earlier value, where roundi
 _CROWDED = 5.0  # rows a distinct value from which on the values are levels, even on no grid
 _SHARE, _LEAST, _MOST = 0.08, 8, 3  # an atom: share of the rows and rows it has at least; atoms a column
 _ABOVE, _NEAR = 5.0, 3  # its rows, over those of the commonest of so many neighbours on each side
+_UNROUNDED = 1e-3  # least width of an atom among numbers that were not rounded, in deviations: at most 7 nats
 _FAR_ABOVE = 30.0  # the same where other values that may be atoms are no neighbours
 
 
@@ -65,13 +66,14 @@ def look(values: NDArray[np.float64]) -> Grid:
     if whole:
         width = max(width, 1.0)
     if width == 0.0 and atoms:
-        width = max(float(np.diff(distinct).min()), 1e-6 * float(values.std()))
+        width = max(float(np.diff(distinct).min()), _UNROUNDED * float(values.std()))
     return Grid(width, atoms, len(distinct), whole)
 
 
-def near(values: NDArray[np.float64], atom: float, width: float) -> NDArray[np.bool_]:
-    """Which values are that atom, up to the noise of float32 and a millionth of the width."""
-    return np.abs(values - atom) <= min(max(1e-6 * width, _NOISE_32 * abs(atom)), 0.5 * width)
+def near(values: NDArray[np.float64], atom: float, width: float | None) -> NDArray[np.bool_]:
+    """Which values are that atom, up to the noise of float32 and, if there is a width, a millionth of it."""
+    noise = _NOISE_32 * abs(atom)
+    return np.abs(values - atom) <= (noise if width is None else min(max(1e-6 * width, noise), 0.5 * width))
 
 
 def step(values: NDArray[np.float64], tolerance: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from girih._extras import require
-from girih._numbers import as_floats
+from girih._arrays import as_floats
 from girih.tables.frames import Label, Name
 
 Written: TypeAlias = NDArray[np.float64] | list[Label | None]  # numbers, NaN where missing, or labels, None there
@@ -72,8 +72,7 @@ def write_frame(
     series = [
         _to_series(str(name), values, form, source) for name, values, form in zip(names, columns, forms, strict=True)
     ]
-    frame = nw.from_dict({one.name: one for one in series}, backend=source)
-    return nw.to_native(frame)
+    return nw.to_native(series[0].to_frame().with_columns(*series[1:]))  # `from_dict` would lose types of Arrow
 
 
 def _whole_entries(values: NDArray[np.float64]) -> bool:
