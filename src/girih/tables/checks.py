@@ -5,7 +5,7 @@ from __future__ import annotations
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_feature_names
 
-from girih._numbers import column_labels
+from girih._arrays import column_labels
 from girih.errors import ShapeError
 
 
