@@ -180,8 +180,8 @@ class _Scaled:
     def __init__(self, table: Table, scales: Scales) -> None:
         self.levels, self.scales = table.levels, scales
         self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
-        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0).exp()
-        self.least = ((table.width * typical).square() / 12.0).clamp(min=1e-8)
+        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0)
+        self.least = ((table.width.log() + typical).exp().square() / 12.0).clamp(min=1e-8)  # slopes may be 1e310
         self._completed: Tensor | None = None
 
     @property
