@@ -1,4 +1,4 @@
-"""A short search for settings: most laws of a fitted model hold for any setting, and the long one takes seconds a fit."""
+"""A short search for settings: most laws hold for any setting, and the long one takes seconds a fit."""
 
 import pytest
 
