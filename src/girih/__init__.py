@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from girih.networks import mlp, trace
     from girih.partition import Partition
     from girih.selection import select_model
-    from girih.tables import TableModel
+    from girih.tables import DGNImputer, DGNOutlierDetector, TableModel
     from girih.training import FitOptions, FitResult
 
 __all__ = [
     "DGN",
     "Covariance",
     "DGNEstimator",
+    "DGNImputer",
+    "DGNOutlierDetector",
     "FitOptions",
     "FitResult",
     "Partition",
@@ -80,6 +82,8 @@ _HOMES = {
     "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",
+    "DGNImputer": "tables",
+    "DGNOutlierDetector": "tables",
     "FitOptions": "training",
     "FitResult": "training",
     "Partition": "partition",

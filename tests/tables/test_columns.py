@@ -506,7 +506,7 @@ def test_arrays_need_no_extra_and_frames_name_theirs():
         (np.array([[1.0, np.inf]]), NonFiniteError, "infinite values .first in row 0., column 1"),
         (pd.DataFrame({"big": [1.0, 1e200]}), NonFiniteError, "column 'big', too large"),
         (np.zeros((0, 3)), EmptyDataError, "no rows"),
-        (np.zeros((3, 0)), EmptyDataError, r"0 feature\(s\) while a minimum of 1 is required"),
+        (np.zeros((3, 0)), EmptyDataError, r"0 feature\(s\) \(shape=\(3, 0\)\) while a minimum of 1 is required"),
         (pd.DataFrame(), EmptyDataError, "minimum of 1"),
         (np.zeros(3), ShapeError, r"table of shape \(N, D\)"),
         (np.zeros((2, 3, 4)), ShapeError, "table of shape"),

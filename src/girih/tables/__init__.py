@@ -3,8 +3,20 @@
 from girih.tables.choice import Setting
 from girih.tables.columns import Columns
 from girih.tables.conditioned import TableConditional
+from girih.tables.imputer import DGNImputer
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture
 from girih.tables.model import TableModel
+from girih.tables.outliers import DGNOutlierDetector
 
-__all__ = ["Columns", "Ensemble", "Member", "Mixture", "Setting", "TableConditional", "TableModel"]
+__all__ = [
+    "Columns",
+    "DGNImputer",
+    "DGNOutlierDetector",
+    "Ensemble",
+    "Member",
+    "Mixture",
+    "Setting",
+    "TableConditional",
+    "TableModel",
+]

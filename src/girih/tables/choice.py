@@ -183,8 +183,8 @@ class _Scaled:
     def __init__(self, table: Table, scales: Scales) -> None:
         self.levels, self.scales = table.levels, scales
         self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
-        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0).exp()
-        self.least = ((table.width * typical).square() / 12.0).clamp(min=1e-8)
+        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0)
+        self.least = ((table.width.log() + typical).exp().square() / 12.0).clamp(min=1e-8)  # slopes may be 1e310
         self._completed: Tensor | None = None
 
     @property
@@ -290,7 +290,7 @@ def screen(search: _Search, lean: bool) -> None:
     for bend in bends:
         for kind in kinds:
             found = _sizes(search, replace(kind, bend=bend), min(rows, _ROWS_EACH * 8) if lean else rows)
-            if not columns:
+            if not columns or rows < _ROWS_EACH * _KINKS:
                 continue
             for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
@@ -383,5 +383,5 @@ def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
 
 def _cost(table: Table) -> float:
     """What the factorisations of one E-step of one component cost: patterns of holes times D^3."""
-    patterns = len((~table.x.isnan()).unique(dim=0)) if len(table) else 1
+    patterns = len((~table.x.isnan()).unique(dim=0)) if table.x.numel() else 1
     return float(patterns * table.x.shape[1] ** 3)

@@ -106,7 +106,10 @@ def table(X: Any, name: str = "X", width: int | None = None) -> Table:
     else:
         out = _of_array(X, name, width)
     if not out.columns:
-        raise EmptyDataError(f"{name} has 0 feature(s) while a minimum of 1 is required; pass at least one column")
+        rows = len(X) if hasattr(X, "__len__") else 0
+        raise EmptyDataError(
+            f"{name} has 0 feature(s) (shape=({rows}, 0)) while a minimum of 1 is required; pass at least one column"
+        )
     if not len(out):
         raise EmptyDataError(f"{name} has no rows; pass at least one")
     return out

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NOISE = 1e-9  # relative to the largest value: float64 numbers after some arithmetic
+_FINE = 1e-12  # the same where that would make a column constant
 _NOISE_32 = 1.2e-7  # the same of float32 numbers
 _CLEAR = 50.0  # a step is at least so many times the noise, so that random numbers have none
 _REPEATED = 0.05  # share of the rows that repeat an earlier value, where rounding shows
@@ -50,6 +51,10 @@ def look(values: NDArray[np.float64]) -> Grid:
     """
     tolerance = _noise(values)
     distinct, counts = _distinct(values, tolerance)
+    size = float(np.abs(values).max())
+    if len(distinct) == 1 and tolerance <= _NOISE * size and float(np.ptp(values)) > _FINE * size:
+        tolerance = _FINE * size  # far from 0 a column may vary in its last digits alone, as times within an hour do
+        distinct, counts = _distinct(values, tolerance)
     whole = bool((values == np.round(values)).all())
     if len(distinct) == 1:
         return Grid(1.0 if whole else 0.0, (), 1, whole)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.tables.checks import check_axes, check_rows
 from girih.tables.choice import Choice, Fitter, Setting, Table, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
@@ -79,6 +80,9 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         ((4,), (150,))
     """
 
+    setting_: Setting
+    feature_names_in_: NDArray[np.object_]
+
     def __init__(
         self,
         *,
@@ -107,9 +111,12 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         number = self.n_folds
         if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
             raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
+        check_axes(X)
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
         weight = _weights(sample_weight, len(x))
+        if not bool(weight.any()):
+            raise ParameterError("every sample_weight is zero, so that no row counts; give some a weight above 0")
         kept = (weight > 0.0) & (~x.isnan().all(1) | (codes >= 0).any(1))
         if int(kept.sum()) < 2:
             raise EmptyDataError(
@@ -141,6 +148,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         self.columns_, self._ensemble = columns, ensemble
         self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
         self.n_features_in_ = len(columns)
+        if hasattr(self, "feature_names_in_"):  # of an earlier fit
+            del self.feature_names_in_
         if columns.named and all(isinstance(name, str) for name in columns.names):
             self.feature_names_in_ = np.array(columns.names, dtype=object)
         self._atoms = tuple(
@@ -166,11 +175,7 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
             ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         x, codes = self._read(X)
-        parts = [
-            self._ensemble.log_prob(a, b) + self.columns_.log_offset(b)
-            for a, b in zip(x.split(_AT_ONCE), codes.split(_AT_ONCE), strict=True)
-        ]
-        return np.asarray(torch.cat(parts).numpy())
+        return np.asarray(self._log_prob(x, codes).numpy())
 
     def score(self, X: object, y: object = None) -> float:
         """The mean of `score_samples`, nats a row."""
@@ -329,12 +334,23 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         codes = torch.full((1, len(self.columns_.levels)), -1)
         return Conditional(self._ensemble, nothing, codes, self._atoms)
 
+    def _log_prob(self, x: Tensor, codes: Tensor) -> Tensor:
+        """`score_samples` of encoded rows, `(N,)`."""
+        parts = [
+            self._ensemble.log_prob(a, b) + self.columns_.log_offset(b)
+            for a, b in zip(x.split(_AT_ONCE), codes.split(_AT_ONCE), strict=True)
+        ]
+        return torch.cat(parts)
+
     def _width(self) -> int:
         return len(self.columns_.width)
 
     def _read(self, X: object) -> tuple[Tensor, Tensor]:
         check_is_fitted(self)
-        return self.columns_.row(X) if isinstance(X, Mapping) else self.columns_.read(X)
+        if isinstance(X, Mapping):
+            return self.columns_.row(X)
+        check_rows(self, X, any_order=True)
+        return self.columns_.read(X)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")

@@ -60,7 +60,7 @@ class Scales:
                 for at, one in _candidates(v, float(width[j])):
                     y = ((v - at) / one).asinh()
                     m, s = _moments(y, w)
-                    slope = -0.5 * ((v - at).square() + one * one).log()
+                    slope = -torch.hypot(v - at, v.new_tensor(one)).log()
                     gain = float((w * slope).sum() / w.sum() - s.log())
                     if gain > best:
                         best, bent[j], origin[j], unit[j], centre[j], spread[j] = gain, True, at, one, m, s
@@ -78,14 +78,17 @@ class Scales:
 
     def log_slope(self, x: Tensor) -> Tensor:
         """`log dy/dx (..., D)`, NaN where x is."""
-        bent = -0.5 * ((x - self.origin).square() + self.unit.square()).log()
+        bent = -torch.hypot(x - self.origin, self.unit.expand_as(x)).log()
         return torch.where(self.bent, bent, 0.0 * x) - self.spread.log()
 
 
 def _moments(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     mean = (w * v).sum() / w.sum()
-    deviation = ((w * (v - mean).square()).sum() / w.sum()).sqrt()
-    return mean, deviation if float(deviation) > 0.0 else torch.ones_like(deviation)
+    size = (v - mean).abs().max()
+    if float(size) == 0.0:
+        return mean, torch.ones_like(mean)
+    squares = ((v - mean) / size).square()  # of numbers near 1: those of 1e-170 or 1e170 are no doubles
+    return mean, size * ((w * squares).sum() / w.sum()).sqrt()
 
 
 def _candidates(v: Tensor, width: float) -> list[tuple[float, float]]:

@@ -52,7 +52,7 @@ def clustered(x: Tensor, rows: Rows, components: int, prior: Prior, levels: tupl
     flags = _flags(rows.codes, levels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-        means = KMeans(components, n_init=1, random_state=seed).fit(
+        means = KMeans(min(components, len(x)), n_init=1, random_state=seed).fit(
             torch.cat((x, *flags), 1).numpy(), sample_weight=rows.weight.numpy()
         )
     shares = torch.nn.functional.one_hot(torch.as_tensor(means.labels_).long(), components).to(x.dtype)

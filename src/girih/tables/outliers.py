@@ -1,0 +1,258 @@
+"""`DGNOutlierDetector`: the strange rows of a table with holes, as an outlier detector of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from girih.errors import ParameterError
+from girih.tables.checks import check_axes, check_rows
+from girih.tables.conditional import Conditional
+from girih.tables.frames import Name
+from girih.tables.model import TableModel
+
+Array = NDArray[np.float64]
+
+_REFERENCE = 1000  # rows by which rows with holes are judged
+_LEAST = 200  # the same where a table has many patterns of holes
+_BUDGET = 200_000  # rows that are scored for all patterns of the table together, about
+
+
+class DGNOutlierDetector(OutlierMixin, BaseEstimator):
+    r"""An outlier detector for tables with holes, from the exact joint density of all columns.
+
+    Use it in place of `IsolationForest` where entries are missing, columns are mixed, or one wants to know *why* a row
+    is strange: `explain` says it by column, `p_value` how rare such a row is.
+
+    A row is an outlier where its log density is below a threshold, and rows are compared with rows **that have the same
+    holes**, since a density over four columns and one over three have different units. The threshold of complete rows
+    is the `contamination` quantile of `log p` of the rows of `fit`, as everywhere in scikit-learn, where contamination
+    is the share of outliers *in the table that is fitted*. For each pattern of holes it is the same quantile of the
+    same rows, seen through those holes. (Rows of `fit` that have holes themselves are completed for this by a draw from
+    the model.) So each pattern has its share of outliers and a row is no outlier for what it lacks; one without any
+    observed entry is none.
+
+    Fresh rows are flagged a little more often than rows of `fit`, as the model has seen those. Where the rate matters,
+    compare `p_value` with it: it is a rate under the model, and needs no threshold.
+
+    Args:
+        contamination: the share of outliers among the rows of `fit`, above 0 and at most 0.5.
+        kinds: as in `TableModel`, for columns of which what is found out does not suit.
+        n_folds: as in `TableModel`.
+        random_state: seed or `RandomState`, of the fit and of all draws.
+        verbose: 1 shows a progress bar.
+
+    Attributes:
+        model_: the `TableModel`, for everything else that is asked of the table.
+        offset_: the threshold of `log p` of complete rows, nats; `decision_function` of such rows is
+            `score_samples` less this.
+        threshold_: the same.
+        n_features_in_: the number of columns.
+        feature_names_in_: their names, of a frame with names.
+
+    Source:
+        The p-value is that of a Monte Carlo test: Davison and Hinkley, *Bootstrap Methods* (1997), section 4.2.
+
+    Example:
+        >>> import girih, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> a = rng.normal(size=60)
+        >>> X = np.column_stack([a, 2 * a + 0.1 * rng.normal(size=60)])
+        >>> X[0] = 1.0, -2.0  # each is common, but not both together
+        >>> detector = girih.DGNOutlierDetector(contamination=0.02, n_folds=2, random_state=0).fit(X)
+        >>> detector.predict([[1.0, -2.0], [1.0, 2.0], [1.0, float("nan")]]).tolist()
+        [-1, 1, 1]
+    """
+
+    model_: TableModel
+    offset_: float
+    threshold_: float
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+    _seed: int
+    _reference: tuple[Tensor, Tensor]
+
+    def __init__(
+        self,
+        *,
+        contamination: float = 0.01,
+        kinds: Mapping[Name, str] | None = None,
+        n_folds: int = 5,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.contamination = contamination
+        self.kinds = kinds
+        self.n_folds = n_folds
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: object, y: object = None) -> Self:
+        """Fit the density and the thresholds.
+
+        Args:
+            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing.
+            y: ignored.
+
+        Raises:
+            ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
+            ParameterError: an option is out of its domain.
+        """
+        share = self.contamination
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 < share <= 0.5:
+            raise ParameterError(f"contamination must be above 0 and at most 0.5; got {share!r}")
+        check_axes(X)
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.model_ = TableModel(kinds=self.kinds, n_folds=self.n_folds, random_state=self._seed, verbose=self.verbose)
+        self.model_.fit(X)
+        self.n_features_in_ = self.model_.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        if hasattr(self.model_, "feature_names_in_"):
+            self.feature_names_in_ = self.model_.feature_names_in_
+        x, codes = self.model_.columns_.read(X)
+        generator = torch.Generator().manual_seed(self._seed)
+        given = Conditional(self.model_._ensemble, x, codes, self.model_._atoms)
+        x, codes = (part[0] for part in given.sample(1, generator))
+        self.offset_ = self.threshold_ = self._quantile(self.model_._log_prob(x, codes))
+        patterns = len(self._seen(*self.model_.columns_.read(X)).unique(dim=0))
+        size = int(np.clip(_BUDGET // patterns, _LEAST, _REFERENCE))
+        chosen = torch.randperm(len(x), generator=generator)[:size]
+        self._reference = x[chosen], codes[chosen]
+        self._offsets: dict[bytes, float] = {}
+        return self
+
+    def score_samples(self, X: object) -> Array:
+        """`log p` of what is observed of each row, nats in the units of the data, `(N,)`.
+
+        Rows with other holes are not to be compared by it; `decision_function` and `p_value` are made for that.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        return np.asarray(self.model_._log_prob(*self._read(X)).numpy())
+
+    def decision_function(self, X: object) -> Array:
+        """`log p` of each row less the threshold of its pattern of holes, nats, `(N,)`; outliers are below 0.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        x, codes = self._read(X)
+        out = self.model_._log_prob(x, codes)
+        for pattern, rows in self._patterns(x, codes):
+            out[rows] -= self._offset(pattern)
+        return np.asarray(out.numpy())
+
+    def predict(self, X: object) -> NDArray[np.int64]:
+        """-1 for outliers and 1 for others, `(N,)`.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        return np.where(self.decision_function(X) < 0.0, -1, 1)
+
+    def p_value(self, X: object, n_simulations: int = 999) -> Array:
+        """How often the model draws a row that is as unlikely or more, with the same holes, `(N,)`.
+
+        It is `(1 + #{log p(draw) <= log p(row)}) / (1 + n_simulations)`: under the model `P(p_value <= a) <= a` for
+        every level a. The smallest value is `1 / (1 + n_simulations)`, 0.001 by default, so draw more where smaller
+        ones matter. The draws are the same in every call. A row without an observed entry has 1.
+
+        Args:
+            X: the rows.
+            n_simulations: how many rows are drawn, 1 or more.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError: the rows do not fit the table.
+            ParameterError: they do not, or `n_simulations` is not a whole number, 1 or more.
+        """
+        n = n_simulations
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise ParameterError(f"n_simulations must be a whole number, 1 or more; got {n!r}")
+        x, codes = self._read(X)
+        log_p = self.model_._log_prob(x, codes)
+        generator = torch.Generator().manual_seed(self._seed)
+        drawn_x, drawn_codes = (part[:, 0] for part in self.model_._anything().sample(int(n), generator))
+        out = torch.ones(len(x), dtype=torch.float64)
+        for pattern, rows in self._patterns(x, codes):
+            drawn = self.model_._log_prob(*self._through(pattern, drawn_x, drawn_codes)).sort().values
+            below = torch.searchsorted(drawn, log_p[rows], right=True)
+            out[rows] = (1.0 + below.double()) / (1.0 + n)
+        return np.asarray(out.numpy())
+
+    def explain(self, X: object) -> Array:
+        """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
+
+        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        self._read(X)
+        return self.model_.explain(X)
+
+    # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _quantile(self, log_p: Tensor) -> float:
+        return float(np.percentile(log_p.numpy(), 100.0 * self.contamination))
+
+    def _read(self, X: object) -> tuple[Tensor, Tensor]:
+        check_is_fitted(self)
+        check_rows(self, X)
+        return self.model_.columns_.read(X)
+
+    def _seen(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
+        out = torch.zeros(len(x), self.n_features_in_, dtype=torch.bool)
+        for place, item in enumerate(self.model_.columns_.items):
+            if item.x is not None:
+                out[:, place] |= ~x[:, item.x].isnan()
+            if item.code is not None:
+                out[:, place] |= codes[:, item.code] >= 0
+        return out
+
+    def _patterns(self, x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each pattern of holes `(columns,)`, True where observed, and its rows."""
+        patterns, which = self._seen(x, codes).unique(dim=0, return_inverse=True)
+        for p, pattern in enumerate(patterns):
+            yield pattern, (which == p).nonzero()[:, 0]
+
+    def _through(self, pattern: Tensor, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Complete rows as a pattern of holes shows them."""
+        x, codes = x.clone(), codes.clone()
+        for item, seen in zip(self.model_.columns_.items, pattern.tolist(), strict=True):
+            if not seen and item.x is not None:
+                x[:, item.x] = torch.nan
+            if not seen and item.code is not None:
+                codes[:, item.code] = -1
+        return x, codes
+
+    def _offset(self, pattern: Tensor) -> float:
+        """The threshold of a pattern of holes."""
+        known = [item.x is not None or item.code is not None for item in self.model_.columns_.items]
+        if pattern.tolist() == known:
+            return self.offset_
+        key = pattern.numpy().tobytes()
+        if key not in self._offsets:
+            self._offsets[key] = self._quantile(self.model_._log_prob(*self._through(pattern, *self._reference)))
+        return self._offsets[key]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "offset_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
