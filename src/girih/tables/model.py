@@ -129,11 +129,12 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         best = simplest(choice, table.x.shape[1])
         self.best_ = self._single(fitter.fit(best), best)
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
-        self._curve = fitter.fit(curves[0]) if curves else None
+        self._curve = fitter.fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
         return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
+        ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
         self.columns_, self._ensemble = columns, ensemble
         self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
         self.n_features_in_ = len(columns)
