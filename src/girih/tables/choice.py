@@ -368,5 +368,5 @@ def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
 
 def _cost(table: Table) -> float:
     """What the factorisations of one E-step of one component cost: patterns of holes times D^3."""
-    patterns = len((~table.x.isnan()).unique(dim=0)) if len(table) else 1
+    patterns = len((~table.x.isnan()).unique(dim=0)) if table.x.numel() else 1
     return float(patterns * table.x.shape[1] ** 3)

@@ -239,7 +239,7 @@ def _of_frame(X: Any, name: str) -> Table:
             f"{name} must be a frame that narwhals reads, an array or a list of rows; got {type(X).__name__}"
         ) from None
     source = str(frame.implementation.value)
-    columns = [_of_series(frame[label], label, f"column {label!r} of {name}", source) for label in labels]
+    columns = [_of_series(frame.get_column(label), label, f"column {label!r} of {name}", source) for label in labels]
     return Table(source, True, tuple(columns), X.index if source == "pandas" else None)
 
 
