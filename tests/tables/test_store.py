@@ -61,6 +61,7 @@ def test_all_of_it_comes_back(fitted, saved):
     assert back.get_params() == fitted.get_params()
     assert back.columns_ == fitted.columns_ and back.columns_.names == tuple(COLUMNS)
     assert back.held_out_score_ == fitted.held_out_score_
+    assert back.best_.held_out_score_ == fitted.best_.held_out_score_
     assert back.best_.setting_ == fitted.best_.setting_ and back.best_.best_ is back.best_
     assert (back.aic(X), back.bic(X)) == (fitted.aic(X), fitted.bic(X))
     assert not hasattr(back, "setting_") and back.n_features_in_ == 6

@@ -55,6 +55,7 @@ def table_parts(model: TableModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "members": len(model.members_),
         "single": single,
         "setting": asdict(model.best_.setting_),
+        "best_score": model.best_.held_out_score_,
     }
     if not single:
         config |= {"held_out_score": model.held_out_score_, "cv_results": model.cv_results_}
@@ -86,10 +87,10 @@ def table_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tabl
     model._curve = curve
     if single:
         _need(count == 1, "its number of members")
-        model.setting_, model.best_ = setting, model
+        model.setting_, model.best_, model.held_out_score_ = setting, model, float(found["best_score"])
         return model
     model.best_ = model._single(_member_from(tensors, f"{_BEST}.", columns), setting)
-    model.best_._curve = curve
+    model.best_._curve, model.best_.held_out_score_ = curve, float(found["best_score"])
     model.held_out_score_ = float(found["held_out_score"])
     model.cv_results_ = {  # JSON has no NaN, as the ridge of plain mixtures is
         str(name): [math.nan if value is None else value for value in values]
