@@ -187,6 +187,7 @@ def fit(
     if isinstance(found, table_data.TableData):
         table = table_data.without_names_of_rows(found, chosen)
         kinds = table_fit.parse_kinds(kind, table)
+        table_data.check_cells(table, kinds or {})
         about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
         terminal.say(f"{table.name}: {about}", style="bold")
         loaded = time.perf_counter()

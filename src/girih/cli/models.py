@@ -260,13 +260,10 @@ def info(
         facts = versions()
         terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
     else:
-        from girih.cli import table_data, table_rows
+        from girih.cli import table_data, table_rows, tables
 
         saved = table_data.read_any(model)
-        if isinstance(saved, table_data.SavedTable):
-            facts = table_rows.describe_table(saved)
-        else:
-            facts = describe_model(saved)
+        facts = describe_model(saved) if isinstance(saved, tables.SavedModel) else table_rows.describe_table(saved)
         terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
     terminal.result(facts)
 

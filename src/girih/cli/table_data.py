@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -31,6 +31,7 @@ from girih.cli.tables import (
 )
 from girih.cli.terminal import CommandError
 from girih.datasets import Dataset
+from girih.datasets.csvfile import is_value
 from girih.datasets.dataset import check_count, make_rng
 from girih.datasets.files import load_frame
 from girih.errors import DataSourceError
@@ -144,6 +145,32 @@ def without_names_of_rows(data: TableData, chosen: Chosen) -> TableData:
     if not names:
         raise CommandError(f"{data.name} holds nothing but texts that name its rows; a model needs other columns")
     return replace(data, rows=frame[names], names=names, left_out=tuple(out))
+
+
+def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
+    """Refuse infinite numbers, and text among numbers, which a csv file would make a category of.
+
+    Args:
+        data: the table.
+        kinds: the columns whose kind was said.
+    """
+    for place, name in enumerate(data.names):
+        column = data.rows[:, place] if isinstance(data.rows, np.ndarray) else data.rows[name]
+        if column.dtype.kind == "f" and np.isinf(values := np.asarray(column, dtype=np.float64)).any():
+            row = int(np.flatnonzero(np.isinf(values))[0])
+            raise CommandError(
+                f"{data.name} holds infinite values (first in row {row}, column {name!r}); remove them, or leave the "
+                "cell empty to mean missing"
+            )
+        if isinstance(data.rows, np.ndarray) or column.dtype.kind in "fiubMm" or hasattr(column, "cat"):
+            continue
+        texts = [value for value in column.dropna().unique() if isinstance(value, str)]
+        other = [text for text in texts if not is_value(text)]
+        if name not in kinds and other and 2 * len(other) < len(texts):
+            raise CommandError(
+                f"{data.name}: column {name!r} holds text among numbers, e.g. {other[0][:40]!r}; empty those cells if "
+                f"they are missing, or say --kind {name}=category"
+            )
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ def impute(
     model = saved.model
     missing = table.missing
     with compute_threads(missing.size), terminal.busy("imputing"):
-        filled, deviations = model.impute(table.rows, return_std=True)
+        completed: Any = model.impute(table.rows, return_std=True)
         drawn = None if draws is None else model.impute(table.rows, draws=draws, random_state=chosen.seed)
+    filled, deviations = completed
     with folder.results() as results:
         written, gaps = write_imputed(results, "imputed", table, filled, chosen.header)
         if std:

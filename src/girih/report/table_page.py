@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from girih._extras import needs
+
+with needs("plots"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from girih.plots import BLUE, GREY, LIGHT, ORANGE, VERMILLION, latent_colours, new_figure, styled
