@@ -26,6 +26,15 @@ def estimator(seed):
     return girih.DGNEstimator(hidden=(3,), max_iter=30, tol=1e-2, n_init=1, random_state=seed).fit(X)
 
 
+def table(seed):
+    """Of two numbers and a category, with holes."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(24, 3))
+    X[:, 2] = X[:, 0] > 0.0
+    X[::7, 1] = np.nan
+    return girih.TableModel(n_folds=2, random_state=seed).fit(X)
+
+
 def seeded(seed, *build):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -49,6 +58,7 @@ def maxima(seed):
 KINDS = {
     "dgn": lambda seed: girih.DGN(girih.mlp([1, 4, 2], seed=seed), noise=[0.1, 0.2 + seed]),
     "estimator": estimator,
+    "table": table,
     "partition of a line": lambda seed: girih.Partition(girih.mlp([1, 5, 2], seed=seed)),
     "partition of a plane": lambda seed: girih.Partition(girih.mlp([2, 3, 2], seed=seed)),
     "convolutions": lambda seed: girih.DGN(convolutional(seed), noise=0.1),

@@ -26,6 +26,8 @@ from girih.networks import trace as trace_network
 from girih.networks.saved import chain_from, network_from, network_parts
 from girih.partition import Partition
 from girih.partition.export import partition_from, partition_tensors
+from girih.tables.model import TableModel
+from girih.tables.store import table_from, table_parts
 from girih.vae import VAE
 from girih.vae.variants import vae_from, vae_parts
 
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
 
 # Flows are imported where they are met: they need zuko, which takes seconds to import.
-Model: TypeAlias = "DGN | DGNEstimator | Partition | Flow | DGNFlow | VAE | GAN"
+Model: TypeAlias = "DGN | DGNEstimator | TableModel | Partition | Flow | DGNFlow | VAE | GAN"
 
 FORMAT = "girih-model"
 VERSION = 2  # 1 is that of girih 0.1.0, which knew chains of Linear layers and activations alone
-_KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan")
+_KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan", "table")
 _CONFIG, _TENSORS = "config.json", "model.safetensors"
 # Networks that stand beside the generator, before the names of their tensors.
 _ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
@@ -59,9 +61,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     layers share stay shared. What acts in training mode alone, as dropout, is not kept.
 
     Args:
-        model: a `girih.DGN`, a fitted `girih.DGNEstimator`, or a `girih.Partition`, which is loaded back without
-            computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their layers, or a `DGNFlow`; or
-            a VAE of `girih.vae` or a `girih.gan.GAN`, of networks that `girih.trace` reads.
+        model: a `girih.DGN`, a fitted `girih.DGNEstimator` or `girih.TableModel`, or a `girih.Partition`, which is
+            loaded back without computing it again; or a flow: `girih.flows.RAD`, `RealNVP`, a `Flow` of their layers,
+            or a `DGNFlow`; or a VAE of `girih.vae` or a `girih.gan.GAN`, of networks that `girih.trace` reads.
         path: the folder.
 
     Raises:
@@ -125,6 +127,8 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     if isinstance(model, DGN):
         network, tensors = network_parts(model.trace)
         return "dgn", tensors | _covariances(model), {"network": network, "tol": model.tol}
+    if isinstance(model, TableModel):
+        return "table", *table_parts(model)
     if isinstance(model, Partition):
         network, tensors = network_parts(model.trace)
         more, extra = partition_tensors(model)
@@ -142,8 +146,8 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         network, tensors = network_parts(model.trace)
         return "dgn-flow", tensors | prior_parts(model), {"network": network}
     raise ModelFileError(
-        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.Partition, a flow "
-        "of girih.flows, a VAE of girih.vae or a girih.gan.GAN"
+        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.TableModel, "
+        "girih.Partition, a flow of girih.flows, a VAE of girih.vae or a girih.gan.GAN"
     )
 
 
@@ -262,6 +266,8 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import flow_from
 
         return flow_from(tensors, config)
+    if config["kind"] == "table":
+        return table_from(tensors, config)
     net = _network(config, "", tensors)
     if config["kind"] == "vae":
         return vae_from(tensors, config, net, _network(config, _ENCODER, tensors))
@@ -316,7 +322,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has format version {version}, and this girih reads up to {VERSION}; upgrade girih to load it"
         )
     chain = version == 1 or config.get("kind") == "flow"
-    parts = isinstance(config.get("stages"), list) if chain else isinstance(config.get("network"), dict)
+    part = "table" if config.get("kind") == "table" else "network"
+    parts = isinstance(config.get("stages"), list) if chain else isinstance(config.get(part), dict)
     if config.get("kind") not in _KINDS or not parts:
         raise ModelFileError(f"{folder} holds a {config.get('kind')!r}, which this girih does not know; upgrade girih")
     return config

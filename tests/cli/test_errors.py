@@ -30,9 +30,6 @@ FILES = {
         ("header.csv", "no rows"),
         ("nothing.csv", "is empty"),
         ("infinite.csv", "infinite values (first in row 0, column 'b')"),
-        ("column.csv", "no values in 'b'; leave out with --drop b"),
-        ("text.csv", "'b' is not numeric (e.g. 'x'); leave it out with --drop NAME,NAME"),
-        ("huge.csv", "values up to 1.0e+200 in 'b'"),
         ("table.xls", "girih reads .csv, .npy, .npz, .parquet"),
         ("absent.csv", "there is no file absent.csv"),
         ("cirle", "did you mean 'circle'?"),
@@ -47,6 +44,21 @@ def test_data(girih, data, message):
     assert done.code == 2 and message in done.error
     assert done.json == {"error": done.error}
     assert not os.path.exists("girih-out")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("column.csv", "no values in 'b'; leave out with --drop b"),
+        ("text.csv", "'b' is not numeric (e.g. 'x'); leave it out with --drop NAME,NAME"),
+        ("huge.csv", "values up to 1.0e+200 in 'b'"),
+    ],
+)
+def test_data_of_a_generator(girih, data, message):
+    with open(data, "w") as file:
+        file.write(FILES[data])
+    done = girih("fit", data, "--model", "dgn", "--json")
+    assert done.code == 2 and message in done.error and done.json == {"error": done.error}
 
 
 def test_npy_of_objects_is_not_unpickled(girih):
@@ -119,7 +131,7 @@ def test_lack_of_memory(girih, monkeypatch, lack):
         raise lack
 
     monkeypatch.setattr("girih.em.DGNEstimator.fit", refuse)
-    done = girih("fit", "circle", "--out", "o")
+    done = girih("fit", "circle", "--model", "dgn", "--out", "o")
     assert done.code == 2 and "out of memory; use fewer rows" in done.error
 
 
@@ -129,7 +141,7 @@ def test_errors_of_girih_itself_are_not_hidden(girih, monkeypatch):
 
     monkeypatch.setattr("girih.em.DGNEstimator.fit", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        girih("fit", "circle", "--out", "o")
+        girih("fit", "circle", "--model", "dgn", "--out", "o")
 
 
 @pytest.mark.parametrize("name", ["report.html", "metrics.json", "model/notes.txt"])

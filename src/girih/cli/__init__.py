@@ -1,4 +1,4 @@
-"""The command line: `girih fit`, `select`, `score`, `sample`, `impute`, `inspect`, `info`, `datasets`, `reproduce`.
+"""The command line: `girih fit`, `score`, `anomalies`, `impute`, `sample`, `info`, `select`, `inspect` and the rest.
 
 What is slow to import (torch, matplotlib, pandas) is imported inside the commands.
 """
@@ -12,15 +12,15 @@ import typer
 import girih
 from girih.cli.fit import fit, select
 from girih.cli.inspect import inspect
-from girih.cli.models import datasets, impute, info, sample, score
+from girih.cli.models import anomalies, datasets, impute, info, sample, score
 from girih.cli.reproduce import reproduce
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="girih",
-    help="Exact probability for piecewise-affine generative networks: fit one to a table, score and complete rows, "
-    "draw new ones.",
+    help="The exact joint density of a table with holes: fit it, fill the holes, find strange rows and why, draw new "
+    "ones. And exact probability for piecewise-affine generative networks.",
     epilog="Start with [b]girih fit circle[/b] or [b]girih fit your-table.csv[/b].",
     no_args_is_help=True,
     add_completion=False,
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (fit, select, score, sample, impute, inspect, info, datasets, reproduce):
+for function in (fit, score, anomalies, impute, sample, info, select, inspect, datasets, reproduce):
     # one line a paragraph: the terminal breaks them where it is wide
     paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     app.command(function.__name__, help="\n\n".join(paragraphs))(function)

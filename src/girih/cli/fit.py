@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from girih.cli.options import (
     Drop,
     Header,
     Json,
+    ModelKind,
     Noise,
     Out,
     Rows,
@@ -35,8 +37,14 @@ from girih.cli.options import (
 from girih.cli.terminal import INTERRUPTED, CommandError, Terminal, command
 
 _model, _training, _grid, _comparison = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Training", "Models to try", "Comparison")
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("A single generator", "Training of generators", "Models to try", "Comparison")
 )
+# Options of `fit` that only a single generator has: one of them chooses it.
+_GENERATOR = (
+    "latent_dim", "hidden", "activation", "negative_slope", "noise", "learn_prior", "weight_prior", "standardize",
+    "max_iter", "tol", "n_init", "acceleration", "batch_size", "noise_floor",
+)  # fmt: skip
 
 MaxIter = Annotated[int, _training("--max-iter", min=1, help="Largest number of EM iterations.")]
 Tolerance = Annotated[
@@ -47,7 +55,27 @@ Starts = Annotated[int, _training("--n-init", min=1, help="Random starts of a fi
 
 @command
 def fit(
+    context: typer.Context,
     data: DataArgument,
+    model: Annotated[
+        ModelKind | None,
+        typer.Option(
+            "--model",
+            help="[b]table[/b]: the joint density of the columns, with no setting to choose. [b]dgn[/b]: a single "
+            "generator, by its options below.",
+            show_default="table; dgn for images, and where an option of generators is given",
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        data_option(
+            "--kind",
+            metavar="NAME=KIND",
+            help="What a column of a table holds, where what is found out does not suit: [b]number[/b], "
+            "[b]category[/b] or [b]boolean[/b]; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     latent_dim: Annotated[int, _model("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.")] = 1,
     hidden: Annotated[
         str | None,
@@ -107,32 +135,69 @@ def fit(
     noise_floor: Annotated[
         float, _training("--noise-floor", min=0.0, help="Least noise variance, as a share of the variance of the data.")
     ] = 1e-6,
-    seed: Annotated[int, _training("--seed", min=0, help="Of the random starts, and of rows that are drawn.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the folds, of random starts, and of rows that are drawn.")
+    ] = 0,
     threads: Threads = None,
     restart: Annotated[
-        bool, _training("--restart", help="Start anew instead of going on with an unfinished fit.")
+        bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
     ] = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a generator to a table by exact EM, and draw what it found.
+    """Fit the joint density of a table, with holes, text and categories, and draw what it found.
 
-    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. A fit that was
-    killed goes on when the same command is run again; Ctrl-C ends it with the best model so far.
+    What fits is found out by held-out likelihood; no setting is needed. Images get a single generator instead, fitted
+    by exact EM, and so does every table with [b]--model dgn[/b] or an option that only generators have.
+
+    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. The fit of a generator
+    that was killed goes on when the same command is run again, and Ctrl-C ends it with the best model so far; the fit
+    of a table starts anew.
     """
     widths = parse_widths(hidden)
     penalty = None if weight_prior is None else parse_weight_prior(weight_prior)
+    own = [name for name in _GENERATOR if _given(context, name)]
+    if model is ModelKind.table and own:
+        raise CommandError(
+            f"--{own[0].replace('_', '-')} is an option of a single generator; leave it out, or say --model dgn"
+        )
+    generator = model is ModelKind.dgn or bool(own)
+    if generator and kind:
+        raise CommandError("--kind is an option of tables, and a single generator takes numbers alone; leave it out")
     terminal = Terminal(as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
-        from girih.cli import fitting, results, tables
+        from girih.cli import fitting, results, table_data, tables
 
         imported = time.perf_counter()
         fitting.check_latent_dim(latent_dim)
-        dataset = tables.load_data(data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
-        fitting.check_columns(dataset)
-        folder = OutputFolder(default_out(out, Path(data).stem), "fit", results.FILES)
+        chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
+        found = tables.load_data(data, chosen) if generator else table_data.load_table(data, chosen)
+        if model is ModelKind.table and isinstance(found, girih.datasets.Dataset):
+            found = table_data.of_dataset(replace(found, image_shape=None), data)
+        if kind and isinstance(found, girih.datasets.Dataset):
+            raise CommandError("--kind is an option of tables, and these are images; leave it out")
+        if isinstance(found, girih.datasets.Dataset):
+            fitting.check_columns(found)
+        from girih.cli import table_fit
+
+        names = (*results.FILES, *table_fit.FILES)
+        folder = OutputFolder(default_out(out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
         fitting.check_model_folder(folder.path)
+    if isinstance(found, table_data.TableData):
+        table = table_data.without_names_of_rows(found, chosen)
+        kinds = table_fit.parse_kinds(kind, table)
+        table_data.check_cells(table, kinds or {})
+        about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
+        terminal.say(f"{table.name}: {about}", style="bold")
+        loaded = time.perf_counter()
+        with compute_threads(len(table) * len(table.names), threads):
+            fitted_table, seconds = table_fit.fit_table(table, kinds, seed, terminal)
+            seconds |= {"import": imported - started, "load": loaded - imported}
+            metrics = table_fit.write_table(folder, fitted_table, table, seconds, terminal)
+        table_fit.tell(terminal, folder, fitted_table, metrics)
+        return
+    dataset = found
     settings = fitting.Settings(
         source=data,
         latent_dim=latent_dim,
@@ -162,6 +227,12 @@ def fit(
     results.tell(terminal, folder.path, metrics)
     if fitted.est.interrupted_:
         raise typer.Exit(INTERRUPTED)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, and is not there by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 @command
@@ -230,7 +301,9 @@ def select(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Fit generators of several sizes, and compare them by their exact likelihoods.
+    """Fit single generators of several sizes, and compare them by their exact likelihoods.
+
+    [b]girih fit[/b] chooses by itself now, among more models: use this only for the sizes of single generators.
 
     Writes the table ([b]selection.csv[/b], [b]selection.json[/b]), a picture, and the best model, fitted to all
     rows, for [b]girih score[/b] and the others. A comparison that was killed goes on from its finished fits.
@@ -238,6 +311,7 @@ def select(
     dims, networks = parse_dimensions(latent_dims), parse_networks(hidden)
     prior = None if weight_prior is None else parse_weight_prior(weight_prior)
     terminal = Terminal(as_json)
+    terminal.note("girih fit chooses by itself now, by held-out likelihood; select compares single generators alone")
     with terminal.busy("loading"):
         from girih.cli import fitting, results, tables
 

@@ -23,7 +23,7 @@ from girih.cli.options import (
     compute_threads,
     split_names,
 )
-from girih.cli.terminal import Terminal, command
+from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _SCORES, _SUMMARY = "scores.csv", "summary.json"
 _SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
+_SAMPLES_PARQUET = "samples.parquet"
 _IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
 
 
@@ -51,23 +52,33 @@ def score(
     """Compute the exact log p(x) of each row: the lowest ones are the anomalies.
 
     Writes [b]scores.csv[/b] (log p in nats, the row's latent z and its uncertainty) and [b]summary.json[/b]. Of a
-    row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same.
+    row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same, or use
+    [b]girih anomalies[/b], which does.
     """
     from girih._files import write_json
-    from girih.cli import tables
+    from girih.cli import table_data, table_fit, tables
 
     terminal = Terminal(as_json)
-    saved = tables.read_model(model)
-    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
+    saved = table_data.read_any(model)
+    chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
     folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
-    with compute_threads(dataset.X.size):
-        scores, left_out = tables.score_rows(saved.dgn, dataset.X)
-    summary = {**tables.summarise(scores["log_p"]), "left_out": left_out}
+    if isinstance(saved, table_data.SavedTable):
+        table = table_data.rows_for(saved, data, chosen)
+        name = table.name
+        with compute_threads(table.missing.size):
+            scores = table_fit.scores_of(saved.model, table)
+        summary = tables.summarise(scores["log_p"])
+    else:
+        dataset = tables.load_for(saved, data, chosen)
+        name = dataset.name
+        with compute_threads(dataset.X.size):
+            scores, left_out = tables.score_rows(saved.dgn, dataset.X)
+        summary = {**tables.summarise(scores["log_p"]), "left_out": left_out}
     with folder.results() as results:
         tables.write_csv(results / _SCORES, scores)
         write_json(results / _SUMMARY, summary)
 
-    terminal.say(f"{dataset.name}: {tables.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
+    terminal.say(f"{name}: {tables.plural(summary['rows'], 'row')}, log p(x) in nats", style="bold")
     quantiles = summary["quantiles"]
     terminal.table(
         {
@@ -76,8 +87,8 @@ def score(
             "from, to": f"{quantiles['0']:.4f}, {quantiles['1']:.4f}",
             "lowest 5%": f"below {quantiles['0.05']:.4f}",
             "least likely": "\n".join(f"row {x['row']:<8} {x['log_p']:10.3f}" for x in summary["least_probable"]),
-            "left out": f"at most {left_out:.1e} of any p(x), by proof",
         }
+        | ({"left out": f"at most {summary['left_out']:.1e} of any p(x), by proof"} if "left_out" in summary else {})
     )
     if "missing" in scores:
         incomplete = int((scores["missing"] > 0).sum())
@@ -98,14 +109,19 @@ def sample(
 ) -> None:
     """Draw new rows from a model.
 
-    Writes [b]samples.csv[/b], the same as [b]samples.npy[/b] (images in their shape), and for images and plane
-    data a picture, [b]samples.png[/b].
+    Writes [b]samples.csv[/b], numbers also as [b]samples.npy[/b] (images in their shape), rows of a model of a parquet
+    file also as [b]samples.parquet[/b], and for images and plane data a picture, [b]samples.png[/b].
     """
-    from girih.cli import tables
+    from girih.cli import table_data, table_rows, tables
 
     terminal = Terminal(as_json)
-    saved = tables.read_model(model)
-    folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", (_SAMPLES, _SAMPLES_NPY, _PICTURE))
+    saved = table_data.read_any(model)
+    files = (_SAMPLES, _SAMPLES_NPY, _SAMPLES_PARQUET, _PICTURE)
+    folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", files)
+    if isinstance(saved, table_data.SavedTable):
+        written = table_rows.write_sample(folder, saved, count, seed)
+        _tell_sample(terminal, folder, written, count, len(saved.names), seed)
+        return
     X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
     written = [_SAMPLES, _SAMPLES_NPY]
     with folder.results() as results:
@@ -114,12 +130,18 @@ def sample(
         if saved.image_shape is not None or X.shape[1] == 2:
             girih.report.draw_samples(results / _PICTURE, X, saved.image_shape, saved.header())
             written.append(_PICTURE)
-    terminal.say(
-        f"{tables.plural(count, 'row')} of {tables.plural(X.shape[1], 'column')} drawn with seed {seed}", style="bold"
-    )
+    _tell_sample(terminal, folder, written, count, X.shape[1], seed)
+
+
+def _tell_sample(
+    terminal: Terminal, folder: OutputFolder, written: list[str], count: int, columns: int, seed: int
+) -> None:
+    from girih.cli.tables import plural
+
+    terminal.say(f"{plural(count, 'row')} of {plural(columns, 'column')} drawn with seed {seed}", style="bold")
     for name in written:
         terminal.say(f"  {folder / name}")
-    terminal.result({"out": str(folder.path), "rows": count, "columns": X.shape[1], "seed": seed, "files": written})
+    terminal.result({"out": str(folder.path), "rows": count, "columns": columns, "seed": seed, "files": written})
 
 
 @command
@@ -129,6 +151,19 @@ def impute(
     columns: Columns = None,
     drop: Drop = None,
     header: Header = None,
+    std: Annotated[
+        bool, typer.Option("--std", help="Also write the standard deviation of each entry; 0 where it was there.")
+    ] = False,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws",
+            min=1,
+            metavar="M",
+            help="Also draw this many completions of the table, for multiple imputation.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     as_json: Json = False,
@@ -136,12 +171,21 @@ def impute(
     """Fill the empty cells of a table with their exact expectation given the rest of the row.
 
     Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
-    columns filled. For an npy file also [b]imputed.npy[/b].
+    columns filled: numbers by their mean, text by the likeliest. For an npy file also [b]imputed.npy[/b], for a model
+    of a table and a parquet file [b]imputed.parquet[/b]; there [b]--std[/b] writes [b]deviations.csv[/b] and
+    [b]--draws[/b] writes [b]draws.csv[/b].
     """
-    from girih.cli import tables
+    from girih.cli import table_data, table_rows, tables
 
     terminal = Terminal(as_json)
-    saved = tables.read_model(model)
+    saved = table_data.read_any(model)
+    if isinstance(saved, table_data.SavedTable):
+        chosen = tables.Chosen(split_names(columns), split_names(drop), None, seed, header)
+        path = default_out(out, saved.name, "impute", Path(data).stem)
+        table_rows.impute(terminal, saved, data, chosen, path, std, draws)
+        return
+    if std or draws is not None:
+        raise CommandError("--std and --draws need the model of a table; this is a single generator")
     dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
     folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
     missing = dataset.X != dataset.X  # NaN alone is not itself
@@ -171,6 +215,36 @@ def impute(
 
 
 @command
+def anomalies(
+    model: ModelArgument,
+    data: DataArgument,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 10,
+    columns: Columns = None,
+    drop: Drop = None,
+    header: Header = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Find the strangest rows of a table, and the columns that make each of them strange.
+
+    Rows are compared with rows that the model draws, of which the same cells are known. Writes [b]anomalies.csv[/b]:
+    the rows, how strange each is, and for each column log p of its cell given the rest of the row: the lowest is the
+    strangest.
+    """
+    from girih.cli import table_data, table_rows, tables
+
+    terminal = Terminal(as_json)
+    saved = table_data.read_any(model)
+    if not isinstance(saved, table_data.SavedTable):
+        raise CommandError("girih anomalies needs the model of a table; of a single generator use girih score")
+    chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
+    path = default_out(out, saved.name, "anomalies", Path(data).stem)
+    table_rows.anomalies(terminal, saved, data, chosen, path, count)
+
+
+@command
 def info(
     model: Annotated[
         Path | None,
@@ -186,9 +260,10 @@ def info(
         facts = versions()
         terminal.table({key.replace("_", " "): str(value) for key, value in facts.items()})
     else:
-        from girih.cli import tables
+        from girih.cli import table_data, table_rows, tables
 
-        facts = describe_model(tables.read_model(model))
+        saved = table_data.read_any(model)
+        facts = describe_model(saved) if isinstance(saved, tables.SavedModel) else table_rows.describe_table(saved)
         terminal.table({key.replace("_", " "): _text(value) for key, value in facts.items() if value is not None})
     terminal.result(facts)
 

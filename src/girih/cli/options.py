@@ -65,6 +65,13 @@ class Activation(StrEnum):
     abs = "abs"
 
 
+class ModelKind(StrEnum):
+    """A `ModelKind` is what `girih fit` fits."""
+
+    table = "table"
+    dgn = "dgn"
+
+
 class Acceleration(StrEnum):
     """`Acceleration` says how EM gains speed near its end."""
 

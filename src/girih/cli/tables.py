@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from girih.datasets.files import SUFFIXES, read_parquet
 from girih.em import DGNEstimator
 from girih.errors import DataSourceError, ModelFileError
 from girih.inference import DGN
+from girih.io import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +58,12 @@ class SavedModel:
         return self.columns or [f"x{i}" for i in range(self.dgn.output_dim)]
 
 
-def read_model(path: Path) -> SavedModel:
-    """The model in a folder of `girih fit`, or of `girih.save`."""
+def read_model(path: Path, model: Model | None = None) -> SavedModel:
+    """The single generator in a folder of `girih fit`, or of `girih.save`; `model` if it was loaded already."""
     home, folder = path, current(path / MODEL)
     if not folder.is_dir():
         home, folder = (path.parent if path.name == MODEL else path), path
-    model = girih.load(folder)
+    model = girih.load(folder) if model is None else model
     if not isinstance(model, girih.DGN | DGNEstimator):
         what = "partition" if isinstance(model, girih.Partition) else type(model).__name__
         raise ModelFileError(
@@ -70,14 +71,14 @@ def read_model(path: Path) -> SavedModel:
         )
     estimator = model if isinstance(model, DGNEstimator) else None
     dgn = model.dgn_ if isinstance(model, DGNEstimator) else model
-    data = _read_json(home / DATA_FILE)
+    data = read_notes(home / DATA_FILE)
     columns, shape = data.get("columns"), data.get("image_shape")
     if columns is None and estimator is not None and hasattr(estimator, "feature_names_in_"):
         columns = [str(name) for name in estimator.feature_names_in_]
     if columns is not None and len(columns) != dgn.output_dim:
         columns = shape = None  # notes of another model
     return SavedModel(
-        path, dgn, estimator, columns, None if shape is None else tuple(shape), _read_json(home / METRICS)
+        path, dgn, estimator, columns, None if shape is None else tuple(shape), read_notes(home / METRICS)
     )
 
 
@@ -173,7 +174,8 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_notes(path: Path) -> dict[str, Any]:
+    """What a command noted in a file of JSON; nothing where it is not there."""
     try:
         value = read_json(current(path))
     except ModelFileError:
@@ -262,25 +264,28 @@ def write_completed(
         header: whether the first line of a csv file holds names; detected by default.
     """
     suffix = Path(data).suffix.lower()
-    text = _fill_text(Path(data).expanduser(), dataset, filled, missing, header) if suffix == ".csv" else None
+    text = None
+    if suffix == ".csv":
+        origin, names = Path(data).expanduser(), dataset.feature_names
+        text = filled_text(origin, names, lambda n, d: repr(float(filled[n, d])), missing, header)
     if text is not None:
         write_text(path, text)
     else:
         write_csv(path, _fill_columns(_columns(data, suffix, dataset, header), dataset, filled, missing))
 
 
-def _fill_text(
-    path: Path, dataset: Dataset, filled: Array, missing: NDArray[np.bool_], header: bool | None
+def filled_text(
+    path: Path, names: Sequence[str], value: Callable[[int, int], str], gaps: NDArray[np.bool_], header: bool | None
 ) -> str | None:
-    """The csv text with the gaps filled; `None` where its cells do not line up with the rows one to one."""
+    """The csv text with its gaps `(N, D)` filled; `None` where its cells do not line up with the rows one to one."""
     found = scan_csv(path, header)
     cells = found.records()
-    if len(cells) != len(dataset):
+    if len(cells) != len(gaps):
         return None
-    names = found.names if found.names is not None else [f"x{i}" for i in range(len(cells[0]))]
-    at = [names.index(name) for name in dataset.feature_names]
-    for n, d in np.argwhere(missing):
-        cells[n][at[d]] = repr(float(filled[n, d]))
+    known = found.names if found.names is not None else [f"x{i}" for i in range(len(cells[0]))]
+    at = [known.index(name) for name in names]
+    for n, d in np.argwhere(gaps):
+        cells[n][at[d]] = value(int(n), int(d))
     out = io.StringIO()
     csv.writer(out, delimiter=found.separator, lineterminator="\n").writerows(cells)
     return found.text[: found.start] + out.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import time
 import warnings
@@ -22,6 +23,8 @@ P = ParamSpec("P")
 
 ERROR, INTERRUPTED = 2, 130
 TERMINATED = (129, 143)  # by SIGHUP, by SIGTERM
+
+_KINDS = re.compile(r"kinds=\{'([^']*)': [\"'](\w+)[\"']\}")
 
 # Where a message speaks Python, the terminal speaks of options.
 _OPTIONS = {"drop=[...]": "--drop NAME,NAME", "columns=[...]": "--columns NAME,NAME"}
@@ -148,6 +151,7 @@ def describe(error: BaseException) -> str:
 def _spoken(text: str) -> str:
     """A message on one line, with the options of the command line."""
     text = " ".join(text.split())
+    text = _KINDS.sub(r"--kind \1=\2", text)
     for python, option in _OPTIONS.items():
         text = text.replace(python, option)
     return text

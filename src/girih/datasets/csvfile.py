@@ -162,7 +162,7 @@ def scan_csv(path: Path, header: bool | None = None) -> CsvText:
     else:
         guess = guess_header(first, rest) if header is None else Guess(header, "")
         if guess.doubt:
-            warnings.warn(f"{path.name}: {guess.doubt}", UserWarning, stacklevel=6)
+            warnings.warn(f"{path.name}: {guess.doubt}", UserWarning, stacklevel=7)
         names = first if guess.header else None
         if guess.header and not rest:
             raise EmptyDataError(f"{path.name} has a line of column names and no rows; a data set needs at least one")
@@ -282,7 +282,7 @@ def _distinct(names: list[str], file: str) -> list[str]:
         warnings.warn(
             f"{file} has several columns named {some}; the later ones are called {new}, so rename them in the file",
             UserWarning,
-            stacklevel=7,
+            stacklevel=8,
         )
     return out
 

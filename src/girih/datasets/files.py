@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -61,7 +62,62 @@ def load_file(
         >>> dataset.feature_names, np.asarray(dataset).tolist()
         (['height', 'width'], [[1.5, 2.0], [nan, 3.0]])
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
+    path = Path(path)
+    with _reading(path):
+        X, names, shape = _table(_read(path, header, memory), path.name, columns, drop)
+    count = f"{len(X):,} rows of {X.shape[1]:,} columns"
+    return Dataset(X, names, path.name, f"{count} from {path.name}", image_shape=shape)
+
+
+def load_frame(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] | None = None,
+    header: bool | None = None,
+    memory: float = MEMORY,
+) -> pd.DataFrame:
+    """The columns of a csv or parquet file with text, categories and booleans as they are; arguments as `load_file`.
+
+    Raises:
+        DataSourceError, EmptyDataError, ParameterError.
+        MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`.
+    """
+    path = Path(path)
+    with _reading(path):
+        table = _read(path, header, memory)
+        if isinstance(table, np.ndarray):
+            raise DataSourceError(f"{path.name} is an array, which has no columns with names; use load_file")
+        names = _named(table, path.name, columns, drop)
+        table = table[names]
+        if not len(table) or not names:
+            raise EmptyDataError(f"{path.name} has no {'columns left' if len(table) else 'rows'}; keep at least one")
+        for name in _packed_text(path) & set(names):
+            table = table.assign(**{name: table[name].astype(object)})
+    return table
+
+
+def _packed_text(path: Path) -> set[str]:
+    """The columns of a parquet file that hold text, which are read as categories."""
+    if path.suffix.lower() != ".parquet":
+        return set()
+    kinds, schema = require("pyarrow", "tables").types, require("pyarrow.parquet", "tables").read_schema(path)
+    return {str(field.name) for field in schema if kinds.is_string(field.type)}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of a file as `DataSourceError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
+    except MemoryError:
+        raise DataSourceError(f"{path.name} is too large for the memory of this machine; use fewer rows") from None
+
+
+def _read(path: Path, header: bool | None, memory: float) -> NDArray[Any] | pd.DataFrame:
+    suffix = path.suffix.lower()
     if os.path.isdir(path):
         raise DataSourceError(f"{path} is a folder; pass a file ({', '.join(SUFFIXES)})")
     if not os.path.exists(path):
@@ -73,21 +129,11 @@ def load_file(
         )
     if header is not None and suffix != ".csv":
         raise ParameterError(f"header is an option of csv files, and {path.name} is not one; leave it out")
-    try:
-        if check_regular(path) == 0:
-            raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
-        table: NDArray[Any] | pd.DataFrame
-        if suffix == ".csv":
-            table = read_csv(path, header)
-        else:
-            table = read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
-        X, names, shape = _table(table, path.name, columns, drop)
-    except OSError as error:
-        raise DataSourceError(f"{path.name} could not be read: {error.strerror or one_line(error)}") from None
-    except MemoryError:
-        raise DataSourceError(f"{path.name} is too large for the memory of this machine; use fewer rows") from None
-    count = f"{len(X):,} rows of {X.shape[1]:,} columns"
-    return Dataset(X, names, path.name, f"{count} from {path.name}", image_shape=shape)
+    if check_regular(path) == 0:
+        raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
+    if suffix == ".csv":
+        return read_csv(path, header)
+    return read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
 
 
 def _table(
@@ -100,14 +146,19 @@ def _table(
             keep = _choose(names, columns, drop, file)
             X, names, shape = X[:, [names.index(name) for name in keep]], keep, None
     else:
-        table.columns = [str(c) for c in table.columns]
-        if not table.columns.is_unique:
-            twice = table.columns[table.columns.duplicated()][0]
-            raise DataSourceError(f"{file} has two columns named {twice!r}; rename one of them")
-        names, shape = _choose(list(table.columns), columns, drop, file), None
+        names, shape = _named(table, file, columns, drop), None
         X = _numbers(table[names], file)
     _check(X, names, file)
     return X, names, shape
+
+
+def _named(table: pd.DataFrame, file: str, columns: Sequence[str] | None, drop: Sequence[str] | None) -> list[str]:
+    """The names of the columns that are kept, all of them text."""
+    table.columns = [str(c) for c in table.columns]
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise DataSourceError(f"{file} has two columns named {twice!r}; rename one of them")
+    return _choose(list(table.columns), columns, drop, file)
 
 
 def one_line(error: BaseException) -> str:

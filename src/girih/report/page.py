@@ -122,6 +122,21 @@ class Picture(NamedTuple):
     wide: bool = False
 
 
+class Section(NamedTuple):
+    """A part of a report with a heading of its own; `html` is what `html_table` makes."""
+
+    title: str
+    lead: str
+    html: str
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with a heading, which scrolls where the page is narrow."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<div class=scroll><table class=list>\n<tr>{head}</tr>\n{body}</table></div>\n"
+
+
 def versions() -> dict[str, str]:
     """Collect the versions that a result was made with, as results note them."""
     return {
@@ -140,6 +155,7 @@ def render(
     settings: Mapping[str, str],
     code: str,
     footer: str | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page as HTML.
 
@@ -151,6 +167,7 @@ def render(
         settings: what the fit was asked for.
         code: how to go on in Python.
         footer: a last line; by default the versions of what made the page.
+        sections: further parts, after the pictures.
     """
     if footer is None:
         footer = "girih {girih}, Python {python}, torch {torch}".format(**versions())
@@ -163,11 +180,20 @@ def render(
             f"<tr><th>{escape(n.name)}</th><td class=value>{escape(n.value)}</td><td>{escape(n.meaning)}</td></tr>\n"
             for n in numbers
         ),
-        pictures="".join(_figure(picture, picture.wide) for picture in pictures[1:]),
+        pictures=_pictures(pictures[1:]),
+        sections="".join(
+            f"<h2>{escape(part.title)}</h2>\n<p class=lead>{escape(part.lead)}</p>\n{part.html}" for part in sections
+        ),
         settings="".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>\n" for k, v in settings.items()),
         code=escape(code),
         footer=escape(footer),
     )
+
+
+def _pictures(pictures: Sequence[Picture]) -> str:
+    if not pictures:
+        return ""
+    return f"<h2>Pictures</h2>\n<div class=pictures>\n{''.join(_figure(p, p.wide) for p in pictures)}</div>"
 
 
 def _figure(picture: Picture, wide: bool) -> str:
@@ -200,6 +226,9 @@ figure.wide { grid-column: 1 / -1; }
 figure img { display: block; max-width: 100%; max-height: 560px; margin: 0 auto; }
 figcaption { color: #4a5565; font-size: 14px; margin-top: 6px; }
 figcaption b { color: #1c2430; }
+.scroll { overflow-x: auto; }
+.list td, .list th { padding: 5px 16px 5px 0; font-variant-numeric: tabular-nums; }
+.list th { color: #4a5565; font-weight: 400; }
 .settings { width: auto; }
 .settings th { font-weight: 400; padding-right: 48px; }
 pre { background: #f5f7fa; padding: 16px 18px; overflow-x: auto; border-radius: 6px; }
@@ -223,9 +252,8 @@ _PAGE = """<!doctype html>
 <h2>Numbers</h2>
 <table>
 {numbers}</table>
-<h2>Pictures</h2>
-<div class="pictures">
-{pictures}</div>
+{pictures}
+{sections}
 <h2>Go on in Python</h2>
 <pre>{code}</pre>
 <h2>Settings</h2>

@@ -76,7 +76,7 @@ class DGNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         add_indicator: bool = False,
         keep_empty_features: bool = False,
         kinds: Mapping[Name, str] | None = None,
-        n_folds: int = 5,
+        n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:

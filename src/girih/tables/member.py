@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,18 @@ class Member:
 
     mixture: Mixture
     scales: Scales
+
+    def settled(self) -> Member:
+        """The same with every tensor in rows of its own memory: how it is laid out decides the last bits of products.
+
+        So a model that is loaded gives the numbers of the one that was saved.
+        """
+        mixture, basis = self.mixture, self.mixture.basis
+        one = replace(basis, **{field.name: _own(getattr(basis, field.name)) for field in fields(basis)})
+        named = {name: _own(getattr(mixture, name)) for name in ("weights", "maps", "noise")}
+        own = None if mixture.own is None else _own(mixture.own)
+        kept = replace(mixture, basis=one, tables=tuple(map(_own, mixture.tables)), own=own, **named)
+        return Member(kept, Scales(*(_own(getattr(self.scales, field.name)) for field in fields(Scales))))
 
     def rows(self, x: Tensor, codes: Tensor) -> Rows:
         """Rows `(N, D)` of the data, NaN where missing, with categories `(N, C)`, as the mixture takes them."""
@@ -52,3 +64,7 @@ class Ensemble:
     def log_prob(self, x: Tensor, codes: Tensor) -> Tensor:
         """`(N,)`, nats."""
         return self.log_prob_each(x, codes).logsumexp(1)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

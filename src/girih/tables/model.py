@@ -61,7 +61,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         weights_: their weights `(M,)`.
         cv_results_: what was tried, best first: lists by name, `mean_test_score` in nats a row on held-out rows of the
             first fold, and `weight`.
-        held_out_score_: the mean held-out log-likelihood of the average, nats a row.
+        held_out_score_: the mean held-out log-likelihood of the average, nats a row; `best_.held_out_score_` is that of
+            the single model.
         columns_: what was found out about each column, `girih.tables.Columns`.
         n_features_in_: the number of columns.
         feature_names_in_: their names, of a frame with names.
@@ -131,20 +132,20 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
             bar.close()
         self._set(columns, choice.ensemble)
         self.cv_results_ = _results(choice)
-        total = table.weight.sum()
-        log_p = (choice.held_out + choice.weights.log()).logsumexp(1)
-        held = choice.weight
-        offset = columns.log_offset(table.codes)
-        self.held_out_score_ = float((log_p * held).sum() / held.sum() + (offset * table.weight).sum() / total)
+        atoms = table.mean(columns.log_offset(table.codes))
+        held = choice.weight / choice.weight.sum()
+        self.held_out_score_ = atoms + float(held @ (choice.held_out + choice.weights.log()).logsumexp(1))
         fitter = Fitter(table, seed)
         best = simplest(choice, table.x.shape[1])
         self.best_ = self._single(fitter.fit(best), best)
+        self.best_.held_out_score_ = atoms + float(held @ choice.held_out[:, choice.settings.index(best)])
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
-        self._curve = fitter.fit(curves[0]) if curves else None
+        self._curve = fitter.fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
         return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
+        ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
         self.columns_, self._ensemble = columns, ensemble
         self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
         self.n_features_in_ = len(columns)

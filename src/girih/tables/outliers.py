@@ -86,7 +86,7 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
         *,
         contamination: float = 0.01,
         kinds: Mapping[Name, str] | None = None,
-        n_folds: int = 5,
+        n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:

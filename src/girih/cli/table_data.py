@@ -1,0 +1,280 @@
+"""DATA and MODEL of the commands on tables: rows with text, categories and holes, and files of the same kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import girih
+from girih._files import atomic_path, write_text
+from girih._staging import current
+from girih.cli.tables import (
+    DATA_FILE,
+    METRICS,
+    MODEL,
+    Chosen,
+    SavedModel,
+    filled_text,
+    has_names,
+    load_data,
+    plural,
+    read_model,
+    read_notes,
+    write_csv,
+    write_npy,
+)
+from girih.cli.terminal import CommandError
+from girih.datasets import Dataset
+from girih.datasets.csvfile import is_value
+from girih.datasets.dataset import check_count, make_rng
+from girih.datasets.files import load_frame
+from girih.errors import DataSourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from girih.tables import TableModel
+
+Rows: TypeAlias = "pd.DataFrame | NDArray[np.float64]"
+
+_NAMES_ROWS = 20  # rows from which on text that never repeats says nothing of them
+_FRAMES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class TableData:
+    """Rows of a table.
+
+    Attributes:
+        rows: a frame, or an array of numbers `(N, D)`.
+        names: of its D columns.
+        name: the built-in name or the file name.
+        description: one line on what the rows are.
+        source: DATA as it was given.
+        entropy: of the distribution that the rows were drawn from, in nats, if known.
+        left_out: columns that only name the rows.
+    """
+
+    rows: Rows = field(repr=False)
+    names: list[str]
+    name: str
+    description: str
+    source: str
+    entropy: float | None = None
+    left_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Which entries are not there, `(N, D)`."""
+        return gaps_of(self.rows)
+
+    @property
+    def entries(self) -> NDArray[Any]:
+        """The entries as objects, `(N, D)`."""
+        return cells(self.rows)
+
+
+def gaps_of(rows: Rows) -> NDArray[np.bool_]:
+    """Which entries of a table are not there, `(N, D)`."""
+    return np.isnan(rows) if isinstance(rows, np.ndarray) else np.array(rows.isna().to_numpy())
+
+
+def cells(rows: Rows) -> NDArray[Any]:
+    """The entries of a table as objects, `(N, D)`."""
+    return rows.astype(object) if isinstance(rows, np.ndarray) else rows.to_numpy(dtype=object)
+
+
+def load_table(data: str, chosen: Chosen) -> TableData | Dataset:
+    """The rows of a file or of a built-in data set, as a table; images as a data set."""
+    if not is_frame(data):
+        dataset = load_data(data, chosen)
+        return dataset if dataset.image_shape is not None else of_dataset(dataset, data)
+    if chosen.columns is not None and chosen.drop is not None:
+        raise CommandError("--columns and --drop exclude each other; give one of them")
+    path = Path(data).expanduser()
+    frame = load_frame(path, columns=chosen.columns, drop=chosen.drop, header=chosen.header)
+    if chosen.rows is not None:
+        count = check_count(chosen.rows)
+        if count > len(frame):
+            raise CommandError(f"{count} rows were asked of {path.name!r}, which has {len(frame)}; lower --rows")
+        frame = frame.iloc[np.sort(make_rng(chosen.seed).choice(len(frame), count, replace=False))]
+        frame = frame.reset_index(drop=True)
+    names = [str(name) for name in frame.columns]
+    return TableData(frame, names, path.name, f"{len(frame):,} rows of {len(names):,} columns from {path.name}", data)
+
+
+def of_dataset(dataset: Dataset, source: str) -> TableData:
+    """A built-in table or an array; with names where they say something and pandas is there to hold them."""
+    rows: Rows = dataset.X
+    if has_names(dataset):
+        try:
+            import pandas
+        except ImportError:
+            pass
+        else:
+            rows = pandas.DataFrame(dataset.X, columns=dataset.feature_names)
+    return TableData(rows, dataset.feature_names, dataset.name, dataset.description, source, dataset.entropy)
+
+
+def is_frame(data: str) -> bool:
+    """Whether DATA is a file whose columns may hold text."""
+    return Path(data).suffix.lower() in _FRAMES
+
+
+def without_names_of_rows(data: TableData, chosen: Chosen) -> TableData:
+    """The table without the columns of text that are different in every row, unless they were asked for by name."""
+    if isinstance(data.rows, np.ndarray) or chosen.columns is not None:
+        return data
+    frame, out = data.rows, []
+    for name in data.names:
+        column = frame[name]
+        if column.dtype.kind not in "fiubMm" and not hasattr(column, "cat"):
+            seen = column.dropna()
+            if len(seen) >= _NAMES_ROWS and seen.is_unique and all(isinstance(value, str) for value in seen):
+                out.append(name)
+    names = [name for name in data.names if name not in out]
+    if not names:
+        raise CommandError(f"{data.name} holds nothing but texts that name its rows; a model needs other columns")
+    return replace(data, rows=frame[names], names=names, left_out=tuple(out))
+
+
+def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
+    """Refuse infinite numbers, and text among numbers, which a csv file would make a category of.
+
+    Args:
+        data: the table.
+        kinds: the columns whose kind was said.
+    """
+    for place, name in enumerate(data.names):
+        column = data.rows[:, place] if isinstance(data.rows, np.ndarray) else data.rows[name]
+        if column.dtype.kind == "f" and np.isinf(values := np.asarray(column, dtype=np.float64)).any():
+            row = int(np.flatnonzero(np.isinf(values))[0])
+            raise CommandError(
+                f"{data.name} holds infinite values (first in row {row}, column {name!r}); remove them, or leave the "
+                "cell empty to mean missing"
+            )
+        if isinstance(data.rows, np.ndarray) or column.dtype.kind in "fiubMm" or hasattr(column, "cat"):
+            continue
+        texts = [value for value in column.dropna().unique() if isinstance(value, str)]
+        other = [text for text in texts if not is_value(text)]
+        if name not in kinds and other and 2 * len(other) < len(texts):
+            raise CommandError(
+                f"{data.name}: column {name!r} holds text among numbers, e.g. {other[0][:40]!r}; empty those cells if "
+                f"they are missing, or say --kind {name}=category"
+            )
+
+
+@dataclass(frozen=True)
+class SavedTable:
+    """A fitted `TableModel`, and what `girih fit` noted about its data, where that is there."""
+
+    path: Path
+    model: TableModel
+    names: list[str]
+    metrics: dict[str, Any]
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, for the names of results."""
+        path = self.path.resolve()
+        return path.parent.name if path.name == MODEL else path.name
+
+
+def read_any(path: Path) -> SavedModel | SavedTable:
+    """The model in a folder of `girih fit`, or of `girih.save`: of a table, or a single generator."""
+    home, folder = path, current(path / MODEL)
+    if not folder.is_dir():
+        home, folder = (path.parent if path.name == MODEL else path), path
+    model = girih.load(folder)
+    if not isinstance(model, girih.TableModel):
+        return read_model(path, model)
+    notes = read_notes(home / DATA_FILE)
+    names = [str(name) for name in model.columns_.names]
+    noted = notes.get("columns")
+    if not model.columns_.named:
+        fits = isinstance(noted, list) and len(noted) == len(names)
+        names = [str(name) for name in noted] if fits and noted else [f"x{i}" for i in range(len(names))]
+    return SavedTable(path, model, names, read_notes(home / METRICS), str(notes.get("source", "")))
+
+
+def rows_for(saved: SavedTable, data: str, chosen: Chosen) -> TableData:
+    """Rows for a fitted model: its columns are found by name where both have names, by position otherwise."""
+    picked = chosen.columns is not None or chosen.drop is not None
+    found = load_table(data, chosen)
+    if isinstance(found, Dataset):
+        found = of_dataset(replace(found, image_shape=None), data)
+    count = len(saved.names)
+    frame = found.rows
+    if saved.model.columns_.named and not isinstance(frame, np.ndarray):
+        lacking = [name for name in saved.names if name not in found.names]
+        unnamed = found.names == [f"x{i}" for i in range(len(found.names))]
+        if not lacking:
+            rows = frame[saved.names].set_axis(list(saved.model.columns_.names), axis=1)
+            return replace(found, rows=rows, names=list(saved.names))
+        if not (unnamed and len(found.names) == count):
+            some = ", ".join(found.names[:12]) + (", ..." if len(found.names) > 12 else "")
+            raise DataSourceError(f"{found.name} has no column {lacking[0]!r}; it has {some}")
+    if len(found.names) != count:
+        some = ", ".join(saved.names[:8]) + (", ..." if count > 8 else "")
+        hint = "" if picked else "; choose them with --columns or --drop"
+        raise CommandError(
+            f"{found.name} has {plural(len(found.names), 'column')}, and the model was fitted to {count} ({some}){hint}"
+        )
+    if saved.model.columns_.named and not isinstance(frame, np.ndarray):
+        return replace(found, rows=frame.set_axis(list(saved.model.columns_.names), axis=1))
+    return found
+
+
+def write_rows(folder: Path, stem: str, rows: Rows, names: Sequence[str], source: str) -> list[str]:
+    """Write a table as csv, and as the kind of file that `source` is; returns the names of the files."""
+    written = [f"{stem}.csv"]
+    table = dict(zip(names, rows.T, strict=True)) if isinstance(rows, np.ndarray) else rows.set_axis(names, axis=1)
+    write_csv(folder / written[0], table)
+    suffix = Path(source).suffix.lower()
+    if suffix == ".parquet" and not isinstance(table, dict):
+        written.append(f"{stem}.parquet")
+        with atomic_path(folder / written[-1]) as temporary:
+            table.to_parquet(temporary, index=False)
+    if isinstance(rows, np.ndarray) and rows.dtype.kind == "f":
+        written.append(f"{stem}.npy")
+        write_npy(folder / written[-1], rows)
+    return written
+
+
+def write_imputed(
+    folder: Path, stem: str, data: TableData, filled: Rows, header: bool | None
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """Write the table as it was, other columns included, with its gaps filled; which entries were filled, `(N, D)`."""
+    new, gaps = cells(filled), data.missing & ~gaps_of(filled)
+    suffix = Path(data.source).suffix.lower()
+    if suffix == ".csv":
+        text = filled_text(Path(data.source).expanduser(), data.names, lambda n, d: _cell(new[n, d]), gaps, header)
+        if text is not None:
+            write_text(folder / f"{stem}.csv", text)
+            return [f"{stem}.csv"], gaps
+    if not is_frame(data.source) or isinstance(filled, np.ndarray):
+        return write_rows(folder, stem, filled, data.names, data.source), gaps
+    whole = load_frame(Path(data.source).expanduser(), header=header).copy()
+    named = filled.set_axis(data.names, axis=1)
+    for place, name in enumerate(data.names):
+        if gaps[:, place].any():
+            whole[name] = named[name].to_numpy() if hasattr(whole[name], "cat") is False else named[name].array
+    return write_rows(folder, stem, whole, [str(name) for name in whole.columns], data.source), gaps
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value))
+    if isinstance(value, (float, np.floating)):
+        return repr(float(value)) if math.isfinite(value) else ""
+    return str(value)

@@ -1,0 +1,243 @@
+"""What a `TableModel` says of rows, in words and numbers: the strangest ones and why, gaps, settings, columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from girih.tables import Setting, TableModel
+from girih.tables.conditional import Conditional
+from girih.tables.conditioned import TableConditional
+
+_DRAWS = 6000  # rows drawn in all to say what is usual where some entries are missing
+_FEWEST, _MOST = 16, 300  # for each pattern of gaps
+_PATTERNS = 1000
+_INTERVAL = (0.05, 0.5, 0.95)
+
+
+class Reason(NamedTuple):
+    """What makes a row strange.
+
+    Attributes:
+        column: its name.
+        value: the entry, as text.
+        nats: `log p` of the entry given the rest of its row.
+        usual: what the entry is given the rest, as text.
+    """
+
+    column: str
+    value: str
+    nats: float
+    usual: str
+
+
+class Strange(NamedTuple):
+    """A strange row.
+
+    Attributes:
+        row: its place, from 0.
+        log_p: nats.
+        surprise: how far `log_p` is below its mean over rows with the same entries, in standard deviations.
+        nats: by column, as `TableModel.explain`.
+        reasons: the columns that make it strange, the strangest first.
+    """
+
+    row: int
+    log_p: float
+    surprise: float
+    nats: NDArray[np.float64]
+    reasons: list[Reason]
+
+
+class Gap(NamedTuple):
+    """A missing entry.
+
+    Attributes:
+        row: its place, from 0.
+        column: the name of its column.
+        value: what it is filled with, as text.
+        interval: what holds it with probability 0.9, or the probability of the category, as text.
+    """
+
+    row: int
+    column: str
+    value: str
+    interval: str
+
+
+def strangest(
+    model: TableModel,
+    rows: object,
+    entries: NDArray[Any],
+    names: Sequence[str],
+    missing: NDArray[np.bool_],
+    count: int,
+    few: int = 3,
+) -> list[Strange]:
+    """The strangest rows.
+
+    A row of which more is known has another density than one of which less is known. So each is compared with rows that
+    the model draws, of which the same entries are known.
+
+    Args:
+        model: fitted.
+        rows: as the model takes them.
+        entries: the same as objects, `(N, D)`.
+        names: of the columns.
+        missing: which entries are, `(N, D)`.
+        count: how many rows.
+        few: how many reasons each.
+    """
+    log_p = model.score_samples(rows)
+    x, codes = model.columns_.read(rows)
+    surprise = _surprise(model, x, codes, log_p)
+    worst = np.argsort(-surprise, kind="stable")[:count]
+    at = torch.as_tensor(worst.copy())
+    nats = model.explain(_taken(rows, worst))
+    seen = ~missing[worst]
+    order = np.where(seen, nats, np.inf).argsort(1, kind="stable")[:, :few]
+    pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
+    usual = _given_the_rest(model, x[at], codes[at], pairs)
+    out: list[Strange] = []
+    for n, row in enumerate(worst.tolist()):
+        reasons = [
+            Reason(names[j], text_of(entries[row, j]), float(nats[n, j]), usual[n, j]) for m, j in pairs if m == n
+        ]
+        out.append(Strange(row, float(log_p[row]), float(surprise[row]), nats[n], reasons))
+    return out
+
+
+def gaps(model: TableModel, rows: object, names: Sequence[str], missing: NDArray[np.bool_], count: int) -> list[Gap]:
+    """The first missing entries, with what they are filled with and how sure that is."""
+    places = np.argwhere(missing)[:count]
+    if not len(places):
+        return []
+    some = np.unique(places[:, 0])
+    given = model.condition(_taken(rows, some))
+    low, _, high = given.quantile(_INTERVAL)
+    mean = given.mean
+    out: list[Gap] = []
+    for row, j in places.tolist():
+        item, n = model.columns_.items[j], int(np.searchsorted(some, row))
+        if item.x is not None:
+            interval = f"{low[n, j]:.4g} to {high[n, j]:.4g}"
+            out.append(Gap(row, names[j], f"{mean[n, j]:.4g}", interval))
+        elif item.code is not None and item.size == len(item.levels):
+            value, chance = _likeliest(given, item.name, n)
+            out.append(Gap(row, names[j], value, f"probability {chance:.0%}"))
+        elif item.code is not None:
+            out.append(Gap(row, names[j], text_of(item.constant), "as in every row"))
+    return out
+
+
+def setting_text(setting: Setting | Mapping[str, Any]) -> str:
+    """What a mixture is like, in words: a `Setting`, or a line of `TableModel.cv_results_`."""
+    if isinstance(setting, Setting):
+        components, kinks, tied, kind, bend = (
+            setting.components, setting.kinks, setting.tied, setting.kind, setting.bend,
+        )  # fmt: skip
+    else:
+        components, kinks, tied = setting["components"], setting["kinks"], setting["tied"]
+        kind, bend = setting["noise"], setting["transformed"]
+    what = "curve" if kinks else "Gaussian"
+    noise = {"full": "full", "diagonal": "diagonal", "spherical": "spherical", "low_rank": "low-rank"}[kind]
+    shared = " shared by all" if tied and components > 1 else ""
+    text = f"{components} {what}{'s' if components > 1 else ''}"
+    text += f" with {kinks} kinks" if kinks else ""
+    text += f", {noise} {'noise' if kinks else 'covariance'}{shared}"
+    return text + (", columns transformed" if bend else "")
+
+
+def weighty(model: TableModel) -> list[tuple[str, float, float]]:
+    """The settings that carry weight: in words, the weight, and the held-out score on the first fold, nats a row."""
+    results = model.cv_results_
+    lines = [dict(zip(results, values, strict=True)) for values in zip(*results.values(), strict=True)]
+    kept = sorted((line for line in lines if line["weight"] > 0.0), key=lambda line: -line["weight"])
+    out: list[tuple[str, float, float]] = []
+    for line in kept:
+        text = setting_text(line)
+        ridge = f", kink ridge {line['kink_ridge']:g}" if line["kinks"] and line["kink_ridge"] != 1.0 else ""
+        floor = f", noise prior {line['noise_prior']:g}" if line["noise_prior"] != 0.01 else ""
+        out.append((text + ridge + floor, float(line["weight"]), float(line["mean_test_score"])))
+    return out
+
+
+def text_of(value: object) -> str:
+    """An entry of a table."""
+    if isinstance(value, (float, np.floating)):
+        return f"{float(value):.6g}"
+    return str(value)
+
+
+def _surprise(model: TableModel, x: Tensor, codes: Tensor, log_p: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = [
+        (~x[:, item.x].isnan() if item.x is not None else torch.zeros(len(x), dtype=torch.bool))
+        | (codes[:, item.code] >= 0 if item.code is not None else torch.zeros(len(x), dtype=torch.bool))
+        for item in model.columns_.items
+    ]
+    masks, which = torch.stack(known, 1).unique(dim=0, return_inverse=True)
+    if len(masks) > _PATTERNS:  # rows of which as many entries are known are held to be alike
+        sizes, first = np.unique(masks.sum(1).numpy(), return_index=True)
+        which = torch.as_tensor(np.searchsorted(sizes, masks.sum(1).numpy()))[which]
+        masks = masks[torch.as_tensor(first)]
+    S = int(np.clip(_DRAWS // len(masks), _FEWEST, _MOST))
+    drawn = model._anything().sample(S, torch.Generator().manual_seed(0))
+    xs, cs = drawn[0][:, 0], drawn[1][:, 0]
+    means, deviations = torch.zeros(len(masks)), torch.ones(len(masks))
+    for place, mask in enumerate(masks):
+        a, b = xs.clone(), cs.clone()
+        for item, there in zip(model.columns_.items, mask.tolist(), strict=True):
+            if not there and item.x is not None:
+                a[:, item.x] = torch.nan
+            if not there and item.code is not None:
+                b[:, item.code] = -1
+        usual = model._ensemble.log_prob(a, b) + model.columns_.log_offset(b)
+        means[place], deviations[place] = usual.mean(), usual.std()
+    out = (means[which].numpy() - log_p) / np.maximum(deviations[which].numpy(), 1e-3)
+    return np.asarray(out, dtype=np.float64)
+
+
+def _given_the_rest(
+    model: TableModel, x: Tensor, codes: Tensor, pairs: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], str]:
+    """What entries are, given the others of their rows, in words."""
+    if not pairs:
+        return {}
+    at = torch.tensor([n for n, _ in pairs])
+    x, codes = x[at].clone(), codes[at].clone()
+    for place, (_, j) in enumerate(pairs):
+        item = model.columns_.items[j]
+        if item.x is not None:
+            x[place, item.x] = torch.nan
+        if item.code is not None:
+            codes[place, item.code] = -1
+    given = TableConditional(model.columns_, Conditional(model._ensemble, x, codes, model._atoms))
+    low, _, high = given.quantile(_INTERVAL)
+    out: dict[tuple[int, int], str] = {}
+    for place, (n, j) in enumerate(pairs):
+        item = model.columns_.items[j]
+        if item.x is not None:
+            out[n, j] = f"{low[place, j]:.4g} to {high[place, j]:.4g}"
+        elif item.size == len(item.levels):
+            value, chance = _likeliest(given, item.name, place)
+            out[n, j] = f"{value} ({chance:.0%})"
+        else:
+            out[n, j] = f"always {text_of(item.constant)}"
+    return out
+
+
+def _likeliest(given: TableConditional, column: str | int, row: int) -> tuple[str, float]:
+    chances = given.probabilities(column)
+    value = max(chances, key=lambda label: float(chances[label][row]))
+    return text_of(value), float(chances[value][row])
+
+
+def _taken(rows: object, places: NDArray[np.intp]) -> object:
+    if isinstance(rows, np.ndarray):
+        return rows[places]
+    return rows.iloc[places]  # type: ignore[attr-defined]

@@ -1,0 +1,277 @@
+"""`girih fit` and what follows it, for tables with text, categories and holes."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import girih as library
+from girih.datasets import load
+from tests.cli.conftest import QUICK, call
+
+
+def trees(n=70, seed=0):
+    """Text that names the rows, numbers, whole numbers, text, booleans, holes."""
+    rng = np.random.default_rng(seed)
+    t = rng.normal(size=n)
+    table = pd.DataFrame(
+        {
+            "name": [f"tree {i}" for i in range(n)],
+            "height": 20.0 + 5.0 * t + rng.normal(size=n),
+            "age": np.round(60 + 20 * t + 4 * rng.normal(size=n)).astype(int),
+            "kind": np.where(t > 0.3, "oak", np.where(rng.random(n) < 0.5, "fir", "elm")),
+            "tame": rng.random(n) < 0.5,
+        }
+    )
+    holes = rng.random((n, 5)) < 0.1
+    holes[:, [0, 4]] = False
+    return table.mask(pd.DataFrame(holes, columns=table.columns))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A folder with `trees.csv`, `trees.parquet`, and `fit`, the results of a fit; and what the command said."""
+    folder = tmp_path_factory.mktemp("trees")
+    trees().to_csv(folder / "trees.csv", index=False)
+    trees().astype({"age": "Int64"}).to_parquet(folder / "trees.parquet")
+    done = call("fit", folder / "trees.csv", "--out", folder / "fit", "--seed", 1)
+    assert done.code == 0, done.err
+    return folder, done
+
+
+def test_fit_writes_model_numbers_pictures_and_report(fitted):
+    folder, done = fitted
+    names = {path.name for path in (folder / "fit").iterdir()}
+    assert names == {
+        "model", "metrics.json", "data.json", "scores.csv", "report.html", "pairs.png", "curve.png", ".girih.json",
+    }  # fmt: skip
+    model = library.load(folder / "fit" / "model")
+    assert isinstance(model, library.TableModel) and model.random_state == 1 and model.verbose == 0
+    X = trees().drop(columns="name")
+    metrics = json.loads((folder / "fit" / "metrics.json").read_text())
+    assert metrics["kind"] == "table" and metrics["held_out_nll"] == -model.held_out_score_
+    assert metrics["best"]["held_out_nll"] == -model.best_.held_out_score_ and metrics["best"]["bic"] == model.bic(X)
+    assert metrics["nll_per_row"] == pytest.approx(-model.score(X), abs=1e-12)
+    assert sum(one["weight"] for one in metrics["weights"]) == pytest.approx(1.0)
+    assert metrics["left_out"] == ["name"] and metrics["data"]["missing"] == int(X.isna().sum().sum())
+    assert [one["column"] for one in metrics["columns"]] == list(X) and len(metrics["rivals"]) == 2
+    scores = pd.read_csv(folder / "fit" / "scores.csv")
+    np.testing.assert_allclose(scores["log_p"], model.score_samples(X), atol=1e-12)
+    assert {"z", "z_deviation", "missing"} < set(scores)
+
+
+def test_fit_says_what_it_did(fitted):
+    folder, done = fitted
+    assert "'name' holds a different text in each row: it names the rows and is left out" in done.err
+    assert "are missing" in done.err and "are integrated out" in done.err
+    for text in ("category with 3 levels: 'elm', 'fir', 'oak'", "boolean", "average", "best single model", "weight"):
+        assert text in done.out
+    assert f"Report:   {folder / 'fit' / 'report.html'}" in done.out and "One Gaussian" in done.out
+
+
+def test_the_report_is_one_page_with_all_of_it(fitted):
+    page = (fitted[0] / "fit" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 == page.count("src=")
+    assert not any(text in page for text in ("href=", "http", "url(", "<script", "@import"))
+    for text in ("Held-out NLL", "GaussianMixture", "Columns", "Settings that carry weight", "Imputed entries",
+                 "90 % interval", "The strangest rows, and why", "along one curve"):  # fmt: skip
+        assert text in page
+    code = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#x27;", "'")
+    names = {}
+    exec(code, names)
+    assert names["model"].score_samples(names["rows"]).shape == (70,)
+
+
+def test_score_finds_columns_by_name(girih, fitted):
+    folder, _ = fitted
+    trees()[["tame", "kind", "age", "name", "height"]].to_csv("t.csv", index=False)
+    done = girih("score", folder / "fit", "t.csv", "--out", "s", "--json")
+    assert done.code == 0 and done.json["rows"] == 70 and "left_out" not in done.json
+    expected = pd.read_csv(folder / "fit" / "scores.csv")
+    np.testing.assert_allclose(pd.read_csv("s/scores.csv")["log_p"], expected["log_p"], atol=1e-12)
+    assert girih("score", folder / "fit", folder / "trees.csv").out.startswith("trees.csv: 70 rows")
+
+
+def test_impute_keeps_the_table_and_writes_deviations_and_draws(girih, fitted):
+    folder, _ = fitted
+    data = folder / "trees.csv"
+    done = girih("impute", folder / "fit", data, "--std", "--draws", 3, "--seed", 2, "--out", "o", "--json")
+    assert done.code == 0 and done.json["files"] == ["imputed.csv", "deviations.csv", "draws.csv"]
+    before, after = pd.read_csv(data), pd.read_csv("o/imputed.csv")
+    gaps = before.isna()
+    assert done.json["filled"] == gaps.sum().sum() > 0 and not after.isna().any().any()
+    assert list(after) == list(before) and (after.mask(gaps).isna() == gaps).all().all()
+    old, new = data.read_text().splitlines(), Path("o/imputed.csv").read_text().splitlines()
+    assert all(a == b for a, b, gap in zip(old[1:], new[1:], gaps.any(axis=1), strict=True) if not gap)
+    model = library.load(folder / "fit" / "model")
+    filled, deviation = model.impute(before.drop(columns="name"), return_std=True)
+    np.testing.assert_array_equal(after["height"], filled["height"])
+    assert (after["kind"] == filled["kind"]).all()
+    written = pd.read_csv("o/deviations.csv")
+    assert list(written) == list(before)[1:]
+    np.testing.assert_allclose(written.to_numpy(), deviation, atol=1e-12)
+    drawn = pd.read_csv("o/draws.csv")
+    assert list(drawn)[:2] == ["draw", "row"] and len(drawn) == 210 and not drawn.isna().any().any()
+    one = drawn[drawn["draw"] == 1].reset_index(drop=True)
+    kept = ~gaps["height"]
+    np.testing.assert_allclose(one["height"][kept], before["height"][kept])
+    assert (one["kind"][~gaps["kind"]] == before["kind"][~gaps["kind"]]).all()
+
+
+def test_parquet_keeps_its_types(girih, fitted):
+    folder, _ = fitted
+    done = girih("impute", folder / "fit", folder / "trees.parquet", "--out", "o", "--json")
+    assert done.code == 0 and done.json["files"] == ["imputed.csv", "imputed.parquet"]
+    before, after = pd.read_parquet(folder / "trees.parquet"), pd.read_parquet("o/imputed.parquet")
+    assert list(after) == list(before) and after["tame"].dtype == before["tame"].dtype
+    assert pd.api.types.is_string_dtype(after["kind"]) and not after["kind"].isna().any()
+    assert (after["name"] == before["name"]).all()
+
+
+def test_sample_is_a_table_of_the_same_columns(girih, fitted):
+    folder, _ = fitted
+    done = girih("sample", folder / "fit", "-n", 7, "--seed", 3, "--out", "s", "--json")
+    assert done.code == 0 and done.json["files"] == ["samples.csv"] and done.json["columns"] == 4
+    drawn = pd.read_csv("s/samples.csv")
+    assert list(drawn) == ["height", "age", "kind", "tame"] and len(drawn) == 7
+    assert set(drawn["kind"]) <= {"oak", "fir", "elm"} and drawn["tame"].dtype == bool
+    assert (drawn["age"] == drawn["age"].round()).all()
+    girih("sample", folder / "fit", "-n", 7, "--seed", 3, "--out", "again")
+    assert Path("again/samples.csv").read_text() == Path("s/samples.csv").read_text()
+
+
+def test_anomalies_finds_the_strange_row_and_says_why(girih, fitted):
+    folder, _ = fitted
+    fresh = trees(40, seed=3)
+    fresh.loc[5, ["height", "age", "kind"]] = [29.0, 30, "oak"]  # each of them usual
+    fresh.to_csv("fresh.csv", index=False)
+    done = girih("anomalies", folder / "fit", "fresh.csv", "-n", 4, "--out", "a", "--json")
+    assert done.code == 0 and len(done.json["anomalies"]) == 4
+    worst = done.json["anomalies"][0]
+    assert worst["row"] == 5 and {worst["reasons"][0]["column"], worst["reasons"][1]["column"]} == {"height", "age"}
+    written = pd.read_csv("a/anomalies.csv")
+    assert written["row"].tolist() == [one["row"] for one in done.json["anomalies"]]
+    model = library.load(folder / "fit" / "model")
+    X = fresh.drop(columns="name")
+    nats = model.explain(X.iloc[[5]])[0]
+    np.testing.assert_allclose(written.iloc[0][["nats of height", "nats of age"]].astype(float), nats[:2], atol=1e-12)
+    assert "height = 29" in written["reasons"][0] and "given the rest" in written["reasons"][0]
+    shown = girih("anomalies", folder / "fit", folder / "trees.csv")
+    assert "below usual" in shown.out and "Anomalies:" in shown.out
+
+
+def test_info(girih, fitted):
+    facts = girih("info", fitted[0] / "fit", "--json").json
+    assert facts["kind"] == "table" and facts["columns"][2].startswith("kind: category with 3 levels")
+    assert facts["members"] == 5 * len(facts["weights"]) and facts["rows"] == 70
+    assert "best single model" in girih("info", fitted[0] / "fit").out
+
+
+def test_arrays_and_built_in_tables(girih, tmp_path):
+    np.save("t.npy", np.where(np.random.default_rng(0).random((30, 2)) < 0.1, np.nan, load("circle", n=30).X))
+    done = girih("fit", "t.npy", "--json", "--out", "m")
+    assert done.code == 0 and done.json["kind"] == "table" and done.json["columns"][0]["column"] == "x0"
+    done = girih("impute", "m", "t.npy", "--std", "--draws", 2, "--out", "o", "--json")
+    assert done.json["files"] == ["imputed.csv", "imputed.npy", "deviations.csv", "deviations.npy", "draws.csv",
+                                  "draws.npy"]  # fmt: skip
+    assert not np.isnan(np.load("o/imputed.npy")).any() and np.load("o/draws.npy").shape == (2, 30, 2)
+    assert girih("sample", "m", "-n", 5, "--out", "s", "--json").json["files"] == [
+        "samples.csv", "samples.npy", "samples.png",
+    ]  # fmt: skip
+    assert girih("score", "m", "circle", "--rows", 20, "--json").json["rows"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [((), "table"), (("--model", "dgn"), "dgn"), (("--hidden", "3"), "dgn"), (("--noise", "isotropic"), "dgn")],
+)
+def test_what_is_fitted(girih, monkeypatch, options, kind):
+    """An option that only generators have chooses one, though it is what is there by default."""
+
+    class Chosen(Exception):
+        pass
+
+    def stop(which):
+        def stopped(*arguments, **named):
+            raise Chosen(which)
+
+        return stopped
+
+    monkeypatch.setattr("girih.cli.table_fit.fit_table", stop("table"))
+    monkeypatch.setattr("girih.cli.fitting.fit", stop("dgn"))
+    with pytest.raises(Chosen, match=kind):
+        girih("fit", "circle", "--out", "o", *options)
+    with pytest.raises(Chosen, match="dgn"):
+        girih("fit", "digits-3", "--out", "o")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "t.csv", "--model", "table", "--latent-dim", "2"), "--latent-dim is an option of a single generator"),
+        (("fit", "t.csv", "--kind", "a"), "--kind takes NAME=number"),
+        (("fit", "t.csv", "--kind", "b=number"), "no column 'b'"),
+        (("fit", "t.csv", "--kind", "a=category", "--model", "dgn"), "--kind is an option of tables"),
+        (("fit", "digits", "--kind", "a=category"), "these are images"),
+        (("fit", "t.csv", "--columns", "a", "--drop", "c"), "exclude each other"),
+        (("fit", "t.csv", "--columns", "b"), "no column 'b'"),
+        (("fit", "t.csv", "--rows", "99"), "99 rows were asked"),
+        (("fit", "names.csv"), "nothing but texts that name its rows"),
+        (("fit", "names.csv", "--columns", "n"), "--kind n=category"),
+        (("fit", "mixed.csv"), "text among numbers"),
+        (("anomalies", "generator", "t.csv"), "needs the model of a table"),
+        (("impute", "generator", "t.csv", "--std"), "need the model of a table"),
+    ],
+)
+def test_refusals(girih, arguments, message):
+    pd.DataFrame({"a": np.arange(5.0), "c": np.arange(5.0) ** 2}).to_csv("t.csv", index=False)
+    pd.DataFrame({"n": [f"row {i}" for i in range(30)]}).to_csv("names.csv", index=False)
+    pd.DataFrame({"a": ["1", "2", "x", "3"], "b": [1.0, 2.5, 3.1, 4.2]}).to_csv("mixed.csv", index=False)
+    library.save(library.DGN(library.mlp([1, 3, 2], seed=0), noise=0.1), "generator")
+    done = girih(*arguments)
+    assert done.code == 2 and message in done.error and "Traceback" not in done.err
+
+
+def test_rows_that_do_not_fit_the_model(girih, fitted):
+    folder, _ = fitted
+    trees().drop(columns="age").to_csv("t.csv", index=False)
+    assert "t.csv has no column 'age'" in girih("score", folder / "fit", "t.csv").error
+    trees().assign(kind="palm").to_csv("t.csv", index=False)
+    for command in ("score", "impute", "anomalies"):
+        assert "'palm'" in girih(command, folder / "fit", "t.csv").error
+    np.save("t.npy", np.zeros((3, 2)))
+    assert "t.npy has 2 columns, and the model was fitted to 4" in girih("score", folder / "fit", "t.npy").error
+
+
+def test_kinds_and_columns_are_kept(girih):
+    table = pd.DataFrame({"a": [1, 2, 3] * 10, "b": np.arange(30.0), "c": np.arange(30.0)})
+    table.to_csv("t.csv", index=False)
+    done = girih("fit", "t.csv", "--columns", "b,a", "--kind", "a=category", "--json")
+    assert done.code == 0 and done.json["out"] == "girih-out/t"
+    kinds = {one["column"]: one["kind"] for one in done.json["columns"]}
+    assert kinds == {"b": "number", "a": "category"}
+    assert library.load("girih-out/t/model").kinds == {"a": "category"}
+
+
+def test_a_table_in_place_of_a_generator_leaves_nothing_of_it(girih):
+    assert girih("fit", "circle", "--rows", 20, "--out", "o", *QUICK).code == 0
+    done = girih("fit", "circle", "--rows", 20, "--out", "o", "--json")
+    assert done.code == 0 and done.json["entropy"] is not None
+    names = {path.name for path in Path("o").iterdir()}
+    assert "nll_curve.csv" not in names and "pairs.png" in names and "manifold.png" not in names
+
+
+def test_ctrl_c_writes_nothing(girih, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("girih.TableModel.fit", interrupt)
+    done = girih("fit", "circle", "--out", "o")
+    assert done.code == 130 and "interrupted" in done.err and not Path("o/model").exists()
+
+
+def test_select_says_that_fit_chooses(girih):
+    assert "chooses by itself now" in " ".join(girih("select", "--help").out.split())
