@@ -164,7 +164,7 @@ def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
             )
         if isinstance(data.rows, np.ndarray) or column.dtype.kind in "fiubMm" or hasattr(column, "cat"):
             continue
-        texts = [value for value in column.dropna().unique() if isinstance(value, str)]
+        texts = [value for value in set(column.tolist()) if isinstance(value, str)]
         other = [text for text in texts if not is_value(text)]
         if name not in kinds and other and 2 * len(other) < len(texts):
             raise CommandError(

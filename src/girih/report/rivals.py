@@ -14,7 +14,7 @@ from torch import Tensor
 
 from girih.tables import Member, Mixture, Setting, TableModel
 from girih.tables.basis import Basis
-from girih.tables.choice import Fitter, Table, folds
+from girih.tables.choice import Fitter, Table, fold_count, folds
 
 _SIZES = (1, 2, 3, 4, 6, 8)
 _KINDS = ("full", "diag")
@@ -52,7 +52,7 @@ def rivals(model: TableModel, rows: object) -> list[Rival]:
     if len(table) > _ROWS or D > _COLUMNS or not D:
         return []
     seed = int(check_random_state(model.random_state).randint(2**31 - 1))
-    parts = folds(len(table), min(model.n_folds, len(table)), seed)
+    parts = folds(len(table), fold_count(len(table), model.n_folds), seed)
     splits = [(table.without(part), table.take(part)) for part in parts]
     offset = table.mean(model.columns_.log_offset(table.codes))
     besides = " beside independent categories" if codes.shape[1] else ""

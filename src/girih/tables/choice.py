@@ -2,9 +2,9 @@ r"""Which mixtures make the density of a table, and with which weights: by held-
 
 Every setting is fitted to the rows outside a fold and judged on the rows of the fold. Plain mixtures come first, as
 they cost little; the best of each kind are bent. Settings are compared on the first folds, as many as hold 80 rows, and
-those that carry weight there are fitted on all. They are weighted by EM on their held-out log-likelihoods (stacking), and
-what is averaged in the end are their models of all folds: each row was held out once, no model has seen all rows, and
-an average of exact densities is an exact density.
+those that carry weight there are fitted on all. They are weighted by EM on their held-out log-likelihoods (stacking),
+and what is averaged in the end are their models of all folds: each row was held out once, no model has seen all rows,
+and an average of exact densities is an exact density.
 """
 
 from __future__ import annotations
@@ -197,6 +197,11 @@ class _Scaled:
         return self._completed
 
 
+def fold_count(rows: int, asked: int | None = None) -> int:
+    """How many folds so many rows are divided into, if none were asked for."""
+    return min(rows, asked or (10 if rows <= _SMALL else 5))
+
+
 def folds(count: int, number: int, seed: int) -> list[Tensor]:
     """So many disjoint sets of rows that together are all."""
     order = torch.as_tensor(np.random.default_rng(seed).permutation(count))
@@ -331,9 +336,7 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
         report: is called after each fit, with the number of fits made and a few words.
         number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
-    if number is None:
-        number = 10 if len(table) <= _SMALL else 5
-    parts = folds(len(table), min(number, len(table)), seed)
+    parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
         return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
     lean = _cost(table) > _COSTLY

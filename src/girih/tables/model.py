@@ -49,8 +49,8 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
 
     Args:
         kinds: by column, "number", "category" or "boolean", where what is found out does not suit.
-        n_folds: into how many parts the rows are divided for the choice, 2 or more; by default 10 up to 300 rows, else 5.
-            With more than 4,000 rows one part is held out.
+        n_folds: into how many parts the rows are divided for the choice, 2 or more; by default 10 up to 300 rows, 5
+            beyond. With more than 4,000 rows one part is held out.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
 

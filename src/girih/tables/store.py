@@ -47,7 +47,7 @@ def table_parts(model: TableModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config: dict[str, Any] = {
         "parameters": {
             "kinds": None if model.kinds is None else [[name, kind] for name, kind in model.kinds.items()],
-            "n_folds": int(model.n_folds),
+            "n_folds": None if model.n_folds is None else int(model.n_folds),
             "random_state": int(seed) if isinstance(seed, (int, np.integer)) else None,
             "verbose": int(model.verbose),
         },
