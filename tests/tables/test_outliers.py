@@ -133,7 +133,7 @@ def test_in_a_pipeline():
 
 @pytest.mark.parametrize("share", [0.0, 0.51, -0.1, NAN, "auto", True, None])
 def test_shares_out_of_their_domain_are_refused(share):
-    with pytest.raises(ParameterError, match="contamination must be above 0 and at most 0.5"):
+    with pytest.raises(ParameterError, match=r"contamination must be above 0 and at most 0\.5"):
         detector(contamination=share).fit(array())
 
 
