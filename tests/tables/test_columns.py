@@ -350,7 +350,7 @@ def test_atoms_of_a_column_that_is_not_rounded():
     rain = np.where(RNG.random(500) < 0.6, 0.0, RNG.gamma(1.0, 2.0, 500))
     one = Columns.learn(rain[:, None])[0]
     gap = np.diff(np.unique(rain)).min()
-    assert one.atoms == (0.0,) and one.width == max(gap, 1e-6 * rain.std())
+    assert one.atoms == (0.0,) and one.width == max(gap, 1e-3 * rain.std())
     both = np.clip(RNG.normal(0.5, 0.5, 600), 0.0, 1.0)
     assert Columns.learn(both[:, None])[0].atoms == (0.0, 1.0)
     coded = np.concatenate([np.full(200, -1.0), np.zeros(400), RNG.uniform(1, 99, 400)])

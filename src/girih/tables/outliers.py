@@ -41,8 +41,9 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
     the model.) So each pattern has its share of outliers and a row is no outlier for what it lacks; one without any
     observed entry is none.
 
-    Fresh rows are flagged a little more often than rows of `fit`, as the model has seen those. Where the rate matters,
-    compare `p_value` with it: it is a rate under the model, and needs no threshold.
+    Fresh rows are flagged a little more often than rows of `fit`, as the model has seen those; in a table of few rows a
+    strange one among them is learned in part, and looks less strange than the same row would if it came later.
+    Where the rate matters, compare `p_value` with it: it is a rate under the model, and needs no threshold.
 
     Args:
         contamination: the share of outliers among the rows of `fit`, above 0 and at most 0.5.
@@ -67,9 +68,8 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
         >>> rng = np.random.default_rng(0)
         >>> a = rng.normal(size=60)
         >>> X = np.column_stack([a, 2 * a + 0.1 * rng.normal(size=60)])
-        >>> X[0] = 1.0, -2.0  # each is common, but not both together
         >>> detector = girih.DGNOutlierDetector(contamination=0.02, n_folds=2, random_state=0).fit(X)
-        >>> detector.predict([[1.0, -2.0], [1.0, 2.0], [1.0, float("nan")]]).tolist()
+        >>> detector.predict([[1.0, -2.0], [1.0, 2.0], [1.0, np.nan]]).tolist()  # -2 is common, but not beside 1
         [-1, 1, 1]
     """
 
