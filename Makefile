@@ -7,12 +7,16 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test papers fuzz check docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/girih fit circle --out $(OUT)/circle
+	$(BIN)/python examples/holes.py $(OUT)/wine.csv
+	$(BIN)/girih fit $(OUT)/wine.csv --out $(OUT)/wine
+	$(BIN)/girih impute $(OUT)/wine $(OUT)/wine.csv --std --out $(OUT)/wine-imputed
+	$(BIN)/girih anomalies $(OUT)/wine $(OUT)/wine.csv --out $(OUT)/wine-anomalies
+	$(BIN)/girih fit circle --hidden 16 --seed 1 --out $(OUT)/circle
 	$(BIN)/girih fit mnist-4 --out $(OUT)/mnist-4
 	@echo
 	@echo "Pictures and numbers, one page each:"
-	@echo "  $(OUT)/circle/report.html"
-	@echo "  $(OUT)/mnist-4/report.html"
+	@echo "  $(OUT)/wine/report.html: a real table with holes; $(OUT)/wine-imputed: the holes filled"
+	@echo "  $(OUT)/circle/report.html, $(OUT)/mnist-4/report.html: a single generator"
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
