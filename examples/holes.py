@@ -15,6 +15,7 @@ SHARE = 0.1
 
 
 def main(path: Path) -> None:
+    """Write the table to a csv file."""
     table = load_wine(as_frame=True)
     frame = table.data.assign(cultivar=np.array(["Barolo", "Grignolino", "Barbera"])[table.target])
     removed = np.random.default_rng(0).random(frame.shape) < SHARE
