@@ -234,7 +234,11 @@ figcaption b { color: #1c2430; }
 pre { background: #f5f7fa; padding: 16px 18px; overflow-x: auto; border-radius: 6px; }
 pre, code { font: 14px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 footer { margin-top: 44px; color: #6a7585; font-size: 14px; }
-@media (max-width: 720px) { .pictures { grid-template-columns: 1fr; } }
+@media (max-width: 720px) {
+  .pictures { grid-template-columns: 1fr; }
+  table:not([class]) tr { display: block; border-top: 1px solid #e3e7ed; padding: 8px 0; }
+  table:not([class]) :is(th, td) { display: block; border: 0; padding: 0; white-space: normal; }
+}
 @media print { main { max-width: none; padding: 0; } body { font-size: 12px; } h2 { break-after: avoid; } }
 """
 _PAGE = """<!doctype html>

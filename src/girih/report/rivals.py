@@ -55,25 +55,25 @@ def rivals(model: TableModel, rows: object) -> list[Rival]:
     parts = folds(len(table), fold_count(len(table), model.n_folds), seed)
     splits = [(table.without(part), table.take(part)) for part in parts]
     offset = table.mean(model.columns_.log_offset(table.codes))
-    besides = " beside independent categories" if codes.shape[1] else ""
     fitters = [Fitter(train, seed) for train, _ in splits]
     plain = [fitter.fit(Setting()) for fitter in fitters]
     one = -offset - _mean([member.log_prob(*_of(held)) for member, (_, held) in zip(plain, splits, strict=True)])
     nll, size, kind = min(_mixtures(fitters, plain, [held for _, held in splits], seed), key=lambda found: found[0])
-    besides = " beside independent categories" if codes.shape[1] else ""
+    besides = " Categories count beside it as if independent." if codes.shape[1] else ""
     holes = bool(table.x.isnan().any())
     filled = " It takes no holes, so they were filled first by the means of one Gaussian." if holes else ""
     what = f"{size} component{'s' if size > 1 else ''}, {kind} covariance"
     return [
         Rival(
-            "One Gaussian" + besides,
+            "One Gaussian",
             one,
-            "What factor analysis and IterativeImputer assume, at best; fitted to the incomplete rows.",
+            "What factor analysis and IterativeImputer assume, at best; fitted to the incomplete rows." + besides,
         ),
         Rival(
-            "scikit-learn's GaussianMixture" + besides,
+            "GaussianMixture",
             nll - offset,
-            f"The best of many sizes, chosen on the held-out rows themselves, which favours it: {what}.{filled}",
+            f"scikit-learn's, the best of many sizes, chosen on the held-out rows themselves, which favours it: {what}."
+            f"{filled}{besides}",
         ),
     ]
 
