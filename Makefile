@@ -7,10 +7,16 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test papers fuzz check docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/girih fit circle --out $(OUT)/circle
+	@mkdir -p $(OUT)
+	$(BIN)/python examples/wine_with_holes.py $(OUT)/wine.csv
+	$(BIN)/girih fit $(OUT)/wine.csv --out $(OUT)/wine
+	$(BIN)/girih impute $(OUT)/wine $(OUT)/wine.csv --std --out $(OUT)/wine-imputed
+	$(BIN)/girih anomalies $(OUT)/wine $(OUT)/wine.csv --count 5 --out $(OUT)/wine-anomalies
+	$(BIN)/girih fit circle --model dgn --out $(OUT)/circle
 	$(BIN)/girih fit mnist-4 --out $(OUT)/mnist-4
 	@echo
 	@echo "Pictures and numbers, one page each:"
+	@echo "  $(OUT)/wine/report.html"
 	@echo "  $(OUT)/circle/report.html"
 	@echo "  $(OUT)/mnist-4/report.html"
 

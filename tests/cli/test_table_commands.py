@@ -43,7 +43,7 @@ def fitted(tmp_path_factory):
 
 
 def test_fit_writes_model_numbers_pictures_and_report(fitted):
-    folder, done = fitted
+    folder, _ = fitted
     names = {path.name for path in (folder / "fit").iterdir()}
     assert names == {
         "model", "metrics.json", "data.json", "scores.csv", "report.html", "pairs.png", "curve.png", ".girih.json",
@@ -191,20 +191,20 @@ def test_arrays_and_built_in_tables(girih, tmp_path):
 def test_what_is_fitted(girih, monkeypatch, options, kind):
     """An option that only generators have chooses one, though it is what is there by default."""
 
-    class Chosen(Exception):
+    class ChosenError(Exception):
         pass
 
     def stop(which):
         def stopped(*arguments, **named):
-            raise Chosen(which)
+            raise ChosenError(which)
 
         return stopped
 
     monkeypatch.setattr("girih.cli.table_fit.fit_table", stop("table"))
     monkeypatch.setattr("girih.cli.fitting.fit", stop("dgn"))
-    with pytest.raises(Chosen, match=kind):
+    with pytest.raises(ChosenError, match=kind):
         girih("fit", "circle", "--out", "o", *options)
-    with pytest.raises(Chosen, match="dgn"):
+    with pytest.raises(ChosenError, match="dgn"):
         girih("fit", "digits-3", "--out", "o")
 
 
