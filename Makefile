@@ -7,16 +7,18 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test papers fuzz check docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/holes.py $(OUT)/wine.csv
+	@mkdir -p $(OUT)
+	$(BIN)/python examples/wine_with_holes.py $(OUT)/wine.csv
 	$(BIN)/girih fit $(OUT)/wine.csv --out $(OUT)/wine
 	$(BIN)/girih impute $(OUT)/wine $(OUT)/wine.csv --std --out $(OUT)/wine-imputed
-	$(BIN)/girih anomalies $(OUT)/wine $(OUT)/wine.csv --out $(OUT)/wine-anomalies
-	$(BIN)/girih fit circle --hidden 16 --seed 1 --out $(OUT)/circle
+	$(BIN)/girih anomalies $(OUT)/wine $(OUT)/wine.csv --count 5 --out $(OUT)/wine-anomalies
+	$(BIN)/girih fit circle --model dgn --out $(OUT)/circle
 	$(BIN)/girih fit mnist-4 --out $(OUT)/mnist-4
 	@echo
 	@echo "Pictures and numbers, one page each:"
-	@echo "  $(OUT)/wine/report.html: a real table with holes; $(OUT)/wine-imputed: the holes filled"
-	@echo "  $(OUT)/circle/report.html, $(OUT)/mnist-4/report.html: a single generator"
+	@echo "  $(OUT)/wine/report.html"
+	@echo "  $(OUT)/circle/report.html"
+	@echo "  $(OUT)/mnist-4/report.html"
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile

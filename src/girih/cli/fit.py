@@ -181,13 +181,15 @@ def fit(
             fitting.check_columns(found)
         from girih.cli import table_fit
 
+        if isinstance(found, table_data.TableData):
+            found = table_data.without_names_of_rows(found, chosen)
+            kinds = table_fit.parse_kinds(kind, found)
+            table_data.check_cells(found, kinds or {})
         names = (*results.FILES, *table_fit.FILES)
         folder = OutputFolder(default_out(out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
         fitting.check_model_folder(folder.path)
     if isinstance(found, table_data.TableData):
-        table = table_data.without_names_of_rows(found, chosen)
-        kinds = table_fit.parse_kinds(kind, table)
-        table_data.check_cells(table, kinds or {})
+        table = found
         about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
         terminal.say(f"{table.name}: {about}", style="bold")
         loaded = time.perf_counter()

@@ -230,8 +230,8 @@ def anomalies(
     """Find the strangest rows of a table, and the columns that make each of them strange.
 
     Rows are compared with rows that the model draws, of which the same cells are known. Writes [b]anomalies.csv[/b]:
-    the rows, how strange each is, and for each column log p of its cell given the rest of the row: the lowest is the
-    strangest.
+    the rows, how strange each is, the cells that make it so, and for each column log p of its cell given the rest of
+    the row, in nats.
     """
     from girih.cli import table_data, table_rows, tables
 

@@ -154,17 +154,20 @@ def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
         data: the table.
         kinds: the columns whose kind was said.
     """
+    frame = data.rows
     for place, name in enumerate(data.names):
-        column = data.rows[:, place] if isinstance(data.rows, np.ndarray) else data.rows[name]
-        if column.dtype.kind == "f" and np.isinf(values := np.asarray(column, dtype=np.float64)).any():
-            row = int(np.flatnonzero(np.isinf(values))[0])
-            raise CommandError(
-                f"{data.name} holds infinite values (first in row {row}, column {name!r}); remove them, or leave the "
-                "cell empty to mean missing"
-            )
-        if isinstance(data.rows, np.ndarray) or column.dtype.kind in "fiubMm" or hasattr(column, "cat"):
+        kind = frame.dtype.kind if isinstance(frame, np.ndarray) else frame[name].dtype.kind
+        if kind == "f":
+            values = np.asarray(frame[:, place] if isinstance(frame, np.ndarray) else frame[name], dtype=np.float64)
+            if np.isinf(values).any():
+                row = int(np.flatnonzero(np.isinf(values))[0])
+                raise CommandError(
+                    f"{data.name} holds infinite values (first in row {row}, column {name!r}); remove them, or leave "
+                    "the cell empty to mean missing"
+                )
+        if isinstance(frame, np.ndarray) or kind in "fiubMm" or hasattr(frame[name], "cat"):
             continue
-        texts = [value for value in set(column.tolist()) if isinstance(value, str)]
+        texts = [value for value in frame[name].dropna().unique() if isinstance(value, str)]
         other = [text for text in texts if not is_value(text)]
         if name not in kinds and other and 2 * len(other) < len(texts):
             raise CommandError(

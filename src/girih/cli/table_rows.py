@@ -81,11 +81,12 @@ def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, 
     for one in found:
         for place, r in enumerate(one.reasons):
             head = (str(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
-            lines.append((*head, r.column, r.value, r.usual, f"{r.nats:.2f}"))
-    terminal.columns(("row", "log p", "below usual", "column", "entry", "given the rest", "nats"), lines)
+            lines.append((*head, r.column, r.value, r.usual, f"{r.below:.1f}"))
+    terminal.columns(("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"), lines)
     terminal.note(
         "log p in nats; below usual: standard deviations below rows of which the same cells are known; given the rest: "
-        "the 90 % interval of a cell, or the likeliest value; nats: log p of the cell, the lowest is the strangest"
+        "the 90 % interval of a cell, or the likeliest value; nats below: of log p of the cell, below what is usual "
+        "in its column"
     )
     terminal.say(f"Anomalies: {folder / _ANOMALIES} (rows are counted from 0)")
     rows = [

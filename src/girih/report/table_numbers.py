@@ -26,13 +26,14 @@ class Reason(NamedTuple):
     Attributes:
         column: its name.
         value: the entry, as text.
-        nats: `log p` of the entry given the rest of its row.
+        below: how far `log p` of the entry given the rest of its row is below its mean in that column, nats. Unlike
+            `log p` it does not depend on the units of the columns, and so compares them.
         usual: what the entry is given the rest, as text.
     """
 
     column: str
     value: str
-    nats: float
+    below: float
     usual: str
 
 
@@ -100,13 +101,14 @@ def strangest(
     at = torch.as_tensor(worst.copy())
     nats = model.explain(_taken(rows, worst))
     seen = ~missing[worst]
-    order = np.where(seen, nats, np.inf).argsort(1, kind="stable")[:, :few]
+    below = model.explain(model.sample(_MOST, random_state=0)).mean(0) - nats
+    order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :few]
     pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
     usual = _given_the_rest(model, x[at], codes[at], pairs)
     out: list[Strange] = []
     for n, row in enumerate(worst.tolist()):
         reasons = [
-            Reason(names[j], text_of(entries[row, j]), float(nats[n, j]), usual[n, j]) for m, j in pairs if m == n
+            Reason(names[j], text_of(entries[row, j]), float(below[n, j]), usual[n, j]) for m, j in pairs if m == n
         ]
         out.append(Strange(row, float(log_p[row]), float(surprise[row]), nats[n], reasons))
     return out

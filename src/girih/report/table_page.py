@@ -133,14 +133,14 @@ def table_page(
     for one in strange:
         for place, reason in enumerate(one.reasons):
             head = (str(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
-            lines.append((*head, reason.column, reason.value, reason.usual, f"{reason.nats:.2f}"))
+            lines.append((*head, reason.column, reason.value, reason.usual, f"{reason.below:.1f}"))
     sections.append(
         Section(
             "The strangest rows, and why",
             "Log p in nats; below usual: standard deviations below rows of which the same entries are known. For each, "
             "the columns that make it strange: what the entry is, the 90 % interval of it given the rest of the row, "
-            "and its log density there.",
-            html_table(("row", "log p", "below usual", "column", "entry", "given the rest", "nats"), lines),
+            "and how far its log density there is below what is usual in that column.",
+            html_table(("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"), lines),
         )
     )
     settings = {
