@@ -166,7 +166,7 @@ def test_anomalies_finds_the_strange_row_and_says_why(girih, fitted):
 def test_info(girih, fitted):
     facts = girih("info", fitted[0] / "fit", "--json").json
     assert facts["kind"] == "table" and facts["columns"][2].startswith("kind: category with 3 levels")
-    assert facts["members"] == 5 * len(facts["weights"]) and facts["rows"] == 70
+    assert facts["members"] == 10 * len(facts["weights"]) and facts["rows"] == 70
     assert "best single model" in girih("info", fitted[0] / "fit").out
 
 

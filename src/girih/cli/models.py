@@ -56,7 +56,7 @@ def score(
     [b]girih anomalies[/b], which does.
     """
     from girih._files import write_json
-    from girih.cli import table_data, table_fit, tables
+    from girih.cli import table_data, tables
 
     terminal = Terminal(as_json)
     saved = table_data.read_any(model)
@@ -66,7 +66,7 @@ def score(
         table = table_data.rows_for(saved, data, chosen)
         name = table.name
         with compute_threads(table.missing.size):
-            scores = table_fit.scores_of(saved.model, table)
+            scores = table_data.scores_of(saved.model, table)
         summary = tables.summarise(scores["log_p"])
     else:
         dataset = tables.load_for(saved, data, chosen)

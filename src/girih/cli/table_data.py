@@ -176,6 +176,18 @@ def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
             )
 
 
+def scores_of(model: TableModel, data: TableData) -> dict[str, np.ndarray[Any, Any]]:
+    """`log p` of each row, where it lies along the curve, and how many entries are missing."""
+    table = {"row": np.arange(len(data)), "log_p": model.score_samples(data.rows)}
+    if model._curve is not None:
+        z, deviation = model.transform(data.rows, return_std=True)
+        table |= {"z": z[:, 0], "z_deviation": deviation[:, 0]}
+    missing = data.missing.sum(1)
+    if missing.any():
+        table["missing"] = missing
+    return table
+
+
 @dataclass(frozen=True)
 class SavedTable:
     """A fitted `TableModel`, and what `girih fit` noted about its data, where that is there."""

@@ -13,7 +13,7 @@ from girih._files import write_json, write_text
 from girih.cli.fitting import CHECKPOINT
 from girih.cli.folder import OutputFolder
 from girih.cli.results import CURVE, PICTURES, REPORT, SCORES
-from girih.cli.table_data import TableData
+from girih.cli.table_data import TableData, scores_of
 from girih.cli.tables import DATA_FILE, METRICS, MODEL, plural, write_csv
 from girih.cli.terminal import CommandError, Terminal
 from girih.report import versions
@@ -86,18 +86,6 @@ def write_table(
             write_text(results / REPORT, text)
             write_json(results / METRICS, metrics)
     return metrics
-
-
-def scores_of(model: TableModel, data: TableData) -> dict[str, np.ndarray[Any, Any]]:
-    """`log p` of each row, where it lies along the curve, and how many entries are missing."""
-    table = {"row": np.arange(len(data)), "log_p": model.score_samples(data.rows)}
-    if model._curve is not None:
-        z, deviation = model.transform(data.rows, return_std=True)
-        table |= {"z": z[:, 0], "z_deviation": deviation[:, 0]}
-    missing = data.missing.sum(1)
-    if missing.any():
-        table["missing"] = missing
-    return table
 
 
 def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: dict[str, Any]) -> None:
