@@ -170,6 +170,7 @@ def test_info(girih, fitted):
     assert "best single model" in girih("info", fitted[0] / "fit").out
 
 
+@pytest.mark.slow
 def test_arrays_and_built_in_tables(girih, tmp_path):
     np.save("t.npy", np.where(np.random.default_rng(0).random((30, 2)) < 0.1, np.nan, load("circle", n=30).X))
     done = girih("fit", "t.npy", "--json", "--out", "m")
@@ -246,6 +247,7 @@ def test_rows_that_do_not_fit_the_model(girih, fitted):
     assert "t.npy has 2 columns, and the model was fitted to 4" in girih("score", folder / "fit", "t.npy").error
 
 
+@pytest.mark.slow
 def test_kinds_and_columns_are_kept(girih):
     table = pd.DataFrame({"a": [1, 2, 3] * 10, "b": np.arange(30.0), "c": np.arange(30.0)})
     table.to_csv("t.csv", index=False)
@@ -256,6 +258,7 @@ def test_kinds_and_columns_are_kept(girih):
     assert library.load("girih-out/t/model").kinds == {"a": "category"}
 
 
+@pytest.mark.slow
 def test_a_table_in_place_of_a_generator_leaves_nothing_of_it(girih):
     assert girih("fit", "circle", "--rows", 20, "--out", "o", *QUICK).code == 0
     done = girih("fit", "circle", "--rows", 20, "--out", "o", "--json")

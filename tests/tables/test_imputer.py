@@ -76,6 +76,7 @@ def test_draws_have_the_conditional_spread(fitted):
     assert draws.std() == pytest.approx(given.std[0, 1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_draws_are_repeated_by_the_seed():
     X = array()
     one, two = imputer(sample_posterior=True), imputer(sample_posterior=True)

@@ -247,6 +247,7 @@ def test_an_array_for_a_frame_is_warned_of(mixed):
         np.testing.assert_allclose(mixed.score_samples(X), mixed.score_samples(frame()))
 
 
+@pytest.mark.slow
 def test_in_a_pipeline(numbers):
     pipe = make_pipeline(StandardScaler(), girih.TableModel(n_folds=2, random_state=0)).fit(numbers)
     assert np.isfinite(pipe.score(numbers)) and pipe.transform(numbers).shape == (80, 1)

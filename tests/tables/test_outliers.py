@@ -125,6 +125,7 @@ def test_one_seed_gives_one_answer(fitted):
         np.testing.assert_array_equal(one.p_value(X), fitted.p_value(X))
 
 
+@pytest.mark.slow
 def test_in_a_pipeline():
     X = array(50, 0, 0.1)
     pipe = make_pipeline(StandardScaler(), detector(contamination=0.1)).fit(X)

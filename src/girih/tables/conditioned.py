@@ -30,8 +30,8 @@ class TableConditional:
     Example:
         >>> import girih, numpy as np
         >>> rng = np.random.default_rng(0)
-        >>> a = rng.normal(size=200)
-        >>> X = np.column_stack([a, 2 * a + 0.1 * rng.normal(size=200)])
+        >>> a = rng.normal(size=60)
+        >>> X = np.column_stack([a, 2 * a + 0.1 * rng.normal(size=60)])
         >>> c = girih.TableModel(random_state=0).fit(X).condition({0: 1.0})
         >>> c.mean.shape, bool(abs(c.mean[0, 1] - 2) < 0.1), bool(c.std[0, 1] < 0.3)
         ((1, 2), True, True)

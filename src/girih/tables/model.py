@@ -74,11 +74,11 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
     Example:
         >>> import girih
         >>> from sklearn.datasets import load_iris
-        >>> X = load_iris().data
+        >>> X = load_iris().data[::3].copy()
         >>> X[3, 1] = float("nan")
         >>> model = girih.TableModel(random_state=0).fit(X)
         >>> model.impute(X)[3].shape, model.score_samples(X).shape
-        ((4,), (150,))
+        ((4,), (50,))
     """
 
     setting_: Setting
