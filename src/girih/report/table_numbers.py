@@ -156,7 +156,7 @@ def setting_text(setting: Setting | Mapping[str, Any]) -> str:
 
 
 def weighty(model: TableModel) -> list[tuple[str, float, float]]:
-    """The settings that carry weight: in words, the weight, and the held-out score on the first fold, nats a row."""
+    """The settings that carry weight: in words, the weight, and the held-out score on the first folds, nats a row."""
     results = model.cv_results_
     lines = [dict(zip(results, values, strict=True)) for values in zip(*results.values(), strict=True)]
     kept = sorted((line for line in lines if line["weight"] > 0.0), key=lambda line: -line["weight"])

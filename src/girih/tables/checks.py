@@ -1,12 +1,37 @@
-"""What scikit-learn asks of the rows that an estimator is given, before they are read as a table."""
+"""What scikit-learn asks of estimators that take tables, and of their rows before they are read."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from sklearn.utils.validation import _check_feature_names
 
 from girih._arrays import column_labels
 from girih.errors import ShapeError
+
+
+class TakesTables(BaseEstimator):
+    """An estimator of tables with holes, text and categories."""
+
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+    def _take_names(self, other: TakesTables) -> None:
+        """Take over the number of columns and their names, or forget those of an earlier fit."""
+        self.n_features_in_ = other.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        if hasattr(other, "feature_names_in_"):
+            self.feature_names_in_ = other.feature_names_in_
 
 
 def check_rows(estimator: BaseEstimator, X: object, any_order: bool = False) -> None:

@@ -229,7 +229,7 @@ class Choice:
         weights: `(M,)`.
         held_out: `(N, M)`, the log-likelihood of each held-out row under the model that did not see it.
         weight: `(N,)`, of those rows.
-        screened: all settings with their mean held-out log-likelihood on the first fold, best first.
+        screened: all settings with their mean held-out log-likelihood on the folds that judge, best first.
     """
 
     ensemble: Ensemble
@@ -273,9 +273,8 @@ class _Search:
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
-        log_p = [torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)]
-        weight = torch.cat([held.weight for held in self.held[:number]])
-        return stacked(torch.cat(log_p), weight), torch.cat(log_p)
+        log_p = torch.cat([torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)])
+        return stacked(log_p, torch.cat([held.weight for held in self.held[:number]])), log_p
 
     def heaviest(self, settings: list[Setting], number: int, count: int) -> list[Setting]:
         """The settings that carry weight on the first folds."""

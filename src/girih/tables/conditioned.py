@@ -12,6 +12,7 @@ from torch import Tensor
 from girih.errors import ParameterError
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
+from girih.tables.draws import seeded
 from girih.tables.frames import Name
 
 Array = NDArray[np.float64]
@@ -119,9 +120,7 @@ class TableConditional:
             m: how many.
             random_state: the seed.
         """
-        generator = torch.Generator()
-        generator.seed() if random_state is None else generator.manual_seed(random_state)
-        x, codes = self._conditional.sample(m, generator)
+        x, codes = self._conditional.sample(m, seeded(random_state))
         tables = [self._columns.write(one, code, rounded=True) for one, code in zip(x, codes, strict=True)]
         if isinstance(tables[0], np.ndarray):
             return np.stack(tables)[:, :, self._places]

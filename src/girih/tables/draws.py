@@ -12,6 +12,15 @@ from girih.tables.pieces import Pieces, Units
 _AT_ONCE = 1 << 21
 
 
+def seeded(seed: int | None) -> torch.Generator:
+    """A source of draws: of a seed, or of the system's chance."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+        return generator
+    return generator.manual_seed(seed)
+
+
 def drawn(
     pieces: Pieces,
     units: Units,

@@ -25,7 +25,7 @@ Kind = Literal["full", "diagonal", "spherical", "low_rank"]
 
 _CONCENTRATION = 0.5  # rows that the Dirichlet priors add to each component and category
 _FACTOR_STEPS = 4  # of factor analysis in one M-step
-_HELD = 1e-9  # of the identity, added where a component may have no rows
+HELD = 1e-9  # of the identity, added where a component may have no rows
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def m_step(mixture: Mixture, found: Found, prior: Prior) -> Mixture:
     W, Sigma, G = mixture.maps, mixture.noise, found.G
     SU = Sigma @ found.U
     eye = torch.eye(mixture.basis.size, dtype=W.dtype)
-    ridge = torch.diag(mixture.basis.kinky) * prior.ridge + _HELD * eye
-    new = torch.linalg.solve(G + ridge, W @ G + SU + _HELD * W, left=False)
+    ridge = torch.diag(mixture.basis.kinky) * prior.ridge + HELD * eye
+    new = torch.linalg.solve(G + ridge, W @ G + SU + HELD * W, left=False)
     step = new - W
     cross = step @ SU.mT
     scatter = found.counts[:, None, None] * Sigma + Sigma @ found.V @ Sigma
     scatter = scatter - cross - cross.mT + step @ G @ step.mT
-    weights = _shares(found.counts)
-    tables = tuple(_shares(table) for table in found.tables)
+    weights = shares_of(found.counts)
+    tables = tuple(shares_of(table) for table in found.tables)
     moved = replace(mixture, weights=weights, maps=new, tables=tables)
     return with_noise(moved, scatter, found.counts, prior)
 
@@ -89,14 +89,14 @@ def with_noise(mixture: Mixture, scatter: Tensor, counts: Tensor, prior: Prior) 
     if prior.tied:
         scatter, counts = scatter.sum(0, keepdim=True), counts.sum(0, keepdim=True)
     K, D = mixture.maps.shape[:2]
-    scatter = 0.5 * (scatter + scatter.mT) + (prior.floor + _HELD) * torch.eye(D, dtype=scatter.dtype)
-    noise, own = _of_kind(scatter / (counts[:, None, None] + _HELD), prior, mixture.own)
+    scatter = 0.5 * (scatter + scatter.mT) + (prior.floor + HELD) * torch.eye(D, dtype=scatter.dtype)
+    noise, own = _of_kind(scatter / (counts[:, None, None] + HELD), prior, mixture.own)
     short = (prior.least - noise.diagonal(dim1=-2, dim2=-1)).clamp(min=0.0)
     noise = noise + torch.diag_embed(short)
     return replace(mixture, noise=noise.expand(K, D, D), own=None if own is None else own + short)
 
 
-def _shares(counts: Tensor) -> Tensor:
+def shares_of(counts: Tensor) -> Tensor:
     """Probabilities from counts `(..., L)`."""
     more = counts + _CONCENTRATION
     return more / more.sum(-1, keepdim=True)

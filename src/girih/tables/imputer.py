@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from girih.errors import ParameterError
-from girih.tables.checks import check_axes, check_rows
+from girih.tables.checks import TakesTables, check_axes, check_rows
 from girih.tables.conditional import Conditional
 from girih.tables.extended import filled, selected, with_flags
 from girih.tables.frames import Name, table
 from girih.tables.model import TableModel
 
 
-class DGNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class DGNImputer(TakesTables, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """A transformer that fills the holes of a table from the exact joint density of its columns.
 
     Use it in place of `IterativeImputer` or `KNNImputer`, in a `Pipeline` or a `ColumnTransformer`. A missing number
@@ -107,11 +107,7 @@ class DGNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.model_ = TableModel(kinds=self.kinds, n_folds=self.n_folds, random_state=seed, verbose=self.verbose)
         self.model_.fit(X)
         self._seed = seed
-        self.n_features_in_ = self.model_.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        if hasattr(self.model_, "feature_names_in_"):
-            self.feature_names_in_ = self.model_.feature_names_in_
+        self._take_names(self.model_)
         items = self.model_.columns_.items
         self._empty = [place for place, item in enumerate(items) if item.x is None and item.code is None]
         if self._empty and not self.keep_empty_features:
@@ -179,10 +175,3 @@ class DGNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags

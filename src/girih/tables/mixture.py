@@ -218,9 +218,9 @@ def cells_of(
     return Cells(log_p, centre, variance)
 
 
-def log_tables(mixture: Mixture, codes: Tensor) -> Tensor:
-    """`log p(categories | component)` of rows, `(K, B)`; missing ones count nothing."""
-    out = mixture.weights.new_zeros((mixture.components, len(codes)))
+def log_prior(mixture: Mixture, codes: Tensor) -> Tensor:
+    """`log pi_k + log p(categories | component k)` of rows, `(K, B)`; missing categories count nothing."""
+    out = mixture.weights.log()[:, None].repeat(1, len(codes))
     for table, code in zip(mixture.tables, codes.mT, strict=True):
         out += torch.where(code >= 0, table.log()[:, code.clamp(min=0)], 0.0)
     return out
@@ -263,7 +263,7 @@ def _added(a: Statistics, b: Statistics) -> Statistics:
 def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
     observed = Observed.of(mixture.noise, rows.masks)
     cells = cells_of(mixture, rows, observed)
-    prior = mixture.weights.log()[:, None] + log_tables(mixture, rows.codes)
+    prior = log_prior(mixture, rows.codes)
     joint = cells.log_p + prior[..., None]  # (K, B, R)
     log_p = joint.logsumexp((0, 2))
     e0 = (joint - log_p[:, None]).exp() * rows.weight[:, None]
@@ -314,7 +314,7 @@ def log_prob(mixture: Mixture, rows: Rows, by_component: bool = False) -> Tensor
     out = []
     for part in rows.parts(_size(mixture, rows)):
         cells = cells_of(mixture, part, Observed.of(mixture.noise, part.masks))
-        each = cells.log_p.logsumexp(-1) + mixture.weights.log()[:, None] + log_tables(mixture, part.codes)
+        each = cells.log_p.logsumexp(-1) + log_prior(mixture, part.codes)
         out.append(each.mT if by_component else each.logsumexp(0))
     return rows.unsorted(torch.cat(out))
 
@@ -324,7 +324,7 @@ def posterior_of(mixture: Mixture, rows: Rows) -> tuple[Tensor, Tensor]:
     means, variances = [], []
     for part in rows.parts(_size(mixture, rows)):
         cells = cells_of(mixture, part, Observed.of(mixture.noise, part.masks))
-        prior = mixture.weights.log()[:, None] + log_tables(mixture, part.codes)
+        prior = log_prior(mixture, part.codes)
         share = torch.softmax((cells.log_p + prior[..., None]).permute(1, 0, 2).flatten(1), 1)  # (B, K R)
         mean = cells.mean.permute(1, 0, 2).flatten(1)
         centre = (share * mean).sum(1)

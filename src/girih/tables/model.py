@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from girih._options import whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
-from girih.tables.checks import check_axes, check_rows
+from girih.tables.checks import TakesTables, check_axes, check_rows
 from girih.tables.choice import Choice, Fitter, Setting, Table, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
+from girih.tables.draws import seeded
 from girih.tables.encoded import Atom
 from girih.tables.events import probability
 from girih.tables.frames import Name
@@ -35,7 +37,7 @@ _EXPECTED = 70  # fits of a usual run, for the bar
 _AT_ONCE = 4096  # rows
 
 
-class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
+class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
     r"""The exact joint density of all columns of a table, in which entries may be missing.
 
     Use it on a table of numbers, categories and booleans, with holes or without, to impute with honest spread, to find
@@ -60,7 +62,7 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         members_: the models that are averaged, `girih.tables.Member`.
         weights_: their weights `(M,)`.
         cv_results_: what was tried, best first: lists by name, `mean_test_score` in nats a row on held-out rows of the
-            first fold, and `weight`.
+            first folds, and `weight`.
         held_out_score_: the mean held-out log-likelihood of the average, nats a row; `best_.held_out_score_` is that of
             the single model.
         columns_: what was found out about each column, `girih.tables.Columns`.
@@ -227,7 +229,6 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
         Returns:
             A table of the kind of X; with `return_std` a pair; with `draws` those.
         """
-        check_is_fitted(self)
         x, codes = self._read(X)
         inner = Conditional(self._ensemble, x, codes, self._atoms)
         given = TableConditional(self.columns_, inner)
@@ -278,11 +279,7 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
             ParameterError: `n_samples` is not a whole number, 1 or more.
         """
         check_is_fitted(self)
-        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
-            raise ParameterError(f"n_samples must be a whole number, 1 or more; got {n_samples!r}")
-        generator = torch.Generator()
-        generator.seed() if random_state is None else generator.manual_seed(random_state)
-        x, codes = self._anything().sample(int(n_samples), generator)
+        x, codes = self._anything().sample(whole(n_samples, "n_samples"), seeded(random_state))
         return self.columns_.write(x[:, 0], codes[:, 0], rounded=True)
 
     def predict(self, X: object) -> NDArray[np.int64]:
@@ -355,13 +352,6 @@ class TableModel(TransformerMixin, DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags
 
 
 def simplest(choice: Choice, columns: int) -> Setting:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from girih._options import whole
 from girih.errors import ParameterError
-from girih.tables.checks import check_axes, check_rows
+from girih.tables.checks import TakesTables, check_axes, check_rows
 from girih.tables.conditional import Conditional
 from girih.tables.frames import Name
 from girih.tables.model import TableModel
@@ -27,7 +28,7 @@ _LEAST = 200  # the same where a table has many patterns of holes
 _BUDGET = 200_000  # rows that are scored for all patterns of the table together, about
 
 
-class DGNOutlierDetector(OutlierMixin, BaseEstimator):
+class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
     r"""An outlier detector for tables with holes, from the exact joint density of all columns.
 
     Use it in place of `IsolationForest` where entries are missing, columns are mixed, or one wants to know *why* a row
@@ -114,17 +115,13 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.model_ = TableModel(kinds=self.kinds, n_folds=self.n_folds, random_state=self._seed, verbose=self.verbose)
         self.model_.fit(X)
-        self.n_features_in_ = self.model_.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        if hasattr(self.model_, "feature_names_in_"):
-            self.feature_names_in_ = self.model_.feature_names_in_
+        self._take_names(self.model_)
         x, codes = self.model_.columns_.read(X)
         generator = torch.Generator().manual_seed(self._seed)
         given = Conditional(self.model_._ensemble, x, codes, self.model_._atoms)
+        patterns = len(self._seen(x, codes).unique(dim=0))
         x, codes = (part[0] for part in given.sample(1, generator))
         self.offset_ = self.threshold_ = self._quantile(self.model_._log_prob(x, codes))
-        patterns = len(self._seen(*self.model_.columns_.read(X)).unique(dim=0))
         size = int(np.clip(_BUDGET // patterns, _LEAST, _REFERENCE))
         chosen = torch.randperm(len(x), generator=generator)[:size]
         self._reference = x[chosen], codes[chosen]
@@ -176,13 +173,11 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
             ShapeError, NonFiniteError, NotNumericError: the rows do not fit the table.
             ParameterError: they do not, or `n_simulations` is not a whole number, 1 or more.
         """
-        n = n_simulations
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ParameterError(f"n_simulations must be a whole number, 1 or more; got {n!r}")
+        n = whole(n_simulations, "n_simulations")
         x, codes = self._read(X)
         log_p = self.model_._log_prob(x, codes)
         generator = torch.Generator().manual_seed(self._seed)
-        drawn_x, drawn_codes = (part[:, 0] for part in self.model_._anything().sample(int(n), generator))
+        drawn_x, drawn_codes = (part[:, 0] for part in self.model_._anything().sample(n, generator))
         out = torch.ones(len(x), dtype=torch.float64)
         for pattern, rows in self._patterns(x, codes):
             drawn = self.model_._log_prob(*self._through(pattern, drawn_x, drawn_codes)).sort().values
@@ -198,7 +193,8 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
         Raises:
             ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
-        self._read(X)
+        check_is_fitted(self)
+        check_rows(self, X)
         return self.model_.explain(X)
 
     # Inside ----------------------------------------------------------------------------------------------------------
@@ -249,10 +245,3 @@ class DGNOutlierDetector(OutlierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "offset_")
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags

@@ -28,7 +28,7 @@ from girih.errors import NonFiniteError
 from girih.gaussian.interval import anchored_moments
 from girih.tables.lines import Latent
 from girih.tables.member import Ensemble
-from girih.tables.mixture import Gaussians, Mixture, Observed, Rows, cells_of, gaussians_of, log_tables
+from girih.tables.mixture import Gaussians, Mixture, Observed, Rows, cells_of, gaussians_of, log_prior
 from girih.tables.scales import Scales
 
 LOG_NEGLIGIBLE = math.log(1e-12)  # share of a row below which a piece is left out
@@ -107,7 +107,7 @@ def pieces_of(ensemble: Ensemble, x: Tensor, codes: Tensor, heavy: Tensor | None
         observed = Observed.of(member.mixture.noise, rows.masks)
         gaussians = gaussians_of(member.mixture, rows, observed)
         cells = cells_of(member.mixture, rows, observed, heavy is not None, gaussians)
-        prior = member.mixture.weights.log()[:, None] + log_tables(member.mixture, rows.codes)  # (K, B)
+        prior = log_prior(member.mixture, rows.codes)  # (K, B)
         prior = prior + (ensemble.weights[m].log() + member.scales.log_slope(x).nan_to_num(0.0).sum(1))[rows.order]
         given = _Given.of(member.mixture, rows, observed, gaussians)
         found.append((rows, given, cells.log_p + prior[..., None], cells.mean))

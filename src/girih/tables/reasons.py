@@ -18,7 +18,7 @@ from torch import Tensor
 
 from girih.gaussian import interval_log_mass
 from girih.tables.member import Ensemble, Member
-from girih.tables.mixture import Observed, gaussians_of, log_tables
+from girih.tables.mixture import Observed, gaussians_of, log_prior
 
 _AT_ONCE = 1 << 20
 _NEGLIGIBLE = 45.0  # nats below the best of a row
@@ -132,4 +132,4 @@ def _tables(member: Member, codes: Tensor, left_out: Sequence[int]) -> Tensor:
     """`log pi + log p(categories | component)` without some, `(K, B)`."""
     codes = codes.clone()
     codes[:, list(left_out)] = -1
-    return member.mixture.weights.log()[:, None] + log_tables(member.mixture, codes)
+    return log_prior(member.mixture, codes)

@@ -21,7 +21,7 @@ from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 
 from girih.tables.basis import Basis
-from girih.tables.fitting import Prior, fit, with_noise
+from girih.tables.fitting import HELD, Prior, fit, shares_of, with_noise
 from girih.tables.mixture import Mixture, Observed, Rows
 
 _SHARE = 0.8  # alpha
@@ -104,11 +104,10 @@ def _regressed(
     """The M-step from completed rows with known `phi (N, F)` and shares `(N, K)` in the components."""
     r = (shares * rows.weight[:, None]).mT  # (K, N)
     weighted = r[:, :, None] * phi
-    ridge = torch.diag(basis.kinky) * prior.ridge + 1e-9 * torch.eye(basis.size, dtype=x.dtype)
+    ridge = torch.diag(basis.kinky) * prior.ridge + HELD * torch.eye(basis.size, dtype=x.dtype)
     maps = torch.linalg.solve(weighted.mT @ phi + ridge, weighted.mT @ x).mT
     e = x - phi @ maps.mT
     counts = r.sum(1)
-    tables = tuple((table + 0.5) / (table + 0.5).sum(1, keepdim=True) for table in (r @ flag for flag in flags))
-    weights = (counts + 0.5) / (counts + 0.5).sum()
-    start = Mixture(basis, weights, maps, torch.eye(x.shape[1], dtype=x.dtype).expand(len(r), -1, -1), tables)
+    tables = tuple(shares_of(r @ flag) for flag in flags)
+    start = Mixture(basis, shares_of(counts), maps, torch.eye(x.shape[1], dtype=x.dtype).expand(len(r), -1, -1), tables)
     return with_noise(start, (r[:, :, None] * e).mT @ e, counts, prior)
