@@ -31,7 +31,7 @@ _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19, 29), (2, 3, 4, 6)  # wh
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
-_TRIED, _KEPT = 10, 6  # settings on two folds, and on all
+_TRIED, _ALIKE, _KEPT = 14, 2, 8  # settings on two folds, of them alike, and on all
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
 _LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
@@ -274,6 +274,17 @@ class _Search:
         """The best settings so far."""
         return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
 
+    def tried(self) -> list[Setting]:
+        """The best settings, no more than two that differ in how they are kept from learning by heart only."""
+        found: dict[Setting, int] = {}
+        kept = []
+        for setting in self.best(len(self.members)):
+            family = replace(setting, ridge=0.0, floor=0.0)
+            found[family] = found.get(family, 0) + 1
+            if found[family] <= _ALIKE:
+                kept.append(setting)
+        return kept[:_TRIED]
+
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
         log_p = torch.cat([torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)])
@@ -307,27 +318,29 @@ def screen(search: _Search, lean: bool) -> None:
         if columns:
             _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
-        for floor in (0.3,) if lean else (0.3, 1e-3):
-            search.score(replace(setting, floor=floor))
+        _along(search, setting, "floor", (0.3, 1.0))
+        if not lean:
+            _along(search, setting, "floor", (1e-3, 1e-4, 1e-5))
         if setting.kinks and not lean:
-            search.score(replace(setting, ridge=0.1))
-            search.score(replace(setting, ridge=10.0))
+            _along(search, setting, "ridge", [ridge for ridge in _RIDGES if ridge < setting.ridge])
+            _along(search, setting, "ridge", (10.0, 100.0))
 
 
 def _curves(search: _Search, bend: bool, rows: int) -> None:
     """One curve, ever freer, with ever more kinks, and then several side by side, each as long as that is better."""
-    best = Setting(kinks=_CURVE, bend=bend)
-    ladders = (
-        ("ridge", _RIDGES),
-        ("kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks]),
-        ("components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K]),
-    )
-    for name, ladder in ladders:
-        for rung in ladder:
-            one = replace(best, **{name: rung})
-            if search.score(one) <= search.score(best):
-                break
-            best = one
+    best = _along(search, Setting(kinks=_CURVE, bend=bend), "ridge", _RIDGES)
+    best = _along(search, best, "kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks])
+    _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K])
+
+
+def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float]) -> Setting:
+    """The best of a setting and of others up one ladder, which is left where the next rung is worse."""
+    for rung in rungs:
+        one = replace(setting, **{name: rung})
+        if search.score(one) <= search.score(setting):
+            break
+        setting = one
+    return setting
 
 
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
@@ -363,7 +376,7 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
     search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report, judges)
     screen(search, lean)
-    tried = search.heaviest(search.best(_TRIED), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
+    tried = search.heaviest(search.tried(), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
     weights, log_p = search.stacked(tried, len(parts))
     held_out = torch.empty_like(log_p)
     held_out[torch.cat(parts)] = log_p
@@ -383,7 +396,7 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice
 
     first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
-    tried = first.heaviest(first.best(_TRIED), 1, 4)
+    tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
     second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
