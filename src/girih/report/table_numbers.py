@@ -83,7 +83,8 @@ def strangest(
     """The strangest rows.
 
     A row of which more is known has another density than one of which less is known. So each is compared with rows that
-    the model draws, of which the same entries are known.
+    the model draws, of which the same entries are known. Rows of the fit are judged by the models that have not seen
+    them, as a strange row that was learned looks less strange.
 
     Args:
         model: fitted.
@@ -94,12 +95,12 @@ def strangest(
         count: how many rows.
         few: how many reasons each.
     """
-    log_p = model.score_samples(rows)
+    log_p = model.score_held_out(rows)
     x, codes = model.columns_.read(rows)
     surprise = _surprise(model, x, codes, log_p)
     worst = np.argsort(-surprise, kind="stable")[:count]
     at = torch.as_tensor(worst.copy())
-    nats = model.explain(_taken(rows, worst))
+    nats = model.explain(_taken(rows, worst), held_out=True)
     seen = ~missing[worst]
     below = model.explain(model.sample(_MOST, random_state=0)).mean(0) - nats
     order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :few]
@@ -211,6 +212,7 @@ def _given_the_rest(
     if not pairs:
         return {}
     at = torch.tensor([n for n, _ in pairs])
+    folds = model._unseen.folds_of(x, codes)[at]
     x, codes = x[at].clone(), codes[at].clone()
     for place, (_, j) in enumerate(pairs):
         item = model.columns_.items[j]
@@ -218,18 +220,20 @@ def _given_the_rest(
             x[place, item.x] = torch.nan
         if item.code is not None:
             codes[place, item.code] = -1
-    given = TableConditional(model.columns_, Conditional(model._ensemble, x, codes, model._atoms))
-    low, _, high = given.quantile(_INTERVAL)
     out: dict[tuple[int, int], str] = {}
-    for place, (n, j) in enumerate(pairs):
-        item = model.columns_.items[j]
-        if item.x is not None:
-            out[n, j] = f"{low[place, j]:.4g} to {high[place, j]:.4g}"
-        elif item.size == len(item.levels):
-            value, chance = _likeliest(given, item.name, place)
-            out[n, j] = f"{value} ({chance:.0%})"
-        else:
-            out[n, j] = f"always {text_of(item.constant)}"
+    for ensemble, some in model._unseen.parts(model._ensemble, folds):
+        given = TableConditional(model.columns_, Conditional(ensemble, x[some], codes[some], model._atoms))
+        low, _, high = given.quantile(_INTERVAL)
+        for place, pair in enumerate(some.tolist()):
+            n, j = pairs[pair]
+            item = model.columns_.items[j]
+            if item.x is not None:
+                out[n, j] = f"{low[place, j]:.4g} to {high[place, j]:.4g}"
+            elif item.size == len(item.levels):
+                value, chance = _likeliest(given, item.name, place)
+                out[n, j] = f"{value} ({chance:.0%})"
+            else:
+                out[n, j] = f"always {text_of(item.constant)}"
     return out
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,6 +233,7 @@ class Choice:
         weights: `(M,)`.
         held_out: `(N, M)`, the log-likelihood of each held-out row under the model that did not see it.
         weight: `(N,)`, of those rows.
+        folds: `(N,)`, the fold of each row, where each was held out by some members of the ensemble; else None.
         screened: all settings with their mean held-out log-likelihood on the folds that judge, best first.
     """
 
@@ -240,6 +242,7 @@ class Choice:
     weights: Tensor
     held_out: Tensor
     weight: Tensor
+    folds: Tensor | None
     screened: tuple[tuple[Setting, float], ...]
 
 
@@ -336,7 +339,8 @@ def _curves(search: _Search, bend: bool, rows: int) -> None:
 def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float]) -> Setting:
     """The best of a setting and of others up one ladder, which is left where the next rung is worse."""
     for rung in rungs:
-        one = replace(setting, **{name: rung})
+        changed: dict[str, Any] = {name: rung}
+        one = replace(setting, **changed)
         if search.score(one) <= search.score(setting):
             break
         setting = one
@@ -382,7 +386,9 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     held_out[torch.cat(parts)] = log_p
     members = tuple(search.member(setting, fold)[0] for setting in tried for fold in range(len(parts)))
     ensemble = Ensemble(members, weights.repeat_interleave(len(parts)) / len(parts))
-    return Choice(ensemble, tuple(tried), weights, held_out, table.weight, _screened(search))
+    where = torch.empty(len(table), dtype=torch.long)
+    where[torch.cat(parts)] = torch.repeat_interleave(torch.tensor([len(part) for part in parts]))
+    return Choice(ensemble, tuple(tried), weights, held_out, table.weight, where, _screened(search))
 
 
 def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
@@ -408,7 +414,7 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice
         last.add(setting, 0, last.fitters[0].resume(setting, start))
     weights, log_p = last.stacked(kept, 1)
     ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
-    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, _screened(first))
+    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, None, _screened(first))
 
 
 def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:

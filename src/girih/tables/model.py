@@ -30,6 +30,7 @@ from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
+from girih.tables.unseen import Unseen
 
 Array = NDArray[np.float64]
 
@@ -133,6 +134,8 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         finally:
             bar.close()
         self._set(columns, choice.ensemble)
+        if choice.folds is not None:
+            self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
         self.cv_results_ = _results(choice)
         atoms = table.mean(columns.log_offset(table.codes))
         held = choice.weight / choice.weight.sum()
@@ -149,6 +152,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
         ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
         self.columns_, self._ensemble = columns, ensemble
+        self._unseen = Unseen.nothing()
         self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
         self.n_features_in_ = len(columns)
         if hasattr(self, "feature_names_in_"):  # of an earlier fit
@@ -184,23 +188,42 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         """The mean of `score_samples`, nats a row."""
         return float(self.score_samples(X).mean())
 
-    def explain(self, X: object) -> Array:
+    def score_held_out(self, X: object) -> Array:
+        """`score_samples`, but rows of `fit` are judged by the models of the average that have not seen them, `(N,)`.
+
+        Use it to look for strange rows in the table that was fitted: a model that has seen such a row has learned it
+        in part. Fresh rows have their `score_samples`, and so has every row where more than 4,000 were fitted.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
+        """
+        x, codes = self._read(X)
+        return np.asarray(self._log_prob(x, codes, self._unseen.folds_of(x, codes)).numpy())
+
+    def explain(self, X: object, held_out: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
         It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+
+        Args:
+            X: the rows.
+            held_out: by the models that have not seen a row, as `score_held_out`.
         """
         x, codes = self._read(X)
         groups = [
             ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
             for item in self.columns_.items
         ]
-        out = reasons(self._ensemble, x, codes, groups).numpy()
+        out = np.empty((len(x), len(groups)))
+        folds = self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1)
+        for ensemble, rows in self._unseen.parts(self._ensemble, folds):
+            out[rows] = reasons(ensemble, x[rows], codes[rows], groups).numpy()
         for place, item in enumerate(self.columns_.items):
             if item.code is not None:
                 alone = torch.full_like(codes, -1)
                 alone[:, item.code] = codes[:, item.code]
                 out[:, place] += self.columns_.log_offset(alone).numpy()
-        return np.asarray(out)
+        return out
 
     def condition(self, X: object) -> TableConditional:
         """The distribution of what is missing, given what is observed.
@@ -332,8 +355,13 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         codes = torch.full((1, len(self.columns_.levels)), -1)
         return Conditional(self._ensemble, nothing, codes, self._atoms)
 
-    def _log_prob(self, x: Tensor, codes: Tensor) -> Tensor:
-        """`score_samples` of encoded rows, `(N,)`."""
+    def _log_prob(self, x: Tensor, codes: Tensor, folds: Tensor | None = None) -> Tensor:
+        """`score_samples` of encoded rows, `(N,)`; of rows of `fit` by the models that have not seen their `folds`."""
+        if folds is not None:
+            out = torch.empty(len(x), dtype=torch.float64)
+            for ensemble, rows in self._unseen.parts(self._ensemble, folds):
+                out[rows] = ensemble.log_prob(x[rows], codes[rows])
+            return out + self.columns_.log_offset(codes)
         parts = [
             self._ensemble.log_prob(a, b) + self.columns_.log_offset(b)
             for a, b in zip(x.split(_AT_ONCE), codes.split(_AT_ONCE), strict=True)

@@ -42,9 +42,9 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
     the model.) So each pattern has its share of outliers and a row is no outlier for what it lacks; one without any
     observed entry is none.
 
-    Fresh rows are flagged a little more often than rows of `fit`, as the model has seen those; in a table of few rows a
-    strange one among them is learned in part, and looks less strange than the same row would if it came later.
-    Where the rate matters, compare `p_value` with it: it is a rate under the model, and needs no threshold.
+    Rows of `fit` are judged by the models of the average that have not seen them (`TableModel.score_held_out`), as a
+    strange row that was learned in part looks less strange; so the threshold holds for fresh rows as well. With more
+    than 4,000 rows all models have seen them. `p_value` is a rate under the model, and needs no threshold.
 
     Args:
         contamination: the share of outliers among the rows of `fit`, above 0 and at most 0.5.
@@ -80,7 +80,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]
     _seed: int
-    _reference: tuple[Tensor, Tensor]
+    _reference: tuple[Tensor, Tensor, Tensor]
 
     def __init__(
         self,
@@ -120,23 +120,24 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         generator = torch.Generator().manual_seed(self._seed)
         given = Conditional(self.model_._ensemble, x, codes, self.model_._atoms)
         patterns = len(self._seen(x, codes).unique(dim=0))
+        folds = self.model_._unseen.folds_of(x, codes)
         x, codes = (part[0] for part in given.sample(1, generator))
-        self.offset_ = self.threshold_ = self._quantile(self.model_._log_prob(x, codes))
+        self.offset_ = self.threshold_ = self._quantile(self.model_._log_prob(x, codes, folds))
         size = int(np.clip(_BUDGET // patterns, _LEAST, _REFERENCE))
         chosen = torch.randperm(len(x), generator=generator)[:size]
-        self._reference = x[chosen], codes[chosen]
+        self._reference = x[chosen], codes[chosen], folds[chosen]
         self._offsets: dict[bytes, float] = {}
         return self
 
     def score_samples(self, X: object) -> Array:
-        """`log p` of what is observed of each row, nats in the units of the data, `(N,)`.
+        """`log p` of what is observed of each row, nats in the units of the data, `(N,)`; `TableModel.score_held_out`.
 
         Rows with other holes are not to be compared by it; `decision_function` and `p_value` are made for that.
 
         Raises:
             ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
-        return np.asarray(self.model_._log_prob(*self._read(X)).numpy())
+        return np.asarray(self._log_prob(*self._read(X)).numpy())
 
     def decision_function(self, X: object) -> Array:
         """`log p` of each row less the threshold of its pattern of holes, nats, `(N,)`; outliers are below 0.
@@ -145,9 +146,9 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
             ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         x, codes = self._read(X)
-        out = self.model_._log_prob(x, codes)
+        out = self._log_prob(x, codes)
         for pattern, rows in self._patterns(x, codes):
-            out[rows] -= self._offset(pattern)
+            out[rows] = out[rows] - self._offset(pattern) if bool(pattern.any()) else 0.0
         return np.asarray(out.numpy())
 
     def predict(self, X: object) -> NDArray[np.int64]:
@@ -175,7 +176,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         """
         n = whole(n_simulations, "n_simulations")
         x, codes = self._read(X)
-        log_p = self.model_._log_prob(x, codes)
+        log_p = self._log_prob(x, codes)
         generator = torch.Generator().manual_seed(self._seed)
         drawn_x, drawn_codes = (part[:, 0] for part in self.model_._anything().sample(n, generator))
         out = torch.ones(len(x), dtype=torch.float64)
@@ -195,9 +196,13 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_rows(self, X)
-        return self.model_.explain(X)
+        return self.model_.explain(X, held_out=True)
 
     # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _log_prob(self, x: Tensor, codes: Tensor) -> Tensor:
+        """By models that have not seen the rows."""
+        return self.model_._log_prob(x, codes, self.model_._unseen.folds_of(x, codes))
 
     def _quantile(self, log_p: Tensor) -> float:
         return float(np.percentile(log_p.numpy(), 100.0 * self.contamination))
@@ -240,7 +245,8 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
             return self.offset_
         key = pattern.numpy().tobytes()
         if key not in self._offsets:
-            self._offsets[key] = self._quantile(self.model_._log_prob(*self._through(pattern, *self._reference)))
+            x, codes, folds = self._reference
+            self._offsets[key] = self._quantile(self.model_._log_prob(*self._through(pattern, x, codes), folds))
         return self._offsets[key]
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -19,11 +19,13 @@ from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture
 from girih.tables.model import TableModel
 from girih.tables.scales import Scales
+from girih.tables.unseen import Unseen
 
 _BASIS = ("constant", "slope", "kinky")
 _MIXTURE = ("weights", "maps", "noise")
 _SCALES = ("bent", "origin", "unit", "centre", "spread")
 _BEST, _CURVE = "best", "curve"  # beside the members, which are numbered
+_UNSEEN = ("unseen.keys", "unseen.folds")
 _KINDS = {"full", "diagonal", "spherical", "low_rank"}
 
 
@@ -43,6 +45,7 @@ def table_parts(model: TableModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= _member_parts(model.best_.members_[0], f"{_BEST}.")
     if model._curve is not None:
         tensors |= _member_parts(model._curve, f"{_CURVE}.")
+    tensors |= dict(zip(_UNSEEN, (model._unseen.keys, model._unseen.folds), strict=True))
     seed = model.random_state
     config: dict[str, Any] = {
         "parameters": {
@@ -53,6 +56,7 @@ def table_parts(model: TableModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         },
         "columns": model.columns_.to_config(),
         "members": len(model.members_),
+        "folds": model._unseen.number,
         "single": single,
         "setting": asdict(model.best_.setting_),
         "best_score": model.best_.held_out_score_,
@@ -85,6 +89,7 @@ def table_from(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tabl
     curve = _member_from(tensors, f"{_CURVE}.", columns).settled() if f"{_CURVE}.maps" in tensors else None
     model._set(columns, ensemble)
     model._curve = curve
+    model._unseen = _unseen_from(tensors, found.get("folds", 1), count)
     if single:
         _need(count == 1, "its number of members")
         model.setting_, model.best_, model.held_out_score_ = setting, model, float(found["best_score"])
@@ -138,6 +143,17 @@ def _member_from(tensors: Mapping[str, Tensor], prefix: str, columns: Columns) -
     basis = Basis(torch.cat((-end, kinks, end)), *(held[f"basis.{name}"] for name in _BASIS))
     scales = Scales(*(held[f"scales.{name}"] for name in _SCALES))
     return Member(Mixture(basis, weights, maps, noise, tables, held.get("own")), scales)
+
+
+def _unseen_from(tensors: Mapping[str, Tensor], number: Any, members: int) -> Unseen:
+    """Which rows were held out where; files of before there was one have nothing."""
+    if _UNSEEN[0] not in tensors:
+        return Unseen.nothing()
+    keys, folds = (tensors[name] for name in _UNSEEN)
+    whole = keys.dtype == folds.dtype == torch.long and keys.ndim == 1 and keys.shape == folds.shape
+    fits = type(number) is int and number >= 1 and members % number == 0
+    _need(whole and fits and bool(((folds >= 0) & (folds < number)).all()), "its folds")
+    return Unseen(keys, folds, number)
 
 
 def _setting(values: Mapping[str, Any]) -> Setting:
