@@ -32,7 +32,7 @@ def split(name, seed):
 def measure(name, seed, options):
     """ROC AUC of each method."""
     train, test, outliers = common.standardise(*split(name, seed))
-    models = common.fit_dgns(train, seed, options)
+    models = common.fit_girih(train, seed, options)
     models["GaussianMixture, defaults"] = GaussianMixture(random_state=seed).fit(train)
     models["GaussianMixture, by BIC"] = common.mixture_by_bic(train, seed, options.quick)
     models["IsolationForest, defaults"] = IsolationForest(random_state=seed).fit(train)

@@ -17,7 +17,7 @@ def measure(name, seed, options):
     """Held-out NLL of each method, nats per row, columns in units of their standard deviation."""
     X, _ = common.load(name, seed)
     train, test = common.standardise(*train_test_split(X, test_size=0.2, random_state=seed))
-    models = common.fit_dgns(train, seed, options)
+    models = common.fit_girih(train, seed, options)
     models["GaussianMixture, defaults"] = GaussianMixture(random_state=seed).fit(train)
     models["GaussianMixture, by BIC"] = common.mixture_by_bic(train, seed, options.quick)
     models["FactorAnalysis, defaults"] = FactorAnalysis(random_state=seed).fit(train)

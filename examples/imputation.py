@@ -22,7 +22,7 @@ def measure(name, seed, options):
     (X,) = common.standardise(X)
     removed = np.random.default_rng(seed).random(X.shape) < 0.2
     holes = np.where(removed, np.nan, X)
-    filled = {method: est.impute(holes) for method, est in common.fit_dgns(holes, seed, options).items()}
+    filled = {method: est.impute(holes) for method, est in common.fit_girih(holes, seed, options).items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         filled["KNNImputer, defaults"] = KNNImputer().fit_transform(holes)

@@ -9,9 +9,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METHODS = {
-    "density": ["DGN, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "FactorAnalysis, defaults"],
-    "anomaly": ["DGN, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "IsolationForest, defaults"],
-    "imputation": ["DGN, S = 1", "KNNImputer, defaults", "IterativeImputer, defaults", "mean of the column"],
+    "density": ["TableModel", "one generator, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "FactorAnalysis, defaults"],
+    "anomaly": ["TableModel", "one generator, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "IsolationForest, defaults"],
+    "imputation": ["TableModel", "one generator, S = 1", "KNNImputer, defaults", "IterativeImputer, defaults", "mean of the column"],
 }
 
 
@@ -28,7 +28,7 @@ def test_quick(topic, tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert list(result["results"]) == METHODS[topic] and result["seeds"] == 1
     values = [value for tables in result["results"].values() for numbers in tables.values() for value in numbers]
-    assert len(values) == 4 and all(abs(value) < 10 for value in values)
+    assert len(values) == 5 and all(abs(value) < 10 for value in values)
     printed = capsys.readouterr().out.strip().splitlines()[2:]
     text = page.read_text().splitlines()
     assert text[0] == "above" and text[-1] == "below" and text[2:-2] == printed
