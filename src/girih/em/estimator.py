@@ -53,7 +53,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`.
         max_iter: EM iterations of the run that is kept.
         tol: converged when three iterations in a row gain less than this (nats per row).
-        n_init: starts; the best after a short trial is continued. See `init`.
+        n_init: random starts; the best after a short trial is continued. See `init`.
         warm_start: go on from the last fit instead of starting anew. Another kind of `noise` starts from the fitted
             variances; another `latent_dim`, `hidden`, `activation` or `negative_slope` is refused.
         random_state: seed or `RandomState`.
@@ -63,8 +63,9 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         checkpoint: file that a killed fit continues from.
         acceleration: "quasi-newton" or "none"; see `girih.em.fit_em`.
         batch_size: rows in a batch, for data with many rows; `None` uses all rows in each iteration.
-        init: "auto" or "random". For S = 1, "auto" lets the first starts follow orderings of the rows (along their
-            first principal component, along a graph of neighbours, around a circle), and draws the others at random.
+        init: "auto" or "random". For S = 1, "auto" tries curves beside the random starts, which follow the rows in an
+            order (along their first principal component, along a graph of neighbours, around a circle); with
+            `n_init=1` the best curve is the only start.
         noise_rank: of low-rank noise, 1 to D.
         noise_prior: rho of an inverse Wishart prior on the noise, which keeps columns from collapsing: with U the
             variances of the data, the noise of N rows is `(scatter + rho U) / N`. 0 for none.

@@ -71,11 +71,11 @@ def fit_em(
         kink_ridge: lambda, rows by which a prior holds the generator to an affine map.
         max_iter: iterations of the run that is kept.
         tol: when it has converged, in nats per row.
-        n_init: starts; 0 is a warm start.
+        n_init: random starts, beside curves; 0 is a warm start.
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton" or "none".
         batch_size: rows in a batch.
-        init: "auto" or "random" starts.
+        init: "auto", or "random" for no curves.
         validation: held-out rows `(M, D)`, or the fraction of the rows, drawn with `seed`, that is held out; `None`
             holds out none. The model keeps the parameters that are best on them.
         patience: end when this many iterations in a row gain less than `tol` on the held-out rows; `None` never does.

@@ -32,6 +32,8 @@ ACCELERATIONS = ("none", "quasi-newton")
 INITS = ("auto", "random")
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
+# So many orderings of the rows are tried as starts, those that a regression explains best.
+_CURVES = 2
 # A finalist among the starts has this many times the iterations of a trial.
 _FINAL = 4
 
@@ -55,16 +57,17 @@ class EMOptions:
             the linear part free and counts like lambda rows that lie on l. Large values give factor analysis.
         max_iter: iterations of the run that is kept.
         tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters that
-            the model has (a warm start).
+        n_init: random starts, beside which curves are tried (see `init`); each gets `init_iter` iterations, the best
+            is continued. 1 is the best curve alone, or one random start. 0 keeps the parameters that the model has
+            (a warm start).
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
         batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
             undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
             until all rows are used together. `None` uses all rows from the start.
-        init: "random", or "auto": for S = 1, a third of the starts (one at least) are curves through the rows in the
-            order of their first principal component, Fiedler vector or Laplacian eigenvectors, those that a regression
-            explains best. The best curve and the best random start then go on for `4 init_iter` iterations in all.
+        init: "random", or "auto": for S = 1, curves through the rows are tried as well, in the order of their first
+            principal component, Fiedler vector or Laplacian eigenvectors: the two that a regression explains best. The
+            best curve and the best random start then go on to `4 init_iter` iterations before they are compared.
         patience: where rows are held out, end when this many iterations in a row gain less than `tol` on them;
             `None` never does.
         seed: of the starts, the batches and the rows that are held out.
@@ -160,6 +163,11 @@ class Run:
         """The iteration whose parameters are kept: the last, or the best on the held-out rows."""
         return int(np.argmin(self.held_out)) if self.held_out else len(self.curve) - 1
 
+    @property
+    def score(self) -> float:
+        """What runs are compared by: the lowest NLL on the held-out rows, or the last of the curve."""
+        return min(self.held_out) if self.held_out else self.curve[-1]
+
     def idle(self, tol: float) -> int:
         """Iterations in a row that have gained less than tol on the held-out rows."""
         since, best = 0, math.inf
@@ -190,7 +198,7 @@ class State:
     @property
     def best(self) -> Run | None:
         """The best of the trials that are done."""
-        return min(self.finalists.values(), key=lambda run: run.curve[-1], default=None)
+        return min(self.finalists.values(), key=lambda run: run.score, default=None)
 
     def contents(self) -> dict[str, Any]:
         """The state as tensors and plain values."""
@@ -255,8 +263,6 @@ class Loop:
         self.held_out = held_out
         self.problem, self.updates, self.options = problem, options.updates, options
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
-        # a single start needs no trial: it simply goes on
-        self.trials = options.n_init if options.n_init > 1 else 0
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
         self.accelerated = smooth and options.acceleration != "none"
@@ -282,7 +288,7 @@ class Loop:
             bar.close()
         self._save(state)
         kept = self._with_prior(state.run)
-        if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
+        if interrupted and state.best is not None and state.best.score < kept.score:
             kept = state.best
         self.problem.restore(kept.best or kept.parameters)
         return self._result(kept, state, interrupted, shift)
@@ -297,7 +303,7 @@ class Loop:
                 now = self._iterate(state, now)
                 yield of + ", no weight prior yet" * bool(state.run.warmup)
             best = state.finalists.get(kind)
-            if not trial or best is None or state.run.curve[-1] < best.curve[-1]:
+            if not trial or best is None or state.run.score < best.score:
                 state.finalists[kind] = state.run
             if trial:
                 state.starts.append(state.run.curve[-1])
@@ -397,6 +403,11 @@ class Loop:
         return after, replace(run, parameters=problem.parameters(), curve=curve, batch=batch)
 
     @cached_property
+    def trials(self) -> int:
+        """The starts that are tried: a single one needs no trial, it simply goes on."""
+        return self.options.n_init + len(self._curves) if self.options.n_init > 1 else 0
+
+    @cached_property
     def _curves(self) -> list[Ordered]:
         """The orderings of the rows that a start may follow, the one that a regression explains best first."""
         problem = self.problem
@@ -405,7 +416,7 @@ class Loop:
         if self.options.init == "random" or not bends:
             return []
         left = [(float(self._follow(rows, 0).log().sum()), rows) for rows in ordered_rows(problem.x, problem.weight)]
-        return [rows for _, rows in sorted(left, key=lambda pair: pair[0])][: (self.options.n_init + 2) // 3]
+        return [rows for _, rows in sorted(left, key=lambda pair: pair[0])][:_CURVES]
 
     def _follow(self, rows: Ordered, start: int) -> Tensor:
         problem, generator = self.problem, torch.Generator().manual_seed(_mix(self.options.seed, start))
@@ -418,7 +429,9 @@ class Loop:
         elif self.options.n_init:
             generator = torch.Generator().manual_seed(_mix(self.options.seed, start - len(self._curves)))
             randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
-        warmup = 0 if start == 1 else self.warmup  # one has the prior from the beginning: the best of all counts
+        warmup = self.warmup
+        if warmup and start == len(self._curves) + 1:
+            warmup = 0  # one has the prior from the beginning: the best of all counts
         problem.prior = None if warmup else self.prior
         run = self._fresh()
         return replace(run, warmup=warmup, held_out=[], best={}) if warmup else run
