@@ -126,7 +126,7 @@ def execute(task: Task) -> Outcome:
 
 
 def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool]:
-    options: dict[str, Any] = {"n_init": 0, **task.method.options}
+    options: dict[str, Any] = {"n_init": 0, "init": "random", **task.method.options}
     dgn = DGN(net, noise=task.noise)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -151,7 +151,7 @@ def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
-        result = fit_em(dgn, task.rows, init_iter=25, init="random", seed=task.seed, progress=False, callback=record, **options)
+        result = fit_em(dgn, task.rows, init_iter=25, seed=task.seed, progress=False, callback=record, **options)
     if not steps:  # the trials were all
         record(result.steps, 0.0)
     if steps[-1] == result.steps:

@@ -23,11 +23,12 @@ from girih.tables.fitting import Kind, Prior, fit
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture, Rows
 from girih.tables.scales import Scales
-from girih.tables.starts import bent, clustered, completed, curve, gaussian
+from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
-_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve
+_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve or several side by side
+_RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19, 29), (2, 3, 4, 6)  # what a curve goes on to
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
@@ -157,6 +158,8 @@ class Fitter:
             starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
             trials = [fit(one, on.rows, prior, 12) for one in starts]
             starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
+        elif setting.kinks >= _CURVE:
+            starts = [beside(self.fit(replace(setting, components=1)).mixture, setting.components)]
         return Member(fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0], on.scales)
 
     def _plain_of(self, setting: Setting) -> Mixture:
@@ -303,13 +306,29 @@ def screen(search: _Search, lean: bool) -> None:
                 if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
         if columns:
-            search.score(Setting(kinks=_CURVE, bend=bend))
+            _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
         for floor in (0.3,) if lean else (0.3, 1e-3):
             search.score(replace(setting, floor=floor))
         if setting.kinks and not lean:
             search.score(replace(setting, ridge=0.1))
             search.score(replace(setting, ridge=10.0))
+
+
+def _curves(search: _Search, bend: bool, rows: int) -> None:
+    """One curve, ever freer, with ever more kinks, and then several side by side, each as long as that is better."""
+    best = Setting(kinks=_CURVE, bend=bend)
+    ladders = (
+        ("ridge", _RIDGES),
+        ("kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks]),
+        ("components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K]),
+    )
+    for name, ladder in ladders:
+        for rung in ladder:
+            one = replace(best, **{name: rung})
+            if search.score(one) <= search.score(best):
+                break
+            best = one
 
 
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:

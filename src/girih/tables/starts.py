@@ -64,6 +64,19 @@ def bent(mixture: Mixture, basis: Basis) -> Mixture:
     return replace(mixture, basis=basis, maps=maps, noise=noise, own=None)
 
 
+def beside(mixture: Mixture, number: int) -> Mixture:
+    """One curve as several side by side along the leading direction of its noise, of the same mean and variance."""
+    values, vectors = torch.linalg.eigh(mixture.noise[0])
+    levels = (torch.arange(number, dtype=values.dtype) + 0.5) / number
+    steps = (values[-1].sqrt() * torch.special.ndtri(levels))[:, None] * vectors[:, -1]  # (K, D)
+    maps = mixture.maps.repeat(number, 1, 1)
+    maps[:, :, 0] += steps
+    noise = (mixture.noise[0] - steps.mT @ steps / number).expand(number, -1, -1)
+    tables = tuple(table.repeat(number, 1) for table in mixture.tables)
+    weights = mixture.weights.repeat(number) / number
+    return replace(mixture, weights=weights, maps=maps, noise=noise, tables=tables, own=None)
+
+
 def curve(x: Tensor, z: Tensor, basis: Basis, rows: Rows, prior: Prior, levels: tuple[int, ...]) -> Mixture:
     """One curve through completed rows, by ridge regression on latents `z (N,)`."""
     return _regressed(x, x.new_ones((len(x), 1)), basis, basis.values(z), rows, prior, _flags(rows.codes, levels))
