@@ -21,6 +21,8 @@ from torch import Tensor
 _NEIGHBOURS = 10
 # Distinct rows that are ordered at most: the eigenvectors of the graph of more take longer than the fit.
 _MOST = 2000
+# Rows that are sorted to find the distinct ones at most.
+_SORTED = 20_000
 # Passes that complete rows with holes, and the components that they are completed by.
 _PASSES, _COMPONENTS = 10, 3
 
@@ -45,16 +47,22 @@ def ordered_rows(x: Tensor, weight: Tensor) -> list[Ordered]:
 
     Equal rows are one row with the sum of their weights, and distinct rows are sorted first, so that neither the order
     of the rows nor repeating one instead of weighing it changes anything.
+    Of more than 20,000 rows only so many, at even distances, are looked at.
     """
-    kept = weight > 0
+    kept = _spread((weight > 0).nonzero()[:, 0], _SORTED)
     # a missing entry equals itself only as a number
     rows, which = torch.unique(torch.nan_to_num(x[kept], nan=torch.inf), dim=0, return_inverse=True)
     total = weight.new_zeros(len(rows)).index_add_(0, which, weight[kept])
-    if len(rows) > _MOST:
-        some = torch.linspace(0, len(rows) - 1, _MOST, device=x.device).round().long()
-        rows, total = rows[some], total[some]
+    rows, total = _spread(rows, _MOST), _spread(total, _MOST)
     filled = _completed(rows, total)
     return [Ordered(filled, total, z) for z in orderings(filled, total)]
+
+
+def _spread(rows: Tensor, most: int) -> Tensor:
+    """Rows at even distances, so many at most."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device).round().long()]
 
 
 def orderings(x: Tensor, weight: Tensor | None = None) -> list[Tensor]:
