@@ -20,11 +20,11 @@ from torch import Tensor
 
 _NEIGHBOURS = 10
 # Distinct rows that are ordered at most: the eigenvectors of the graph of more take longer than the fit.
-_MOST = 2000
+_MOST = 1000
 # Rows that are sorted to find the distinct ones at most.
 _SORTED = 20_000
 # Passes that complete rows with holes, and the components that they are completed by.
-_PASSES, _COMPONENTS = 10, 3
+_PASSES, _COMPONENTS = 6, 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ordered:
 
 
 def ordered_rows(x: Tensor, weight: Tensor) -> list[Ordered]:
-    """The orderings of rows `(N, D)` with holes and weights `(N,)`, of 2,000 distinct rows at most.
+    """The orderings of rows `(N, D)` with holes and weights `(N,)`, of 1,000 distinct rows at most.
 
     Equal rows are one row with the sum of their weights, and distinct rows are sorted first, so that neither the order
     of the rows nor repeating one instead of weighing it changes anything.
