@@ -83,6 +83,7 @@ def orderings(x: Tensor, weight: Tensor | None = None) -> list[Tensor]:
     mean = (weight @ x) / weight.sum()
     root = weight.sqrt()[:, None]
     along = torch.linalg.svd(root * (x - mean), full_matrices=False)[2][0]
+    along = along * along[along.abs().argmax()].sign()  # a decomposition may choose either
     places = [(x - mean) @ along]
     if len(x) > 2 * _NEIGHBOURS:
         graph = kneighbors_graph(x.cpu().numpy(), _NEIGHBOURS, include_self=False)

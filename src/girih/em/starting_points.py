@@ -17,8 +17,8 @@ from girih.inference import DGN
 from girih.networks import AffineStep, Convolution, KinkStep, LinearMap, LinearStep, Live, MaxStep
 
 _PROBES = 512
-# The ridge of the regression on ordered rows, in rows, and a kink that no latent meets, in deviations of the prior.
-_RIDGE, _FAR = 1.0, 9.0
+# The ridge of the regression on ordered rows, as a share of them, and a kink that no latent meets, in deviations.
+_RIDGE, _FAR = 0.01, 9.0
 
 
 def randomise(
@@ -81,7 +81,7 @@ def _regress(h: Tensor, rows: Ordered, has_bias: bool) -> tuple[Tensor, Tensor]:
     line = torch.stack((torch.ones_like(rows.z), rows.z), 1)
     phi = torch.cat((h, line[:, :1]), 1) if has_bias else h
     bends = phi - line @ (pseudo_inverse(line.mT @ (weight * line)) @ (line.mT @ (weight * phi)))
-    ridge = bends.mT @ (weight * bends) * (_RIDGE / rows.weight.sum())
+    ridge = bends.mT @ (weight * bends) * _RIDGE
     maps = (pseudo_inverse(phi.mT @ (weight * phi) + ridge) @ (phi.mT @ (weight * rows.x))).mT
     return maps, (weight * (rows.x - phi @ maps.mT).square()).sum(0)
 
