@@ -352,6 +352,7 @@ def _estimator_config(model: DGNEstimator) -> dict[str, Any]:
         "n_iter": int(model.n_iter_),
         "converged": bool(model.converged_),
         "interrupted": bool(model.interrupted_),
+        "validation_scores": None if model.validation_scores_ is None else model.validation_scores_.tolist(),
         "feature_names": None if names is None else [str(name) for name in names],
     }
 
@@ -365,6 +366,8 @@ def _estimator(config: dict[str, Any], dgn: DGN) -> DGNEstimator:
     est.dgn_ = dgn
     est.nll_curve_ = np.array(config["nll_curve"], dtype=np.float64)
     est.n_iter_, est.converged_, est.interrupted_ = config["n_iter"], config["converged"], config["interrupted"]
+    scores = config.get("validation_scores")
+    est.validation_scores_ = None if scores is None else np.array(scores, dtype=np.float64)
     est.n_parameters_ = count_parameters(dgn, est.learn_prior)
     est._n_features_out = dgn.latent_dim
     est.n_features_in_ = dgn.output_dim

@@ -164,11 +164,12 @@ def estimators() -> Numbers:
         "ridge": {"weight_prior": ("gaussian", 1.0)},
     }
     for name, options in settings.items():
-        est = girih.DGNEstimator(**{"hidden": (4,), "max_iter": 6, "n_init": 2, "random_state": 0, **options})
+        old = {"hidden": (4,), "max_iter": 6, "n_init": 2, "random_state": 0, "init": "random"}
+        est = girih.DGNEstimator(**{**old, **options})
         for data, table in (("complete", X), ("holes", gaps)):
             est.fit(table)
             out[f"{name} {data}"] = [est.nll_curve_, est.score_samples(table), est.transform(table), est.impute(table)]
-    est = girih.DGNEstimator(hidden=(4,), max_iter=4, n_init=1, random_state=0)
+    est = girih.DGNEstimator(hidden=(4,), max_iter=4, n_init=1, random_state=0, init="random")
     est.fit(X, sample_weight=np.linspace(0.1, 1.0, len(X)))
     out["weighted"] = [est.nll_curve_, est.aic(X), est.bic(X)]
     return out
@@ -178,10 +179,10 @@ def expectation_maximisation() -> Numbers:
     out: Numbers = {}
     X = rows(2, 40)
     dgn = girih.DGN(residual(), noise=0.5)
-    out["residual"] = fit_em(dgn, X, max_iter=3, n_init=1, seed=0).curve
+    out["residual"] = fit_em(dgn, X, max_iter=3, n_init=1, seed=0, init="random").curve
     for name, options in {"batches": {"batch_size": 10}, "prior": {"learn_prior": True}}.items():
         dgn = girih.DGN(net(1, 2), noise=0.5)
-        out[name] = [fit_em(dgn, X, max_iter=4, n_init=1, seed=0, **options).curve, dgn.noise, dgn.prior]
+        out[name] = [fit_em(dgn, X, max_iter=4, n_init=1, seed=0, init="random", **options).curve, dgn.noise, dgn.prior]
     return out
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from girih.em.orderings import orderings
 from girih.tables.basis import Basis
 from girih.tables.choice import Fitter, Setting, Table
 from girih.tables.fitting import Prior, fit, m_step
 from girih.tables.member import Ensemble
 from girih.tables.mixture import Mixture, Rows, log_prob, statistics
 from girih.tables.scales import Scales
-from girih.tables.starts import bent, clustered, completed, curve, gaussian, orderings
+from girih.tables.starts import bent, clustered, completed, curve, gaussian
 from table_twins import Brute, ensemble
 
 NAN = float("nan")

@@ -158,6 +158,7 @@ def fit_em(rows: Rows, setup: Setup, noise: str, floors: Sequence[float], seed: 
             max_iter=setup.max_iter,
             tol=1e-4,
             n_init=setup.starts,
+            init="random",
             weight_prior=weight_prior,
             random_state=seed,
         )

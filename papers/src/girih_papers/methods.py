@@ -126,7 +126,7 @@ def execute(task: Task) -> Outcome:
 
 
 def _run_em(task: Task, net: torch.nn.Module) -> tuple[DGN, dict[str, Any], bool]:
-    options: dict[str, Any] = {"n_init": 0, **task.method.options}
+    options: dict[str, Any] = {"n_init": 0, "init": "random", **task.method.options}
     dgn = DGN(net, noise=task.noise)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -204,6 +204,7 @@ def fit_generator(
                     max_iter=iterations,
                     tol=1e-4,
                     n_init=starts,
+                    init="random",
                     random_state=seed,
                 )
                 with warnings.catch_warnings():

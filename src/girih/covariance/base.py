@@ -276,6 +276,14 @@ class Covariance(ABC):
         device = self.tensors[0].device
         return torch.randn(count, size, dtype=torch.float64, device=device, generator=generator)
 
+    def mahalanobis(self, scatter: Tensor) -> Tensor:
+        """`tr(C^-1 scatter)`, `()`: the sum of the squared Mahalanobis distances of rows with this scatter.
+
+        Args:
+            scatter: as the method of that name gives it.
+        """
+        return self.solve(scatter).diagonal().sum()
+
     # Parts of it ----------------------------------------------------------------------------------------------------
 
     @abstractmethod

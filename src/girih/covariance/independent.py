@@ -42,6 +42,10 @@ class _Independent(Covariance):
         """`C^-1 M`, M `(D, M)` or a batch of them."""
         return columns / self._column
 
+    def mahalanobis(self, scatter: Tensor) -> Tensor:
+        """The sum of the entries over their variances."""
+        return (scatter / self.value).sum()
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of `N(0, C)`, `(count, D)`."""
         return self._normal(count, self.dim, generator) * self.value.sqrt()

@@ -21,7 +21,8 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest, column_labels
-from girih._options import whole, wholes
+from girih._options import real, whole, wholes
+from girih.covariance import Covariance
 from girih.em.fit import fit_em
 from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
@@ -33,7 +34,7 @@ from girih.inference import DGN
 from girih.networks import mlp
 from girih.training import FitResult
 
-NOISES = ("isotropic", "diagonal", "full")
+NOISES = ("isotropic", "diagonal", "full", "low_rank")
 
 
 class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -47,11 +48,12 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         hidden: widths of the hidden layers.
         activation: "relu", "leaky_relu" or "abs".
         negative_slope: of the leaky ReLU.
-        noise: "isotropic", "diagonal" or "full" covariance.
+        noise: "isotropic", "diagonal" or "full" covariance, or "low_rank": a diagonal one plus one of rank
+            `noise_rank`, as in factor analysis.
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`.
         max_iter: EM iterations of the run that is kept.
         tol: converged when three iterations in a row gain less than this (nats per row).
-        n_init: random starts; the best after a short trial is continued.
+        n_init: random starts; the best after a short trial is continued. See `init`.
         warm_start: go on from the last fit instead of starting anew. Another kind of `noise` starts from the fitted
             variances; another `latent_dim`, `hidden`, `activation` or `negative_slope` is refused.
         random_state: seed or `RandomState`.
@@ -61,12 +63,28 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         checkpoint: file that a killed fit continues from.
         acceleration: "quasi-newton" or "none"; see `girih.em.fit_em`.
         batch_size: rows in a batch, for data with many rows; `None` uses all rows in each iteration.
+        init: "auto" or "random". For S = 1, "auto" tries curves beside the random starts, which follow the rows in an
+            order (along their first principal component, along a graph of neighbours, around a circle); with
+            `n_init=1` the best curve is the only start.
+        noise_rank: of low-rank noise, 1 to D.
+        noise_prior: rho of an inverse Wishart prior on the noise, which keeps columns from collapsing: with U the
+            variances of the data, the noise of N rows is `(scatter + rho U) / N`. 0 for none.
+        kink_ridge: lambda of the penalty `lambda E |noise^-1/2 (g(z) - l(z))|^2 / 2` on how g departs from its best
+            affine approximation l. It is 0 where g is affine, whatever its slope, and depends on the function g alone,
+            not on how hidden units are scaled; lambda counts rows, so useful values are small (0.01 to 1), and large
+            ones give factor analysis. 0 for none.
+        early_stopping: hold out rows, stop when their exact likelihood no longer improves, and keep the parameters
+            that are best on them.
+        validation_fraction: share of the rows that is held out.
+        n_iter_no_change: stop when this many iterations in a row gain less than `tol` on the held-out rows.
 
     Attributes:
         dgn_: the fitted `girih.DGN`.
         nll_curve_: penalised exact NLL (nats per row) of the kept run; it never increases.
         n_iter_: iterations of that run.
-        converged_: whether `tol` was reached.
+        converged_: whether `tol` was reached, or the held-out rows no longer improved.
+        validation_scores_: mean exact log-likelihood of the held-out rows before the first iteration and after each,
+            the best of which is kept; `None` without early stopping.
         n_parameters_: free parameters that the data can identify; see `aic`.
         overfit_: `None`, or what `girih.em.OverfitWarning` said: too many parameters for the data.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
@@ -103,6 +121,13 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         checkpoint: str | os.PathLike[str] | None = None,
         acceleration: str = "quasi-newton",
         batch_size: int | None = None,
+        init: str = "auto",
+        noise_rank: int = 1,
+        noise_prior: float = 0.0,
+        kink_ridge: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -121,6 +146,13 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.checkpoint = checkpoint
         self.acceleration = acceleration
         self.batch_size = batch_size
+        self.init = init
+        self.noise_rank = noise_rank
+        self.noise_prior = noise_prior
+        self.kink_ridge = kink_ridge
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
 
     def fit(
         self, X: Rows, y: object = None, sample_weight: Tensor | np.ndarray | Sequence[float] | float | None = None
@@ -154,6 +186,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             sample_weight=weight,
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
+            validation=self._validation(),
             **vars(replace(options, n_init=0) if warm else options),
         )
         self.dgn_ = dgn
@@ -166,7 +199,18 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         Raises:
             ParameterError: one of them is out of its domain.
         """
-        return EMOptions.among({**vars(self), "seed": seed})
+        self._validation()
+        patience = whole(self.n_iter_no_change, "n_iter_no_change")
+        return EMOptions.among({**vars(self), "seed": seed, "patience": patience})
+
+    def _validation(self) -> float | None:
+        """The share of the rows that is held out, checked whether it is used or not."""
+        if not isinstance(self.early_stopping, bool | np.bool_):
+            raise ParameterError(f"early_stopping must be True or False; got {self.early_stopping!r}")
+        fraction = real(self.validation_fraction, "validation_fraction")
+        if fraction >= 1.0:
+            raise ParameterError(f"validation_fraction must be below 1; got {fraction:g}")
+        return fraction if self.early_stopping else None
 
     def _record(self, result: FitResult) -> None:
         self.nll_curve_ = result.curve
@@ -175,18 +219,22 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.interrupted_, self.overfit_ = result.ended == "interrupted", result.overfit
         self.n_parameters_ = count_parameters(self.dgn_, self.learn_prior)
         self._n_features_out = self.dgn_.latent_dim
+        self.validation_scores_ = None if result.held_out is None else -result.history["held_out"]
 
     def _new_model(self, output_dim: int) -> DGN:
         if self.noise not in NOISES:
             raise ParameterError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         sizes = [whole(self.latent_dim, "latent_dim"), *wholes(self.hidden, "hidden"), output_dim]
         net = mlp(sizes, self.activation, self.negative_slope, seed=0)
-        noise: dict[str, float | np.ndarray] = {
-            "isotropic": 1.0,
-            "diagonal": np.ones(output_dim),
-            "full": np.eye(output_dim),
-        }
-        return DGN(net, noise=noise[self.noise])
+        start = Covariance.diagonal(np.ones(output_dim))
+        kind = "scalar" if self.noise == "isotropic" else self.noise
+        return DGN(net, noise=start.to(kind, self._rank(output_dim)))
+
+    def _rank(self, output_dim: int) -> int:
+        rank = whole(self.noise_rank, "noise_rank")
+        if self.noise == "low_rank" and rank > output_dim:
+            raise ParameterError(f"noise_rank must be at most the number of columns, {output_dim}; got {rank}")
+        return rank
 
     def _validate(self, X: Rows, reset: bool) -> np.ndarray:
         """The rows as float64, with NaN where they are missing, after scikit-learn's checks of names and shapes."""

@@ -14,14 +14,14 @@ from torch import Tensor
 from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
 from girih._options import real
 from girih.em.iteration import Problem
-from girih.em.loop import EMOptions, Loop, told_apart_by
+from girih.em.loop import EMOptions, HeldOut, Loop, told_apart_by
 from girih.em.mstep import WeightPrior
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
 from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN
-from girih.training import Checkpoint, FitResult, seed_of_run
+from girih.training import Checkpoint, FitResult, seed_of_run, split
 
 
 def fit_em(
@@ -32,12 +32,17 @@ def fit_em(
     weight_prior: WeightPrior | tuple[str, float] | str | None = None,
     learn_prior: bool = False,
     noise_floor: float = 1e-6,
+    noise_prior: float = 0.0,
+    kink_ridge: float = 0.0,
     max_iter: int = 200,
     tol: float = 1e-6,
     n_init: int = 5,
     init_iter: int = 25,
     acceleration: str = "quasi-newton",
     batch_size: int | None = None,
+    init: str = "auto",
+    validation: Rows | float | None = None,
+    patience: int | None = 10,
     seed: int | None = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -62,12 +67,18 @@ def fit_em(
         weight_prior: as all down to `seed`, a field of `girih.em.EMOptions`, which says what it means.
         learn_prior: also update the latent prior.
         noise_floor: least noise variance, as a share of the variance of the data.
+        noise_prior: rho, that of an inverse Wishart prior on the noise.
+        kink_ridge: lambda, rows by which a prior holds the generator to an affine map.
         max_iter: iterations of the run that is kept.
         tol: when it has converged, in nats per row.
-        n_init: random starts; 0 is a warm start.
+        n_init: random starts, beside curves; 0 is a warm start.
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton" or "none".
         batch_size: rows in a batch.
+        init: "auto", or "random" for no curves.
+        validation: held-out rows `(M, D)`, or the fraction of the rows, drawn with `seed`, that is held out; `None`
+            holds out none. The model keeps the parameters that are best on them.
+        patience: end when this many iterations in a row gain less than `tol` on the held-out rows; `None` never does.
         seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
         progress: show a bar with the NLL on a terminal or in a notebook.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
@@ -95,27 +106,54 @@ def fit_em(
     x, weight = _check_data(dgn, X, sample_weight)
     seed = seed_of_run(seed, checkpoint)
     options = EMOptions.among(locals())
+    x, weight, held_out = _held_out(dgn, x, weight, validation, options.seed)
     Trained.of(dgn.net, dgn.trace)  # refuses what EM cannot train before anything is changed
     scaling = Scaling.for_fit(dgn, x, weight, rescale=options.prior is None)
     floor = scaling.variance(floor_of(dgn, x, weight, options.noise_floor))
     shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
     with scaling.inside(dgn):
         problem = Problem(dgn, scaling.apply(x), weight, options.prior, floor)
+        problem.kink_ridge = options.kink_ridge
+        if options.noise_prior:
+            own = scaling.variance(floor_of(dgn, x, weight, options.noise_prior))
+            problem.noise_prior = own.expand(dgn.output_dim)
+        watched = None if held_out is None else HeldOut.of(*held_out, scaling)
         saved = None
         if checkpoint is not None:
             seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
-            saved = Checkpoint(checkpoint, told_apart_by(problem, x, options), seconds)
+            saved = Checkpoint(checkpoint, told_apart_by(problem, x, options, watched), seconds)
 
         def watch(iteration: int, nll: float) -> None:
             if callback is not None:
                 with scaling.outside(dgn):
                     callback(iteration, nll + shift)
 
-        result = Loop(problem, options, watch, saved).run(progress, shift)
+        result = Loop(problem, options, watch, saved, watched).run(progress, shift)
     reason = overfit_reason(count_parameters(dgn, learn_prior), x, weight)
     if reason is not None:
         warnings.warn(reason, OverfitWarning, stacklevel=2)
     return replace(result, overfit=reason)
+
+
+def _held_out(
+    dgn: DGN, x: Tensor, weight: Tensor, validation: Rows | float | None, seed: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    """Training rows and their weights, and those that are held out."""
+
+    def check(rows: Rows) -> Tensor:
+        given = dgn.rows(rows).detach()
+        check_largest(given, "validation")
+        return torch.nn.functional.pad(given, (0, 1), value=1.0)
+
+    kept, others = split(torch.cat((x, weight[:, None]), 1), validation, seed, check)
+    if others is None:
+        return x, weight, None
+    x, weight = kept[:, :-1], kept[:, -1]
+    for share, name in ((weight, "training"), (others[:, -1], "held-out")):
+        if not (share > 0).any():
+            raise ParameterError(f"all {name} rows have sample_weight 0; pass other rows as validation, or no weights")
+    check_observed(x[weight > 0], "X")
+    return x, weight, (others[:, :-1], others[:, -1])
 
 
 def _check_data(

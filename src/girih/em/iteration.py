@@ -32,6 +32,7 @@ from girih.em.jacobian import JacobianSystem
 from girih.em.mstep import WeightPrior, about, head_change, noise_update, prior_update
 from girih.em.normal_equations import HiddenSystem, NormalSystem, hidden_layers
 from girih.em.parameters import Trained
+from girih.em.penalties import penalised
 from girih.em.scaling import noise_floor
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import DGN, Model, Statistics, accumulate
@@ -72,7 +73,14 @@ class Problem:
     Raises:
         UnsupportedLayerError: a layer that EM cannot train.
         ParameterError: a weight prior that this generator cannot have.
+
+    Attributes:
+        kink_ridge, noise_prior: the penalties of `girih.em.penalties`: lambda, and the variances `rho U` `(D,)` or
+            `None`.
     """
+
+    kink_ridge: float = 0.0
+    noise_prior: Tensor | None = None
 
     def __init__(
         self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor: Tensor | None = None
@@ -107,6 +115,9 @@ class Problem:
             penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
             total = float(s.log_likelihood)
             rows = float(s.weight)
+            if self.kink_ridge or self.noise_prior is not None:
+                s, more = penalised(model, s, self.kink_ridge, self.noise_prior)
+                penalty += more
             return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
 
     def parameters(self) -> dict[str, Tensor]:

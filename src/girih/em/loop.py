@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,22 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih.em.iteration import INITIAL_DAMPING, Evaluation, Problem, em_step, epoch, exact_step
 from girih.em.mstep import WeightPrior
+from girih.em.orderings import Ordered, ordered_rows
 from girih.em.quasi_newton import Pace, no_pairs, quasi_newton_step
-from girih.em.starting_points import be_constant, randomise
+from girih.em.scaling import Scaling
+from girih.em.starting_points import be_constant, be_curve, randomise
 from girih.errors import NonFiniteError, ParameterError
-from girih.training import Checkpoint, FitResult, digest
+from girih.inference import Model, evidence
+from girih.training import Checkpoint, Ended, FitResult, digest
 
 ACCELERATIONS = ("none", "quasi-newton")
+INITS = ("auto", "random")
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
+# So many orderings of the rows are tried as starts, those that a regression explains best.
+_CURVES = 2
+# A finalist among the starts has this many times the iterations of a trial.
+_FINAL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +49,28 @@ class EMOptions:
         noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
             unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
             points can let the noise go to 0.
+        noise_prior: rho, the scale of an inverse Wishart prior on the noise in units of the data's variances U
+            (column by column unless the noise is isotropic): the penalty is `rho tr(noise^-1 U) / 2`, and the noise of
+            N rows `(scatter + rho U) / N`. It keeps columns from collapsing, which a bound does not; 0 for none.
+        kink_ridge: lambda, the weight of `lambda E |noise^-1/2 (g(z) - l(z))|^2 / 2`, with l the best affine
+            approximation of the generator g under the latent prior: a matrix-normal prior on what bends, which leaves
+            the linear part free and counts like lambda rows that lie on l. Large values give factor analysis.
         max_iter: iterations of the run that is kept.
         tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: random starts; each gets `init_iter` iterations, the best is continued. 0 keeps the parameters that
-            the model has (a warm start).
+        n_init: random starts, beside which curves are tried (see `init`); each gets `init_iter` iterations, the best
+            is continued. 1 is the best curve alone, or one random start. 0 keeps the parameters that the model has
+            (a warm start).
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
         batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
             undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
             until all rows are used together. `None` uses all rows from the start.
-        seed: of the starts and the batches.
+        init: "random", or "auto": for S = 1, curves through the rows are tried as well, in the order of their first
+            principal component, Fiedler vector or Laplacian eigenvectors: the two that a regression explains best. The
+            best curve and the best random start then go on to `4 init_iter` iterations before they are compared.
+        patience: where rows are held out, end when this many iterations in a row gain less than `tol` on them;
+            `None` never does.
+        seed: of the starts, the batches and the rows that are held out.
 
     Raises:
         ParameterError: an option is out of its domain.
@@ -63,28 +84,42 @@ class EMOptions:
     weight_prior: WeightPrior | tuple[str, float] | str | None = None
     learn_prior: bool = False
     noise_floor: float = 1e-6
+    noise_prior: float = 0.0
+    kink_ridge: float = 0.0
     max_iter: int = 200
     tol: float = 1e-6
     n_init: int = 5
     init_iter: int = 25
     acceleration: str = "quasi-newton"
     batch_size: int | None = None
+    init: str = "auto"
+    patience: int | None = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.acceleration not in ACCELERATIONS:
             raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {self.acceleration!r}")
+        if self.init not in INITS:
+            raise ParameterError(f"init must be one of {', '.join(INITS)}; got {self.init!r}")
         checked = {
             "weight_prior": WeightPrior.parse(self.weight_prior),
             "learn_prior": bool(self.learn_prior),
             "noise_floor": real(self.noise_floor, "noise_floor"),
+            "noise_prior": real(self.noise_prior, "noise_prior", positive=False),
+            "kink_ridge": real(self.kink_ridge, "kink_ridge", positive=False),
             "max_iter": whole(self.max_iter, "max_iter"),
             "tol": real(self.tol, "tol", positive=False),
             "n_init": whole(self.n_init, "n_init", 0),
             "init_iter": whole(self.init_iter, "init_iter"),
             "batch_size": None if self.batch_size is None else whole(self.batch_size, "batch_size"),
+            "patience": None if self.patience is None else whole(self.patience, "patience"),
             "seed": whole(self.seed, "seed", None),
         }
+        if self.kink_ridge and self.learn_prior:
+            raise ParameterError(
+                "kink_ridge measures bends under the latent prior, which learn_prior would move; leave learn_prior "
+                "out, as the first layer can scale the latents as well"
+            )
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # frozen: only while it is made
 
@@ -120,6 +155,25 @@ class Run:
     batch: int = 0  # rows in a batch; 0 once all rows are used together
     pace: Pace = field(default_factory=Pace)
     warmup: int = 0  # iterations without the weight prior that are left; the curve begins after them
+    held_out: list[float] = field(default_factory=list)  # NLL of the held-out rows, as long as the curve
+    best: dict[str, Tensor] = field(default_factory=dict)  # the parameters where it is lowest
+
+    @property
+    def best_step(self) -> int:
+        """The iteration whose parameters are kept: the last, or the best on the held-out rows."""
+        return int(np.argmin(self.held_out)) if self.held_out else len(self.curve) - 1
+
+    @property
+    def score(self) -> float:
+        """What runs are compared by: the lowest NLL on the held-out rows, or the last of the curve."""
+        return min(self.held_out) if self.held_out else self.curve[-1]
+
+    def idle(self, tol: float) -> int:
+        """Iterations in a row that have gained less than tol on the held-out rows."""
+        since, best = 0, math.inf
+        for value in self.held_out:
+            since, best = (0, value) if value < best - tol else (since + 1, best)
+        return since
 
     def contents(self) -> dict[str, Any]:
         """The run as tensors and plain values."""
@@ -136,23 +190,54 @@ class State:
     """The state says how far the whole fit has come: the trials done, the best of them, and the run under way."""
 
     run: Run
-    start: int = 0  # the start under trial; the number of trials once the best is being continued
-    best: Run | None = None
+    start: int = 0  # the start under trial, then the finalist; the number of both once the best is being continued
+    finalists: dict[str, Run] = field(default_factory=dict)  # the best of each kind of start
     starts: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def best(self) -> Run | None:
+        """The best of the trials that are done."""
+        return min(self.finalists.values(), key=lambda run: run.score, default=None)
+
     def contents(self) -> dict[str, Any]:
         """The state as tensors and plain values."""
-        return {**vars(self), "run": self.run.contents(), "best": None if self.best is None else self.best.contents()}
+        finalists = {kind: run.contents() for kind, run in self.finalists.items()}
+        return {**vars(self), "run": self.run.contents(), "finalists": finalists}
 
     @classmethod
     def of(cls, contents: Mapping[str, Any]) -> State:
         """The state of such contents."""
-        best = contents["best"]
-        return cls(**{**contents, "run": Run.of(contents["run"]), "best": None if best is None else Run.of(best)})
+        finalists = {kind: Run.of(run) for kind, run in contents["finalists"].items()}
+        return cls(**{**contents, "run": Run.of(contents["run"]), "finalists": finalists})
 
 
-def told_apart_by(problem: Problem, x: Tensor, options: EMOptions) -> dict[str, Any]:
+@dataclass(frozen=True)
+class HeldOut:
+    """These are rows that are held out, in the units that EM works in.
+
+    Attributes:
+        x: `(M, D)`.
+        weight: `(M,)`.
+        shift: their NLL is larger by this in the units of the data, nats per row.
+    """
+
+    x: Tensor
+    weight: Tensor
+    shift: float
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, scaling: Scaling) -> HeldOut:
+        """Rows in the units of the data, in those of a scaling."""
+        return cls(scaling.apply(x), weight, float(weight @ scaling.log_jacobian(x) / weight.sum()))
+
+    def nll(self, model: Model) -> float:
+        """Mean exact NLL, without penalties, nats per row; infinite where it is no number."""
+        nll = -float(self.weight @ evidence(model, self.x).log_prob / self.weight.sum())
+        return math.inf if math.isnan(nll) else nll
+
+
+def told_apart_by(problem: Problem, x: Tensor, options: EMOptions, held_out: HeldOut | None) -> dict[str, Any]:
     """Everything that the numbers of a fit to the rows x depend on, by name."""
     return {
         **options.plain(),
@@ -160,6 +245,7 @@ def told_apart_by(problem: Problem, x: Tensor, options: EMOptions) -> dict[str, 
         "the bounds on the noise": problem.noise_floor.tolist(),
         "data": digest(x),
         "sample_weight": digest(problem.weight),
+        "validation": None if held_out is None else digest(held_out.x, held_out.weight),
     }
 
 
@@ -172,15 +258,16 @@ class Loop:
         options: EMOptions,
         callback: Callable[[int, float], None],
         checkpoint: Checkpoint | None,
+        held_out: HeldOut | None = None,
     ) -> None:
+        self.held_out = held_out
         self.problem, self.updates, self.options = problem, options.updates, options
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
-        # a single start needs no trial: it simply goes on
-        self.trials = options.n_init if options.n_init > 1 else 0
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
         self.accelerated = smooth and options.acceleration != "none"
         self.trial_length = min(options.init_iter, options.max_iter)
+        self.final_length = min(_FINAL * options.init_iter, options.max_iter)
         # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
         self.warmup = self.trial_length if problem.prior is not None and options.n_init > 0 else 0
 
@@ -190,7 +277,7 @@ class Loop:
         state = State(self._new_run(0)) if found is None else State.of(found)
         self.since = time.perf_counter() - state.seconds
         interrupted = False
-        total = self.trials * self.trial_length + self.options.max_iter
+        total = self.trials * self.trial_length + self._finals * self.final_length + self.options.max_iter
         bar = Progress("EM", total, self._done(state), progress)
         try:
             for description in self._iterations(state):
@@ -201,23 +288,27 @@ class Loop:
             bar.close()
         self._save(state)
         kept = self._with_prior(state.run)
-        if interrupted and state.best is not None and state.best.curve[-1] < kept.curve[-1]:
+        if interrupted and state.best is not None and state.best.score < kept.score:
             kept = state.best
-        self.problem.restore(kept.parameters)
+        self.problem.restore(kept.best or kept.parameters)
         return self._result(kept, state, interrupted, shift)
 
     def _iterations(self, state: State) -> Iterator[str]:
         """Run to the end, yielding what is going on after each iteration."""
-        while state.start < self.trials:
+        while state.start < self.trials + self._finals:
+            trial, kind = state.start < self.trials, self._kind(state.start)
+            of = f"start {state.start + 1} of {self.trials}" if trial else f"{kind} goes on"
             now: Evaluation | None = None
-            while not self._ended(state.run, self.trial_length):
+            while not self._ended(state.run, self.trial_length if trial else self.final_length):
                 now = self._iterate(state, now)
-                yield f"start {state.start + 1} of {self.trials}" + (", no weight prior yet" * bool(state.run.warmup))
-            state.starts.append(state.run.curve[-1])
-            if state.best is None or state.run.curve[-1] < state.best.curve[-1]:
-                state.best = state.run
+                yield of + ", no weight prior yet" * bool(state.run.warmup)
+            best = state.finalists.get(kind)
+            if not trial or best is None or state.run.score < best.score:
+                state.finalists[kind] = state.run
+            if trial:
+                state.starts.append(state.run.curve[-1])
             state.start += 1
-            state.run = self._new_run(state.start) if state.start < self.trials else state.best
+            state.run = self._begin(state)
         now = None
         while not self._ended(state.run, self.options.max_iter):
             now = self._iterate(state, now)
@@ -225,8 +316,37 @@ class Loop:
             yield "EM"
         state.run = self._no_worse_than_constant(state.run)
 
+    @property
+    def _finals(self) -> int:
+        """The finalists: the best curve and the best random start go on for a while, as these are slower, not worse."""
+        return 2 * bool(self.trials and self._curves)
+
+    def _kind(self, start: int) -> str:
+        return "curve" if start in (*range(len(self._curves)), self.trials) else "random start"
+
+    def _begin(self, state: State) -> Run:
+        """What a trial or a finalist begins with, or what is continued after them."""
+        if state.start < self.trials:
+            return self._new_run(state.start)
+        unfinished = state.start < self.trials + self._finals
+        best = state.finalists[self._kind(state.start)] if unfinished else state.best
+        assert best is not None
+        return best
+
     def _ended(self, run: Run, length: int) -> bool:
-        return not run.warmup and (len(run.curve) > length or run.quiet >= _PATIENCE)
+        return not run.warmup and (len(run.curve) > length or run.quiet >= _PATIENCE or self._out_of_patience(run))
+
+    def _out_of_patience(self, run: Run) -> bool:
+        patience = self.options.patience
+        return patience is not None and run.idle(self.options.tol) >= patience
+
+    def _watched(self, run: Run, now: Evaluation) -> Run:
+        """The run with what its last parameters, those of an evaluation, give on the held-out rows."""
+        if self.held_out is None or run.warmup:
+            return run
+        nll = self.held_out.nll(now.model)
+        best = run.parameters if not nll >= min(run.held_out, default=math.inf) else run.best
+        return replace(run, held_out=[*run.held_out, nll], best=best)
 
     def _iterate(self, state: State, now: Evaluation | None) -> Evaluation | None:
         run = state.run
@@ -244,6 +364,8 @@ class Loop:
         if run.warmup:
             left = run.warmup - 1 if done.quiet < _PATIENCE else 0
             done, after = replace(done, warmup=left, curve=done.curve[-1:]), after if left else None
+        elif after is not None:
+            done = self._watched(done, after)
         state.run = done if after is not None else self._with_prior(replace(done, warmup=1))
         if self.checkpoint is not None and self.checkpoint.due():
             self._save(state)
@@ -266,7 +388,8 @@ class Loop:
             pace = pace.after(gain, problem.evaluations - before)
         quiet = run.quiet + 1 if gain < self.options.tol else 0
         curve = [*run.curve, after.nll]
-        return after, Run(problem.parameters(), pairs, damping, curve, quiet, 0, pace)
+        done = replace(run, parameters=problem.parameters(), pairs=pairs, damping=damping, curve=curve)
+        return after, replace(done, quiet=quiet, batch=0, pace=pace, warmup=0)
 
     def _epoch(self, run: Run, now: Evaluation) -> tuple[Evaluation, Run]:
         """An iteration in batches; after one that had to be undone, batches are twice as large."""
@@ -279,21 +402,48 @@ class Loop:
         curve = [*run.curve, after.nll]
         return after, replace(run, parameters=problem.parameters(), curve=curve, batch=batch)
 
+    @cached_property
+    def trials(self) -> int:
+        """The starts that are tried: a single one needs no trial, it simply goes on."""
+        return self.options.n_init + len(self._curves) if self.options.n_init > 1 else 0
+
+    @cached_property
+    def _curves(self) -> list[Ordered]:
+        """The orderings of the rows that a start may follow, the one that a regression explains best first."""
+        problem = self.problem
+        dgn, head = problem.dgn, problem.trained.head
+        bends = dgn.latent_dim == 1 and head is not None and dgn.trace.hidden_units > 0
+        if self.options.init == "random" or not bends:
+            return []
+        left = [(float(self._follow(rows, 0).log().sum()), rows) for rows in ordered_rows(problem.x, problem.weight)]
+        return [rows for _, rows in sorted(left, key=lambda pair: pair[0])][:_CURVES]
+
+    def _follow(self, rows: Ordered, start: int) -> Tensor:
+        problem, generator = self.problem, torch.Generator().manual_seed(_mix(self.options.seed, start))
+        return be_curve(problem.dgn, problem.trained, rows, problem.noise_floor, generator)
+
     def _new_run(self, start: int) -> Run:
         problem = self.problem
-        if self.options.n_init > 0:
-            generator = torch.Generator().manual_seed(_mix(self.options.seed, start))
+        if self.options.n_init and start < len(self._curves):
+            self._follow(self._curves[start], start)
+        elif self.options.n_init:
+            generator = torch.Generator().manual_seed(_mix(self.options.seed, start - len(self._curves)))
             randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
-        warmup = 0 if start == 1 else self.warmup  # one has the prior from the beginning: the best of all counts
+        warmup = self.warmup
+        if warmup and start == len(self._curves) + 1:
+            warmup = 0  # one has the prior from the beginning: the best of all counts
         problem.prior = None if warmup else self.prior
-        return replace(self._fresh(), warmup=warmup)
+        run = self._fresh()
+        return replace(run, warmup=warmup, held_out=[], best={}) if warmup else run
 
     def _fresh(self) -> Run:
         """A run that begins at the current parameters, moved into the support of the prior."""
         problem, size = self.problem, self.options.batch_size
         problem.admit()
         batch = size if size is not None and size < len(problem.x) else 0
-        return Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [problem.evaluate().nll], batch=batch)
+        now = problem.evaluate()
+        run = Run(problem.parameters(), no_pairs(), INITIAL_DAMPING, [now.nll], batch=batch)
+        return self._watched(run, now)
 
     def _with_prior(self, run: Run) -> Run:
         """Follow a run without the prior by a fresh one with it, from the same parameters."""
@@ -316,21 +466,27 @@ class Loop:
             constant = exact_step(problem, constant, self.updates)
         if not constant.nll < run.curve[-1]:
             return run
-        return replace(run, parameters=problem.parameters(), pairs=no_pairs(), curve=[*run.curve[:-1], constant.nll])
+        curve = [*run.curve[:-1], constant.nll]
+        run = replace(run, parameters=problem.parameters(), pairs=no_pairs(), curve=curve)
+        if self.held_out is not None and (nll := self.held_out.nll(constant.model)) < min(run.held_out):
+            run = replace(run, held_out=[*run.held_out[:-1], nll], best=run.parameters)
+        return run
 
     def _done(self, state: State) -> int:
-        return state.start * self.trial_length + len(state.run.curve) - 1
+        trials = min(state.start, self.trials)
+        finals = state.start - trials
+        return trials * self.trial_length + finals * self.final_length + len(state.run.curve) - 1
 
     def _result(self, run: Run, state: State, interrupted: bool, shift: float) -> FitResult:
         now = self.problem.evaluate()
-        converged = run.quiet >= _PATIENCE
+        converged, patient = run.quiet >= _PATIENCE, not self._out_of_patience(run)
         if interrupted:
             warnings.warn(
                 f"EM was interrupted after {len(run.curve) - 1} iterations; the best model so far is kept",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif not converged:
+        elif not converged and patient:
             warnings.warn(
                 f"EM did not converge in {self.options.max_iter} iterations: it still gains more than "
                 f"tol={self.options.tol:g} nats per row; raise max_iter or tol",
@@ -338,12 +494,17 @@ class Loop:
                 stacklevel=4,
             )
         curve = np.array(run.curve) + shift
+        history = {"step": np.arange(len(curve)), "nll": curve}
+        if self.held_out is not None:
+            history["held_out"] = np.array(run.held_out) + self.held_out.shift
+        ended: Ended = "tol" if converged else "max_iter" if patient else "patience"
         return FitResult(
-            {"step": np.arange(len(curve)), "nll": curve},
+            history,
             steps=len(curve) - 1,
             seconds=state.seconds,
-            ended="interrupted" if interrupted else "tol" if converged else "max_iter",
-            best_step=len(curve) - 1,
+            ended="interrupted" if interrupted else ended,
+            best_step=run.best_step,
+            held_out=None if self.held_out is None else float(history["held_out"][run.best_step]),
             log_likelihood=now.log_likelihood - shift,
             starts=[nll + shift for nll in state.starts or run.curve[-1:]],
         )

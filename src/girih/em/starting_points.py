@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from girih.covariance import Covariance
+from girih.em.mstep import pseudo_inverse
+from girih.em.orderings import Ordered
 from girih.em.parameters import Trained
 from girih.em.scaling import batches, column_statistics
 from girih.errors import ParameterError
@@ -14,6 +17,8 @@ from girih.inference import DGN
 from girih.networks import AffineStep, Convolution, KinkStep, LinearMap, LinearStep, Live, MaxStep
 
 _PROBES = 512
+# The ridge of the regression on ordered rows, as a share of them, and a kink that no latent meets, in deviations.
+_RIDGE, _FAR = 0.01, 9.0
 
 
 def randomise(
@@ -27,20 +32,88 @@ def randomise(
     without a head, the last layer is scaled to the data.
     """
     mean, variance = column_statistics(x, weight)
-    factor = torch.linalg.cholesky(dgn.prior.detach())
     with torch.no_grad():
-        z = _normal(generator, dgn.trace.device, _PROBES, dgn.latent_dim) @ factor.mT
-        if trained.is_chain:
-            h = _randomise_chain(dgn, z, generator)
-        else:
-            _reset(dgn, trained, generator)
-            values = _place_kinks(dgn, trained, z, generator)
-            h = values[dgn.trace.features]
+        h = _randomise_hidden(dgn, trained, generator)
         if trained.head is not None:
             _aim(trained.head, h, x, weight, mean, variance, generator)
         elif not trained.is_chain:
             _scale_output(dgn, h, mean, variance)
         dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(variance, noise_floor))
+
+
+def _randomise_hidden(dgn: DGN, trained: Trained, generator: torch.Generator) -> Tensor:
+    """Draw everything before the head; returns the features of latents drawn from the prior."""
+    factor = torch.linalg.cholesky(dgn.prior.detach())
+    z = _normal(generator, dgn.trace.device, _PROBES, dgn.latent_dim) @ factor.mT
+    if trained.is_chain:
+        return _randomise_chain(dgn, z, generator)
+    _reset(dgn, trained, generator)
+    return _place_kinks(dgn, trained, z, generator)[dgn.trace.features]
+
+
+@torch.no_grad()
+def be_curve(dgn: DGN, trained: Trained, rows: Ordered, noise_floor: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the generator of one latent as a curve through ordered rows, in place; returns the variance that it leaves.
+
+    With one hidden layer the kinks are at equally likely places of the prior, and one unit more makes the features a
+    basis of all piecewise-linear functions with these kinks. Deeper layers are drawn as for a random start. The last
+    map is the regression of the rows on the features of their latents, with a ridge on how these bend; the noise is
+    what is left.
+    """
+    z = (rows.z * dgn.prior.detach()[0, 0].sqrt())[:, None]
+    if (units := _single_layer(dgn, trained)) is not None:
+        _place_at_quantiles(*units, dgn.prior.detach()[0, 0].sqrt())
+    else:
+        _randomise_hidden(dgn, trained, generator)
+    h = dgn.trace.hidden_jet(dgn.trace.pattern(z), z).value
+    assert trained.head is not None
+    maps, left = _regress(h, rows, trained.head.has_bias)
+    trained.head.module.weight.copy_(maps[:, : h.shape[1]])
+    if trained.head.has_bias:
+        trained.head.module.bias.copy_(maps[:, -1])
+    dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(left, noise_floor))
+    return left
+
+
+def _regress(h: Tensor, rows: Ordered, has_bias: bool) -> tuple[Tensor, Tensor]:
+    """The map `(D, H + 1)` from features `(n, H)` to ordered rows, and the variance that it leaves, `(D,)`."""
+    weight = rows.weight[:, None] / rows.weight.sum()
+    line = torch.stack((torch.ones_like(rows.z), rows.z), 1)
+    phi = torch.cat((h, line[:, :1]), 1) if has_bias else h
+    bends = phi - line @ (pseudo_inverse(line.mT @ (weight * line)) @ (line.mT @ (weight * phi)))
+    ridge = bends.mT @ (weight * bends) * _RIDGE
+    maps = (pseudo_inverse(phi.mT @ (weight * phi) + ridge) @ (phi.mT @ (weight * rows.x))).mT
+    return maps, (weight * (rows.x - phi @ maps.mT).square()).sum(0)
+
+
+def _single_layer(dgn: DGN, trained: Trained) -> tuple[LinearStep, KinkStep] | None:
+    """The one hidden layer and its activation, where that is all that the generator has."""
+    chain = dgn.trace.chain or ()
+    layer, kinks = (*chain, None, None)[:2]
+    if not (trained.is_chain and isinstance(layer, LinearStep) and isinstance(kinks, KinkStep)):
+        return None
+    if dgn.trace.features != 2 or not kinks.bends_at_zero or not layer.has_bias:
+        return None
+    return layer, kinks
+
+
+def _place_at_quantiles(layer: LinearStep, kinks: KinkStep, unit: Tensor) -> None:
+    """Place the kinks at equally likely latents, which have the standard deviation `unit`.
+
+    H units have H - 1 kinks: with f a (leaky) ReLU, `f(u) - f(-u)` is linear, so the middle kink has two units, of
+    opposite direction, and the features are a basis of all piecewise-linear functions with these kinks. The absolute
+    value is the same in both directions; there, as for a single unit, one kink lies where the prior is not.
+    """
+    H = layer.out_features
+    at = torch.special.ndtri(torch.arange(1, H, dtype=unit.dtype, device=unit.device) / H)
+    sign = torch.ones(H, dtype=unit.dtype, device=unit.device)
+    if H > 1 and bool((kinks.slope > -1.0).all()):
+        at = torch.cat((at, at[(H - 1) // 2][None]))
+        sign[-1] = -1.0
+    else:
+        at = torch.cat((at, at.new_full((1,), -_FAR)))
+    layer.module.weight.copy_((sign / unit)[:, None])
+    layer.module.bias.copy_(-sign * at)
 
 
 @torch.no_grad()
@@ -176,7 +249,7 @@ def _scale_output(dgn: DGN, output: Tensor, mean: Tensor, variance: Tensor) -> N
 def warm_model(fitted: DGN, asked: DGN) -> DGN:
     """The fitted model where its generator is what is asked for; its noise takes the kind that is asked for.
 
-    Of a full covariance the variances are kept, of several variances their mean.
+    Of a full covariance the variances are kept, of several variances their mean; a higher rank keeps the noise.
 
     Raises:
         ParameterError: the generator that is asked for has other sizes or activations.
@@ -190,10 +263,24 @@ def warm_model(fitted: DGN, asked: DGN) -> DGN:
             "to start anew, or the old values to go on"
         )
     old, new = fitted.noise_covariance, asked.noise_covariance
-    if old.kind == new.kind:
+    shapes = [[part.shape for part in noise.tensors] for noise in (old, new)]
+    if shapes[0] == shapes[1]:
         return fitted
-    noise = old.detached().to(new.kind)
+    noise = _as_kind_of(new, old.detached())
     return DGN(fitted.net, noise=noise, prior=fitted.prior.detach(), tol=fitted.tol)
+
+
+def _as_kind_of(new: Covariance, old: Covariance) -> Covariance:
+    """A covariance of the kind and rank of another."""
+    if new.kind != "low_rank":
+        return old.to(new.kind)
+    rank = new.tensors[1].shape[1]
+    if old.kind != "low_rank":
+        return old.to("low_rank", rank)
+    own, factor = old.tensors
+    if rank < factor.shape[1]:
+        return old.to("full").to("low_rank", rank)
+    return old.with_tensors((own, nn.functional.pad(factor, (0, rank - factor.shape[1]))))
 
 
 def _describe(dgn: DGN) -> dict[str, object]:

@@ -73,7 +73,7 @@ def select_model(
         X: `(N, D)`; NaN entries are missing.
         latent_dims: latent dimensions S to try.
         hidden: networks to try, each a tuple of widths of its hidden layers; `()` is a linear generator.
-        noise: one or several of "isotropic", "diagonal" and "full".
+        noise: one or several of "isotropic", "diagonal", "full" and "low_rank" (of rank 1).
         criterion: "bic", "aic" or "held_out", what chooses the best.
         validation: share of the rows that are held out; `None` holds out none.
         folds: number of folds instead of one split.

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih.em.orderings import orderings
 from girih.tables.basis import Basis
 from girih.tables.fitting import Kind, Prior, fit
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture, Rows
 from girih.tables.scales import Scales
-from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian, orderings
+from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs

@@ -2,22 +2,18 @@ r"""Where EM of a mixture of bent Gaussians starts.
 
 A mixture of plain Gaussians starts from k-means. Bent ones start from a mixture of plain ones with *exactly* its
 density: from `Sigma = Q diag(l) Q^T` the share alpha of the leading direction becomes the latent map,
-`sqrt(alpha l_1) q_1`, and the rest stays noise. A single curve starts from an *ordering* of the rows as well: their
-ranks along the first principal component, along the Fiedler vector of a graph of nearest neighbours, or around the
-circle of its next two Laplacian eigenvectors, cut where the gap is largest (for closed curves).
+`sqrt(alpha l_1) q_1`, and the rest stays noise. A single curve starts from an ordering of the rows as well
+(`girih.em.orderings`).
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import replace
 
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.manifold import spectral_embedding
-from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 
 from girih.tables.basis import Basis
@@ -25,7 +21,6 @@ from girih.tables.fitting import HELD, Prior, fit, shares_of, with_noise
 from girih.tables.mixture import Mixture, Observed, Rows
 
 _SHARE = 0.8  # alpha
-_NEIGHBOURS = 10
 _ONE = 60  # iterations of a single Gaussian, which converges slowly where rows have holes
 
 
@@ -80,24 +75,6 @@ def beside(mixture: Mixture, number: int) -> Mixture:
     tables = tuple(table.repeat(number, 1) for table in mixture.tables)
     weights = mixture.weights.repeat(number) / number
     return replace(mixture, weights=weights, maps=maps, noise=noise, tables=tables, own=None)
-
-
-def orderings(x: Tensor) -> list[Tensor]:
-    """Normal scores `(N,)` of the ranks of completed rows along curves that may run through them."""
-    out = [torch.linalg.svd(x - x.mean(0), full_matrices=False)[0][:, 0]]
-    if len(x) > 2 * _NEIGHBOURS:
-        graph = kneighbors_graph(x.numpy(), _NEIGHBOURS, include_self=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a graph in several pieces still gives an order
-            vectors = spectral_embedding(0.5 * (graph + graph.T), n_components=3, drop_first=True, random_state=0)
-        fiedler, second, _ = torch.as_tensor(vectors, dtype=x.dtype).mT
-        angle = torch.atan2(second - second.mean(), fiedler - fiedler.mean())
-        around = angle.sort().values
-        gaps = around.roll(-1) - around
-        gaps[-1] += 2.0 * math.pi
-        after = around.roll(-1)[gaps.argmax()]  # the row behind the largest gap comes first
-        out += [fiedler, (angle - after).remainder(2.0 * math.pi)]
-    return [torch.special.ndtri((values.argsort().argsort() + 0.5) / len(x)).to(x.dtype) for values in out]
 
 
 def curve(x: Tensor, z: Tensor, basis: Basis, rows: Rows, prior: Prior, levels: tuple[int, ...]) -> Mixture:
