@@ -61,7 +61,6 @@ def fit_dgn(X, latent_dim, seed, quick=False):
             tol=1e-4,
             max_iter=5 if quick else 200,
             n_init=1 if quick else 5,
-            init="random",  # what the tables of docs/examples.md were measured with
             random_state=seed,
         )
         with warnings.catch_warnings():
