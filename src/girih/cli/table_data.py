@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 import girih
 from girih._files import atomic_path, write_text
 from girih._staging import current
+from girih.cli.options import Chosen
 from girih.cli.tables import (
     DATA_FILE,
     METRICS,
     MODEL,
-    Chosen,
     SavedModel,
     filled_text,
     has_names,
