@@ -114,7 +114,7 @@ class Generator:
             parse_weight_prior(self.weight_prior)
 
     def settings(self, source: str, dataset: Dataset, seed: int, header: bool | None) -> Settings:
-        """What is fitted to a data set, where an option that was not given may depend on it."""
+        """Settle what is fitted to a data set: an option that was not given may depend on it."""
         from girih.cli import fitting
 
         widths, prior = parse_widths(self.hidden), self.weight_prior

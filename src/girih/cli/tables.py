@@ -162,7 +162,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What a command noted in a file of JSON; nothing where it is not there."""
+    """Read what a command noted in a file of JSON; nothing where it is not there."""
     try:
         value = read_json(current(path))
     except ModelFileError:
