@@ -2,21 +2,19 @@
 
 import pytest
 
-from girih.tables import choice
+from effort import try_few_settings
 
 
 @pytest.fixture(scope="module")
 def short_search():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_SIZES": (1, 2), "_CURVE": 3, "_KINKS": 2, "_TRIED": 3, "_KEPT": 2}.items():
-            patch.setattr(choice, name, value)
+        try_few_settings(patch)
         yield
 
 
 @pytest.fixture(scope="module")
 def shortest_search():
-    """For scikit-learn's checks, which fit a hundred times."""
+    """For what fits often, and for laws that hold for a single Gaussian: scikit-learn's checks, the imputer."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_SIZES": (1,), "_CURVE": 1, "_TRIED": 1, "_KEPT": 1}.items():
-            patch.setattr(choice, name, value)
+        try_few_settings(patch, _SIZES=(1,), _CURVE=1, _TRIED=1, _KEPT=1)
         yield

@@ -19,7 +19,7 @@ import girih
 from girih.errors import ParameterError, ShapeError
 
 NAN = float("nan")
-pytestmark = pytest.mark.usefixtures("short_search")
+pytestmark = pytest.mark.usefixtures("shortest_search")
 
 
 def array(n=50, seed=0):
@@ -48,12 +48,12 @@ def imputer(**options):
 
 
 @pytest.fixture(scope="module")
-def fitted(short_search):
+def fitted(shortest_search):
     return imputer().fit(array())
 
 
 @pytest.fixture(scope="module")
-def kept(short_search):
+def kept(shortest_search):
     return imputer(add_indicator=True, keep_empty_features=True).fit(frame())
 
 
