@@ -30,7 +30,7 @@ def nll(dgn, x=X):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(("optimizer", "epochs"), [("adam", 600), ("lbfgs", 25)])
+@pytest.mark.parametrize(("optimizer", "epochs"), [("adam", 450), ("lbfgs", 18)])
 def test_it_comes_as_far_as_em_from_the_same_start(optimizer, epochs):
     start = model()
     fit_em(start, X, n_init=1, max_iter=10)
