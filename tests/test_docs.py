@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import girih
-from effort import try_few_settings
+from effort import FEWEST, try_few_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "papers/README.md", *(ROOT / "docs").rglob("*.md")]
@@ -29,7 +29,7 @@ def fit_shortly(est, *arguments, fit=girih.DGNEstimator.fit, **options):
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    try_few_settings(monkeypatch, _CURVE=1, _TRIED=1, _KEPT=1, _SMALL=0)
+    try_few_settings(monkeypatch, **FEWEST)
     monkeypatch.setattr(girih.DGNEstimator, "fit", fit_shortly)
     text, names = (ROOT / page).read_text("utf-8"), {}
     for match in BLOCKS[ROOT / page]:

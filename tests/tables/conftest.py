@@ -2,7 +2,7 @@
 
 import pytest
 
-from effort import try_few_settings
+from effort import FEWEST, try_few_settings
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,15 @@ def short_search():
 
 @pytest.fixture(scope="module")
 def shortest_search():
-    """For what fits often, and for laws that hold for a single Gaussian: scikit-learn's checks, the imputer."""
+    """For scikit-learn's checks, which fit a hundred times."""
     with pytest.MonkeyPatch.context() as patch:
-        try_few_settings(patch, _SIZES=(1,), _CURVE=1, _TRIED=1, _KEPT=1)
+        try_few_settings(patch, _SIZES=(1,), _CURVE=1, _KINKS=5, _TRIED=1, _KEPT=1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fewest_settings():
+    """For laws that hold for a single Gaussian."""
+    with pytest.MonkeyPatch.context() as patch:
+        try_few_settings(patch, **FEWEST)
         yield

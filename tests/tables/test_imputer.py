@@ -21,7 +21,7 @@ import girih
 from girih.errors import ParameterError, ShapeError
 
 NAN = float("nan")
-pytestmark = pytest.mark.usefixtures("shortest_search")
+pytestmark = pytest.mark.usefixtures("fewest_settings")
 
 
 def array(n=50, seed=0):
@@ -50,12 +50,12 @@ def imputer(**options):
 
 
 @pytest.fixture(scope="module")
-def fitted(shortest_search):
+def fitted(fewest_settings):
     return imputer().fit(array())
 
 
 @pytest.fixture(scope="module")
-def kept(shortest_search):
+def kept(fewest_settings):
     return imputer(add_indicator=True, keep_empty_features=True).fit(frame())
 
 
