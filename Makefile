@@ -20,8 +20,9 @@ demo: $(VENV)/.installed
 	@echo "  $(OUT)/circle/report.html"
 	@echo "  $(OUT)/mnist-4/report.html"
 
+# In the order of their names, the files that end the run are short ones, and the processes end together.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The reproductions of the papers, a package of its own: what `girih reproduce` runs.
 papers: $(VENV)/.installed

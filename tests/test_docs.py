@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 
+import girih
+from effort import FEWEST, try_few_settings
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "papers/README.md", *(ROOT / "docs").rglob("*.md")]
 BLOCK = re.compile(r"^(?:```python\n(.*?)^```|<!-- run first\n(.*?)^-->)", re.DOTALL | re.MULTILINE)
 BLOCKS = {page: [m for m in BLOCK.finditer(page.read_text("utf-8"))] for page in PAGES}
+
+
+def fit_shortly(est, *arguments, fit=girih.DGNEstimator.fit, **options):
+    """From one start, for a few iterations: what a block calls is the same."""
+    return fit(est.set_params(max_iter=min(est.max_iter, 30), n_init=1), *arguments, **options)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::girih.em.OverfitWarning")
@@ -21,6 +29,8 @@ BLOCKS = {page: [m for m in BLOCK.finditer(page.read_text("utf-8"))] for page in
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    try_few_settings(monkeypatch, **FEWEST)
+    monkeypatch.setattr(girih.DGNEstimator, "fit", fit_shortly)
     text, names = (ROOT / page).read_text("utf-8"), {}
     for match in BLOCKS[ROOT / page]:
         line = text[: match.start()].count("\n") + 1

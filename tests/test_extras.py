@@ -149,6 +149,12 @@ def outside():
     return sorted({*blocked(of_the_core()), *OF_EXTRAS})
 
 
+@pytest.fixture(scope="module")
+def on_the_core(outside):
+    """What `CORE` and `TRAINED` print at their ends: one after the other, since it takes seconds to import torch."""
+    return [json.loads(line) for line in run(CORE + TRAINED, outside)[-2:]]
+
+
 def test_the_core_has_seven_dependencies():
     names = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
     assert names == {"torch", "numpy", "scipy", "scikit-learn", "safetensors", "rich", "typer"}
@@ -161,8 +167,8 @@ def test_all_and_dev_hold_every_extra():
     assert named == set(extras) - {"all", "dev", "docs", "benchmarks"}  # whose rivals no user needs
 
 
-def test_models_partitions_em_and_saving_run_on_the_core(outside):
-    assert json.loads(run(CORE, outside)[-1]) == {
+def test_models_partitions_em_and_saving_run_on_the_core(on_the_core):
+    assert on_the_core[0] == {
         "log_prob": True,
         "cells": 5,
         "posterior": [40, 1],
@@ -174,8 +180,8 @@ def test_models_partitions_em_and_saving_run_on_the_core(outside):
     }
 
 
-def test_gradient_training_runs_on_the_core(outside):
-    assert json.loads(run(TRAINED, outside)[-1]) == [40, 1]
+def test_gradient_training_runs_on_the_core(on_the_core):
+    assert on_the_core[1] == [40, 1]
 
 
 def test_a_model_loads_nothing_but_the_core():

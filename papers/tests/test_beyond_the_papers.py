@@ -21,7 +21,10 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+# that of three latents is that of two with another number
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "em-mnist-3d" else ()) for name in FIGURES]
+)
 def test_it_runs_small_and_writes_what_it_says(name, tmp_path):
     result = registry.run(name, tmp_path, quick=True, progress=False)
     written = json.loads((tmp_path / "result.json").read_text())

@@ -287,10 +287,10 @@ def test_term_1_at_the_temperature_of_training(model):
 
         slow = np.mean([sum(kl(law(q[n, s]), law(p[s])) for s in range(2)) for n in range(3)])
     else:  # two of the three coordinates by quadrature over log-ratios
-        u, v = np.meshgrid(*[np.linspace(-70.0, 70.0, 1401)] * 2)
+        u, v = np.meshgrid(*[np.linspace(-70.0, 70.0, 701)] * 2)
         log_y = np.stack([u, v, np.zeros_like(u)], -1)
         log_y -= np.logaddexp.reduce(log_y, axis=-1, keepdims=True)
-        y, jacobian = np.exp(log_y), np.exp(log_y.sum(-1)) * 0.1**2
+        y, jacobian = np.exp(log_y), np.exp(log_y.sum(-1)) * 0.2**2
 
         def divergence(alpha, beta):
             log_q, log_p = (log_density(one, 0.5, y) for one in (alpha, beta))

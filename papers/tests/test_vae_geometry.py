@@ -15,7 +15,7 @@ from girih_papers.vae_geometry import BPEF, FIXED, FREE, MODELS, make_vae
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae-geometry")
-    return folder, registry.run("vae-geometry", folder, quick=True, progress=False, changes={"rows": "30"})
+    return folder, registry.run("vae-geometry", folder, quick=True, progress=False, changes={"rows": "16"})
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

@@ -6,6 +6,11 @@ import pytest
 from tests.cli.conftest import QUICK
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    monkeypatch.setattr("girih.report.pictures.draw_fit", lambda *args, **options: [])
+
+
 @pytest.fixture
 def years(tmp_path):
     """Rows below a first line of years."""

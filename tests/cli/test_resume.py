@@ -12,7 +12,7 @@ import pytest
 
 import girih.em.loop as em
 
-LONG = ("fit", "circle", "--rows", "60", "--hidden", "6,6", "--max-iter", "150", "--n-init", "2", "--tol", "0")
+LONG = ("fit", "circle", "--rows", "60", "--hidden", "4", "--max-iter", "150", "--n-init", "2", "--tol", "0")
 
 
 @pytest.fixture(autouse=True)

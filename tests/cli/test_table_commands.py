@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import girih as library
+from effort import try_few_settings
 from girih.datasets import load
 from tests.cli.conftest import QUICK, call
 
@@ -37,7 +38,9 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trees")
     trees().to_csv(folder / "trees.csv", index=False)
     trees().astype({"age": "Int64"}).to_parquet(folder / "trees.parquet")
-    done = call("fit", folder / "trees.csv", "--out", folder / "fit", "--seed", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        try_few_settings(patch)
+        done = call("fit", folder / "trees.csv", "--out", folder / "fit", "--seed", 1)
     assert done.code == 0, done.err
     return folder, done
 

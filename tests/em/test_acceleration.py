@@ -99,7 +99,7 @@ def test_pace_follows_the_better_kind():
 
 
 def test_other_priors_are_plain_em(circle):
-    options = {"n_init": 1, "max_iter": 30, "tol": 0.0, "weight_prior": ("laplace", 0.5)}
+    options = {"n_init": 1, "max_iter": 24, "tol": 0.0, "weight_prior": ("laplace", 0.5)}
     plain = fit_em(build(), circle, acceleration="none", **options)
     assert fit_em(build(), circle, **options).curve.tolist() == plain.curve.tolist()
 

@@ -17,7 +17,7 @@ import girih
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(
     [
-        girih.DGNEstimator(max_iter=5, n_init=2),
+        girih.DGNEstimator(max_iter=3, n_init=1),
         girih.DGNEstimator(latent_dim=2, hidden=(2,), max_iter=2, n_init=1),
     ]
 )

@@ -54,8 +54,9 @@ def test_planes(kind, size, variance, seed):
     assert_exact(dgn, rows_near_and_far(dgn, (3.0, 30.0), seed)[[0, -2, -1]])
 
 
-SPACES = [("scalar", 3, 1e-2, 0), ("diagonal", 4, 1.0, 1), ("full", 3, 1e-2, 2), ("scalar", 2, 1e3, 3)]
-SPACES.append(pytest.param("full", 3, 1e-4, 2, marks=pytest.mark.slow))  # a minute and a half, all in the twin
+SPACES = [("diagonal", 4, 1.0, 1), ("full", 3, 1e-2, 2), ("scalar", 2, 1e3, 3)]
+# the first takes a minute and a half, all in the twin
+SPACES += [pytest.param(*case, marks=pytest.mark.slow) for case in (("full", 3, 1e-4, 2), ("scalar", 3, 1e-2, 0))]
 
 
 @pytest.mark.parametrize(("kind", "size", "variance", "seed"), SPACES)
@@ -70,7 +71,8 @@ def test_missing_entries(S, kind):
     dgn = make(S, [4], 5, kind, 0.05, seed=S)
     x = rows_near_and_far(dgn, (3.0,), S)[:3]
     x[0, 0] = x[1, 1:] = x[2, 2:4] = torch.nan
-    assert_exact(dgn, x)
+    one = ("scalar", "diagonal", "full").index(kind)  # in space the twin takes seconds a row
+    assert_exact(dgn, x if S == 2 else x[one : one + 1])
     complete = dgn().sample((2,), seed=1)
     mixed = torch.cat((x[:1], complete[:1], x[1:2], complete[1:]))
     with torch.no_grad():
@@ -162,7 +164,7 @@ def test_imputation(S):
         # the gradient in a missing entry's place: E[x_m | x_o] maximises nothing, so check by sampling from the model
         post = dgn.posterior(x[n : n + 1])
         torch.manual_seed(0)
-        z = post.sample((200_000,), seed=1)[:, 0]
+        z = post.sample((50_000,), seed=1)[:, 0]
         seen = ~x[n].isnan()
         noise = dgn.noise.detach()
         with torch.no_grad():

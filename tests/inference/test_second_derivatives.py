@@ -140,7 +140,7 @@ def test_shapes_of_score_and_denoiser():
 @pytest.mark.parametrize("S", [1, 2])
 def test_torch_s_own_check(S):
     dgn = model(4, S, 2, "full")
-    p, x = dgn(), rows(dgn, 0, False).requires_grad_()
+    p, x = dgn(), rows(dgn, 0, False)[: 3 if S == 1 else 1].requires_grad_()
     assert torch.autograd.gradcheck(p.log_prob, (x,))
     assert torch.autograd.gradgradcheck(p.log_prob, (x,))
     assert torch.autograd.gradcheck(p.score, (x,))

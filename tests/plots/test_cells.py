@@ -192,7 +192,7 @@ def test_wrong_options_are_refused(part, options, message):
 
 def test_parts_of_a_style_are_still_taken_as_keywords(part):
     new = fills(part.plot(values=CellStyle("rank", cmap="gray", log=True, edges=False)))
-    with pytest.warns(DeprecationWarning, match=r"plot_partition\(cmap=...\) .* use values=girih.plots.CellStyle"):
+    with pytest.warns(DeprecationWarning, match=r"plot\(cmap=...\) .* use values=girih.plots.CellStyle"):
         old = fills(part.plot(values="rank", cmap="gray", log=True, edges=False))
     np.testing.assert_array_equal(old.get_facecolor(), new.get_facecolor())
     with pytest.warns(DeprecationWarning, match=r"plot_image\(label=...\)"):

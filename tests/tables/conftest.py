@@ -2,14 +2,13 @@
 
 import pytest
 
-from girih.tables import choice
+from effort import FEWEST, try_few_settings
 
 
 @pytest.fixture(scope="module")
 def short_search():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_SIZES": (1, 2), "_CURVE": 3, "_KINKS": 2, "_TRIED": 3, "_KEPT": 2}.items():
-            patch.setattr(choice, name, value)
+        try_few_settings(patch)
         yield
 
 
@@ -17,6 +16,13 @@ def short_search():
 def shortest_search():
     """For scikit-learn's checks, which fit a hundred times."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_SIZES": (1,), "_CURVE": 1, "_TRIED": 1, "_KEPT": 1}.items():
-            patch.setattr(choice, name, value)
+        try_few_settings(patch, _SIZES=(1,), _CURVE=1, _KINKS=5, _TRIED=1, _KEPT=1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fewest_settings():
+    """For laws that hold for a single Gaussian."""
+    with pytest.MonkeyPatch.context() as patch:
+        try_few_settings(patch, **FEWEST)
         yield

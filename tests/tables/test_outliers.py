@@ -16,7 +16,7 @@ import girih
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 
 NAN = float("nan")
-pytestmark = pytest.mark.usefixtures("short_search")
+pytestmark = pytest.mark.usefixtures("fewest_settings")
 
 
 def array(n=80, seed=0, holes=0.0):
@@ -33,12 +33,12 @@ def detector(**options):
 
 
 @pytest.fixture(scope="module")
-def fitted(short_search):
+def fitted(fewest_settings):
     return detector(contamination=0.1).fit(array())
 
 
 @pytest.fixture(scope="module")
-def holey(short_search):
+def holey(fewest_settings):
     return detector(contamination=0.1).fit(array(120, 1, 0.25))
 
 
@@ -106,7 +106,7 @@ def test_p_values_are_counts_of_draws(fitted):
     assert fitted.p_value(X, n_simulations=9999)[1] == 1e-4
 
 
-def test_text_and_constants(short_search):
+def test_text_and_constants(fewest_settings):
     rng = np.random.default_rng(0)
     a = rng.normal(size=60)
     X = pd.DataFrame({"a": a, "c": np.where(a > 0, "up", "down"), "one": 1.0, "none": NAN})

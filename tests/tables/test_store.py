@@ -36,7 +36,7 @@ def table(n=90, seed=0):
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def fitted(short_search):
     return girih.TableModel(n_folds=2, random_state=3, kinds={"kind": "category", 7: "number"}).fit(table())
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,42 +15,153 @@ from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import (
     Acceleration,
     Activation,
-    Columns,
     Criterion,
     DataArgument,
-    Drop,
-    Header,
-    Json,
     ModelKind,
     Noise,
-    Out,
+    Output,
+    Reading,
     Rows,
-    Threads,
     compute_threads,
     data_option,
     parse_dimensions,
     parse_networks,
     parse_weight_prior,
     parse_widths,
-    split_names,
 )
 from girih.cli.terminal import INTERRUPTED, CommandError, Terminal, command
+
+if TYPE_CHECKING:
+    from girih.cli.fitting import Settings
+    from girih.cli.table_data import TableData
+    from girih.datasets import Dataset
 
 _model, _training, _grid, _comparison = (
     partial(typer.Option, rich_help_panel=panel)
     for panel in ("A single generator", "Training of generators", "Models to try", "Comparison")
 )
-# Options of `fit` that only a single generator has: one of them chooses it.
-_GENERATOR = (
-    "latent_dim", "hidden", "activation", "negative_slope", "noise", "learn_prior", "weight_prior", "standardize",
-    "max_iter", "tol", "n_init", "acceleration", "batch_size", "noise_floor",
-)  # fmt: skip
-
 MaxIter = Annotated[int, _training("--max-iter", min=1, help="Largest number of EM iterations.")]
 Tolerance = Annotated[
     float, _training("--tol", min=0.0, help="Stop when three iterations in a row gain less than this (nats per row).")
 ]
 Starts = Annotated[int, _training("--n-init", min=1, help="Random starts of a fit; the best is continued.")]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A `Generator` groups the options that only a single generator has: one that is given chooses it."""
+
+    latent_dim: Annotated[int, _model("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.")] = 1
+    hidden: Annotated[
+        str | None,
+        _model(
+            "--hidden",
+            metavar="N,N,...",
+            help="Widths of the hidden layers, or [b]none[/b] for a linear generator.",
+            show_default="8; for images 8,16",
+        ),
+    ] = None
+    activation: Annotated[Activation, _model("--activation", help="Of the hidden units.")] = Activation.leaky_relu
+    negative_slope: Annotated[float, _model("--negative-slope", help="Of the leaky ReLU.")] = 0.1
+    noise: Annotated[
+        Noise, _model("--noise", help="One variance for all columns, one for each, or a full covariance.")
+    ] = Noise.isotropic
+    learn_prior: Annotated[bool, _model("--learn-prior", help="Also fit the covariance of the latent.")] = False
+    weight_prior: Annotated[
+        str | None,
+        _model(
+            "--weight-prior",
+            metavar="FAMILY:SCALE",
+            help="[b]gaussian:S[/b] (ridge), [b]laplace:S[/b] (lasso), [b]uniform:S[/b] (clipping) or [b]none[/b].",
+            show_default="none; for images gaussian:0.3",
+        ),
+    ] = None
+    standardize: Annotated[
+        bool | None,
+        data_option(
+            "--standardize/--no-standardize",
+            help="Fit with every column at mean 0 and variance 1; for columns in different units. "
+            "The scaling is folded into the saved model, which takes and gives rows in their own units.",
+            show_default="no",
+        ),
+    ] = None
+    max_iter: MaxIter = 200
+    tol: Tolerance = 1e-6
+    n_init: Starts = 5
+    acceleration: Annotated[
+        Acceleration,
+        _training(
+            "--acceleration", help="Quasi-Newton iterations beside those of EM where they gain more, or [b]none[/b]."
+        ),
+    ] = Acceleration.quasi_newton
+    batch_size: Annotated[
+        int | None,
+        _training(
+            "--batch-size",
+            min=1,
+            help="Rows in a batch, for tens of thousands of rows and more; the exact NLL of all still never rises.",
+            show_default="all rows at once",
+        ),
+    ] = None
+    noise_floor: Annotated[
+        float, _training("--noise-floor", min=0.0, help="Least noise variance, as a share of the variance of the data.")
+    ] = 1e-6
+
+    def check(self) -> None:
+        """Refuse what cannot be read as widths or as a weight prior."""
+        parse_widths(self.hidden)
+        if self.weight_prior is not None:
+            parse_weight_prior(self.weight_prior)
+
+    def settings(self, source: str, dataset: Dataset, seed: int, header: bool | None) -> Settings:
+        """Settle what is fitted to a data set: an option that was not given may depend on it."""
+        from girih.cli import fitting
+
+        widths, prior = parse_widths(self.hidden), self.weight_prior
+        changed = {
+            "hidden": fitting.default_hidden(dataset) if widths is None else widths,
+            "activation": self.activation.value,
+            "noise": self.noise.value,
+            "weight_prior": fitting.default_weight_prior(dataset) if prior is None else parse_weight_prior(prior),
+            "standardize": bool(self.standardize),
+            "acceleration": self.acceleration.value,
+        }
+        return fitting.Settings(source=source, seed=seed, header=header, **vars(self) | changed)
+
+
+@dataclass(frozen=True)
+class RowsOfFit(Reading):
+    """`RowsOfFit` groups the options of the data that are fitted."""
+
+    kind: Annotated[
+        list[str] | None,
+        data_option(
+            "--kind",
+            metavar="NAME=KIND",
+            help="What a column of a table holds, where what is found out does not suit: [b]number[/b], "
+            "[b]category[/b] or [b]boolean[/b]; may be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    rows: Rows = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A `Run` groups how a fit is computed."""
+
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the folds, of random starts, and of rows that are drawn.")
+    ] = 0
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"
+        ),
+    ] = None
+    restart: Annotated[
+        bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
+    ] = False
 
 
 @command
@@ -66,84 +177,11 @@ def fit(
             show_default="table; dgn for images, and where an option of generators is given",
         ),
     ] = None,
-    kind: Annotated[
-        list[str] | None,
-        data_option(
-            "--kind",
-            metavar="NAME=KIND",
-            help="What a column of a table holds, where what is found out does not suit: [b]number[/b], "
-            "[b]category[/b] or [b]boolean[/b]; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    latent_dim: Annotated[int, _model("--latent-dim", min=1, help="Latent dimension S: 1, 2 or 3.")] = 1,
-    hidden: Annotated[
-        str | None,
-        _model(
-            "--hidden",
-            metavar="N,N,...",
-            help="Widths of the hidden layers, or [b]none[/b] for a linear generator.",
-            show_default="8; for images 8,16",
-        ),
-    ] = None,
-    activation: Annotated[Activation, _model("--activation", help="Of the hidden units.")] = Activation.leaky_relu,
-    negative_slope: Annotated[float, _model("--negative-slope", help="Of the leaky ReLU.")] = 0.1,
-    noise: Annotated[
-        Noise, _model("--noise", help="One variance for all columns, one for each, or a full covariance.")
-    ] = Noise.isotropic,
-    learn_prior: Annotated[bool, _model("--learn-prior", help="Also fit the covariance of the latent.")] = False,
-    weight_prior: Annotated[
-        str | None,
-        _model(
-            "--weight-prior",
-            metavar="FAMILY:SCALE",
-            help="[b]gaussian:S[/b] (ridge), [b]laplace:S[/b] (lasso), [b]uniform:S[/b] (clipping) or [b]none[/b].",
-            show_default="none; for images gaussian:0.3",
-        ),
-    ] = None,
-    standardize: Annotated[
-        bool | None,
-        data_option(
-            "--standardize/--no-standardize",
-            help="Fit with every column at mean 0 and variance 1; for columns in different units. "
-            "The scaling is folded into the saved model, which takes and gives rows in their own units.",
-            show_default="no",
-        ),
-    ] = None,
-    columns: Columns = None,
-    drop: Drop = None,
-    header: Header = None,
-    rows: Rows = None,
-    max_iter: MaxIter = 200,
-    tol: Tolerance = 1e-6,
-    n_init: Starts = 5,
-    acceleration: Annotated[
-        Acceleration,
-        _training(
-            "--acceleration", help="Quasi-Newton iterations beside those of EM where they gain more, or [b]none[/b]."
-        ),
-    ] = Acceleration.quasi_newton,
-    batch_size: Annotated[
-        int | None,
-        _training(
-            "--batch-size",
-            min=1,
-            help="Rows in a batch, for tens of thousands of rows and more; the exact NLL of all still never rises.",
-            show_default="all rows at once",
-        ),
-    ] = None,
-    noise_floor: Annotated[
-        float, _training("--noise-floor", min=0.0, help="Least noise variance, as a share of the variance of the data.")
-    ] = 1e-6,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of the folds, of random starts, and of rows that are drawn.")
-    ] = 0,
-    threads: Threads = None,
-    restart: Annotated[
-        bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
-    ] = False,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    reading: RowsOfFit,
+    generator: Generator,
+    run: Run,
+    output: Output,
 ) -> None:
     """Fit the joint density of a table, with holes, text and categories, and draw what it found.
 
@@ -154,77 +192,79 @@ def fit(
     that was killed goes on when the same command is run again, and Ctrl-C ends it with the best model so far; the fit
     of a table starts anew.
     """
-    widths = parse_widths(hidden)
-    penalty = None if weight_prior is None else parse_weight_prior(weight_prior)
-    own = [name for name in _GENERATOR if _given(context, name)]
+    generator.check()
+    own = [option.name for option in fields(Generator) if _given(context, option.name)]
     if model is ModelKind.table and own:
         raise CommandError(
             f"--{own[0].replace('_', '-')} is an option of a single generator; leave it out, or say --model dgn"
         )
-    generator = model is ModelKind.dgn or bool(own)
-    if generator and kind:
+    single = model is ModelKind.dgn or bool(own)
+    if single and reading.kind:
         raise CommandError("--kind is an option of tables, and a single generator takes numbers alone; leave it out")
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
-        from girih.cli import fitting, results, table_data, tables
+        from girih.cli import fitting, results, table_data, table_fit, tables
 
         imported = time.perf_counter()
-        fitting.check_latent_dim(latent_dim)
-        chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
-        found = tables.load_data(data, chosen) if generator else table_data.load_table(data, chosen)
+        fitting.check_latent_dim(generator.latent_dim)
+        chosen = reading.chosen(run.seed, reading.rows)
+        found = tables.load_data(data, chosen) if single else table_data.load_table(data, chosen)
         if model is ModelKind.table and isinstance(found, girih.datasets.Dataset):
             found = table_data.of_dataset(replace(found, image_shape=None), data)
-        if kind and isinstance(found, girih.datasets.Dataset):
+        if reading.kind and isinstance(found, girih.datasets.Dataset):
             raise CommandError("--kind is an option of tables, and these are images; leave it out")
         if isinstance(found, girih.datasets.Dataset):
             fitting.check_columns(found)
-        from girih.cli import table_fit
-
-        if isinstance(found, table_data.TableData):
+        else:
             found = table_data.without_names_of_rows(found, chosen)
-            kinds = table_fit.parse_kinds(kind, found)
+            kinds = table_fit.parse_kinds(reading.kind, found)
             table_data.check_cells(found, kinds or {})
         names = (*results.FILES, *table_fit.FILES)
-        folder = OutputFolder(default_out(out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
+        folder = OutputFolder(default_out(output.out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
         fitting.check_model_folder(folder.path)
-    if isinstance(found, table_data.TableData):
-        table = found
-        about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
-        terminal.say(f"{table.name}: {about}", style="bold")
-        loaded = time.perf_counter()
-        with compute_threads(len(table) * len(table.names), threads):
-            fitted_table, seconds = table_fit.fit_table(table, kinds, seed, terminal)
-            seconds |= {"import": imported - started, "load": loaded - imported}
-            metrics = table_fit.write_table(folder, fitted_table, table, seconds, terminal)
-        table_fit.tell(terminal, folder, fitted_table, metrics)
-        return
-    dataset = found
-    settings = fitting.Settings(
-        source=data,
-        latent_dim=latent_dim,
-        hidden=widths if widths is not None else fitting.default_hidden(dataset),
-        activation=activation.value,
-        negative_slope=negative_slope,
-        noise=noise.value,
-        learn_prior=learn_prior,
-        weight_prior=penalty if weight_prior is not None else fitting.default_weight_prior(dataset),
-        standardize=bool(standardize),
-        max_iter=max_iter,
-        tol=tol,
-        n_init=n_init,
-        noise_floor=noise_floor,
-        seed=seed,
-        acceleration=acceleration.value,
-        batch_size=batch_size,
-        header=header,
-    )
+    seconds = {"import": imported - started, "load": time.perf_counter() - imported}
+    if isinstance(found, girih.datasets.Dataset):
+        settings = generator.settings(data, found, run.seed, reading.header)
+        _fit_generator(found, settings, generator.standardize, folder, run, seconds, terminal)
+    else:
+        _fit_table(found, kinds, folder, run, seconds, terminal)
+
+
+def _fit_table(
+    table: TableData,
+    kinds: dict[str | int, str] | None,
+    folder: OutputFolder,
+    run: Run,
+    seconds: dict[str, float],
+    terminal: Terminal,
+) -> None:
+    from girih.cli import table_fit, tables
+
+    about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
+    terminal.say(f"{table.name}: {about}", style="bold")
+    with compute_threads(len(table) * len(table.names), run.threads):
+        fitted, taken = table_fit.fit_table(table, kinds, run.seed, terminal)
+        metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal)
+    table_fit.tell(terminal, folder, fitted, metrics)
+
+
+def _fit_generator(
+    dataset: Dataset,
+    settings: Settings,
+    standardize: bool | None,
+    folder: OutputFolder,
+    run: Run,
+    seconds: dict[str, float],
+    terminal: Terminal,
+) -> None:
+    from girih.cli import fitting, results, tables
+
     terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     fitting.notes_on(dataset, settings, standardize, terminal)
-    loaded = time.perf_counter()
-    with compute_threads(dataset.X.size, threads):
-        fitted = fitting.fit(dataset, settings, folder.path, restart, terminal)
-        fitted.seconds |= {"import": imported - started, "load": loaded - imported}
+    with compute_threads(dataset.X.size, run.threads):
+        fitted = fitting.fit(dataset, settings, folder.path, run.restart, terminal)
+        fitted.seconds |= seconds
         metrics = results.write(folder, fitted, dataset, settings, terminal)
     results.tell(terminal, folder.path, metrics)
     if fitted.est.interrupted_:
@@ -237,9 +277,10 @@ def _given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-@command
-def select(
-    data: DataArgument,
+@dataclass(frozen=True)
+class Grid:
+    """A `Grid` groups which models are tried."""
+
     latent_dims: Annotated[
         str | None,
         _grid(
@@ -248,7 +289,7 @@ def select(
             help="Latent dimensions S; up to 3, where a fit takes minutes.",
             show_default="1,2",
         ),
-    ] = None,
+    ] = None
     hidden: Annotated[
         list[str] | None,
         _grid(
@@ -258,7 +299,7 @@ def select(
             'network, or several in quotes: [b]"none 8 16,16"[/b].',
             show_default='"none 8 16"',
         ),
-    ] = None,
+    ] = None
     noise: Annotated[
         list[Noise] | None,
         _grid(
@@ -266,42 +307,67 @@ def select(
             help="One variance for all columns, one for each, or a full covariance; may be repeated.",
             show_default="diagonal",
         ),
-    ] = None,
+    ] = None
     baselines: Annotated[
         bool,
         _grid(
             "--baselines/--no-baselines",
             help="Also fit scikit-learn's GaussianMixture and FactorAnalysis, their components by BIC.",
         ),
-    ] = True,
-    criterion: Annotated[Criterion, _comparison("--criterion", help="What chooses the best.")] = Criterion.bic,
-    test_fraction: Annotated[
-        float, _comparison("--test-fraction", help="Share of the rows held out; 0 for none.")
-    ] = 0.2,
-    folds: Annotated[int | None, _comparison("--folds", min=2, help="Cross-validate instead of one split.")] = None,
+    ] = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A `Comparison` groups by what the models are compared."""
+
+    criterion: Annotated[Criterion, _comparison("--criterion", help="What chooses the best.")] = Criterion.bic
+    test_fraction: Annotated[float, _comparison("--test-fraction", help="Share of the rows held out; 0 for none.")] = (
+        0.2
+    )
+    folds: Annotated[int | None, _comparison("--folds", min=2, help="Cross-validate instead of one split.")] = None
     standardize: Annotated[
         bool,
         data_option(
             "--standardize/--no-standardize",
             help="Fit with every column at mean 0 and variance 1; numbers and model are in the columns' own units.",
         ),
-    ] = True,
-    columns: Columns = None,
-    drop: Drop = None,
-    header: Header = None,
-    rows: Rows = None,
-    activation: Annotated[Activation, _training("--activation", help="Of the hidden units.")] = Activation.leaky_relu,
+    ] = True
+
+    def check(self) -> None:
+        """Refuse a share of rows that is none, and a criterion without rows for it."""
+        if self.folds is None and not 0.0 <= self.test_fraction < 1.0:
+            raise CommandError(f"--test-fraction must be at least 0 and below 1; got {self.test_fraction:g}")
+        if self.criterion is Criterion.held_out and self.folds is None and self.test_fraction == 0.0:
+            raise CommandError("--criterion held-out needs held-out rows; give --test-fraction or --folds")
+
+
+@dataclass(frozen=True)
+class EveryFit:
+    """`EveryFit` groups what the fits of a comparison have in common."""
+
+    activation: Annotated[Activation, _training("--activation", help="Of the hidden units.")] = Activation.leaky_relu
     weight_prior: Annotated[
         str | None,
         _training("--weight-prior", metavar="FAMILY:SCALE", help="As for [b]girih fit[/b].", show_default="none"),
-    ] = None,
-    max_iter: MaxIter = 200,
-    tol: Tolerance = 1e-6,
-    n_init: Starts = 5,
-    seed: Annotated[int, _training("--seed", min=0, help="Of the split and of every fit.")] = 0,
-    jobs: Annotated[int, _training("--jobs", "-j", min=1, help="Fits at the same time.")] = 1,
-    out: Out = None,
-    as_json: Json = False,
+    ] = None
+    max_iter: MaxIter = 200
+    tol: Tolerance = 1e-6
+    n_init: Starts = 5
+    seed: Annotated[int, _training("--seed", min=0, help="Of the split and of every fit.")] = 0
+    jobs: Annotated[int, _training("--jobs", "-j", min=1, help="Fits at the same time.")] = 1
+
+
+@command
+def select(
+    data: DataArgument,
+    grid: Grid,
+    comparison: Comparison,
+    reading: Reading,
+    rows: Rows = None,
+    *,
+    each: EveryFit,
+    output: Output,
 ) -> None:
     """Fit single generators of several sizes, and compare them by their exact likelihoods.
 
@@ -310,9 +376,9 @@ def select(
     Writes the table ([b]selection.csv[/b], [b]selection.json[/b]), a picture, and the best model, fitted to all
     rows, for [b]girih score[/b] and the others. A comparison that was killed goes on from its finished fits.
     """
-    dims, networks = parse_dimensions(latent_dims), parse_networks(hidden)
-    prior = None if weight_prior is None else parse_weight_prior(weight_prior)
-    terminal = Terminal(as_json)
+    dims, networks = parse_dimensions(grid.latent_dims), parse_networks(grid.hidden)
+    prior = None if each.weight_prior is None else parse_weight_prior(each.weight_prior)
+    terminal = Terminal(output.as_json)
     terminal.note("girih fit chooses by itself now, by held-out likelihood; select compares single generators alone")
     with terminal.busy("loading"):
         from girih.cli import fitting, results, tables
@@ -320,13 +386,10 @@ def select(
         dims = dims or (1, 2)
         for dim in dims:
             fitting.check_latent_dim(dim)
-        if folds is None and not 0.0 <= test_fraction < 1.0:
-            raise CommandError(f"--test-fraction must be at least 0 and below 1; got {test_fraction:g}")
-        if criterion is Criterion.held_out and folds is None and test_fraction == 0.0:
-            raise CommandError("--criterion held-out needs held-out rows; give --test-fraction or --folds")
-        dataset = tables.load_data(data, tables.Chosen(split_names(columns), split_names(drop), rows, seed, header))
+        comparison.check()
+        dataset = tables.load_data(data, reading.chosen(each.seed, rows))
         fitting.check_columns(dataset)
-        folder = OutputFolder(default_out(out, Path(data).stem, "select"), "select", results.SELECTION_FILES)
+        folder = OutputFolder(default_out(output.out, Path(data).stem, "select"), "select", results.SELECTION_FILES)
         fitting.check_model_folder(folder.path)
     terminal.say(f"{dataset.name}: {tables.describe(dataset)}", style="bold")
     try:
@@ -335,19 +398,19 @@ def select(
                 dataset.X,
                 dims,
                 networks or ((), (8,), (16,)),
-                [one.value for one in noise or (Noise.diagonal,)],
-                criterion=criterion.value.replace("-", "_"),
-                validation=test_fraction or None,
-                folds=folds,
-                baselines=baselines,
-                standardize=standardize,
-                activation=activation.value,
+                [one.value for one in grid.noise or (Noise.diagonal,)],
+                criterion=comparison.criterion.value.replace("-", "_"),
+                validation=comparison.test_fraction or None,
+                folds=comparison.folds,
+                baselines=grid.baselines,
+                standardize=comparison.standardize,
+                activation=each.activation.value,
                 weight_prior=prior,
-                max_iter=max_iter,
-                tol=tol,
-                n_init=n_init,
-                seed=seed,
-                n_jobs=jobs,
+                max_iter=each.max_iter,
+                tol=each.tol,
+                n_init=each.n_init,
+                seed=each.seed,
+                n_jobs=each.jobs,
                 out=folder / results.FITS,
                 progress=terminal.shows_progress,
             )

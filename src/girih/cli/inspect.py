@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,83 @@ import typer
 
 import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import Json, Out, Seed
+from girih.cli.options import Output, Seed
 from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
     import torch
 
 _cells, _decoder = (partial(typer.Option, rich_help_panel=panel) for panel in ("Cells", "Decoder"))
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A `Latent` groups the options of the latent prior."""
+
+    prior: Annotated[
+        float | None,
+        _decoder(
+            "--prior",
+            metavar="VARIANCE",
+            help="Variance of the Gaussian latent prior.",
+            show_default="1, or that of a fitted model",
+        ),
+    ] = None
+    uniform: Annotated[
+        tuple[float, float] | None,
+        _decoder("--uniform", metavar="LOW HIGH", help="A latent prior that is uniform on a box.", show_default=False),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Traced:
+    """`Traced` groups which part of a network is looked at, and as what."""
+
+    latent_dim: Annotated[
+        int | None,
+        _decoder("--latent-dim", min=1, help="S, where the first layer does not tell it.", show_default=False),
+    ] = None
+    until: Annotated[
+        str | None,
+        _decoder(
+            "--until",
+            metavar="NAME",
+            help="Stop before the module or call of this name: for a Sigmoid, Tanh or Softmax at the end.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        _decoder(
+            "--output",
+            metavar="NAME",
+            help="Which tensor of a network that returns several: a key, a field, or a place (0, 1, ...).",
+            show_default=False,
+        ),
+    ] = None
+    image_shape: Annotated[
+        str | None,
+        _decoder(
+            "--image-shape",
+            metavar="HxW",
+            help="Shape of outputs that are images, as in 28x28 or 3x32x32, or [b]none[/b].",
+            show_default="that of the output; square for square D",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CellsSeen:
+    """`CellsSeen` groups how many cells are looked at."""
+
+    cells: Annotated[
+        int, _cells("--cells", min=2, help="Prior draws by which cells are sampled, where they are not enumerated.")
+    ] = 2000
+    sample: Annotated[bool, _cells("--sample", help="Sample cells for S = 1, 2, 3 too.")] = False
+    max_cells: Annotated[
+        int, _cells("--max-cells", min=1, help="Sample instead of enumerating more cells than this (S = 1, 2, 3).")
+    ] = 50_000
+    seed: Seed = 0
 
 
 @command
@@ -30,60 +101,10 @@ def inspect(
             show_default=False,
         ),
     ],
-    prior: Annotated[
-        float | None,
-        _decoder(
-            "--prior",
-            metavar="VARIANCE",
-            help="Variance of the Gaussian latent prior.",
-            show_default="1, or that of a fitted model",
-        ),
-    ] = None,
-    uniform: Annotated[
-        tuple[float, float] | None,
-        _decoder("--uniform", metavar="LOW HIGH", help="A latent prior that is uniform on a box.", show_default=False),
-    ] = None,
-    latent_dim: Annotated[
-        int | None,
-        _decoder("--latent-dim", min=1, help="S, where the first layer does not tell it.", show_default=False),
-    ] = None,
-    until: Annotated[
-        str | None,
-        _decoder(
-            "--until",
-            metavar="NAME",
-            help="Stop before the module or call of this name: for a Sigmoid, Tanh or Softmax at the end.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        _decoder(
-            "--output",
-            metavar="NAME",
-            help="Which tensor of a network that returns several: a key, a field, or a place (0, 1, ...).",
-            show_default=False,
-        ),
-    ] = None,
-    image_shape: Annotated[
-        str | None,
-        _decoder(
-            "--image-shape",
-            metavar="HxW",
-            help="Shape of outputs that are images, as in 28x28 or 3x32x32, or [b]none[/b].",
-            show_default="that of the output; square for square D",
-        ),
-    ] = None,
-    cells: Annotated[
-        int, _cells("--cells", min=2, help="Prior draws by which cells are sampled, where they are not enumerated.")
-    ] = 2000,
-    sample: Annotated[bool, _cells("--sample", help="Sample cells for S = 1, 2, 3 too.")] = False,
-    max_cells: Annotated[
-        int, _cells("--max-cells", min=1, help="Sample instead of enumerating more cells than this (S = 1, 2, 3).")
-    ] = 50_000,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    latent: Latent,
+    part: Traced,
+    seen: CellsSeen,
+    output: Output,
 ) -> None:
     """Say what a decoder does: cells, dimension, volumes, entropy, disentanglement, angles, injectivity.
 
@@ -94,17 +115,17 @@ def inspect(
     current folder or from the installed packages, and its code runs; of a .pt2 file the graph and the weights are
     read, and nothing in it runs.
     """
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     started = time.perf_counter()
-    if prior is not None and uniform is not None:
+    if latent.prior is not None and latent.uniform is not None:
         raise CommandError("--prior and --uniform exclude each other; give one of them")
     with terminal.busy("loading"):
         from girih.cli import decoders, tables
 
-        loaded = decoders.load_decoder(decoder, decoders.Wanted(until, _place(output), latent_dim))
-        latent = _prior(prior, uniform, loaded.prior)
-        shape, guessed = decoders.image_shape_of(loaded, image_shape)
-        path = default_out(out, loaded.name, "inspect")
+        loaded = decoders.load_decoder(decoder, decoders.Wanted(part.until, _place(part.output), part.latent_dim))
+        prior = _prior(latent, loaded.prior)
+        shape, guessed = decoders.image_shape_of(loaded, part.image_shape)
+        path = default_out(output.out, loaded.name, "inspect")
         if (path / tables.MODEL).is_dir():
             raise CommandError(f"{path} holds a fitted model with a report of its own; choose another --out")
         folder = OutputFolder(path, "inspect", decoders.FILES)
@@ -117,18 +138,17 @@ def inspect(
     begun = time.perf_counter()
     found = girih.report.inspect_decoder(
         traced,
-        latent,
-        draws=cells,
-        sample=sample,
-        max_cells=max_cells,
-        seed=seed,
+        prior,
+        draws=seen.cells,
+        sample=seen.sample,
+        max_cells=seen.max_cells,
+        seed=seen.seed,
         progress=terminal.shows_progress,
     )
     if found.note:
         terminal.note(found.note)
-    settings = {"cells": cells, "sample": sample, "max_cells": max_cells, "seed": seed}
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
-    metrics = decoders.write(folder, loaded, found, shape, settings, seconds, terminal)
+    metrics = decoders.write(folder, loaded, found, shape, vars(seen), seconds, terminal)
     decoders.tell(terminal, folder.path, metrics)
 
 
@@ -137,9 +157,8 @@ def _place(output: str | None) -> str | int | None:
     return int(output) if output is not None and output.lstrip("-").isdecimal() else output
 
 
-def _prior(
-    variance: float | None, uniform: tuple[float, float] | None, fitted: torch.Tensor | None
-) -> float | torch.Tensor | girih.geometry.Uniform:
+def _prior(latent: Latent, fitted: torch.Tensor | None) -> float | torch.Tensor | girih.geometry.Uniform:
+    variance, uniform = latent.prior, latent.uniform
     if variance is not None and not 0.0 < variance < float("inf"):
         raise CommandError(f"--prior takes a positive variance, got {variance:g}")
     if uniform is None:

@@ -10,19 +10,7 @@ import typer
 
 import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import (
-    Columns,
-    DataArgument,
-    Drop,
-    Header,
-    Json,
-    ModelArgument,
-    Out,
-    Rows,
-    Seed,
-    compute_threads,
-    split_names,
-)
+from girih.cli.options import DataArgument, Json, ModelArgument, Output, Reading, Rows, Seed, compute_threads
 from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
@@ -41,13 +29,11 @@ _IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
 def score(
     model: ModelArgument,
     data: DataArgument,
-    columns: Columns = None,
-    drop: Drop = None,
-    header: Header = None,
+    reading: Reading,
     rows: Rows = None,
     seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    output: Output,
 ) -> None:
     """Compute the exact log p(x) of each row: the lowest ones are the anomalies.
 
@@ -58,10 +44,10 @@ def score(
     from girih._files import write_json
     from girih.cli import table_data, tables
 
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
-    chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
-    folder = OutputFolder(default_out(out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
+    chosen = reading.chosen(seed, rows)
+    folder = OutputFolder(default_out(output.out, saved.name, "score", Path(data).stem), "score", (_SCORES, _SUMMARY))
     if isinstance(saved, table_data.SavedTable):
         table = table_data.rows_for(saved, data, chosen)
         name = table.name
@@ -104,8 +90,8 @@ def sample(
     model: ModelArgument,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 100,
     seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    output: Output,
 ) -> None:
     """Draw new rows from a model.
 
@@ -114,10 +100,10 @@ def sample(
     """
     from girih.cli import table_data, table_rows, tables
 
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
     files = (_SAMPLES, _SAMPLES_NPY, _SAMPLES_PARQUET, _PICTURE)
-    folder = OutputFolder(default_out(out, saved.name, "sample"), "sample", files)
+    folder = OutputFolder(default_out(output.out, saved.name, "sample"), "sample", files)
     if isinstance(saved, table_data.SavedTable):
         written = table_rows.write_sample(folder, saved, count, seed)
         _tell_sample(terminal, folder, written, count, len(saved.names), seed)
@@ -148,9 +134,7 @@ def _tell_sample(
 def impute(
     model: ModelArgument,
     data: DataArgument,
-    columns: Columns = None,
-    drop: Drop = None,
-    header: Header = None,
+    reading: Reading,
     std: Annotated[
         bool, typer.Option("--std", help="Also write the standard deviation of each entry; 0 where it was there.")
     ] = False,
@@ -165,8 +149,8 @@ def impute(
         ),
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    output: Output,
 ) -> None:
     """Fill the empty cells of a table with their exact expectation given the rest of the row.
 
@@ -177,23 +161,24 @@ def impute(
     """
     from girih.cli import table_data, table_rows, tables
 
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
+    path, chosen = default_out(output.out, saved.name, "impute", Path(data).stem), reading.chosen(seed)
     if isinstance(saved, table_data.SavedTable):
-        chosen = tables.Chosen(split_names(columns), split_names(drop), None, seed, header)
-        path = default_out(out, saved.name, "impute", Path(data).stem)
         table_rows.impute(terminal, saved, data, chosen, path, std, draws)
         return
     if std or draws is not None:
         raise CommandError("--std and --draws need the model of a table; this is a single generator")
-    dataset = tables.load_for(saved, data, tables.Chosen(split_names(columns), split_names(drop), None, seed, header))
-    folder = OutputFolder(default_out(out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY))
+    dataset = tables.load_for(saved, data, chosen)
+    folder = OutputFolder(
+        default_out(output.out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY)
+    )
     missing = dataset.X != dataset.X  # NaN alone is not itself
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_IMPUTED]
     with folder.results() as results:
-        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, header)
+        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, reading.header)
         if Path(data).suffix.lower() == ".npy":
             tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
             written.append(_IMPUTED_NPY)
@@ -218,14 +203,12 @@ def impute(
 def anomalies(
     model: ModelArgument,
     data: DataArgument,
+    reading: Reading,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 10,
-    columns: Columns = None,
-    drop: Drop = None,
-    header: Header = None,
     rows: Rows = None,
     seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    output: Output,
 ) -> None:
     """Find the strangest rows of a table, and the columns that make each of them strange.
 
@@ -233,14 +216,14 @@ def anomalies(
     the rows, how strange each is, the cells that make it so, and for each column log p of its cell given the rest of
     the row, in nats.
     """
-    from girih.cli import table_data, table_rows, tables
+    from girih.cli import table_data, table_rows
 
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
     if not isinstance(saved, table_data.SavedTable):
         raise CommandError("girih anomalies needs the model of a table; of a single generator use girih score")
-    chosen = tables.Chosen(split_names(columns), split_names(drop), rows, seed, header)
-    path = default_out(out, saved.name, "anomalies", Path(data).stem)
+    chosen = reading.chosen(seed, rows)
+    path = default_out(output.out, saved.name, "anomalies", Path(data).stem)
     table_rows.anomalies(terminal, saved, data, chosen, path, count)
 
 

@@ -1,10 +1,11 @@
-"""The options that several commands share, and the threads that they compute with."""
+"""The options that several commands share, in groups, and the threads that they compute with."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -31,30 +32,59 @@ ModelArgument = Annotated[
         metavar="MODEL", help="The folder that [b]girih fit[/b] wrote, or a saved model.", show_default=False
     ),
 ]
-Out = Annotated[
-    Path | None,
-    _output("--out", "-o", metavar="DIR", help="Folder for the results.", show_default="a folder in girih-out"),
-]
 Json = Annotated[bool, _output("--json", help="Print one JSON object and nothing else.")]
 Rows = Annotated[int | None, data_option("--rows", min=1, help="Use this many rows, drawn at random.")]
-Columns = Annotated[str | None, data_option("--columns", metavar="NAME,...", help="Use these columns, in this order.")]
-Drop = Annotated[str | None, data_option("--drop", metavar="NAME,...", help="Leave these columns out.")]
-Header = Annotated[
-    bool | None,
-    data_option(
-        "--header/--no-header",
-        help="Whether the first line of a csv file holds the names of its columns.",
-        show_default="detected",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"),
-]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
 # Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside
 # another busy program they wait for its time slices too, which was measured to make a fit 25 times as slow.
 _SMALL = 5_000_000
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The part of DATA that is asked for: names of columns, or of those to drop, and how many rows, drawn with a seed.
+
+    `header` says whether the first line of a csv file holds names, where that is not to be detected.
+    """
+
+    columns: Sequence[str] | None = None
+    drop: Sequence[str] | None = None
+    rows: int | None = None
+    seed: int = 0
+    header: bool | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A `Reading` groups the options of every command that reads DATA (see `girih.cli.terminal.command`)."""
+
+    columns: Annotated[
+        str | None, data_option("--columns", metavar="NAME,...", help="Use these columns, in this order.")
+    ] = None
+    drop: Annotated[str | None, data_option("--drop", metavar="NAME,...", help="Leave these columns out.")] = None
+    header: Annotated[
+        bool | None,
+        data_option(
+            "--header/--no-header",
+            help="Whether the first line of a csv file holds the names of its columns.",
+            show_default="detected",
+        ),
+    ] = None
+
+    def chosen(self, seed: int, rows: int | None = None) -> Chosen:
+        """The columns that were asked for, and `rows` of the rows, drawn with the seed."""
+        return Chosen(split_names(self.columns), split_names(self.drop), rows, seed, self.header)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An `Output` groups the options that every command with results has."""
+
+    out: Annotated[
+        Path | None,
+        _output("--out", "-o", metavar="DIR", help="Folder for the results.", show_default="a folder in girih-out"),
+    ] = None
+    as_json: Json = False
 
 
 class Activation(StrEnum):

@@ -11,7 +11,7 @@ import typer
 
 from girih._extras import papers
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import Json, Out, Seed
+from girih.cli.options import Output, Seed
 from girih.cli.terminal import CommandError, Terminal, command
 
 _RESULT = "result.json"
@@ -35,8 +35,8 @@ def reproduce(
         ),
     ] = None,
     seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
+    *,
+    output: Output,
 ) -> None:
     """Rerun a figure or table of the papers.
 
@@ -44,7 +44,7 @@ def reproduce(
     goes on with what is missing.
     """
     registry = _registry()
-    terminal = Terminal(as_json)
+    terminal = Terminal(output.as_json)
     known = registry.names()
     if list_ or name is None:
         if name is None and not list_:
@@ -59,7 +59,7 @@ def reproduce(
     changes = _changes(set_ or [])
     if changes:
         registry.options_of(name, quick, changes)  # refused before there is a folder
-    folder = default_out(out, name)
+    folder = default_out(output.out, name)
     results = OutputFolder(folder, "reproduce", (_RESULT,))
     terminal.say(f"{name}: {known[name]}", style="bold")
     with results.results() as stage:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 import girih
 from girih._files import atomic_path, write_text
 from girih._staging import current
+from girih.cli.options import Chosen
 from girih.cli.tables import (
     DATA_FILE,
     METRICS,
     MODEL,
-    Chosen,
     SavedModel,
     filled_text,
     has_names,
@@ -74,7 +74,7 @@ class TableData:
 
     @property
     def missing(self) -> NDArray[np.bool_]:
-        """Which entries are not there, `(N, D)`."""
+        """True for the entries that are not there, `(N, D)`."""
         return gaps_of(self.rows)
 
     @property
@@ -84,7 +84,7 @@ class TableData:
 
 
 def gaps_of(rows: Rows) -> NDArray[np.bool_]:
-    """Which entries of a table are not there, `(N, D)`."""
+    """Mark the entries of a table that are not there, `(N, D)`."""
     return np.isnan(rows) if isinstance(rows, np.ndarray) else np.array(rows.isna().to_numpy())
 
 
@@ -126,7 +126,7 @@ def of_dataset(dataset: Dataset, source: str) -> TableData:
 
 
 def is_frame(data: str) -> bool:
-    """Whether DATA is a file whose columns may hold text."""
+    """Tell whether DATA is a file whose columns may hold text."""
     return Path(data).suffix.lower() in _FRAMES
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 import girih
 from girih.cli.folder import OutputFolder
-from girih.cli.options import compute_threads
+from girih.cli.options import Chosen, compute_threads
 from girih.cli.table_data import Rows, SavedTable, TableData, cells, rows_for, write_imputed, write_rows
-from girih.cli.tables import Chosen, plural, write_csv, write_npy
+from girih.cli.tables import plural, write_csv, write_npy
 from girih.cli.terminal import Terminal
 from girih.report.table_numbers import setting_text, strangest, text_of, weighty
 

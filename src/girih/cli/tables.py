@@ -16,6 +16,7 @@ import girih
 from girih import datasets
 from girih._files import atomic_path, read_json, write_text
 from girih._staging import current
+from girih.cli.options import Chosen
 from girih.cli.terminal import CommandError
 from girih.datasets import Dataset
 from girih.datasets.arrayfile import MEMORY
@@ -92,20 +93,6 @@ def has_names(dataset: Dataset) -> bool:
     return dataset.image_shape is None and _are_names(dataset.feature_names)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The part of DATA that is asked for: names of columns, or of those to drop, and how many rows, drawn with a seed.
-
-    `header` says whether the first line of a csv file holds names, where that is not to be detected.
-    """
-
-    columns: Sequence[str] | None = None
-    drop: Sequence[str] | None = None
-    rows: int | None = None
-    seed: int = 0
-    header: bool | None = None
-
-
 def load_data(data: str, chosen: Chosen) -> Dataset:
     """The rows of a file or of a built-in data set, with the columns that were asked for."""
     columns, drop, header = chosen.columns, chosen.drop, chosen.header
@@ -175,7 +162,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What a command noted in a file of JSON; nothing where it is not there."""
+    """Read what a command noted in a file of JSON; nothing where it is not there."""
     try:
         value = read_json(current(path))
     except ModelFileError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 import sys
@@ -10,7 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, ParamSpec
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, get_type_hints
 
 import typer
 from rich.console import Console
@@ -18,8 +20,6 @@ from rich.table import Table
 
 from girih._signals import terminations_raise
 from girih.errors import GirihError
-
-P = ParamSpec("P")
 
 ERROR, INTERRUPTED = 2, 130
 TERMINATED = (129, 143)  # by SIGHUP, by SIGTERM
@@ -104,19 +104,25 @@ class Terminal:
             print(json.dumps(finite(dict(value)), allow_nan=False))
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Run a command with plain warnings, and end it with one line and an exit code when it fails.
+
+    A parameter whose type is a dataclass is a group of options: typer sees its fields, and the command gets it filled.
 
     Exit codes: 2 for what cannot be done, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP, which keep what Ctrl-C
     keeps. An error of girih itself keeps its traceback.
     """
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parts = {name: [part.name for part in fields(group)] for name, group in groups.items()}
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        as_json = bool(kwargs.get("as_json", False))
+    def wrapper(**options: Any) -> None:
+        as_json = bool(options.get("as_json", False))
+        filled = {name: group(**{part: options.pop(part) for part in parts[name]}) for name, group in groups.items()}
         try:
             with terminations_raise() as asked, plain_warnings():
-                function(*args, **kwargs)
+                function(**options, **filled)
         except KeyboardInterrupt:
             if asked.number:
                 _fail("terminated", as_json, asked.status)
@@ -136,7 +142,22 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 raise
             _fail(describe(MemoryError()), as_json)
 
+    shown = [one for parameter in inspect.signature(function).parameters.values() for one in _options(parameter, hints)]
+    vars(wrapper)["__signature__"] = inspect.Signature(shown)
+    wrapper.__annotations__ = {option.name: option.annotation for option in shown}
     return wrapper
+
+
+def _options(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """The parameter as typer takes it, or the fields of a group of options."""
+    kind = hints[parameter.name]
+    if not is_dataclass(kind):
+        return [parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)]
+    types = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(part.name, inspect.Parameter.KEYWORD_ONLY, default=part.default, annotation=types[part.name])
+        for part in fields(kind)
+    ]
 
 
 def describe(error: BaseException) -> str:

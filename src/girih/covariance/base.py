@@ -370,7 +370,7 @@ class Observed(ABC):
 
     @abstractmethod
     def take(self, index: Tensor) -> Observed:
-        """Some of the rows."""
+        """Keep these rows."""
 
     @abstractmethod
     def whiten(self, columns: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Full(Covariance):
 
     @property
     def parameter_count(self) -> int:
-        """Those on and below the diagonal."""
+        """The matrix has `D (D + 1) / 2` free entries, those on and below the diagonal."""
         return self.dim * (self.dim + 1) // 2
 
     @property
@@ -88,7 +88,7 @@ class Full(Covariance):
         return self._normal(count, self.dim, generator) @ self.factor.mT
 
     def marginal(self, columns: list[int]) -> Covariance:
-        """Some of the rows and columns."""
+        """Keep the rows and columns of these coordinates."""
         return Full((self.matrix[columns][:, columns],), len(columns))
 
     def restrict(self, mask: Tensor) -> Observed:
@@ -112,15 +112,15 @@ class Full(Covariance):
         return self.with_tensors((((vectors * values.clamp(min=1.0)) @ vectors.mT) * unit,))
 
     def with_variances(self, variances: Tensor) -> Covariance:
-        """A diagonal matrix."""
+        """The matrix becomes diagonal."""
         return self.with_tensors((torch.diag(variances),))
 
     def gradient(self, scatter: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """In the matrix."""
+        """The gradient is one in the matrix: `(D, D)`, symmetric."""
         return (matrix_gradient(self, scatter, weight),)
 
     def units(self, scale: Tensor) -> tuple[Tensor, ...]:
-        """The products of the scales."""
+        """The units are the products of the scales, `(D, D)`."""
         return (scale * scale[:, None],)
 
     @property
@@ -138,7 +138,7 @@ class Full(Covariance):
         return self.with_tensors((factor @ factor.mT,))
 
     def information(self, weight: Tensor) -> Tensor:
-        """Of a and theta."""
+        """The coordinates are a and theta, of which complete rows tell about this much."""
         D = self.dim
         return torch.cat((2.0 * weight.expand(D), weight.expand(D * (D - 1) // 2)))
 

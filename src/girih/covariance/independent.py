@@ -99,7 +99,7 @@ class Scalar(_Independent):
         return self.dim * self.value.log()
 
     def marginal(self, columns: list[int]) -> Covariance:
-        """The same variance for fewer coordinates."""
+        """Keep the variance, for fewer coordinates."""
         return Scalar(self.tensors, len(columns))
 
     def scatter(self, *pairs: Pair) -> Tensor:
@@ -111,15 +111,15 @@ class Scalar(_Independent):
         return self.with_tensors((scatter / (weight * self.dim),)).at_least(floor)
 
     def with_variances(self, variances: Tensor) -> Covariance:
-        """Their mean."""
+        """The variance is their mean."""
         return self.with_tensors((variances.mean(),))
 
     def gradient(self, scatter: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """In the variance."""
+        """The gradient is one in the variance: a number."""
         return (0.5 * (scatter / self.value - weight * self.dim) / self.value,)
 
     def units(self, scale: Tensor) -> tuple[Tensor, ...]:
-        """The square of the scale that all coordinates share."""
+        """The unit is the square of the scale that all coordinates share."""
         return (scale[0].square(),)
 
     def rescaled(self, scale: Tensor) -> Covariance:
@@ -129,7 +129,7 @@ class Scalar(_Independent):
         return Diagonal((self.value * scale.square(),), self.dim)
 
     def information(self, weight: Tensor) -> Tensor:
-        """Of the logarithm of a variance that D numbers a row tell of."""
+        """The coordinate is the logarithm of a variance of which D numbers a row tell."""
         return (0.5 * self.dim * weight).reshape(1)
 
 
@@ -145,7 +145,7 @@ class Diagonal(_Independent):
 
     @property
     def parameter_count(self) -> int:
-        """One for each coordinate."""
+        """There is one parameter for each coordinate."""
         return self.dim
 
     @property
@@ -154,7 +154,7 @@ class Diagonal(_Independent):
         return self.value.log().sum()
 
     def marginal(self, columns: list[int]) -> Covariance:
-        """Some of the variances."""
+        """Keep the variances of these coordinates."""
         return Diagonal((self.value[columns],), len(columns))
 
     def scatter(self, *pairs: Pair) -> Tensor:
@@ -166,19 +166,19 @@ class Diagonal(_Independent):
         return self.with_tensors((scatter / weight,)).at_least(floor)
 
     def with_variances(self, variances: Tensor) -> Covariance:
-        """These variances."""
+        """The covariance has these variances."""
         return self.with_tensors((variances,))
 
     def gradient(self, scatter: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """In each variance."""
+        """The gradient is one in each variance, `(D,)`."""
         return (0.5 * (scatter / self.value - weight) / self.value,)
 
     def units(self, scale: Tensor) -> tuple[Tensor, ...]:
-        """The squares of the scales."""
+        """The units are the squares of the scales, `(D,)`."""
         return (scale.square(),)
 
     def information(self, weight: Tensor) -> Tensor:
-        """Of the logarithms of variances that one number a row tells of each."""
+        """The coordinates are logarithms of variances, of each of which one number a row tells."""
         return (0.5 * weight).expand(self.dim)
 
 

@@ -53,17 +53,17 @@ class LowRank(Covariance):
 
     @property
     def own(self) -> Tensor:
-        """v: the variance that each coordinate has of its own, `(D,)`."""
+        """The vector v: the variance that each coordinate has of its own, `(D,)`."""
         return self.tensors[0]
 
     @property
     def factor(self) -> Tensor:
-        """F: what the coordinates share, `(D, r)`."""
+        """The matrix F: what the coordinates share, `(D, r)`."""
         return self.tensors[1]
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The number r of columns of the factor."""
         return self.factor.shape[1]
 
     @cached_property
@@ -132,7 +132,7 @@ class LowRank(Covariance):
         return shared + self._normal(count, self.dim, generator) * self.own.sqrt()
 
     def marginal(self, columns: list[int]) -> Covariance:
-        """Some of the variances and rows of the factor; of fewer coordinates than r, the full covariance."""
+        """Keep variances and rows of the factor; of fewer coordinates than r, the full covariance."""
         part = LowRank((self.own[columns], self.factor[columns]), len(columns))
         return part if self.rank <= len(columns) else part.to("full")
 
@@ -172,16 +172,16 @@ class LowRank(Covariance):
         return self.with_tensors((torch.maximum(self.own, floor), self.factor))
 
     def with_variances(self, variances: Tensor) -> Covariance:
-        """A covariance with the factor 0."""
+        """The factor becomes 0."""
         return self.with_tensors((variances, torch.zeros_like(self.factor)))
 
     def gradient(self, scatter: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """In the own variances and in the factor."""
+        """The gradients are those in the own variances `(D,)` and in the factor `(D, r)`."""
         in_matrix = matrix_gradient(self, scatter, weight)
         return in_matrix.diagonal().clone(), 2.0 * in_matrix @ self.factor
 
     def units(self, scale: Tensor) -> tuple[Tensor, ...]:
-        """The squares of the scales, and the scales."""
+        """The units are the squares of the scales `(D,)`, and the scales `(D, r)`."""
         return scale.square(), scale[:, None].expand_as(self.factor)
 
     @property
@@ -195,7 +195,7 @@ class LowRank(Covariance):
         return self.with_tensors((log_own.exp(), (0.5 * log_own).exp()[:, None] * whitened))
 
     def information(self, weight: Tensor) -> Tensor:
-        """Of `log v` and V, if the shared part of each row were known."""
+        """The coordinates are `log v` and V, and this is what rows tell if the shared part of each were known."""
         return torch.cat(((0.5 * weight).expand(self.dim), weight.expand(self.dim * self.rank)))
 
 

@@ -109,7 +109,15 @@ class DGNFlow(LazyDistribution):
         data: Rows | None = None,
         prior: PriorLike | None = None,
     ) -> DGNFlow:
-        """A bijective flow of square leaky ReLU layers; see `girih.flows.square_net`.
+        """Make a bijective flow of square leaky ReLU layers.
+
+        Args:
+            dim: D, the number of features and of latents.
+            depth: pairs of activations.
+            negative_slope: of the leaky ReLU, positive.
+            seed: of the weights.
+            data: rows `(N, D)` to take mean and covariance from, as in `girih.flows.square_net`.
+            prior: of the latents, as for a `DGNFlow`.
 
         Example:
             >>> from girih.flows import DGNFlow

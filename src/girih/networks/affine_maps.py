@@ -156,7 +156,7 @@ class Selection:
         return chosen.reshape(-1, *self.shape)
 
     def bias(self) -> Tensor | None:
-        """There is none."""
+        """There is no bias."""
         return None
 
 
@@ -175,7 +175,7 @@ class Combination:
         return total
 
     def bias(self) -> Tensor | None:
-        """There is none."""
+        """There is no bias."""
         return None
 
 
@@ -227,7 +227,7 @@ class Product:
         return result
 
     def bias(self) -> Tensor | None:
-        """There is none."""
+        """There is no bias."""
         return None
 
 

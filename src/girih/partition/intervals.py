@@ -173,12 +173,12 @@ class LineCells(Cells):
 
     @property
     def piece_patterns(self) -> Tensor:
-        """The patterns: every cell is one piece."""
+        """The patterns of the cells, each of which is one piece."""
         return self.patterns
 
     @property
     def piece_origins(self) -> Tensor:
-        """The origins: every cell is one piece."""
+        """The origins of the cells, each of which is one piece."""
         return self.origins
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from girih._arrays import ArrayLike, as_rows, as_tensor, check_finite
+from girih._deprecated import gathered
 from girih._options import whole
 from girih.covariance import Covariance
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
@@ -23,7 +25,6 @@ from girih.partition.subdivision import expected_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from networkx import Graph
 
 MAX_LATENT_DIM = 3
@@ -360,6 +361,12 @@ class Partition:
             raise ParameterError(f"cell index {index} is out of range for {len(self)} cells")
         return index % len(self)
 
+    @gathered(
+        {"label": None, "cmap": None, "log": None, "edges": None},
+        "values",
+        lambda values, fields: replace(_above("girih.plots", "CellStyle").of(values), **fields),
+        "values=girih.plots.CellStyle(...)",
+    )
     def plot(
         self,
         ax: Axes | None = None,
@@ -367,42 +374,35 @@ class Partition:
         span: ArrayLike | None = None,
         coordinates: Sequence[int] | None = None,
         mass: ArrayLike | None = None,
-        values: str | ArrayLike | None = None,
-        edges: bool | None = None,
-        label: str | None = None,
-        cmap: str | Colormap | None = None,
-        log: bool | None = None,
+        values: object = None,
         at: float | None = None,
     ) -> Axes:
         """Draw the partition: `girih.plots.plot_partition(part)`, which says what the options mean and their defaults.
 
         `coordinates` and `mass` are of S = 1, those after them of S = 2, 3.
         """
-        given = {
-            "span": span, "coordinates": coordinates, "mass": mass, "values": values, "edges": edges, "label": label,
-            "cmap": cmap, "log": log, "at": at,
-        }  # fmt: skip
+        given = {"span": span, "coordinates": coordinates, "mass": mass, "values": values, "at": at}
         options = {name: value for name, value in given.items() if value is not None}
         axes: Axes = _above("girih.plots", "plot_partition")(self, ax=ax, **options)
         return axes
 
     def graph(self) -> Graph:
         """The dual graph for NetworkX: `girih.partition.cell_graph(part)`."""
-        return _above("girih.partition", "cell_graph")(self)
+        graph: Graph = _above("girih.partition", "cell_graph")(self)
+        return graph
 
     def save_mesh(self, path: str | os.PathLike[str], span: ArrayLike | None = None) -> None:
         """Write the image of the cells as a triangle mesh (S = 2, D = 3): `girih.partition.write_mesh(part, path)`."""
         _above("girih.partition", "write_mesh")(self, path, span)
 
 
-def _above(module: str, name: str) -> Callable[..., Any]:
-    """A function of a module that stands above this one, looked up by its name: an import would close a circle.
+def _above(module: str, name: str) -> Any:
+    """What a module that stands above this one has by that name, looked up here: an import would close a circle.
 
     Raises:
         MissingExtraError: what the module needs is not installed.
     """
-    result: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return result
+    return getattr(importlib.import_module(module), name)
 
 
 def prior_covariance(prior: ArrayLike | Tensor, dim: int) -> Tensor:

@@ -285,7 +285,16 @@ def draw_image(
     span: ArrayLike | None = None,
     view: tuple[float, float] = (24.0, -58.0),
 ) -> None:
-    """Draw latent space and image into axes: plain ones, and for D = 3 on the right those of a 3-D projection."""
+    """Draw latent space and image into axes.
+
+    Args:
+        left: of the latent space.
+        right: of the image; for D = 3 those of a 3-D projection.
+        part: a partition with S = 2 and D = 2 or 3.
+        values: what the colours stand for, as in `plot_cells`.
+        span: the window in the latent space.
+        view: elevation and azimuth for D = 3, degrees.
+    """
     data_dim = check_image(part)
     frame = window(part, span)
     polygons = cell_polygons(part, frame)

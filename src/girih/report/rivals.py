@@ -22,7 +22,7 @@ _ROWS, _COLUMNS = 4000, 60  # beyond which they would take long
 
 
 class Rival(NamedTuple):
-    """What another model reaches.
+    """A `Rival` is another model and what it reaches.
 
     Attributes:
         name: what it is.

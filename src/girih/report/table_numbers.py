@@ -21,7 +21,7 @@ _INTERVAL = (0.05, 0.5, 0.95)
 
 
 class Reason(NamedTuple):
-    """What makes a row strange.
+    """A `Reason` is a cell that makes its row strange.
 
     Attributes:
         column: its name.
@@ -139,7 +139,7 @@ def gaps(model: TableModel, rows: object, names: Sequence[str], missing: NDArray
 
 
 def setting_text(setting: Setting | Mapping[str, Any]) -> str:
-    """What a mixture is like, in words: a `Setting`, or a line of `TableModel.cv_results_`."""
+    """Describe a mixture in words: a `Setting`, or a line of `TableModel.cv_results_`."""
     if isinstance(setting, Setting):
         components, kinks, tied, kind, bend = (
             setting.components, setting.kinks, setting.tied, setting.kind, setting.bend,

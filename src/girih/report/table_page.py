@@ -32,7 +32,7 @@ _MASSES = (0.95, 0.8, 0.5, 0.2)  # of the model, within the contours of its dens
 
 @dataclass(frozen=True)
 class TablePage:
-    """What the page is about.
+    """A `TablePage` holds what the page is about.
 
     Attributes:
         model: fitted.

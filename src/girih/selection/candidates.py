@@ -144,7 +144,13 @@ class Split(NamedTuple):
 
 
 def make_splits(count: int, validation: float | None, folds: int | None, seed: int) -> list[Split]:
-    """One split by a fraction, or one for each fold, every row held out once.
+    """Split rows once by a fraction, or once for each fold, every row held out once.
+
+    Args:
+        count: the number of rows.
+        validation: the share that is held out, where there are no folds; `None` for none.
+        folds: the number of folds; `None` for a single split.
+        seed: of the order of the rows.
 
     Raises:
         ParameterError: an option is out of its domain.

@@ -55,7 +55,7 @@ class Row:
 
     @classmethod
     def of(cls, candidate: Candidate, outcomes: list[Outcome]) -> Row:
-        """From the fits of all folds."""
+        """Make a row from the fits of all folds."""
         log_p = np.concatenate([np.asarray(one.held_out, dtype=np.float64) for one in outcomes])
         n = np.array([one.n_train for one in outcomes])
         k = np.array([one.n_parameters for one in outcomes])
@@ -160,7 +160,7 @@ class SelectionResult:
         return pandas.DataFrame(self.table)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the estimator as plain values, for JSON."""
+        """Give everything but the estimator as plain values, for JSON."""
         points = [
             {
                 "latent_dim": point.latent_dim,

@@ -129,7 +129,17 @@ def minimise(
     before_step: Callable[[int], None] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> FitResult:
-    """`fit_gradient` for a `fit` that has checked its rows, held out what it should, and filled the options."""
+    """Do what `fit_gradient` does, for a `fit` that has checked its rows, and held out what it should.
+
+    Args:
+        model: trained in place.
+        rows: `(N, D)`, checked.
+        loss: from the model and some rows to a number for each.
+        options: filled.
+        optimizer: "adam" or "lbfgs".
+        before_step: called with the number of each step.
+        dtype: what the rows are cast to.
+    """
 
     def build(batches: Batches) -> LossStepper:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -147,8 +157,12 @@ def run_steps(
 ) -> FitResult:
     """Train a model in place by the steps that `build` makes of the batches.
 
-    The trainable parameters are on the device when `build` is called. `rows` are checked rows `(N, D)`, which are
-    cast to `dtype`, and nothing is held out any more.
+    Args:
+        model: its trainable parameters are on the device when `build` is called.
+        rows: `(N, D)`, checked; nothing is held out any more.
+        build: from the batches to what takes the steps.
+        options: filled.
+        dtype: what the rows are cast to.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:

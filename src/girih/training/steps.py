@@ -73,11 +73,11 @@ class Stepper(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the losses that `take` returns, first "loss"."""
+        """The names of the losses that `take` returns; the first is "loss"."""
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        """Whose state a checkpoint keeps."""
+        """The optimizers whose state a checkpoint keeps."""
 
     def take(self, batch: Tensor, step: int) -> Sequence[float | None]:
         """One step; returns the losses before it, `None` for one that this step has not computed.
@@ -110,7 +110,7 @@ class LossStepper:
         self.optimizers = (optimizer,)
 
     def take(self, batch: Tensor, step: int) -> tuple[float]:
-        """One step.
+        """Take one step.
 
         Raises:
             NonFiniteError: the loss is NaN or infinite; the model keeps the parameters that gave it.
@@ -157,7 +157,7 @@ def check_parameters(model: nn.Module, steps: int, cause: Exception | None = Non
 
 
 def make_optimizer(name: str, parameters: list[nn.Parameter], lr: float, full_batch: bool) -> Optimizer:
-    """An optimizer by name.
+    """Make an optimizer by its name, for full batches or for others.
 
     Raises:
         ParameterError: an unknown name, or L-BFGS with mini-batches, whose noise its line search cannot tell from

@@ -233,7 +233,7 @@ class RelaxedBPEF(Distribution):
         return log_density(y.log(), self.logits, self.temperature)
 
     def log_prob(self, value: ArrayLike) -> Tensor:
-        """Not available.
+        """This density is not available.
 
         Raises:
             NotImplementedError: always; the law of z is an integral over the simplex.

@@ -98,7 +98,7 @@ def evaluate(coefficients: Tensor, z: Tensor, basis: str = "monomial") -> Tensor
 
 
 def to_basis(coefficients: Tensor, source: str, target: str) -> Tensor:
-    """Coefficients of the same density in another basis: `(..., M)` to `(..., M)`, an exact linear map.
+    """Write the same density in another basis: coefficients `(..., M)` to `(..., M)`, an exact linear map.
 
     The constant that appears is left out: the log-partition absorbs it. At M = 20 the map to monomials magnifies
     relative changes up to some million times, so go there only at the end.

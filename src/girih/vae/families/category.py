@@ -75,17 +75,17 @@ class Category(Family):
         return Draws(y.flatten(2), divergence)
 
     def posterior(self, encoded: Tensor) -> Independent[OneHotCategorical]:
-        """Event shape `(S, C)`."""
+        """The posterior has the event shape `(S, C)`."""
         logits = encoded.double().reshape(-1, *self.event_shape)
         check_finite(logits.detach(), "the encoder's logits")
         return _categories(logits)
 
     def prior(self, device: torch.device) -> Independent[OneHotCategorical]:
-        """Uniform."""
+        """The prior is uniform."""
         return _categories(torch.zeros(self.event_shape, dtype=torch.float64, device=device))
 
     def relaxed_prior(self, n: int, device: torch.device) -> Tensor:
-        """Points of the simplex."""
+        """Draw points of the simplex."""
         logits = torch.zeros(self.event_shape, dtype=torch.float64, device=device)
         return relaxed(logits, self.temperature, n).flatten(1)
 
@@ -103,7 +103,7 @@ class Category(Family):
         return f"C={self.categories}"
 
     def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
-        """All categories, whatever `count`."""
+        """The axis has all categories, whatever `count`."""
         return torch.eye(self.categories, dtype=torch.float64, device=device)
 
     def values(self, values: Tensor) -> Tensor:

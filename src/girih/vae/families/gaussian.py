@@ -67,7 +67,7 @@ class Gaussian(NormalPrior):
         )
 
     def posterior(self, encoded: Tensor) -> Independent[Normal]:
-        """Event shape `(S,)`."""
+        """The posterior has the event shape `(S,)`."""
         mean, log_deviation = encoded.double().chunk(2, 1)
         deviation = log_deviation.exp()
         check_finite(mean.detach(), "the encoder's mean")

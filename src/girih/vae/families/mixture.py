@@ -94,7 +94,7 @@ class Mixture(NormalPrior):
         return Draws(latents, divergence, (weights.mT / samples).repeat(samples, 1))
 
     def posterior(self, encoded: Tensor) -> MixtureSameFamily:
-        """Event shape `(S,)`."""
+        """The posterior has the event shape `(S,)`."""
         log_weights, mean, log_deviation = self.parts(encoded.double())
         deviation = log_deviation.exp()
         check_finite(log_weights.detach(), "the encoder's log weights")

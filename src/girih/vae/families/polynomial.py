@@ -116,7 +116,7 @@ class Polynomial(Family):
         return Draws(y @ self.zeta, divergence)
 
     def posterior(self, encoded: Tensor) -> Independent[CoarseBPEF]:
-        """Event shape `(S,)`."""
+        """The posterior has the event shape `(S,)`."""
         natural = self._natural(encoded)
         check_finite(natural.detach(), "the encoder's coefficients")
         return self._on_levels(natural)
@@ -134,7 +134,7 @@ class Polynomial(Family):
         return f"M={self.order}, R={self.levels}, basis={self.basis!r}"
 
     def axis(self, dimension: int, count: int, device: torch.device) -> Tensor:
-        """Equal steps over [-1, 1]."""
+        """The axis goes over [-1, 1] in equal steps."""
         return torch.linspace(-1.0, 1.0, count, dtype=torch.float64, device=device)
 
     @property

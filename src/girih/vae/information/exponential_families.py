@@ -162,7 +162,7 @@ class Product(ExponentialFamily):
         return torch.stack(list(factors)).sum(0)
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """Independent factors."""
+        """Make a product of independent factors."""
         return Independent(self.family.distribution(natural), 1, validate_args=False)
 
     def _check_domain(self, natural: Tensor) -> None:
@@ -197,7 +197,7 @@ class CategoricalFamily(ExponentialFamily):
         return natural.logsumexp(-1)
 
     def moments(self, natural: Tensor) -> Tensor:
-        """The probabilities."""
+        """The moments are the probabilities, `(..., C)`."""
         return natural.softmax(-1)
 
     def natural(self, moments: Tensor, start: Tensor | None = None) -> Tensor:
@@ -215,7 +215,7 @@ class CategoricalFamily(ExponentialFamily):
         return result
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """`OneHotCategorical`."""
+        """Make a `OneHotCategorical` of the logits."""
         return torch.distributions.OneHotCategorical(logits=natural, validate_args=False)
 
     def support(self, natural: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,7 +306,7 @@ class NormalFamily(ExponentialFamily):
         return points, torch.full_like(points, math.log(step))
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """`Normal`."""
+        """Make a `Normal` of the natural parameters."""
         mean, variance = self.mean_variance(natural)
         return Normal(mean, variance.sqrt(), validate_args=False)
 
@@ -396,7 +396,7 @@ class GaussianFamily(ExponentialFamily):
         return 0.5 * (torch.logdet(precision) - self.parameter_shape[0] * _LOG_2PI - quadratic)
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """`MultivariateNormal`."""
+        """Make a `MultivariateNormal` of the natural parameters."""
         mean, covariance = self.mean_covariance(natural)
         return MultivariateNormal(mean, covariance, validate_args=False)
 

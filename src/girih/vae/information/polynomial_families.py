@@ -272,7 +272,7 @@ class CoarseFamily(PolynomialFamily):
         return self._logits(natural).softmax(-1) @ self._statistics(natural)
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """`CoarseBPEF`."""
+        """Make a `CoarseBPEF` of the natural parameters."""
         return CoarseBPEF(natural, self.levels, self.basis)
 
     def potential(self, natural: Tensor) -> Potential:
@@ -320,7 +320,7 @@ class BPEFFamily(PolynomialFamily):
         return BPEF(natural, self.basis).moments.to(natural.dtype)
 
     def distribution(self, natural: Tensor) -> Distribution:
-        """`BPEF`."""
+        """Make a `BPEF` of the natural parameters."""
         return BPEF(natural, self.basis)
 
     def potential(self, natural: Tensor) -> Potential:
