@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+GIRIH = ("TableModel", "one generator, S = 1")
 METHODS = {
-    "density": ["TableModel", "one generator, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "FactorAnalysis, defaults"],
-    "anomaly": ["TableModel", "one generator, S = 1", "GaussianMixture, defaults", "GaussianMixture, by BIC", "IsolationForest, defaults"],
-    "imputation": ["TableModel", "one generator, S = 1", "KNNImputer, defaults", "IterativeImputer, defaults", "mean of the column"],
+    "density": [*GIRIH, "GaussianMixture, defaults", "GaussianMixture, by BIC", "FactorAnalysis, defaults"],
+    "anomaly": [*GIRIH, "GaussianMixture, defaults", "GaussianMixture, by BIC", "IsolationForest, defaults"],
+    "imputation": [*GIRIH, "KNNImputer, defaults", "IterativeImputer, defaults", "mean of the column"],
 }
 
 
