@@ -156,7 +156,7 @@ def test_asked_to_end_before_there_is_a_model(girih, name, status, monkeypatch):
         signal.raise_signal(getattr(signal, name))
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("girih.em.loop.randomise", stop)
+    monkeypatch.setattr("girih.em.loop.be_curve", stop)
     done = girih(*SMALL, "--json")
     assert done.code == status and done.json == {"error": "terminated"} and done.err == "girih: terminated\n"
     assert signal.getsignal(signal.SIGTERM) is before

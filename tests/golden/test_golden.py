@@ -17,6 +17,10 @@ SAVED = sorted(path.stem for path in (HERE / "models").glob("*.npz"))
 TRAINED = {"estimators", "expectation_maximisation", "exact_training", "selections", "push_forwards", "vaes"}
 TRAINED |= {"adversarial"}
 
+# Draws in three dimensions reject from an envelope that is refined where its excess is largest; the last bits, which
+# differ between processors, decide among excesses that are nearly equal, and with the envelope the draw changes.
+DRAWN = {"3 draws": 1e-4}
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore::girih.em.OverfitWarning"),
@@ -27,7 +31,8 @@ def compare(found: dict, file: Path, tolerance: float) -> None:
     with np.load(file) as golden:
         assert sorted(found) == sorted(golden.files)
         for key, value in found.items():
-            np.testing.assert_allclose(flat(value), golden[key], rtol=tolerance, atol=tolerance, err_msg=key)
+            most = DRAWN.get(key, tolerance)
+            np.testing.assert_allclose(flat(value), golden[key], rtol=most, atol=most, err_msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)

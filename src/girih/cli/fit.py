@@ -64,8 +64,13 @@ class Generator:
     activation: Annotated[Activation, _model("--activation", help="Of the hidden units.")] = Activation.leaky_relu
     negative_slope: Annotated[float, _model("--negative-slope", help="Of the leaky ReLU.")] = 0.1
     noise: Annotated[
-        Noise, _model("--noise", help="One variance for all columns, one for each, or a full covariance.")
+        Noise,
+        _model(
+            "--noise",
+            help="One variance for all columns, one for each, a full covariance, or factors beside those.",
+        ),
     ] = Noise.isotropic
+    noise_rank: Annotated[int, _model("--noise-rank", min=1, help="Factors of low-rank noise.")] = 1
     learn_prior: Annotated[bool, _model("--learn-prior", help="Also fit the covariance of the latent.")] = False
     weight_prior: Annotated[
         str | None,
@@ -106,6 +111,25 @@ class Generator:
     noise_floor: Annotated[
         float, _training("--noise-floor", min=0.0, help="Least noise variance, as a share of the variance of the data.")
     ] = 1e-6
+    noise_prior: Annotated[
+        float,
+        _training("--noise-prior", min=0.0, help="Rows of the data's variances that hold the noise up."),
+    ] = 0.0
+    kink_ridge: Annotated[
+        float, _training("--kink-ridge", min=0.0, help="Penalty on how the generator departs from an affine one.")
+    ] = 0.0
+    early_stopping: Annotated[
+        bool, _training("--early-stopping", help="Stop, and choose the parameters, by rows that are held out.")
+    ] = False
+    validation_fraction: Annotated[
+        float,
+        _training(
+            "--validation-fraction",
+            min=0.0,
+            max=0.9,
+            help="Share of the rows that [b]--early-stopping[/b] holds out.",
+        ),
+    ] = 0.1
 
     def check(self) -> None:
         """Refuse what cannot be read as widths or as a weight prior."""
@@ -121,7 +145,7 @@ class Generator:
         changed = {
             "hidden": fitting.default_hidden(dataset) if widths is None else widths,
             "activation": self.activation.value,
-            "noise": self.noise.value,
+            "noise": self.noise.value.replace("-", "_"),
             "weight_prior": fitting.default_weight_prior(dataset) if prior is None else parse_weight_prior(prior),
             "standardize": bool(self.standardize),
             "acceleration": self.acceleration.value,
@@ -398,7 +422,7 @@ def select(
                 dataset.X,
                 dims,
                 networks or ((), (8,), (16,)),
-                [one.value for one in grid.noise or (Noise.diagonal,)],
+                [one.value.replace("-", "_") for one in grid.noise or (Noise.diagonal,)],
                 criterion=comparison.criterion.value.replace("-", "_"),
                 validation=comparison.test_fraction or None,
                 folds=comparison.folds,

@@ -62,6 +62,11 @@ class Settings:
     seed: int
     acceleration: str = "quasi-newton"
     batch_size: int | None = None
+    noise_rank: int = 1
+    noise_prior: float = 0.0
+    kink_ridge: float = 0.0
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
     header: bool | None = None
 
 
@@ -157,6 +162,11 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
         checkpoint=checkpoint,
         acceleration=settings.acceleration,
         batch_size=settings.batch_size,
+        noise_rank=settings.noise_rank,
+        noise_prior=settings.noise_prior,
+        kink_ridge=settings.kink_ridge,
+        early_stopping=settings.early_stopping,
+        validation_fraction=settings.validation_fraction,
     )
     scaling = _scaling(dataset, settings)
     with warnings.catch_warnings():

@@ -123,6 +123,7 @@ class Noise(StrEnum):
     isotropic = "isotropic"
     diagonal = "diagonal"
     full = "full"
+    low_rank = "low-rank"
 
 
 def split_names(text: str | None) -> list[str] | None:

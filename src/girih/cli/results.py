@@ -155,6 +155,8 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         "acceleration": settings.acceleration,
         "rows in a batch": "all" if settings.batch_size is None else f"{settings.batch_size:,}",
         "least noise": f"{settings.noise_floor:g} of the variance of the data",
+        "noise prior, kink ridge": f"{settings.noise_prior:g}, {settings.kink_ridge:g}",
+        "early stopping": f"by {settings.validation_fraction:.0%} of the rows" if settings.early_stopping else "no",
         "seed": str(settings.seed),
     }
     what = dataset.description if is_file(settings.source) else f"{len(dataset):,} rows: {dataset.description}"
