@@ -67,6 +67,15 @@ class Polytopes:
             out[chosen] = signed_mass(table).clamp(min=0.0)
         return out
 
+    def least_log_mass(self, point: Tensor, slack: Tensor) -> Tensor:
+        """A lower bound on `log_mass` in a fraction of its time, `(count,)`, by Jensen's inequality.
+
+        Args:
+            point: a point of each set, `(count, S)`: the bound is good for the one nearest to the origin.
+            slack: by how much points may be off, `(count,)`.
+        """
+        return masses.least_log_mass(self._cones(point), point, slack)
+
     def raw_moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """`E[1]`, `E[x]` and `E[x x^T]` over each set, not divided by the mass, as exact as `mass`.
 
@@ -145,6 +154,10 @@ class Polytopes:
     _drawn: int  # edges that are drawn from at a time
 
     @abstractmethod
+    def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Owners `(k,)` of the cones from `apex (count, S)` over the boundary, and `_seen_from` there."""
+
+    @abstractmethod
     def _tables(self, among: Tensor | None = None) -> Iterator[tuple[Tensor, Table]]:
         """Sets in padded tables, those of similar numbers of edges together."""
 
@@ -188,6 +201,9 @@ class Polygons(Polytopes):
     def nearest(self) -> Tensor:
         """The point of each polygon nearest to the origin, `(count, 2)`: the origin itself where it is inside."""
         return polygon_nearest(self.tail, self.head, self.owner, self.count)
+
+    def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.owner, *_seen_from((self.tail, self.head), apex[self.owner])
 
     def _tables(self, among: Tensor | None = None) -> Iterator[tuple[Tensor, PolygonTable]]:
         size, _ = slots(self.owner, self.count)
@@ -239,6 +255,12 @@ class Polyhedra(Polytopes):
         """The point of each polyhedron nearest to the origin, `(count, 3)`: the origin itself where it is inside."""
         return polyhedron_nearest(self.tail, self.head, self.face, self.normal, self.offset, self.owner, self.count)
 
+    def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        corner = torch.searchsorted(self.face, self.face)  # the first edge of the face begins at its fan's corner
+        owner = self.owner[self.face]
+        ends = (self.tail[corner], self.tail, self.head)
+        return owner, *_seen_from(ends, apex[owner])
+
     def _tables(self, among: Tensor | None = None) -> Iterator[tuple[Tensor, PolyhedronTable]]:
         edges, _ = slots(self.face, len(self.owner))
         size, _ = slots(self.owner, self.count)
@@ -263,6 +285,12 @@ class Polyhedra(Polytopes):
         ends, offset = self.tail.new_zeros(n, 1, 0, 4), self.tail.new_zeros(n, 1)
         normal = self.tail.new_tensor([0.0, 0.0, 1.0]).expand(n, 1, 3)
         return polyhedron_table(ends, ends, normal, offset, torch.zeros_like(offset, dtype=torch.bool))
+
+
+def _seen_from(ends: Sequence[Tensor], apex: Tensor) -> tuple[Tensor, Tensor]:
+    """From apices `(k, S)` to ends of edges, or their directions at infinity, `(k, S, S)`; which are directions."""
+    step = [torch.addcmul(end[:, :-1], apex, end[:, -1:], value=-1.0) for end in ends]
+    return torch.stack(step, 1), torch.stack([end[:, -1] == 0.0 for end in ends], 1)
 
 
 def from_halfspaces(pairs: Sequence[tuple[Array, Array]]) -> tuple[Polygons | Polyhedra, Tensor]:

@@ -324,6 +324,12 @@ class Geometry:
         shape, root = self.shape(gaussian)
         return shape.nearest(piece, root, gaussian.centre)
 
+    def least_log_mass(self, piece: Tensor, gaussian: Gaussians, anchor: Tensor) -> Tensor:
+        """A lower bound on the log-mass of each piece in w, `(m,)`, from the `nearest` points."""
+        shape, root = self.shape(gaussian)
+        slack = _ROUNDING * (self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1))
+        return shape.polytopes(piece, root, gaussian.centre).least_log_mass(anchor, slack)
+
     def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
         """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
         far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
