@@ -13,18 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.gaussian import masses
+from girih.gaussian import masses, prepared
 from girih.gaussian.halfspaces import Array, Boundary, polygon_boundary, polyhedron_boundary
 from girih.gaussian.masses import Form
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
+from girih.gaussian.prepared import Prepared, first_of_each, lines
 from girih.gaussian.sampling import sample
-from girih.gaussian.signed import signed_mass, signed_moments
+from girih.gaussian.signed import signed_mass, signed_moments, solid_angle_at_infinity
 from girih.gaussian.slices import tilted_frame
 from girih.gaussian.tables import (
     PolygonTable,
     PolyhedronTable,
     Table,
+    angle_at_infinity,
     buckets,
+    complete,
+    flatten,
     gather,
     pad,
     polygon_table,
@@ -62,6 +66,8 @@ class Polytopes:
 
     def mass(self) -> Tensor:
         """`P(x in set)`, `(count,)`, to an absolute error of about 1e-15 per edge: faster than `log_mass` in tails."""
+        if prepared.kernels() is not None:
+            return self.prepared().masses(*self._as_they_are()).clamp_(min=0.0)
         out = self.tail.new_zeros(self.count)
         for chosen, table in self._tables():
             out[chosen] = signed_mass(table).clamp(min=0.0)
@@ -82,6 +88,8 @@ class Polytopes:
         Returns:
             `(count,)`, `(count, S)` and `(count, S, S)`.
         """
+        if prepared.kernels() is not None:
+            return self.prepared().moments(*self._as_they_are())
         out = self._rooms()
         for chosen, table in self._tables():
             for total, part in zip(out, signed_moments(table), strict=True):
@@ -148,6 +156,22 @@ class Polytopes:
         return out
 
     @abstractmethod
+    def prepared(self) -> Prepared:
+        """The sets for compiled code, to be seen from many centres."""
+
+    def _as_they_are(self) -> tuple[Tensor, Tensor]:
+        """What `Prepared` takes for all sets, seen from the origin."""
+        return torch.arange(self.count), self.tail.new_zeros(self.count, self.tail.shape[1] - 1)
+
+    def _open(self, owner: Tensor) -> Tensor:
+        """The sets that reach infinity, from the owners of edges: an index."""
+        rays = self.tail[:, -1] + self.head[:, -1] == 1.0
+        some = torch.ones(self.count, dtype=torch.bool)
+        some[owner] = False  # those without edges
+        some[owner[rays]] = True
+        return some.nonzero()[:, 0]
+
+    @abstractmethod
     def nearest(self) -> Tensor:
         """The point of each set nearest to the origin, `(count, S)`: the origin itself where it is inside."""
 
@@ -202,6 +226,18 @@ class Polygons(Polytopes):
         """The point of each polygon nearest to the origin, `(count, 2)`: the origin itself where it is inside."""
         return polygon_nearest(self.tail, self.head, self.owner, self.count)
 
+    def prepared(self) -> Prepared:
+        """The polygons for compiled code."""
+        edges, start = lines(self.tail, self.head, self.owner, self.count)
+        return Prepared(edges, start, self.opening().div_(2.0 * torch.pi).numpy(), np.empty((0, 11)), start)
+
+    def opening(self) -> Tensor:
+        """The angle of the directions in which each polygon is unbounded, `(count,)`."""
+        out = self.tail.new_zeros(self.count)
+        for chosen, table in self._tables(self._open(self.owner)):
+            out[chosen] = angle_at_infinity(table.edges)
+        return out
+
     def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.owner, *_seen_from((self.tail, self.head), apex[self.owner])
 
@@ -254,6 +290,19 @@ class Polyhedra(Polytopes):
     def nearest(self) -> Tensor:
         """The point of each polyhedron nearest to the origin, `(count, 3)`: the origin itself where it is inside."""
         return polyhedron_nearest(self.tail, self.head, self.face, self.normal, self.offset, self.owner, self.count)
+
+    def prepared(self) -> Prepared:
+        """The polyhedra for compiled code."""
+        axes = complete(self.normal)
+        tail, head = (flatten(end, axes[self.face]) for end in (self.tail, self.head))
+        edges, edge_start = lines(tail, head, self.face, len(self.owner))
+        open_angle = Polygons(tail, head, self.face, len(self.owner)).opening()
+        faces = torch.cat((self.normal, axes.flatten(1), self.offset[:, None], open_angle[:, None]), 1)
+        solid, some = self.tail.new_zeros(self.count), self._open(self.owner[self.face])
+        for chosen, table in self._tables(some):
+            solid[chosen] = solid_angle_at_infinity(table)
+        start = first_of_each(self.owner, self.count)
+        return Prepared(edges, edge_start, solid.div_(4.0 * torch.pi).numpy(), faces.numpy(), start)
 
     def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         corner = torch.searchsorted(self.face, self.face)  # the first edge of the face begins at its fan's corner

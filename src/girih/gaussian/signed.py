@@ -104,7 +104,7 @@ def _polyhedron_mass(faces: PolyhedronTable) -> Tensor:
     open_angle = torch.where(faces.real, angle_at_infinity(edges), 0.0)
     flux = (angle.sum(-1) + open_angle) * (size * _ROOT_HALF).erf() - solid.sum(-1) + _remainder(size, edges).sum(-1)
     total = torch.where(faces.real, flux * h.sign(), 0.0).sum(-1)
-    return (total + _solid_angle_at_infinity(faces)) / (4.0 * math.pi)
+    return (total + solid_angle_at_infinity(faces)) / (4.0 * math.pi)
 
 
 def _angles(size: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def _remainder(size: Tensor, edges: Edges) -> Tensor:
     return out
 
 
-def _solid_angle_at_infinity(faces: PolyhedronTable) -> Tensor:
+def solid_angle_at_infinity(faces: PolyhedronTable) -> Tensor:
     """Solid angle `(n,)` of the directions in which each polyhedron is unbounded.
 
     It is what the faces leave of the sphere around a viewpoint, whichever it is: one far from all planes is taken.

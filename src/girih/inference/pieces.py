@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.gaussian import Polygons, Polyhedra
+from girih.gaussian import Polygons, Polyhedra, prepared
+from girih.gaussian.prepared import Prepared
 from girih.inference.model import Model, Rows
 from girih.inference.tree import Leaves, Tree
 from girih.partition.cells import Corners
@@ -67,6 +68,7 @@ class Pieces:
         self.dim, self.count, self.cells = len(factor), cells.complex.count, len(cells)
         self.cell = torch.as_tensor(cells.cell_of_piece)
         self.origin = cells.piece_origins @ white.mT
+        self._for_kernels: Prepared | None = None
         points = cells.complex.points
         moved = np.concatenate((points[:, :-1] @ white.numpy().T, points[:, -1:]), 1)
         complex_, inside = cells.complex.moved(moved), cells.inside @ white.numpy().T
@@ -157,6 +159,7 @@ class Pieces:
     def stretched(self, root: Tensor) -> Self:
         """The pieces in coordinates `root t`, `root (P, S, S)`: for `polytopes` and all below, without a root."""
         other = copy.copy(self)
+        other._for_kernels = None
         zero = torch.zeros_like(self.origin)
         every = np.arange(len(self._ends))
         other._ends = torch.cat(self._moved(every, self._edge_owner.numpy(), root, zero), 1)
@@ -180,11 +183,21 @@ class Pieces:
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15 or `SIGNED_ERROR` of the farthest vertex."""
-        return self.polytopes(piece, root, centre).mass()
+        if root is not None or prepared.kernels() is None:
+            return self.polytopes(piece, root, centre).mass()
+        return self._prepared().masses(piece, centre).clamp_(min=0.0)
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`E[1]`, `E[w]` and `E[w w^T]` over each piece, not divided by the mass, as exact as `raw_masses`."""
-        return self.polytopes(piece, root, centre).raw_moments()
+        if root is not None or prepared.kernels() is None:
+            return self.polytopes(piece, root, centre).raw_moments()
+        return self._prepared().moments(piece, centre)
+
+    def _prepared(self) -> Prepared:
+        if self._for_kernels is None:
+            every = self.polytopes(torch.arange(self.count), None, torch.zeros_like(self.origin))
+            self._for_kernels = every.prepared()
+        return self._for_kernels
 
     def nearest(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """The point w of each piece that is nearest to 0, `(m, S)`."""
