@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from girih.gaussian.tables import describe
 
 Array = NDArray[Any]
+T = TypeVar("T")
 _SHARE = 512  # sets that are worth a thread
 
 
@@ -32,17 +33,15 @@ def kernels() -> ModuleType | None:
         return None
 
 
-def in_threads(function: Callable[..., None], count: int, *columns: Array) -> None:
-    """Call a compiled function with rows of arrays, in as many threads as torch has and the rows are worth."""
-    threads = min(torch.get_num_threads(), count // _SHARE)
+def in_threads(function: Callable[..., T], count: int, share: int, *columns: Array) -> list[T]:
+    """Results of a compiled function for rows of arrays, in as many threads as torch has, `share` rows each or more."""
+    threads = min(torch.get_num_threads(), count // share)
     if threads <= 1:
-        function(*columns)
-        return
+        return [function(*columns)]
     ends = [count * k // threads for k in range(threads + 1)]
-    parts = [slice(a, b) for a, b in pairwise(ends)]
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(function, *(column[part] for column in columns)) for part in parts]:
-            done.result()
+        runs = [pool.submit(function, *(column[a:b] for column in columns)) for a, b in pairwise(ends)]
+        return [run.result() for run in runs]
 
 
 class Prepared(NamedTuple):
@@ -91,7 +90,7 @@ class Prepared(NamedTuple):
                     second,
                 )
 
-        in_threads(run, count, *rows)
+        in_threads(run, count, _SHARE, *rows)
         return out
 
 

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
+from girih.gaussian import prepared
 from girih.inference.model import Rows
 from girih.inference.pieces import Gaussians, Geometry, range_of
+from girih.inference.search import Search
 from girih.inference.tree import ROUNDING, Centres, Gap, Level
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -42,6 +44,21 @@ class Pairs(NamedTuple):
     log_known: Tensor  # (n,) log of a lower bound on p(x)
     log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
     raw_error: Tensor  # (m,) of raw masses, or more
+
+    def joined(self, which: Tensor, others: Pairs) -> Pairs:
+        """With the pairs of more rows, named `which` here and 0, 1, ... in the others."""
+        row = torch.cat((self.row, which[others.row]))
+        order = row.argsort(stable=True)
+
+        def both(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.cat((mine, theirs))[order]
+
+        a, b = self.gaussian, others.gaussian
+        gaussian = Gaussians(both(a.base, b.base), both(a.root, b.root), both(a.centre, b.centre), a.shared)
+        known, lost = self.log_known.clone(), self.log_left_out.clone()
+        known[which], lost[which] = others.log_known, others.log_left_out
+        piece, error = both(self.piece, others.piece), both(self.raw_error, others.raw_error)
+        return Pairs(row[order], piece, gaussian, known, lost, error)
 
     @property
     def log_scale(self) -> Tensor:
@@ -65,6 +82,25 @@ def select_pairs(g: Geometry, rows: Rows) -> Pairs:
         gaussian = g.gaussians(rows, row, piece)
         return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
 
+    if rows.observed is None and prepared.kernels() is not None:
+        return _compiled(g, rows)
+    return _by_tables(g, rows)
+
+
+def _compiled(g: Geometry, rows: Rows) -> Pairs:
+    """Pairs of complete rows by compiled code, and of those of which it is not sure as of the others."""
+    search, outer = g.recall(Search), unbounded_bounds(g, rows)
+    found = search.find(g, rows, outer, (math.log(g.model.tol / _STAGES), ROUNDING, _WORTH, _BEAM))
+    gaussian = Gaussians(found.base, g.maps.root[found.piece], found.centre, True)
+    error = g.raw_error(found.piece, gaussian)
+    pairs = Pairs(found.row, found.piece, gaussian, found.log_known, found.log_left_out, error)
+    unsure = found.unsure.nonzero()[:, 0]
+    return pairs.joined(unsure, _by_tables(g, rows.take(unsure))) if len(unsure) else pairs
+
+
+def _by_tables(g: Geometry, rows: Rows) -> Pairs:
+    """Pairs of rows by operations on tables of pairs."""
+    pieces, tol, count = g.pieces, g.model.tol, len(rows.x)
     constant = rows.constant - 0.5 * rows.far2
     gap = gap_from(g, rows)
 
