@@ -147,15 +147,13 @@ def test_bounds_of_single_pieces(S):
         gaussian = geometry.gaussians(rows, row, piece)
         right = geometry.nearest(piece, gaussian)
         shape = geometry.recall(certificate.Search)._shape
-        out, way, edges, length = np.empty(S), np.empty(S), np.empty((S, S)), np.empty(S)
-        anchors, reach = np.empty(right.shape), np.empty(len(right))
         far = geometry.far[piece] + gaussian.centre.norm(dim=1)
-        slack = 1e-14 * far.numpy()
-        least = np.empty(len(right))
-        for i, (k, centre) in enumerate(zip(piece.tolist(), gaussian.centre.numpy(), strict=True)):
-            reach[i] = kernels._nearest(k, centre, slack[i], shape, out, way)
-            anchors[i] = out
-            least[i] = kernels._least_log_mass(k, centre, out, slack[i], shape, edges, length)
+        slack, centre = 1e-14 * far.numpy(), gaussian.centre.numpy()
+        way, edges, length = np.empty((2, S)), np.empty((S, S)), np.empty(S)
+        anchors, reach, least = np.empty(right.shape), np.empty(len(right)), np.empty(len(right))
+        for i, k in enumerate(piece.tolist()):
+            reach[i] = kernels._nearest(k, centre, i, slack[i], *shape[:10], anchors, way)
+            least[i] = kernels._least_log_mass(k, centre, anchors, i, slack[i], shape[6], *shape[10:], edges, length)
         distance = right.norm(dim=1).numpy()
         room = 1e-13 * far.numpy()
         assert (reach <= distance + room).all()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_NOTHING, _LEAST = -60.0, 1e-26  # a share in logarithms, and what it is at most
 _RAY = 1e-12  # sine of the angle by which a ray may run against a direction by rounding
 # corners and rays of pieces, edges that are nearest points' and all of them, faces, cones: see `Search`
 Shape = tuple[Array, Array, Array, Array, Array, Array, Array, Array, Array, Array, Array, Array]
@@ -29,103 +30,164 @@ def _lowered(value: float, rounding: float) -> float:
 
 
 @_device
-def _slab(
-    main: Array, beyond: float, node: int, centre: Array, basis: Array, sizes: Array, rounding: float
-) -> tuple[float, float]:
-    """The square of a lower bound on the distance of a row from a node, and its square from the centre."""
-    S = basis.shape[2]
-    total, along = 0.0, 0.0
-    for j in range(len(main)):
-        off = main[j] - centre[node, j]
-        total += off * off
-    for s in range(S):
-        part = 0.0
-        for j in range(len(main)):
-            part += (main[j] - centre[node, j]) * basis[node, j, s]
-        along += part * part
-    across = max(math.sqrt(max(total - along, 0.0)) - sizes[node, 2], 0.0)
-    inner = max(math.sqrt(along) - sizes[node, 1], 0.0)
-    rest = beyond - sizes[node, 0]
-    outside = max(abs(rest) - sizes[node, 3], 0.0)
-    total += rest * rest
-    return max(inner * inner + across * across + outside * outside - rounding * total, 0.0), total
+def _share(value: float, reference: float, rounding: float) -> float:
+    """At least what a bound is as a part of a reference, both in logarithms."""
+    above = -_lowered(-value, rounding) - reference
+    return math.exp(above) if above > _NOTHING else _LEAST
 
 
 @_device
-def _height(main: Array, beyond: float, node: int, centre: Array, sizes: Array) -> float:
+def _gap2(
+    main: Array,
+    n: int,
+    beyond: float,
+    node: int,
+    centre: Array,
+    basis: Array,
+    sizes: Array,
+    rounding: float,
+    enough: float,
+) -> float:
+    """The square of a lower bound on the distance of a row from a node: of its ball if that is enough, or its slab."""
+    total = 0.0
+    for j in range(main.shape[1]):
+        off = main[n, j] - centre[node, j]
+        total += off * off
+    rest = beyond - sizes[node, 0]
+    square = total + rest * rest
+    outside = max(math.sqrt(square) - sizes[node, 3], 0.0)
+    ball = outside * outside - rounding * square
+    if ball > enough:
+        return ball
+    along = 0.0
+    for s in range(basis.shape[1]):
+        part = 0.0
+        for j in range(main.shape[1]):
+            part += (main[n, j] - centre[node, j]) * basis[node, s, j]
+        along += part * part
+    across = max(math.sqrt(max(total - along, 0.0)) - sizes[node, 2], 0.0)
+    inner = max(math.sqrt(along) - sizes[node, 1], 0.0)
+    apart = max(abs(rest) - sizes[node, 3], 0.0)
+    return max(inner * inner + across * across + apart * apart - rounding * square, 0.0)
+
+
+@_device
+def _height(main: Array, n: int, beyond: float, node: int, centre: Array, sizes: Array) -> float:
     """What a node would hold of a row if all of it were at its centre, in logarithms."""
     square = (beyond - sizes[node, 0]) ** 2
-    for j in range(len(main)):
-        square += (main[j] - centre[node, j]) ** 2
+    for j in range(main.shape[1]):
+        square += (main[n, j] - centre[node, j]) ** 2
     value: float = sizes[node, 4] - 0.5 * square
     return value
 
 
 @_device
-def _gaussian(y: Array, piece: int, start: Array, basis: Array, off: Array, out: Array, loud: float) -> float:
+def _gaussian(
+    y: Array, n: int, piece: int, start: Array, basis: Array, off: Array, out: Array, i: int, loud: float
+) -> float:
     """Centre of the Gaussian of a pair, into `out`; `|b - Q c|^2` is returned."""
-    M, S = basis.shape[1], basis.shape[2]
-    K = len(y)
-    for s in range(S):
-        out[s] = 0.0
+    S, M = basis.shape[1], basis.shape[2]
+    K = y.shape[1]
     for j in range(M):
-        b = -start[piece, j]
-        if j < K:
-            b += y[j]
-        off[j] = b
-        for s in range(S):
-            out[s] += basis[piece, j, s] * b
+        off[j] = -start[piece, j]
+    for j in range(K):
+        off[j] += y[n, j]
     largest = 0.0
     for s in range(S):
-        largest = max(largest, abs(out[s]))
-    square = 0.0
-    for j in range(M):
-        for s in range(S):
-            off[j] -= basis[piece, j, s] * out[s]
-        square += off[j] * off[j]
+        total = 0.0
+        for j in range(M):
+            total += basis[piece, s, j] * off[j]
+        out[i, s] = total
+        largest = max(largest, abs(total))
+    for s in range(S):
+        total = out[i, s]
+        for j in range(M):
+            off[j] -= basis[piece, s, j] * total
     if largest > loud:
         for s in range(S):
             again = 0.0
             for j in range(M):
-                again += basis[piece, j, s] * off[j]
+                again += basis[piece, s, j] * off[j]
             for j in range(M):
-                off[j] -= basis[piece, j, s] * again
-        square = 0.0
-        for j in range(M):
-            square += off[j] * off[j]
+                off[j] -= basis[piece, s, j] * again
+    square = 0.0
+    for j in range(M):
+        square += off[j] * off[j]
     return square
 
 
 @_device
-def _beyond(piece: int, centre: Array, way: Array, first: Array, corner: Array, ray_first: Array, ray: Array) -> float:
+def _beyond(
+    piece: int, centre: Array, i: int, way: Array, w: int, first: Array, corner: Array, ray_first: Array, ray: Array
+) -> float:
     """At least the distance of a piece from 0: how far all of it is in a direction, negative where it is not."""
-    S = len(centre)
+    S = centre.shape[1]
     length = 0.0
     for s in range(S):
-        length += way[s] * way[s]
+        length += way[w, s] * way[w, s]
     length = math.sqrt(length)
     if not length > 0.0:
         return -1.0
     for k in range(ray_first[piece], ray_first[piece + 1]):
         lean = 0.0
         for s in range(S):
-            lean += ray[k, s] * way[s]
+            lean += ray[k, s] * way[w, s]
         if lean < -_RAY * length:  # rays have length 1
             return -1.0
     least = math.inf
     for k in range(first[piece], first[piece + 1]):
         at = 0.0
         for s in range(S):
-            at += (corner[k, s] - centre[s]) * way[s]
+            at += (corner[k, s] - centre[i, s]) * way[w, s]
         least = min(least, at)
     return least / length if least < math.inf else -1.0
 
 
 @_device
-def _nearest(piece: int, centre: Array, slack: float, shape: Shape, out: Array, way: Array) -> float:
-    """At least the distance of a piece from 0, and about its nearest point, into `out`."""
-    first, corner, ray_first, ray, edge_first, edge, ends, face_first, normal, offset, _, _ = shape
-    S = len(centre)
+def _nearest(
+    piece: int,
+    centre: Array,
+    i: int,
+    slack: float,
+    first: Array,
+    corner: Array,
+    ray_first: Array,
+    ray: Array,
+    edge_first: Array,
+    edge: Array,
+    ends: Array,
+    face_first: Array,
+    normal: Array,
+    offset: Array,
+    out: Array,
+    way: Array,
+) -> float:
+    """At least the distance of a piece from 0, and about its nearest point, into place i of `out`."""
+    S = centre.shape[1]
+    best = -1.0
+    if S == 3:
+        lowest, which = 0.0, -1
+        for f in range(face_first[piece], face_first[piece + 1]):
+            h = offset[f]
+            for s in range(S):
+                h -= normal[f, s] * centre[i, s]
+            if h < lowest:
+                lowest, which = h, f
+        if which >= 0:
+            for s in range(S):
+                out[i, s] = lowest * normal[which, s]
+            best = _beyond(piece, centre, i, out, i, first, corner, ray_first, ray)
+        inside = True
+        for f in range(face_first[piece], face_first[piece + 1]):
+            h = offset[f] + slack
+            for s in range(S):
+                h -= normal[f, s] * (centre[i, s] + (out[i, s] if which >= 0 else 0.0))
+            inside &= h >= 0.0
+        if inside:  # 0, or the foot of 0 in a face
+            if which < 0:
+                for s in range(S):
+                    out[i, s] = 0.0
+            return max(best - slack, 0.0)
     nearest = math.inf
     for k in range(edge_first[piece], edge_first[piece + 1]):
         e = edge[k]
@@ -135,7 +197,7 @@ def _nearest(piece: int, centre: Array, slack: float, shape: Shape, out: Array, 
         top, square = 0.0, 0.0
         for s in range(S):
             step = ends[e, b + s] - finite * ends[e, a + s]
-            top -= (ends[e, a + s] - centre[s]) * step
+            top -= (ends[e, a + s] - centre[i, s]) * step
             square += step * step
         place = 0.0
         if square > 0.0:
@@ -144,49 +206,44 @@ def _nearest(piece: int, centre: Array, slack: float, shape: Shape, out: Array, 
                 place = min(place, 1.0)
         distance = 0.0
         for s in range(S):
-            way[s] = ends[e, a + s] - centre[s] + place * (ends[e, b + s] - finite * ends[e, a + s])
-            distance += way[s] * way[s]
+            way[0, s] = ends[e, a + s] - centre[i, s] + place * (ends[e, b + s] - finite * ends[e, a + s])
+            distance += way[0, s] * way[0, s]
         if distance < nearest:
             nearest = distance
             for s in range(S):
-                out[s] = way[s]
-    best = -1.0
+                way[1, s] = way[0, s]
     if nearest < math.inf:
-        best = _beyond(piece, centre, out, first, corner, ray_first, ray)
-    if S == 3:
-        lowest, which = 0.0, -1
-        for f in range(face_first[piece], face_first[piece + 1]):
-            h = offset[f]
+        other = _beyond(piece, centre, i, way, 1, first, corner, ray_first, ray)
+        if other > best:
+            best = other
             for s in range(S):
-                h -= normal[f, s] * centre[s]
-            if h < lowest:
-                lowest, which = h, f
-        if which >= 0:
-            for s in range(S):
-                way[s] = lowest * normal[which, s]
-            other = _beyond(piece, centre, way, first, corner, ray_first, ray)
-            if other > best:
-                best = other
-                for s in range(S):
-                    out[s] = way[s]
+                out[i, s] = way[1, s]
     if not best > 0.0:
         for s in range(S):
-            out[s] = 0.0
+            out[i, s] = 0.0
         return 0.0
     return max(best - slack, 0.0)
 
 
 @_device
 def _least_log_mass(
-    piece: int, centre: Array, apex: Array, slack: float, shape: Shape, edges: Array, length: Array
+    piece: int,
+    centre: Array,
+    apex: Array,
+    at: int,
+    slack: float,
+    ends: Array,
+    cone_first: Array,
+    fan: Array,
+    edges: Array,
+    length: Array,
 ) -> float:
     """`girih.gaussian.masses.least_log_mass` of a piece: Jensen's inequality in the cones over its boundary."""
-    _, _, _, _, _, _, ends, _, _, _, cone_first, fan = shape
-    S = len(centre)
+    S = centre.shape[1]
     off = 2.0 * slack
     v2 = 0.0
     for s in range(S):
-        v2 += apex[s] * apex[s]
+        v2 += apex[at, s] * apex[at, s]
     peak, total = -math.inf, 0.0
     for k in range(cone_first[piece], cone_first[piece + 1]):
         directions = 0
@@ -196,9 +253,9 @@ def _least_log_mass(
             finite = ends[e, a + S]
             square, slope = 0.0, 0.0
             for s in range(S):
-                edges[i, s] = ends[e, a + s] - finite * (centre[s] + apex[s])
+                edges[i, s] = ends[e, a + s] - finite * (centre[at, s] + apex[at, s])
                 square += edges[i, s] * edges[i, s]
-                slope += edges[i, s] * apex[s]
+                slope += edges[i, s] * apex[at, s]
             slope /= S + 1
             scale = 2.0 / (slope + math.sqrt(slope * slope + 8.0 / ((S + 1) * (S + 2)) * square))
             if finite > 0.0:
@@ -231,7 +288,7 @@ def _least_log_mass(
                 for i in range(S):
                     whole += edges[i, s]
                 whole2 += whole * whole
-                cross += apex[s] * whole
+                cross += apex[at, s] * whole
             square = v2 + 2.0 / (S + 1) * cross + (second + whole2) / ((S + 1) * (S + 2))
             root = math.sqrt(max(square, 0.0)) + off
             value = -0.5 * root * root
@@ -263,8 +320,9 @@ def select(
     node_centre, node_basis, sizes, child, children, piece_of = tree
     wide_first, wide_last, top_first, top_last = levels
     start, basis, log_volume, flat = maps
+    first, corner, ray_first, ray, edge_first, edge, ends, face_first, normal, offset, cone_first, fan = shape
     log_tol, rounding, error, loud, worth, beam = numbers
-    S, P = basis.shape[2], len(basis)
+    S, P = basis.shape[1], len(basis)
     far = flat[:, 1]
     room = max(64, 4 * len(y))
     out_row, out_piece = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -279,7 +337,7 @@ def select(
         np.empty((P, S)),
         np.empty((P, S)),
     )
-    off, way, edges, length = np.empty(basis.shape[1]), np.empty(S), np.empty((S, S)), np.empty(S)
+    off, way, edges, length = np.empty(basis.shape[2]), np.empty((2, S)), np.empty((S, S)), np.empty(S)
     some, leaf, leaf_score = np.empty(beam, np.int64), np.empty(beam, np.int64), np.empty(beam)
     for n in range(len(y)):
         common = constant[n]
@@ -293,7 +351,7 @@ def select(
         for k in range(beam):
             leaf[k], leaf_score[k] = -1, -math.inf
         for node in range(wide_first, wide_last):
-            _insert(leaf, leaf_score, node, _height(main[n], beyond[n], node, node_centre, sizes), beam)
+            _insert(leaf, leaf_score, node, _height(main, n, beyond[n], node, node_centre, sizes), beam)
         deeper = leaf[0] >= 0 and children[leaf[0]] > 0
         while deeper:
             for k in range(beam):
@@ -301,7 +359,7 @@ def select(
             for k in range(beam):
                 if some[k] >= 0:
                     for node in range(child[some[k]], child[some[k]] + children[some[k]]):
-                        _insert(leaf, leaf_score, node, _height(main[n], beyond[n], node, node_centre, sizes), beam)
+                        _insert(leaf, leaf_score, node, _height(main, n, beyond[n], node, node_centre, sizes), beam)
             deeper = children[leaf[0]] > 0
         best_outer = -1
         for k in range(len(unbounded)):
@@ -318,13 +376,30 @@ def select(
                 piece = unbounded[best_outer]
             else:
                 continue
-            height = common - 0.5 * _gaussian(y[n], piece, start, basis, off, centres[0], loud)
+            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, 0, loud)
             size = 0.0
             for s in range(S):
                 size += centres[0, s] ** 2
             slack = error * (far[piece] + math.sqrt(size))
-            away = _nearest(piece, centres[0], slack, shape, anchor[0], way)
-            least = _least_log_mass(piece, centres[0], anchor[0], slack, shape, edges, length)
+            away = _nearest(
+                piece,
+                centres,
+                0,
+                slack,
+                first,
+                corner,
+                ray_first,
+                ray,
+                edge_first,
+                edge,
+                ends,
+                face_first,
+                normal,
+                offset,
+                anchor,
+                way,
+            )
+            least = _least_log_mass(piece, centres, anchor, 0, slack, ends, cone_first, fan, edges, length)
             if least > -math.inf:
                 low = max(low, _lowered(height + log_volume[piece] + least, rounding))
             else:
@@ -342,10 +417,11 @@ def select(
         while filled_stack > 0:
             filled_stack -= 1
             node = stack[filled_stack]
-            gap2, _ = _slab(main[n], beyond[n], node, node_centre, node_basis, sizes, rounding)
-            bound = common + sizes[node, 4] - 0.5 * gap2
+            height = common + sizes[node, 4]
+            enough = 2.0 * (height - limit)
+            bound = height - 0.5 * _gap2(main, n, beyond[n], node, node_centre, node_basis, sizes, rounding, enough)
             if bound < limit:
-                gone += math.exp(-_lowered(-bound, rounding) - reference)
+                gone += _share(bound, reference, rounding)
             elif children[node] == 0:
                 found[count] = piece_of[node]
                 count += 1
@@ -355,23 +431,40 @@ def select(
                     filled_stack += 1
         for k in range(len(unbounded)):
             if outer[n, k] < limit:
-                gone += math.exp(-_lowered(-outer[n, k], rounding) - reference)
+                gone += _share(outer[n, k], reference, rounding)
             else:
                 found[count] = unbounded[k]
                 count += 1
         kept, best = 0, -1
         for i in range(count):
             piece = found[i]
-            height = common - 0.5 * _gaussian(y[n], piece, start, basis, off, centres[kept], loud)
+            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, kept, loud)
             bound = height + min(log_volume[piece], flat[piece, 0])
             if bound < limit:
-                gone += math.exp(-_lowered(-bound, rounding) - reference)
+                gone += _share(bound, reference, rounding)
                 continue
             size = 0.0
             for s in range(S):
                 size += centres[kept, s] ** 2
             slack = error * (far[piece] + math.sqrt(size))
-            away = _nearest(piece, centres[kept], slack, shape, anchor[kept], way)
+            away = _nearest(
+                piece,
+                centres,
+                kept,
+                slack,
+                first,
+                corner,
+                ray_first,
+                ray,
+                edge_first,
+                edge,
+                ends,
+                face_first,
+                normal,
+                offset,
+                anchor,
+                way,
+            )
             found[kept], base[kept], value[kept] = piece, height, bound - 0.5 * away * away
             if best < 0 or value[kept] > value[best]:
                 best = kept
@@ -381,7 +474,7 @@ def select(
             for s in range(S):
                 size += centres[best, s] ** 2
             slack = error * (far[piece] + math.sqrt(size))
-            least = _least_log_mass(piece, centres[best], anchor[best], slack, shape, edges, length)
+            least = _least_log_mass(piece, centres, anchor, best, slack, ends, cone_first, fan, edges, length)
             if least > -math.inf:
                 low = max(low, _lowered(base[best] + log_volume[piece] + least, rounding))
             elif value[best] > low + worth:
@@ -402,7 +495,7 @@ def select(
             share += math.exp(value[order[k]] - allowed)
             if not share <= 1.0:
                 break
-            gone += math.exp(-_lowered(-value[order[k]], rounding) - reference)
+            gone += _share(value[order[k]], reference, rounding)
             found[order[k]] = -1
         known[n] = low
         lost[n] = reference + math.log(gone) if gone > 0.0 else -math.inf

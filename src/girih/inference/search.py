@@ -40,7 +40,7 @@ class Search:
         root = g.maps.root
         log_volume = -root.diagonal(dim1=1, dim2=2).log().sum(1)
         flat = torch.stack((g.pieces.log_volume - 0.5 * S * math.log(2.0 * math.pi), g.far), 1)
-        self._maps = tuple(part.contiguous().numpy() for part in (g.maps.start, g.maps.basis, log_volume, flat))
+        self._maps = tuple(part.contiguous().numpy() for part in (g.maps.start, g.maps.basis.mT, log_volume, flat))
         self._shape = _flat_shape(g)
         self._unbounded = g.unbounded.numpy()
         self._kernels = importlib.import_module("girih.inference.kernels")
@@ -83,7 +83,7 @@ def _flat_tree(tree: Tree, S: int) -> tuple[tuple[Array, ...], tuple[int, ...]]:
     nothing = np.zeros(ends[1], np.int64)
     parts = (
         torch.cat([level.centre for level in levels]).numpy(),
-        torch.cat([level.basis for level in levels]).numpy(),
+        torch.cat([level.basis for level in levels]).mT.contiguous().numpy(),
         torch.cat(sizes).numpy(),
         np.concatenate([nothing, *child]).astype(np.int64),
         np.concatenate([nothing, *(level.length for level in levels[1:])]).astype(np.int64),
