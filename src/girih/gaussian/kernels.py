@@ -48,9 +48,10 @@ def _taylor(power: int, scale: float) -> Array:
 
 def _legendre(nodes: int) -> Array:
     """Nodes and weights of a rule, whose weights NumPy gives to 3e-15 only."""
-    x = np.polynomial.legendre.leggauss(nodes)[0].astype(np.longdouble)
+    x: Array = np.polynomial.legendre.leggauss(nodes)[0].astype(np.longdouble)
     for _ in range(2):
-        below, value = np.ones_like(x), x
+        below: Array = np.ones_like(x)
+        value = x
         for k in range(2, nodes + 1):
             below, value = value, ((2 * k - 1) * x * value - (k - 1) * below) / k
         slope = nodes * (x * value - below) / (x * x - 1)

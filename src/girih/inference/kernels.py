@@ -56,7 +56,7 @@ def _gap2(
     rest = beyond - sizes[node, 0]
     square = total + rest * rest
     outside = max(math.sqrt(square) - sizes[node, 3], 0.0)
-    ball = outside * outside - rounding * square
+    ball: float = outside * outside - rounding * square
     if ball > enough:
         return ball
     along = 0.0
@@ -68,7 +68,8 @@ def _gap2(
     across = max(math.sqrt(max(total - along, 0.0)) - sizes[node, 2], 0.0)
     inner = max(math.sqrt(along) - sizes[node, 1], 0.0)
     apart = max(abs(rest) - sizes[node, 3], 0.0)
-    return max(inner * inner + across * across + apart * apart - rounding * square, 0.0)
+    slab: float = inner * inner + across * across + apart * apart - rounding * square
+    return max(slab, 0.0)
 
 
 @_device
@@ -299,7 +300,8 @@ def _least_log_mass(
                 total += (size - room) * math.exp(value - peak)
     if not total > 0.0:
         return -math.inf
-    return peak + math.log(total / (2.0 if S == 2 else 6.0)) - 0.5 * S * math.log(2.0 * math.pi)
+    log_mass: float = peak + math.log(total / (2.0 if S == 2 else 6.0)) - 0.5 * S * math.log(2.0 * math.pi)
+    return log_mass
 
 
 @_device
@@ -315,7 +317,7 @@ def select(
     unsure: Array,
     numbers: tuple[float, float, float, float, float, int],
 ) -> tuple[Array, Array, Array, Array]:
-    """Pairs `(m,)`, sorted by row: row, piece, base and centre, as in `certificate.Pairs`."""
+    """Pairs `(m,)`, sorted by row and by bound: row, piece, base and centre, as in `certificate.Pairs`."""
     y, main, beyond, constant, outer, number = rows
     node_centre, node_basis, sizes, child, children, piece_of = tree
     wide_first, wide_last, top_first, top_last = levels
@@ -484,19 +486,16 @@ def select(
         reference = low + log_tol
         allowed = _lowered(reference, rounding)
         # the smallest bounds that together are small enough are left out, too
-        small = 0
         for k in range(kept):
-            if value[k] < allowed:
-                order[small] = k
-                small += 1
-        _sort(order, small, value)
-        share = 0.0
-        for k in range(small):
-            share += math.exp(value[order[k]] - allowed)
+            order[k] = k
+        _sort(order, kept, value)
+        share, begin = 0.0, 0
+        while begin < kept and value[order[begin]] < allowed:
+            share += math.exp(value[order[begin]] - allowed)
             if not share <= 1.0:
                 break
-            gone += _share(value[order[k]], reference, rounding)
-            found[order[k]] = -1
+            gone += _share(value[order[begin]], reference, rounding)
+            begin += 1
         known[n] = low
         lost[n] = reference + math.log(gone) if gone > 0.0 else -math.inf
         if filled + kept > room:
@@ -508,9 +507,8 @@ def select(
                 for s in range(S):
                     longer[k, s] = out_centre[k, s]
             out_centre = longer
-        for k in range(kept):
-            if found[k] < 0:
-                continue
+        for i in range(begin, kept):
+            k = order[i]
             out_row[filled], out_piece[filled], out_base[filled] = number[n], found[k], base[k]
             for s in range(S):
                 out_centre[filled, s] = centres[k, s]
