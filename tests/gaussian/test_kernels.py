@@ -158,3 +158,22 @@ def test_each_rule_is_right_on_its_longest_panel():
             kernels._quotient_series(h * h, series)
             flux, _ = kernels._space_flux(h, kernels._series(kernels._G, h * h), p, t0, t1, series, True)
             assert abs(flux - exact) < 1e-15
+
+
+def test_numba_that_cannot_be_loaded_is_told_of_and_done_without(monkeypatch):
+    def broken(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(prepared.importlib, "import_module", broken)
+    with pytest.warns(UserWarning, match="NumPy 2.3"):
+        assert prepared.kernels.__wrapped__() is None
+
+
+def test_code_that_cannot_be_kept_on_disk_runs_all_the_same(monkeypatch):
+    kernels = prepared.kernels()
+    monkeypatch.setattr(kernels, "njit", lambda **settings: _no_folder if settings.pop("cache", False) else lambda f: f)
+    assert kernels.compiled(abs)(-2.0) == 2.0
+
+
+def _no_folder(function):
+    raise RuntimeError("cannot cache function: no locator available")

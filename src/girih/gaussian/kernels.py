@@ -19,6 +19,7 @@ vertices are rounded. Terms are summed as they come, so parts of a set far below
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,22 @@ _COUNT = np.array([nodes for nodes, _ in _RULES])
 _FIRST = np.cumsum(_COUNT) - _COUNT
 _NODE, _WEIGHT = np.concatenate([_legendre(nodes) for nodes, _ in _RULES], 1)
 
-_device = njit(error_model="numpy", fastmath={"contract"}, inline="never", cache=True, nogil=True)
+
+def compiled(function: Callable[..., Any], *allowed: str) -> Any:
+    """A function compiled at its first call, and kept on disk where there is a folder that can be written to.
+
+    Args:
+        function: for Numba.
+        allowed: what LLVM may do to sums beyond fused products, as in "reassoc".
+    """
+    settings: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", *allowed}, "nogil": True}
+    try:
+        return njit(cache=True, **settings)(function)
+    except RuntimeError:  # no such folder: compiled again in each process
+        return njit(**settings)(function)
+
+
+_device = compiled
 
 
 @_device
@@ -136,9 +152,10 @@ def _plane_flux(p: float, t0: float, t1: float) -> float:
     """What an edge adds to the mass of a polygon."""
     limit = math.sqrt(max(_R2 - p * p, 0.0))
     low, high = max(t0, -limit), min(t1, limit)
+    out: float = 0.0
     if not high > low:
-        return _angle(p, t0, t1) / (2.0 * math.pi)
-    out = 0.0
+        out = _angle(p, t0, t1) / (2.0 * math.pi)
+        return out
     if t0 < low:
         out += _angle(p, t0, low)
     if t1 > high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -24,12 +25,14 @@ _SHARE = 512  # sets that are worth a thread
 
 @cache
 def kernels() -> ModuleType | None:
-    """The module of compiled code; `None` where Numba, the extra `fast`, is not installed."""
+    """The module of compiled code; `None` where Numba, the extra `fast`, is not installed, or does not run."""
     try:
         return importlib.import_module("girih.gaussian.kernels")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("numba", "llvmlite"):
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "girih":
             raise
+        if not isinstance(error, ModuleNotFoundError):  # as with a NumPy that is too new for it
+            warnings.warn(f"girih runs without compiled code, since Numba cannot be loaded: {error}", stacklevel=2)
         return None
 
 

@@ -9,11 +9,13 @@ point, for which this is the distance itself. No normal of a short edge or face 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from girih.gaussian.kernels import compiled
 
 Array = NDArray[Any]
 
@@ -21,7 +23,10 @@ _NOTHING, _LEAST = -60.0, 1e-26  # a share in logarithms, and what it is at most
 _RAY = 1e-12  # sine of the angle by which a ray may run against a direction by rounding
 # corners and rays of pieces, edges that are nearest points' and all of them, faces, cones: see `Search`
 Shape = tuple[Array, Array, Array, Array, Array, Array, Array, Array, Array, Array, Array, Array]
-_device = njit(error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, cache=True, nogil=True)
+
+
+def _device(function: Callable[..., Any]) -> Any:
+    return compiled(function, "reassoc", "nsz")
 
 
 @_device
