@@ -160,6 +160,24 @@ def test_each_rule_is_right_on_its_longest_panel():
             assert abs(flux - exact) < 1e-15
 
 
+def test_what_compiled_code_cannot_take_is_left_to_torch():
+    square, _ = from_halfspaces([(np.r_[np.eye(3), -np.eye(3)], np.ones(6))])
+    assert prepared.serve(square.tail)
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    moved = Polyhedra(
+        square.tail + torch.cat((shift, f64([0.0]))),
+        square.head + torch.cat((shift, f64([0.0]))),
+        square.face,
+        square.normal,
+        square.offset + square.normal @ shift,
+        square.owner,
+        1,
+    )
+    assert not prepared.serve(moved.tail)
+    assert abs(moved.mass().item() - square.mass().item()) < 1e-14
+    assert not prepared.serve(square.tail.float())
+
+
 def test_numba_that_cannot_be_loaded_is_told_of_and_done_without(monkeypatch):
     def broken(name):
         raise ImportError("Numba needs NumPy 2.3 or less")

@@ -36,6 +36,12 @@ def kernels() -> ModuleType | None:
         return None
 
 
+def serve(values: Tensor) -> bool:
+    """True where compiled code takes sets with these vertices: in double precision, on the CPU, without gradients."""
+    plain = values.dtype == torch.float64 and values.device.type == "cpu" and not values.requires_grad
+    return plain and kernels() is not None
+
+
 def in_threads(function: Callable[..., T], count: int, share: int, *columns: Array) -> list[T]:
     """Results of a compiled function for rows of arrays, in as many threads as torch has, `share` rows each or more."""
     threads = min(torch.get_num_threads(), count // share)

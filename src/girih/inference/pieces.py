@@ -196,13 +196,13 @@ class Pieces:
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15 or `SIGNED_ERROR` of the farthest vertex."""
-        if root is not None or prepared.kernels() is None:
+        if root is not None or not prepared.serve(centre):
             return self.polytopes(piece, root, centre).mass()
         return self._prepared().masses(piece, centre).clamp_(min=0.0)
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`E[1]`, `E[w]` and `E[w w^T]` over each piece, not divided by the mass, as exact as `raw_masses`."""
-        if root is not None or prepared.kernels() is None:
+        if root is not None or not prepared.serve(centre):
             return self.polytopes(piece, root, centre).raw_moments()
         return self._prepared().moments(piece, centre)
 
