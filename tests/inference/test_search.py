@@ -152,8 +152,8 @@ def test_bounds_of_single_pieces(S):
         way, edges, length = np.empty((2, S)), np.empty((S, S)), np.empty(S)
         anchors, reach, least = np.empty(right.shape), np.empty(len(right)), np.empty(len(right))
         for i, k in enumerate(piece.tolist()):
-            reach[i] = kernels._nearest(k, centre, i, slack[i], *shape[:10], anchors, way)
-            least[i] = kernels._least_log_mass(k, centre, anchors, i, slack[i], shape[6], *shape[10:], edges, length)
+            reach[i] = kernels._nearest(k, centre, i, slack[i], shape, anchors, way)
+            least[i] = kernels._least_log_mass(k, centre, anchors, i, slack[i], shape, edges, length)
         distance = right.norm(dim=1).numpy()
         room = 1e-13 * far.numpy()
         assert (reach <= distance + room).all()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.gaussian.kernels import compiled
+from girih.inference.pieces import LOUD, ROUNDING_OF_VERTICES
 
 Array = NDArray[Any]
 
@@ -88,9 +89,7 @@ def _height(main: Array, n: int, beyond: float, node: int, centre: Array, sizes:
 
 
 @_device
-def _gaussian(
-    y: Array, n: int, piece: int, start: Array, basis: Array, off: Array, out: Array, i: int, loud: float
-) -> float:
+def _gaussian(y: Array, n: int, piece: int, start: Array, basis: Array, off: Array, out: Array, i: int) -> float:
     """Centre of the Gaussian of a pair, into `out`; `|b - Q c|^2` is returned."""
     S, M = basis.shape[1], basis.shape[2]
     K = y.shape[1]
@@ -109,7 +108,7 @@ def _gaussian(
         total = out[i, s]
         for j in range(M):
             off[j] -= basis[piece, s, j] * total
-    if largest > loud:
+    if largest > LOUD:
         for s in range(S):
             again = 0.0
             for j in range(M):
@@ -150,25 +149,18 @@ def _beyond(
 
 
 @_device
-def _nearest(
-    piece: int,
-    centre: Array,
-    i: int,
-    slack: float,
-    first: Array,
-    corner: Array,
-    ray_first: Array,
-    ray: Array,
-    edge_first: Array,
-    edge: Array,
-    ends: Array,
-    face_first: Array,
-    normal: Array,
-    offset: Array,
-    out: Array,
-    way: Array,
-) -> float:
+def _slack(centre: Array, i: int, far: float) -> float:
+    """By how much points of a piece may be off, seen from its Gaussian's centre."""
+    square = 0.0
+    for s in range(centre.shape[1]):
+        square += centre[i, s] * centre[i, s]
+    return ROUNDING_OF_VERTICES * (far + math.sqrt(square))
+
+
+@_device
+def _nearest(piece: int, centre: Array, i: int, slack: float, shape: Shape, out: Array, way: Array) -> float:
     """At least the distance of a piece from 0, and about its nearest point, into place i of `out`."""
+    first, corner, ray_first, ray, edge_first, edge, ends, face_first, normal, offset, _, _ = shape
     S = centre.shape[1]
     best = -1.0
     if S == 3:
@@ -233,18 +225,10 @@ def _nearest(
 
 @_device
 def _least_log_mass(
-    piece: int,
-    centre: Array,
-    apex: Array,
-    at: int,
-    slack: float,
-    ends: Array,
-    cone_first: Array,
-    fan: Array,
-    edges: Array,
-    length: Array,
+    piece: int, centre: Array, apex: Array, at: int, slack: float, shape: Shape, edges: Array, length: Array
 ) -> float:
     """`girih.gaussian.masses.least_log_mass` of a piece: Jensen's inequality in the cones over its boundary."""
+    _, _, _, _, _, _, ends, _, _, _, cone_first, fan = shape
     S = centre.shape[1]
     off = 2.0 * slack
     v2 = 0.0
@@ -320,15 +304,14 @@ def select(
     known: Array,
     lost: Array,
     unsure: Array,
-    numbers: tuple[float, float, float, float, float, int],
+    numbers: tuple[float, float, float, int],
 ) -> tuple[Array, Array, Array, Array]:
     """Pairs `(m,)`, sorted by row and by bound: row, piece, base and centre, as in `certificate.Pairs`."""
     y, main, beyond, constant, outer, number = rows
     node_centre, node_basis, sizes, child, children, piece_of = tree
     wide_first, wide_last, top_first, top_last = levels
     start, basis, log_volume, flat = maps
-    first, corner, ray_first, ray, edge_first, edge, ends, face_first, normal, offset, cone_first, fan = shape
-    log_tol, rounding, error, loud, worth, beam = numbers
+    log_tol, rounding, worth, beam = numbers
     S, P = basis.shape[1], len(basis)
     far = flat[:, 1]
     room = max(64, 4 * len(y))
@@ -383,30 +366,10 @@ def select(
                 piece = unbounded[best_outer]
             else:
                 continue
-            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, 0, loud)
-            size = 0.0
-            for s in range(S):
-                size += centres[0, s] ** 2
-            slack = error * (far[piece] + math.sqrt(size))
-            away = _nearest(
-                piece,
-                centres,
-                0,
-                slack,
-                first,
-                corner,
-                ray_first,
-                ray,
-                edge_first,
-                edge,
-                ends,
-                face_first,
-                normal,
-                offset,
-                anchor,
-                way,
-            )
-            least = _least_log_mass(piece, centres, anchor, 0, slack, ends, cone_first, fan, edges, length)
+            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, 0)
+            slack = _slack(centres, 0, far[piece])
+            away = _nearest(piece, centres, 0, slack, shape, anchor, way)
+            least = _least_log_mass(piece, centres, anchor, 0, slack, shape, edges, length)
             if least > -math.inf:
                 low = max(low, _lowered(height + log_volume[piece] + least, rounding))
             else:
@@ -445,43 +408,21 @@ def select(
         kept, best = 0, -1
         for i in range(count):
             piece = found[i]
-            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, kept, loud)
+            height = common - 0.5 * _gaussian(y, n, piece, start, basis, off, centres, kept)
             bound = height + min(log_volume[piece], flat[piece, 0])
             if bound < limit:
                 gone += _share(bound, reference, rounding)
                 continue
-            size = 0.0
-            for s in range(S):
-                size += centres[kept, s] ** 2
-            slack = error * (far[piece] + math.sqrt(size))
-            away = _nearest(
-                piece,
-                centres,
-                kept,
-                slack,
-                first,
-                corner,
-                ray_first,
-                ray,
-                edge_first,
-                edge,
-                ends,
-                face_first,
-                normal,
-                offset,
-                anchor,
-                way,
-            )
+            slack = _slack(centres, kept, far[piece])
+            away = _nearest(piece, centres, kept, slack, shape, anchor, way)
             found[kept], base[kept], value[kept] = piece, height, bound - 0.5 * away * away
             if best < 0 or value[kept] > value[best]:
                 best = kept
             kept += 1
         if best >= 0:
-            piece, size = found[best], 0.0
-            for s in range(S):
-                size += centres[best, s] ** 2
-            slack = error * (far[piece] + math.sqrt(size))
-            least = _least_log_mass(piece, centres, anchor, best, slack, ends, cone_first, fan, edges, length)
+            piece = found[best]
+            slack = _slack(centres, best, far[piece])
+            least = _least_log_mass(piece, centres, anchor, best, slack, shape, edges, length)
             if least > -math.inf:
                 low = max(low, _lowered(base[best] + log_volume[piece] + least, rounding))
             elif value[best] > low + worth:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from girih.gaussian.prepared import Array, first_of_each, in_threads
 from girih.inference.model import Rows
-from girih.inference.pieces import LOUD, ROUNDING_OF_VERTICES, Geometry
+from girih.inference.pieces import Geometry
 from girih.inference.tree import Tree
 
 _SHARE = 32  # rows that are worth a thread
@@ -60,12 +60,10 @@ class Search:
         columns = [part.contiguous().numpy() for part in (rows.y, *g.tree.project(rows.y), constant, outer)]
         columns.append(np.arange(count))
         each = np.empty(count), np.empty(count), np.empty(count, np.bool_)
-        log_tol, rounding, worth, beam = numbers
-        settings = log_tol, rounding, ROUNDING_OF_VERTICES, LOUD, worth, beam
 
         def run(*part: Array) -> tuple[Array, ...]:
             found: tuple[Array, ...] = self._kernels.select(
-                part[:6], self._tree, self._levels, self._maps, self._shape, self._unbounded, *part[6:], settings
+                part[:6], self._tree, self._levels, self._maps, self._shape, self._unbounded, *part[6:], numbers
             )
             return found
 
