@@ -3,6 +3,7 @@
 Each check runs in a process of its own, in which every package but those that the core brings is out of reach.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -12,10 +13,11 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-OF_EXTRAS = {"matplotlib", "networkx", "pandas", "pyarrow", "zuko", "lightning", "mlxtend"}
+OF_EXTRAS = {"matplotlib", "networkx", "numba", "pandas", "pyarrow", "zuko", "lightning", "mlxtend"}
 
 FENCE = """
 import json, sys
@@ -63,6 +65,21 @@ with tempfile.TemporaryDirectory() as folder:
 out["volume"] = bool(girih.geometry.log_volume(girih.geometry.enumerate_cells(net)).values.isfinite().all())
 out["toy"] = list(girih.datasets.load("circle", n=5).shape) + list(girih.datasets.load("digits").shape)
 print(json.dumps(out))
+"""
+
+PLANES = """
+import torch, girih
+from girih.gaussian import prepared
+
+found = [prepared.kernels() is not None]
+for S in (2, 3):
+    dgn = girih.DGN(girih.mlp([S, 5, 4], seed=0), noise=0.1)
+    x = dgn().sample((20,), seed=0) * torch.linspace(1.0, 9.0, 20, dtype=torch.float64)[:, None]
+    x[0, 1] = torch.nan
+    log_p = dgn().log_prob(x)
+    log_p.sum().backward()
+    found.append([log_p.tolist(), dgn.noise.grad.item(), dgn.posterior(x).mean.tolist()])
+print(json.dumps(found))
 """
 
 TRAINED = """
@@ -182,6 +199,16 @@ def test_models_partitions_em_and_saving_run_on_the_core(on_the_core):
 
 def test_gradient_training_runs_on_the_core(on_the_core):
     assert on_the_core[1] == [40, 1]
+
+
+def test_planes_and_spaces_need_no_compiled_code(outside):
+    fast, *compiled = json.loads(run(PLANES, [])[-1])
+    slow, *plain = json.loads(run(PLANES, outside)[-1])
+    assert not slow
+    assert fast or importlib.util.find_spec("numba") is None
+    for ours, theirs in zip(compiled, plain, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert np.allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
 def test_a_model_loads_nothing_but_the_core():

@@ -130,3 +130,26 @@ def test_functions_of_0_1_say_what_they_are_now():
     which = torch.zeros(5, dtype=torch.long)
     seeds = (torch.Generator().manual_seed(1) for _ in range(2))
     assert torch.equal(function(tail, head, owner, 1, which, generator=next(seeds)), now.sample(which, next(seeds)))
+
+
+def test_a_ray_that_leaves_its_face_by_rounding_does_not_make_the_origin_an_inner_point():
+    """A cone 5.7 away whose ray, in the nearest face, has that face's normal as 7e-18 of its rounded length."""
+    apex, ray, down, back = (
+        [-5.701529, 0.0998, -0.57629, 1.0],
+        [1.404e-3, -0.51414, -0.17319, 0.0],
+        [-5.522e-3, -0.16397, 0.86992, 0.0],
+        [-147.16, 2.9758e-3, -1.3054, 0.0],
+    )
+    faces = [(ray, down), (back, ray), (down, back)]
+    tail = f64([end for a, b in faces for end in (a, apex)])
+    head = f64([end for a, b in faces for end in (apex, b)])
+    normal = torch.stack([torch.linalg.cross(f64(b[:3]), f64(a[:3]), dim=0) for a, b in faces])
+    normal = normal / normal.norm(dim=1, keepdim=True)
+    offset = normal @ f64(apex[:3])
+    exact = offset.amin() * normal[offset.argmin()]  # the foot of the only face with the origin behind it
+    face, owner = torch.arange(3).repeat_interleave(2), torch.zeros(3, dtype=torch.long)
+    for lean in (0.0, 1e-13, -1e-13):  # as a root that stretches rays a thousand times leaves them
+        moved = torch.cat((tail[:, :3] + lean * exact * (tail[:, 3:] == 0), tail[:, 3:]), 1)
+        ended = torch.cat((head[:, :3] + lean * exact * (head[:, 3:] == 0), head[:, 3:]), 1)
+        cone = Polyhedra(moved, ended, face, normal, offset, owner, 1)
+        assert (cone.nearest()[0] - exact).abs().max() < 1e-11

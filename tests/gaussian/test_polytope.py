@@ -7,7 +7,8 @@ import torch
 from scipy.stats import special_ortho_group
 
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
-from girih.gaussian import interval_moments, log_mass, moments
+from girih.gaussian import Polygons, from_halfspaces, interval_moments, log_mass, moments
+from random_polytopes import KINDS, random_polytope
 from twins import f64
 
 inf = math.inf
@@ -199,3 +200,53 @@ def test_polygons_of_many_edges(far):
     round_ = log_mass(halfspaces=(n, h))
     parts = log_mass(halfspaces=[(np.r_[n, s * H], np.r_[h, 0.1 * s]) for s in (-1, 1)])
     assert abs(torch.logsumexp(parts, 0) - round_).item() < 1e-9 * max(1, abs(round_.item()))
+
+
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lower_bounds_are_below_the_mass_and_not_far(kind, S):
+    rng = np.random.default_rng(S)
+    shapes, empty = from_halfspaces([random_polytope(kind, S, rng) for _ in range(20)])
+    assert not empty.any()
+    exact, nearest = shapes.log_mass(), shapes.nearest()
+    bound = shapes.least_log_mass(nearest, torch.full_like(exact, 1e-14))
+    assert (bound <= exact + 1e-9 * (1.0 + exact.abs())).all()
+    known = torch.isfinite(bound)  # corners at infinity are no cones over edges
+    assert known.any() or kind == "wedge"
+    assert not (exact - bound > 12.0)[known].any()
+
+
+@pytest.mark.parametrize("S", [2, 3])
+def test_lower_bounds_are_those_of_jensen_on_simplices(S):
+    """Against a rule that is exact for squares, on simplices so small that none is taken shorter."""
+    shapes, _ = from_halfspaces([(np.r_[np.eye(S), -np.eye(S)], np.r_[[0.7, 0.5, 0.4][:S], [0.3] * S])])
+    apex = f64([0.1, -0.05, 0.02][:S])
+    if S == 2:
+        simplices = torch.stack((shapes.tail, shapes.head), 1)[:, :, :2]
+        rule = f64([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]])
+    else:
+        corner = torch.stack([shapes.tail[shapes.face == f][0] for f in shapes.face])
+        simplices = torch.stack((corner, shapes.tail, shapes.head), 1)[:, :, :3]
+        a, b = (5.0 + 3.0 * 5.0**0.5) / 20.0, (5.0 - 5.0**0.5) / 20.0
+        rule = b + (a - b) * torch.eye(4, dtype=torch.float64)
+    total = 0.0
+    for corners in simplices:
+        square = (rule @ torch.cat((apex[None], corners))).square().sum(1).mean()
+        volume = torch.linalg.det(corners - apex) / math.factorial(S)
+        total += volume * (2.0 * math.pi) ** (-S / 2) * (-0.5 * square).exp()
+    ours = shapes.least_log_mass(apex[None], f64([1e-15])).exp().item()
+    assert ours == pytest.approx(total.item(), rel=1e-11)
+
+
+@pytest.mark.parametrize("S", [2, 3])
+def test_a_point_outside_gives_no_lower_bound(S):
+    shapes, _ = from_halfspaces([(np.r_[np.eye(S), -np.eye(S)], np.ones(2 * S))])
+    assert torch.isneginf(shapes.least_log_mass(f64([[1.001, 0.2, 0.3][:S]]), f64([1e-15]))).all()
+    assert torch.isfinite(shapes.least_log_mass(f64([[0.999, 0.2, 0.3][:S]]), f64([1e-15]))).all()
+
+
+def test_slivers_thinner_than_their_rounding_give_no_lower_bound():
+    tail, head = f64([[0, 0, 1], [1, 0, 1], [0.5, 1e-9, 1]]), f64([[1, 0, 1], [0.5, 1e-9, 1], [0, 0, 1]])
+    sliver = Polygons(tail, head, torch.zeros(3, dtype=torch.long), 1)
+    for slack, finite in ((0.0, True), (1e-10, True), (1e-8, False)):
+        assert torch.isfinite(sliver.least_log_mass(f64([[0.0, 0.0]]), f64([slack]))).item() is finite

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import girih
+from girih.gaussian import prepared
 from golden.cases import CASES, flat, of_model
 
 HERE = Path(__file__).parent
@@ -16,6 +17,8 @@ SAVED = sorted(path.stem for path in (HERE / "models").glob("*.npz"))
 # Training multiplies the differences between machines (the order of sums in a matrix product) at each step.
 TRAINED = {"estimators", "expectation_maximisation", "exact_training", "selections", "push_forwards", "vaes"}
 TRAINED |= {"adversarial"}
+# The numbers are those of compiled code; the torch form is right to 1e-15 of a mass that may be 1e-3.
+EXACT = 1e-12 if prepared.kernels() is not None else 2e-11
 
 # Draws in three dimensions reject from an envelope that is refined where its excess is largest; the last bits, which
 # differ between processors, decide among excesses that are nearly equal, and with the envelope the draw changes.
@@ -37,12 +40,12 @@ def compare(found: dict, file: Path, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_stay(name):
-    compare(CASES[name](), HERE / f"{name}.npz", 1e-8 if name in TRAINED else 1e-12)
+    compare(CASES[name](), HERE / f"{name}.npz", 1e-8 if name in TRAINED else EXACT)
 
 
 @pytest.mark.parametrize("name", SAVED)
 def test_saved_models_load_and_say_the_same(name):
-    compare(of_model(girih.load(HERE / "models" / name)), HERE / "models" / f"{name}.npz", 1e-12)
+    compare(of_model(girih.load(HERE / "models" / name)), HERE / "models" / f"{name}.npz", EXACT)
 
 
 def test_there_are_models_of_every_kind():

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from girih.gaussian.cones import cones_of, log_mass_of, moments_of, own_axes, square_root
 from girih.gaussian.interval import interval_log_mass, interval_moments
-from girih.gaussian.quadrature import NODES, WEIGHTS, integrate
+from girih.gaussian.quadrature import NODES, WEIGHTS, integrate, log_sum
 from girih.gaussian.signed import signed_mass, signed_moments
 from girih.gaussian.slices import Frame, Segments, Slices, cut, find_frame
 from girih.gaussian.tables import PolygonTable, Table
@@ -162,3 +162,43 @@ def local_moments(table: Table, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
     local = at.new_zeros(count, S, S).index_add_(0, owner, torch.einsum("mk,mkai,mkaj->mij", w, off, off))
     turn = frame.basis.mT
     return total - _HALF_LOG_2PI, (turn @ mean[..., None])[..., 0], turn @ axes @ square_root(local)
+
+
+def least_log_mass(cones: tuple[Tensor, Tensor, Tensor], apex: Tensor, slack: Tensor) -> Tensor:
+    r"""Lower bounds `(n,)` on log-masses by Jensen's inequality, on simplices in the cones that sets are made of.
+
+    For y uniform on the simplex of 0 and y_1, ..., y_S, `E[y] = sum y_i / (S + 1)` and
+    `E|y|^2 = (sum |y_i|^2 + |sum y_i|^2) / ((S + 1) (S + 2))`, and with v the apex its mass is at least
+
+        V (2 pi)^(-S/2) exp(-E|v + y|^2 / 2).
+
+    It is in the set for `y_i` up to the ends of a cone's edges, which may be taken shorter, those at infinity at any
+    length. Without what two edges have in common, the best length s of one of them has `1/s = a s + b`.
+
+    Args:
+        cones: owners `(k,)`, edges `(k, S, S)`, which have a positive determinant where the apex is in the set (but
+            where the last two are directions), and which of these are directions.
+        apex: `(n, S)`.
+        slack: by how much points may be off, `(n,)`.
+
+    Returns:
+        The bounds; -inf where there is none: for an apex outside, or a set whose cones have no volume.
+    """
+    owner, edge, direction = cones
+    count, S = apex.shape
+    v, off = apex[owner], 2.0 * slack[owner]  # that of a point and that of the apex
+    square, slope = edge.square().sum(2), (edge @ v[:, :, None])[:, :, 0] / (S + 1)
+    best = 2.0 / (slope + (slope.square() + 8.0 / ((S + 1) * (S + 2)) * square).sqrt())
+    edge = edge * torch.where(direction, best, best.clamp(max=1.0))[:, :, None]
+    length, whole = torch.linalg.vector_norm(edge, dim=2), edge.sum(1)
+    square = (length.square().sum(1) + whole.square().sum(1)) / ((S + 1) * (S + 2))
+    square = v.square().sum(1) + 2.0 / (S + 1) * (v * whole).sum(1) + square
+    room = off * (length.sum(1) if S == 2 else (length * length.roll(1, 1)).sum(1))
+    size = torch.linalg.det(edge)
+    size = torch.where(direction[:, -2:].all(1), size.abs(), size)  # of no known sense: the edge is at infinity
+    least = ((size - room) / math.factorial(S)).clamp(min=0.0).log()
+    least = least - 0.5 * (square.clamp(min=0.0).sqrt() + off).square()
+    total = log_sum(least.nan_to_num(-torch.inf, torch.inf, -torch.inf), owner, count)
+    # seen from a point outside, part of the boundary runs the wrong way round
+    total[owner[~(size >= -room)]] = -torch.inf
+    return total - S * _HALF_LOG_2PI

@@ -169,11 +169,12 @@ def polyhedron_table(tail: Tensor, head: Tensor, normal: Tensor, offset: Tensor,
 
 
 def _in_planes(tail: Tensor, head: Tensor, axes: Tensor) -> Edges:
-    return describe(_flatten(tail, axes), _flatten(head, axes))
+    return describe(flatten(tail, axes[:, :, None]), flatten(head, axes[:, :, None]))
 
 
-def _flatten(point: Tensor, axes: Tensor) -> Tensor:
-    flat = (point[..., None, :3] * axes[:, :, None]).sum(-1)
+def flatten(point: Tensor, axes: Tensor) -> Tensor:
+    """Homogeneous points `(..., 4)` in planes with the axes `(..., 2, 3)`, `(..., 3)`."""
+    flat = (point[..., None, :3] * axes).sum(-1)
     return torch.cat((flat, point[..., 3:]), -1)
 
 

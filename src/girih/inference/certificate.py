@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
+from girih.gaussian import prepared
 from girih.inference.model import Rows
 from girih.inference.pieces import Gaussians, Geometry, range_of
+from girih.inference.search import Search
 from girih.inference.tree import ROUNDING, Centres, Gap, Level
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_WORTH = 20.0  # nats
 _BEAM = 4  # pieces of each row that give the first lower bound on p(x)
-_WORTH = 3.0  # nats
 _FARTHEST = 1e75
 _STAGES = 4.0  # the bounds by slabs, of unbounded pieces, affine and nearest share the tolerance
 
@@ -42,6 +44,21 @@ class Pairs(NamedTuple):
     log_known: Tensor  # (n,) log of a lower bound on p(x)
     log_left_out: Tensor  # (n,) log of the bound on what was left out of p(x)
     raw_error: Tensor  # (m,) of raw masses, or more
+
+    def joined(self, which: Tensor, others: Pairs) -> Pairs:
+        """With the pairs of more rows, named `which` here and 0, 1, ... in the others."""
+        row = torch.cat((self.row, which[others.row]))
+        order = row.argsort(stable=True)
+
+        def both(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.cat((mine, theirs))[order]
+
+        a, b = self.gaussian, others.gaussian
+        gaussian = Gaussians(both(a.base, b.base), both(a.root, b.root), both(a.centre, b.centre), a.shared)
+        known, lost = self.log_known.clone(), self.log_left_out.clone()
+        known[which], lost[which] = others.log_known, others.log_left_out
+        piece, error = both(self.piece, others.piece), both(self.raw_error, others.raw_error)
+        return Pairs(row[order], piece, gaussian, known, lost, error)
 
     @property
     def log_scale(self) -> Tensor:
@@ -65,6 +82,25 @@ def select_pairs(g: Geometry, rows: Rows) -> Pairs:
         gaussian = g.gaussians(rows, row, piece)
         return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
 
+    if rows.observed is None and prepared.kernels() is not None:
+        return _compiled(g, rows)
+    return _by_tables(g, rows)
+
+
+def _compiled(g: Geometry, rows: Rows) -> Pairs:
+    """Pairs of complete rows by compiled code, and of those of which it is not sure as of the others."""
+    search, outer = g.recall(Search), unbounded_bounds(g, rows)
+    found = search.find(g, rows, outer, (math.log(g.model.tol / _STAGES), ROUNDING, _WORTH, _BEAM))
+    gaussian = Gaussians(found.base, g.maps.root[found.piece], found.centre, True)
+    error = g.raw_error(found.piece, gaussian)
+    pairs = Pairs(found.row, found.piece, gaussian, found.log_known, found.log_left_out, error)
+    unsure = found.unsure.nonzero()[:, 0]
+    return pairs.joined(unsure, _by_tables(g, rows.take(unsure))) if len(unsure) else pairs
+
+
+def _by_tables(g: Geometry, rows: Rows) -> Pairs:
+    """Pairs of rows by operations on tables of pairs."""
+    pieces, tol, count = g.pieces, g.model.tol, len(rows.x)
     constant = rows.constant - 0.5 * rows.far2
     gap = gap_from(g, rows)
 
@@ -78,8 +114,10 @@ def select_pairs(g: Geometry, rows: Rows) -> Pairs:
     if len(g.unbounded):
         row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
     gaussian = g.gaussians(rows, row, piece)
-    value = affine_bound(g, gaussian, piece) - 0.5 * g.nearest(piece, gaussian).square().sum(1)
-    known = _raise(g, gaussian, row, piece, value, rows.far2.new_full((count,), -torch.inf))
+    known = rows.far2.new_full((count,), -torch.inf)
+    anchor = g.nearest(piece, gaussian)
+    value = affine_bound(g, gaussian, piece) - 0.5 * anchor.square().sum(1)
+    known = _raise(g, gaussian, row, piece, anchor, value, known)
     # a bound that is below this, and above by its rounding, is still small enough
     least = _lowered(known + math.log(tol / _STAGES) - math.log(pieces.count))
 
@@ -97,13 +135,14 @@ def select_pairs(g: Geometry, rows: Rows) -> Pairs:
     lost.add(row[~keep], value[~keep])
     row, piece, gaussian, value = row[keep], piece[keep], gaussian.take(keep), value[keep]
 
-    value = value - 0.5 * g.nearest(piece, gaussian).square().sum(1)
+    anchor = g.nearest(piece, gaussian)
+    value = value - 0.5 * anchor.square().sum(1)
     order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
     row, piece, value = row[order], piece[order], value[order]
-    gaussian = gaussian.take(order)
+    gaussian, anchor = gaussian.take(order), anchor[order]
     # the piece with the best of these bounds is likely to hold much of p(x)
     best = _last_of_each_row(row)
-    known = _raise(g, gaussian.take(best), row[best], piece[best], value[best], known)
+    known = _raise(g, gaussian.take(best), row[best], piece[best], anchor[best], value[best], known)
     dropped = _least_of_each_row(row, value, _lowered(known + math.log(tol / _STAGES)))
     lost.add(row[dropped], value[dropped])
     row, piece, gaussian = row[~dropped], piece[~dropped], gaussian.take(~dropped)
@@ -177,20 +216,22 @@ def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     return total - (total[first] - share[first])[row] <= 1.0
 
 
-def _raise(g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, value: Tensor, known: Tensor) -> Tensor:
+def _raise(
+    g: Geometry, gaussian: Gaussians, row: Tensor, piece: Tensor, anchor: Tensor, value: Tensor, known: Tensor
+) -> Tensor:
     """Lower bounds on log p(x), from what is known and from what single pairs contribute, at most `value`.
 
-    Raw masses are enough where they are not small; the exact ones, far in the tails, cost much more and are taken for
-    one pair of a row, where it can add much to what is known.
+    Jensen's inequality is as good as their masses but for some nats, and costs much less. Where it says nothing, as of
+    corners at infinity, the mass itself is taken, for one pair of a row that can add much to what is known.
     """
-    shape, root = g.shape(gaussian)
-    raw = shape.raw_masses(piece, root, gaussian.centre)
     scale = gaussian.base + gaussian.log_volume()
-    sure = raw - 10.0 * g.raw_error(piece, gaussian)
-    known = known.scatter_reduce(0, row, _lowered(scale + sure.clamp(min=0.0).log()), "amax")
-    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    least = scale + g.least_log_mass(piece, gaussian, anchor)
+    known = known.scatter_reduce(0, row, _lowered(least), "amax")
+    unknown = (torch.isneginf(least) & (value > known[row] + _WORTH)).nonzero()[:, 0]
+    if not len(unknown):
+        return known
+    order = unknown[torch.as_tensor(np.lexsort((value[unknown].numpy(), row[unknown].numpy())))]
     best = order[_last_of_each_row(row[order])]
-    best = best[value[best] > known[row[best]] + _WORTH]
     some = gaussian.take(best)
     shape, root = g.shape(some)
     exact = scale[best] + shape.log_masses(piece[best], root, some.centre)

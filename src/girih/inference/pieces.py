@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple, Self
+from collections.abc import Callable
+from typing import NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih.gaussian import Polygons, Polyhedra
+from girih.gaussian import Polygons, Polyhedra, prepared
+from girih.gaussian.prepared import Prepared
 from girih.inference.model import Model, Rows
 from girih.inference.tree import Leaves, Tree
 from girih.partition.cells import Corners
@@ -32,16 +34,18 @@ from girih.partition.measures import boundary, volumes
 from girih.partition.memory import ragged
 from girih.partition.polytope_cells import PolytopeCells
 
+T = TypeVar("T")
+
 # Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.
 SIGNED_ERROR = 1e-13
 # Vertices are right to this part of their distance from 0.
-_ROUNDING = 1e-14
+ROUNDING_OF_VERTICES = 1e-14
 
 # Points so many deviations out are seen from themselves, not from the mean.
 _FAR_OUT = 30.0
 _CHUNK = 2**19  # entries of the largest temporary
 _RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
-_LOUD = 1e6  # signals beyond which residuals are projected twice
+LOUD = 1e6  # signals beyond which residuals are projected twice
 
 
 class Pieces:
@@ -67,6 +71,7 @@ class Pieces:
         self.dim, self.count, self.cells = len(factor), cells.complex.count, len(cells)
         self.cell = torch.as_tensor(cells.cell_of_piece)
         self.origin = cells.piece_origins @ white.mT
+        self._for_kernels: Prepared | None = None
         points = cells.complex.points
         moved = np.concatenate((points[:, :-1] @ white.numpy().T, points[:, -1:]), 1)
         complex_, inside = cells.complex.moved(moved), cells.inside @ white.numpy().T
@@ -91,7 +96,9 @@ class Pieces:
         rays = torch.as_tensor(moved[vertex[~finite], :-1]), torch.as_tensor(corner_owner[~finite])
         self.low, self.high = Corners(at, self.corner_owner, *rays).boxes(self.count)
         far = at.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
-        self.log_volume = self._volume_bound(torch.as_tensor(volumes(complex_, inside, sides)[0]), _ROUNDING * far)
+        self.log_volume = self._volume_bound(
+            torch.as_tensor(volumes(complex_, inside, sides)[0]), ROUNDING_OF_VERTICES * far
+        )
         self.log_mass = self._mass_bound(far)
 
     def _relative(self, ends: np.ndarray, owner: np.ndarray) -> Tensor:
@@ -110,7 +117,7 @@ class Pieces:
         mass = every.mass()
         # a convex set at distance d from 0 lies in a half-space at that distance, of mass below exp(-d^2/2)
         distance = torch.zeros_like(self.low).clamp(self.low, self.high).norm(dim=1)
-        away = -0.5 * (distance - _ROUNDING * far).clamp(min=0.0).square()
+        away = -0.5 * (distance - ROUNDING_OF_VERTICES * far).clamp(min=0.0).square()
         flat = away + self.log_volume - 0.5 * self.dim * math.log(2.0 * math.pi)
         return torch.minimum((mass + SIGNED_ERROR * (1.0 + far)).log(), torch.minimum(away, flat))
 
@@ -157,12 +164,21 @@ class Pieces:
     def stretched(self, root: Tensor) -> Self:
         """The pieces in coordinates `root t`, `root (P, S, S)`: for `polytopes` and all below, without a root."""
         other = copy.copy(self)
+        other._for_kernels = None
         zero = torch.zeros_like(self.origin)
         every = np.arange(len(self._ends))
         other._ends = torch.cat(self._moved(every, self._edge_owner.numpy(), root, zero), 1)
         if self.dim == 3:
             other._normal, other._offset = _moved_planes(root, self._face_owner, self._normal, self._offset)
         return other
+
+    def edges(self) -> Edges:
+        """All edges of the pieces, sorted by piece, and the planes of the faces (S = 3)."""
+        owner, nothing = self._edge_owner, torch.zeros(0, dtype=torch.long)
+        if self.dim == 2:
+            return Edges(self._ends, owner, nothing, self._ends.new_zeros(0, 2), self._ends.new_zeros(0), nothing)
+        fan = torch.as_tensor(np.repeat(self._edges.start, self._edges.length))
+        return Edges(self._ends, owner, self._face_owner, self._normal, self._offset, fan)
 
     def near(self, point: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs of points u `(n, S)` and the pieces whose boxes are within reach `(n, S)` of them, sorted by point."""
@@ -180,11 +196,21 @@ class Pieces:
 
     def raw_masses(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """`P(w in piece)`, `(m,)`, to an absolute error of about 1e-15 or `SIGNED_ERROR` of the farthest vertex."""
-        return self.polytopes(piece, root, centre).mass()
+        if root is not None or not prepared.serve(centre):
+            return self.polytopes(piece, root, centre).mass()
+        return self._prepared().masses(piece, centre).clamp_(min=0.0)
 
     def raw_moments(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`E[1]`, `E[w]` and `E[w w^T]` over each piece, not divided by the mass, as exact as `raw_masses`."""
-        return self.polytopes(piece, root, centre).raw_moments()
+        if root is not None or not prepared.serve(centre):
+            return self.polytopes(piece, root, centre).raw_moments()
+        return self._prepared().moments(piece, centre)
+
+    def _prepared(self) -> Prepared:
+        if self._for_kernels is None:
+            every = self.polytopes(torch.arange(self.count), None, torch.zeros_like(self.origin))
+            self._for_kernels = every.prepared()
+        return self._for_kernels
 
     def nearest(self, piece: Tensor, root: Tensor | None, centre: Tensor) -> Tensor:
         """The point w of each piece that is nearest to 0, `(m, S)`."""
@@ -248,6 +274,17 @@ def _inverse_transpose(root: Tensor) -> Tensor:
     return cofactor / (a * cofactor[:, :, 0]).sum(1)[:, None, None]
 
 
+class Edges(NamedTuple):
+    """They are the boundaries of pieces."""
+
+    ends: Tensor  # (E, 2 S + 2) tail and head
+    owner: Tensor  # (E,)
+    face_owner: Tensor  # (F,)
+    normal: Tensor  # (F, S)
+    offset: Tensor  # (F,)
+    fan: Tensor  # (E,) the first edge of the face of each
+
+
 class _Segments(NamedTuple):
     start: np.ndarray
     length: np.ndarray
@@ -297,36 +334,51 @@ class Geometry:
         maps: for complete rows.
         tree: over the bounded pieces.
         unbounded: the other pieces, `(U,)`.
+        stretched: the pieces in the coordinates `R t` of `maps`.
+        far: how far vertices are from the origin of each of these, `(P,)`.
         affine_range: orthonormal columns that span the range of the whole map of each of these, `(U, K, S)`.
     """
 
     def __init__(self, model: Model, pieces: Pieces) -> None:
         self.model, self.pieces, self.origin = model, pieces, pieces.origin
+        self._found: dict[object, object] = {}
         self.factor = torch.linalg.cholesky(model.prior)
         self.slope = model.cells.slope @ self.factor
         reduced = model.head[1]
         start = torch.cat((model.cells.value @ reduced.mT, self.origin), 1)
         self.maps = Maps(start, *_factor(torch.einsum("kh,phs->pks", reduced, self.slope)))
-        self._stretched = pieces.stretched(self.maps.root)
+        self.stretched = pieces.stretched(self.maps.root)
         self.tree = self._tree(model)
         self.unbounded = (~pieces.bounded).nonzero()[:, 0]
         self.affine_range = range_of(model.head[1] @ self.slope[self.unbounded])
         corner = (self.maps.root[pieces.corner_owner] @ pieces.corner[:, :, None])[:, :, 0]
         far = self.origin.new_zeros(pieces.count)
-        self._far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
+        self.far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
+
+    def recall(self, make: Callable[[Geometry], T]) -> T:
+        """What `make` finds out about this geometry, at the first call only."""
+        if make not in self._found:
+            self._found[make] = make(self)
+        return cast("T", self._found[make])
 
     def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
         """The pieces, and the roots that take them to w."""
-        return (self._stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
+        return (self.stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
 
     def nearest(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
         """The w of each piece that is nearest to 0, `(m, S)`."""
         shape, root = self.shape(gaussian)
         return shape.nearest(piece, root, gaussian.centre)
 
+    def least_log_mass(self, piece: Tensor, gaussian: Gaussians, anchor: Tensor) -> Tensor:
+        """A lower bound on the log-mass of each piece in w, `(m,)`, from the `nearest` points."""
+        shape, root = self.shape(gaussian)
+        slack = ROUNDING_OF_VERTICES * (self.far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1))
+        return shape.polytopes(piece, root, gaussian.centre).least_log_mass(anchor, slack)
+
     def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
         """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
-        far = self._far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
+        far = self.far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
         result: Tensor = (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
         return result
 
@@ -348,7 +400,7 @@ class Geometry:
             b = torch.nn.functional.pad(rows.y[r], (0, S)) - start
             centre = (basis * b[:, :, None]).sum(1)
             off = b - (basis @ centre[:, :, None])[:, :, 0]
-            if len(r) and centre.abs().max() > _LOUD:
+            if len(r) and centre.abs().max() > LOUD:
                 off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
             constant = rows.constant if rows.observed is None else rows.constant[r]
             square = torch.linalg.vector_norm(off, dim=1).square()
