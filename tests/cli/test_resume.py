@@ -63,7 +63,7 @@ def test_ctrl_c_before_there_is_a_model(girih, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("girih.em.loop.randomise", stop)
+    monkeypatch.setattr("girih.em.loop.be_curve", stop)
     done = girih(*LONG, "--json")
     assert done.code == 130 and done.json == {"error": "interrupted"} and done.err == "girih: interrupted\n"
 
