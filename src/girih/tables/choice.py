@@ -29,16 +29,19 @@ from girih.tables.starts import bent, beside, clustered, completed, curve, gauss
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
 _KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve or several side by side
-_RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19, 29), (2, 3, 4, 6)  # what a curve goes on to
+_RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what a curve goes on to
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
-_TRIED, _ALIKE, _KEPT = 14, 2, 8  # settings on two folds, of them alike, and on all
+_TRIED, _ALIKE, _KEPT = 12, 2, 8  # settings on two folds, of them alike, and on all
+_APART = 0.3  # nats a row by which one choice of scales decides for the curves too
+_WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
 _LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
 _RESUMED = 20  # iterations on all rows, from a fit to a sample
-_WORK = 3e6  # rows times components times cells times iterations of one fit
+_WORK = 1.2e6  # rows times components times cells times iterations of one fit
+_CUBES = 300.0  # D^3 that cost what a row and a cell does
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 
 Report = Callable[[int, str], None]
@@ -157,7 +160,7 @@ class Fitter:
             loose = replace(prior, ridge=max(10.0, prior.ridge))
             x, levels = on.completed, self.table.levels
             starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
-            trials = [fit(one, on.rows, prior, 12) for one in starts]
+            trials = [fit(one, on.rows, prior, 8) for one in starts]
             starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
         elif setting.kinks >= _CURVE:
             starts = [beside(self.fit(replace(setting, components=1)).mixture, setting.components)]
@@ -172,14 +175,14 @@ class Fitter:
                 self._plain[key] = gaussian(on.rows, prior, levels)
             else:
                 start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
-                self._plain[key] = fit(start, on.rows, prior)[0]
+                self._plain[key] = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
         return self._plain[key]
 
 
 def _iterations(rows: Rows, mixture: Mixture) -> int:
     """How many are made at most, so that fits of many rows, components and cells end in time."""
-    pairs = len(rows) * mixture.components * len(mixture.basis.constant)
-    return int(min(60, max(15, _WORK / pairs)))
+    solved = len(rows.masks) * rows.x.shape[1] ** 3 / _CUBES  # a covariance for each pattern of holes
+    return int(min(60, max(20, _WORK / (mixture.components * (len(rows) * len(mixture.basis.constant) + solved)))))
 
 
 class _Scaled:
@@ -309,17 +312,23 @@ def screen(search: _Search, lean: bool) -> None:
     kinds: list[Setting] = [Setting(kind="full", tied=True), Setting(kind="full"), Setting(kind="diagonal")]
     if columns >= _FACTORS:
         kinds.append(Setting(kind="low_rank", rank=min(3, columns // 3)))
+    if lean:
+        bends = [max(bends, key=lambda bend: search.score(Setting(bend=bend)))]
+    most = min(rows, _ROWS_EACH * 8) if lean else rows
+    plain = {bend: [_sizes(search, replace(kind, bend=bend), most) for kind in kinds] for bend in bends}
+    best = {bend: max(search.score(found[0]) for found in plain[bend] if found) for bend in bends}
     for bend in bends:
-        for kind in kinds:
-            found = _sizes(search, replace(kind, bend=bend), min(rows, _ROWS_EACH * 8) if lean else rows)
-            if not columns or rows < _ROWS_EACH * _KINKS:
-                continue
-            for setting in found[: 2 if kind.kind == "full" and not lean else 1]:
+        if not columns or best[bend] < max(best.values()) - _APART:
+            continue
+        for found in plain[bend] if rows >= _ROWS_EACH * _KINKS else []:
+            for setting in found[: 2 if found and found[0].kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
                 smaller = [K for K in _SIZES if setting.components / 2 >= K]
                 if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
-        if columns:
+        if lean:
+            search.score(Setting(kinks=_CURVE, ridge=0.1, bend=bend))
+        else:
             _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
         _along(search, setting, "floor", (0.3, 1.0))
@@ -338,13 +347,15 @@ def _curves(search: _Search, bend: bool, rows: int) -> None:
 
 
 def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float]) -> Setting:
-    """The best of a setting and of others up one ladder, which is left where the next rung is worse."""
+    """The best of a setting and of others up one ladder, which is left where a rung is hardly worth it."""
     for rung in rungs:
         changed: dict[str, Any] = {name: rung}
         one = replace(setting, **changed)
-        if search.score(one) <= search.score(setting):
+        better = search.score(one) - search.score(setting)
+        if better > 0.0:
+            setting = one
+        if better < _WORTH:
             break
-        setting = one
     return setting
 
 
