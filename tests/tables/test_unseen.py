@@ -85,3 +85,15 @@ def test_the_detector_flags_what_the_fit_held_out():
     df = table(strange=2)
     detector = girih.DGNOutlierDetector(contamination=0.03, random_state=0).fit(df)
     assert (detector.predict(df)[-2:] == -1).all()
+
+
+def test_many_rows_are_searched_on_samples(monkeypatch):
+    """Beyond 4,000 rows (here 100) curves are compared on samples and fitted to all rows."""
+    monkeypatch.setattr(choice, "_LARGE", 100)
+    monkeypatch.setattr(choice, "_SCREENED", 40)
+    rng = np.random.default_rng(0)
+    t = rng.uniform(0.0, 2.0 * np.pi, 240)
+    X = np.column_stack((np.cos(t), np.sin(t))) + 0.05 * rng.normal(size=(240, 2))
+    model = girih.TableModel(random_state=0).fit(X)
+    assert model.transform(X).shape == (240, 1)
+    np.testing.assert_array_equal(model.score_held_out(X), model.score_samples(X))

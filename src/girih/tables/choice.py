@@ -162,7 +162,7 @@ class Fitter:
             starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
             trials = [fit(one, on.rows, prior, 8) for one in starts]
             starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
-        elif setting.kinks >= _CURVE:
+        elif setting.kinks >= _CURVE and setting.components > 1:
             starts = [beside(self.fit(replace(setting, components=1)).mixture, setting.components)]
         return Member(fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0], on.scales)
 
