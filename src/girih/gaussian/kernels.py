@@ -95,10 +95,7 @@ def compiled(function: Callable[..., Any], *allowed: str) -> Any:
         return njit(**settings)(function)
 
 
-_device = compiled
-
-
-@_device
+@compiled
 def _series(table: Array, x: float) -> float:
     """A function of the tables at x in [0, 78]."""
     k = int(2.0 * x) if x < _R2 else _LAST  # that of NaN, too
@@ -109,7 +106,7 @@ def _series(table: Array, x: float) -> float:
     return total
 
 
-@_device
+@compiled
 def _angle(p: float, t0: float, t1: float) -> float:
     """The angle under which the origin sees an edge, with the sign of p."""
     if p == 0.0:
@@ -121,7 +118,7 @@ def _angle(p: float, t0: float, t1: float) -> float:
     return math.atan2(p * (t1 - t0), p * p + t0 * t1)
 
 
-@_device
+@compiled
 def _solid_angle(h: float, p: float, t0: float, t1: float) -> float:
     """That of the triangle of an edge and the foot of its face, at a distance h >= 0, with the sign of p."""
     q = abs(p)
@@ -138,7 +135,7 @@ def _solid_angle(h: float, p: float, t0: float, t1: float) -> float:
     return 2.0 * math.atan2(p * (t1 - t0), beside + a2 + h * (r0 + r1))
 
 
-@_device
+@compiled
 def _rule(width: float) -> int:
     """Which rule serves so long a part of an edge."""
     rule = 0
@@ -147,7 +144,7 @@ def _rule(width: float) -> int:
     return rule
 
 
-@_device
+@compiled
 def _plane_flux(p: float, t0: float, t1: float) -> float:
     """What an edge adds to the mass of a polygon."""
     limit = math.sqrt(max(_R2 - p * p, 0.0))
@@ -168,7 +165,7 @@ def _plane_flux(p: float, t0: float, t1: float) -> float:
     return out / (2.0 * math.pi) + p * half * total / _4PI
 
 
-@_device
+@compiled
 def _quotient_series(h2: float, out: Array) -> None:
     """`(G(h^2) - G(h^2 + x)) / x` as a polynomial in x."""
     k = int(2.0 * h2)
@@ -182,7 +179,7 @@ def _quotient_series(h2: float, out: Array) -> None:
         out[j] = -out[j + 1]
 
 
-@_device
+@compiled
 def _space_flux(
     h: float, g: float, p: float, t0: float, t1: float, series: Array, with_area: bool
 ) -> tuple[float, float]:
@@ -220,14 +217,22 @@ def _space_flux(
     return flux, (2.0 * area + p * half * second) / _4PI
 
 
-@_device
+@compiled
 def _line(t0: float, t1: float) -> tuple[float, float]:
     """`Phi(t1) - Phi(t0)` and `phi(t0) - phi(t1)`."""
     below, above = t0 * _ROOT_HALF, t1 * _ROOT_HALF
     return 0.5 * (math.erf(above) - math.erf(below)), (math.exp(-below * below) - math.exp(-above * above)) / _ROOT_2PI
 
 
-@_device
+@compiled
+def _seen(edge: Array, cx: float, cy: float) -> tuple[float, float, float, float, float]:
+    """The direction along an edge, and its distance, start and end from a centre in its plane."""
+    ax, ay = edge[0], edge[1]
+    shift = ax * cx + ay * cy
+    return ax, ay, edge[2] - (ay * cx - ax * cy), edge[3] - shift, edge[4] - shift
+
+
+@compiled
 def polygon_moments(
     start: Array,
     edges: Array,
@@ -245,10 +250,7 @@ def polygon_moments(
         m = opening[of]
         x = y = xx = xy = yx = yy = 0.0
         for e in range(start[of], start[of + 1]):
-            ax, ay = edges[e, 0], edges[e, 1]
-            p = edges[e, 2] - (ay * cx - ax * cy)
-            shift = ax * cx + ay * cy
-            t0, t1 = edges[e, 3] - shift, edges[e, 4] - shift
+            ax, ay, p, t0, t1 = _seen(edges[e], cx, cy)
             m += _plane_flux(p, t0, t1)
             if order == 2 and p * p < _R2:
                 line, slope = _line(t0, t1)
@@ -268,7 +270,7 @@ def polygon_moments(
             second[i, 0, 1] = second[i, 1, 0] = 0.5 * (xy + yx)
 
 
-@_device
+@compiled
 def polyhedron_moments(
     start: Array,
     faces: Array,
@@ -315,10 +317,7 @@ def polyhedron_moments(
                 0.0,
             )
             for e in range(edge_start[f], edge_start[f + 1]):
-                ax, ay = edges[e, 0], edges[e, 1]
-                p = edges[e, 2] - (ay * cx - ax * cy)
-                shift = ax * cx + ay * cy
-                t0, t1 = edges[e, 3] - shift, edges[e, 4] - shift
+                ax, ay, p, t0, t1 = _seen(edges[e], cx, cy)
                 volume, part = _space_flux(size, g, p, t0, t1, series, with_area)
                 flux += volume
                 area += part

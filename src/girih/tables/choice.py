@@ -135,6 +135,7 @@ class Fitter:
         self.table, self.seed = table, seed
         self._scaled: dict[bool, _Scaled] = {}
         self._plain: dict[Setting, Mixture] = {}
+        self._curves: dict[Setting, Mixture] = {}
 
     def scaled(self, bend: bool) -> _Scaled:
         """The rows in their own units, or in bent ones."""
@@ -163,8 +164,14 @@ class Fitter:
             trials = [fit(one, on.rows, prior, 8) for one in starts]
             starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
         elif setting.kinks >= _CURVE and setting.components > 1:
-            starts = [beside(self.fit(replace(setting, components=1)).mixture, setting.components)]
-        return Member(fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0], on.scales)
+            starts = [beside(self._curve_of(replace(setting, components=1)), setting.components)]
+        mixture = fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0]
+        if setting.components == 1:
+            self._curves[setting] = mixture
+        return Member(mixture, on.scales)
+
+    def _curve_of(self, setting: Setting) -> Mixture:
+        return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
 
     def _plain_of(self, setting: Setting) -> Mixture:
         key = replace(setting, kinks=0, ridge=0.0)
@@ -332,9 +339,10 @@ def screen(search: _Search, lean: bool) -> None:
             _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
         _along(search, setting, "floor", (0.3, 1.0))
-        if not lean:
-            _along(search, setting, "floor", (1e-3, 1e-4, 1e-5))
-        if setting.kinks and not lean:
+        if lean:
+            continue
+        _along(search, setting, "floor", (1e-3, 1e-4, 1e-5))
+        if setting.kinks:
             _along(search, setting, "ridge", [ridge for ridge in _RIDGES if ridge < setting.ridge])
             _along(search, setting, "ridge", (10.0, 100.0))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,12 +45,16 @@ class Unseen:
 
     def folds_of(self, x: Tensor, codes: Tensor) -> Tensor:
         """The fold of each row `(N,)`, and -1 for fresh ones."""
-        if not len(self.keys):
+        if not self._known:
             return torch.full((len(x),), -1)
+        return torch.tensor([self._known.get(key, -1) for key in row_keys(x, codes).tolist()], dtype=torch.long)
+
+    @cached_property
+    def _known(self) -> dict[int, int]:
         known: dict[int, int] = {}
         for key, fold in zip(self.keys.tolist(), self.folds.tolist(), strict=True):
             known.setdefault(key, fold)
-        return torch.tensor([known.get(key, -1) for key in row_keys(x, codes).tolist()], dtype=torch.long)
+        return known
 
     def parts(self, ensemble: Ensemble, folds: Tensor) -> Iterator[tuple[Ensemble, Tensor]]:
         """The models that have not seen rows of these folds, with the places of those rows."""
