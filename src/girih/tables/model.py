@@ -357,16 +357,11 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     def _log_prob(self, x: Tensor, codes: Tensor, folds: Tensor | None = None) -> Tensor:
         """`score_samples` of encoded rows, `(N,)`; of rows of `fit` by the models that have not seen their `folds`."""
-        if folds is not None:
-            out = torch.empty(len(x), dtype=torch.float64)
-            for ensemble, rows in self._unseen.parts(self._ensemble, folds):
-                out[rows] = ensemble.log_prob(x[rows], codes[rows])
-            return out + self.columns_.log_offset(codes)
-        parts = [
-            self._ensemble.log_prob(a, b) + self.columns_.log_offset(b)
-            for a, b in zip(x.split(_AT_ONCE), codes.split(_AT_ONCE), strict=True)
-        ]
-        return torch.cat(parts)
+        out = torch.empty(len(x), dtype=torch.float64)
+        for ensemble, rows in self._unseen.parts(self._ensemble, torch.full((len(x),), -1) if folds is None else folds):
+            for some in rows.split(_AT_ONCE):
+                out[some] = ensemble.log_prob(x[some], codes[some])
+        return out + self.columns_.log_offset(codes)
 
     def _width(self) -> int:
         return len(self.columns_.width)
