@@ -33,6 +33,7 @@ _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what 
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
+_DOUBT = 3.0  # standard errors by which the best must be ahead for a setting not to be fitted on more folds
 _TRIED, _ALIKE, _KEPT = 12, 2, 8  # settings on two folds, of them alike, and on all
 _APART = 0.3  # nats a row by which one choice of scales decides for the curves too
 _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
@@ -265,6 +266,8 @@ class _Search:
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
         self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
+        self.scores: dict[Setting, float] = {}
+        self.leader: Setting | None = None  # the best of them
 
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
         """The model, and `log p` of the rows that it did not see."""
@@ -279,14 +282,36 @@ class _Search:
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
 
     def score(self, setting: Setting) -> float:
-        """The mean held-out log-likelihood on the folds that judge."""
-        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(self.judges)])
-        weight = torch.cat([held.weight for held in self.held[: self.judges]])
-        return float((log_p * weight).sum() / weight.sum())
+        """The mean held-out log-likelihood on the folds that judge.
+
+        A setting that the best so far beats beyond doubt on the first of these folds is not fitted on the others: its
+        score is that of the best less the difference on the rows that both have seen.
+        """
+        if setting not in self.scores:
+            fold, ahead = 0, -math.inf
+            while fold < self.judges and ahead < _DOUBT:
+                fold += 1
+                behind, ahead = self._behind(setting, fold)
+            best = 0.0 if self.leader is None else self.scores[self.leader]
+            self.scores[setting] = best - behind
+            if self.leader is None or behind < 0.0:
+                self.leader = setting
+        return self.scores[setting]
+
+    def _behind(self, setting: Setting, number: int) -> tuple[float, float]:
+        """By how much the best is ahead on the first folds, nats a row, and in standard errors of that."""
+        weight = torch.cat([held.weight for held in self.held[:number]])
+        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(number)])
+        if self.leader is None:
+            return -float((log_p * weight).sum() / weight.sum()), -math.inf
+        lead = torch.cat([self.member(self.leader, fold)[1] for fold in range(number)]) - log_p
+        mean = (lead * weight).sum() / weight.sum()
+        error = ((lead - mean).square() * weight.square()).sum().sqrt().clamp(min=1e-300) / weight.sum()
+        return float(mean), float(mean / error)
 
     def best(self, count: int) -> list[Setting]:
         """The best settings so far."""
-        return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
+        return sorted(self.scores, key=self.scores.__getitem__, reverse=True)[:count]
 
     def tried(self) -> list[Setting]:
         """The best settings, no more than two that differ in how they are kept from learning by heart only."""
