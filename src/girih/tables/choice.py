@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
-from girih.tables.fitting import Kind, Prior, fit
+from girih.tables.finished import Finished
+from girih.tables.fitting import Prior, fit
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture, Rows
 from girih.tables.scales import Scales
+from girih.tables.setting import Setting, Table
 from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -48,87 +51,6 @@ _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 Report = Callable[[int, str], None]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What one mixture is like.
-
-    Attributes:
-        components: K.
-        kind: of noise.
-        tied: whether the components share it.
-        rank: of low-rank noise.
-        kinks: of each curve; 0 for plain Gaussians.
-        ridge: lambda of the kinks.
-        floor: rho of the noise.
-        bend: whether columns may be transformed.
-    """
-
-    components: int = 1
-    kind: Kind = "full"
-    tied: bool = False
-    rank: int = 1
-    kinks: int = 0
-    ridge: float = 1.0
-    floor: float = 0.01
-    bend: bool = False
-
-    @property
-    def latent_dim(self) -> int:
-        """S: 1 for curves, 0 for plain mixtures."""
-        return int(self.kinks > 0)
-
-    def parameters(self, columns: int, levels: int = 0) -> int:
-        """The number of free parameters in D columns, with `levels` more for each component."""
-        each = {
-            "full": columns * (columns + 1) // 2,
-            "diagonal": columns,
-            "spherical": 1,
-            "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
-        }[self.kind]
-        maps = columns * (self.kinks + 2 if self.kinks else 1)
-        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
-
-    def prior(self, least: Tensor) -> Prior:
-        """What its fit is kept by."""
-        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Encoded rows.
-
-    Attributes:
-        x: `(N, D)`, NaN where missing.
-        codes: `(N, C)`, -1 where missing.
-        weight: `(N,)`.
-        width: `(D,)`, rounding widths, 0 for none.
-        levels: how many categories each code has.
-    """
-
-    x: Tensor
-    codes: Tensor
-    weight: Tensor
-    width: Tensor
-    levels: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, index: Tensor) -> Table:
-        """Some of the rows."""
-        return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
-
-    def without(self, index: Tensor) -> Table:
-        """The other rows."""
-        left = torch.ones(len(self), dtype=torch.bool)
-        left[index] = False
-        return self.take(left.nonzero()[:, 0])
-
-    def mean(self, values: Tensor) -> float:
-        """The weighted mean of values of the rows."""
-        return float((values * self.weight).sum() / self.weight.sum())
-
-
 class Fitter:
     """Fits settings to one set of rows; what they share (scales, completed rows, plain mixtures) is found once."""
 
@@ -145,7 +67,7 @@ class Fitter:
             self._scaled[bend] = _Scaled(self.table, scales)
         return self._scaled[bend]
 
-    def resume(self, setting: Setting, start: Member) -> Member:
+    def resume(self, start: Member, setting: Setting) -> Member:
         """The mixture of a setting, from one for other rows, with its scales."""
         on = _Scaled(self.table, start.scales)
         return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
@@ -261,7 +183,16 @@ class Choice:
 class _Search:
     """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
 
-    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report, judges: int = 1) -> None:
+    def __init__(
+        self,
+        splits: Sequence[tuple[Table, Table]],
+        seed: int,
+        report: Report,
+        finished: Finished,
+        name: str,
+        judges: int = 1,
+    ) -> None:
+        self.finished, self.name = finished, name
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
@@ -272,12 +203,13 @@ class _Search:
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
         """The model, and `log p` of the rows that it did not see."""
         if (setting, fold) not in self.members:
-            self.add(setting, fold, self.fitters[fold].fit(setting))
+            self.add(setting, fold, self.fitters[fold].fit)
         return self.members[setting, fold]
 
-    def add(self, setting: Setting, fold: int, member: Member) -> None:
-        """Judge a model."""
+    def add(self, setting: Setting, fold: int, fit: Callable[[Setting], Member]) -> None:
+        """Fit and judge a model."""
         held = self.held[fold]
+        member = self.finished.member(f"{self.name}, fold {fold}", setting, lambda: fit(setting))
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
 
@@ -404,7 +336,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Report, number: int | None = None) -> Choice:
+def choose(table: Table, seed: int, report: Report, finished: Finished, number: int | None = None) -> Choice:
     """The ensemble for a table.
 
     Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
@@ -414,16 +346,18 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
         table: the rows, two or more.
         seed: of folds and starts.
         report: is called after each fit, with the number of fits made and a few words.
+        finished: what an earlier run has fitted.
         number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
     parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
-        return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
+        return _by_samples(table, parts[0][:_HELD_OUT], seed, report, finished)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
     judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
-    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report, judges)
+    splits = [(table.without(part), table.take(part)) for part in parts]
+    search = _Search(splits, seed, report, finished, "folds", judges)
     screen(search, lean)
     tried = search.heaviest(search.tried(), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
     weights, log_p = search.stacked(tried, len(parts))
@@ -436,7 +370,7 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     return Choice(ensemble, tuple(tried), weights, held_out, table.weight, where, _screened(search))
 
 
-def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
+def _by_samples(table: Table, part: Tensor, seed: int, report: Report, finished: Finished) -> Choice:
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
@@ -445,18 +379,19 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice
     def counted(fits: int, words: str) -> None:
         report(made + fits, words)
 
-    first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
+    few = left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED])
+    first = _Search([few], seed, counted, finished, "few")
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
-    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
+    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted, finished, "more")
     kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
     made += len(second.members)
-    last = _Search([(left, held)], seed, counted)
+    last = _Search([(left, held)], seed, counted, finished, "all")
     for setting in kept:
         start, _ = second.member(setting, 0)
-        last.add(setting, 0, last.fitters[0].resume(setting, start))
+        last.add(setting, 0, partial(last.fitters[0].resume, start))
     weights, log_p = last.stacked(kept, 1)
     ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
     return Choice(ensemble, tuple(kept), weights, log_p, held.weight, None, _screened(first))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Self
 
@@ -18,19 +19,22 @@ from girih._options import whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, Setting, Table, choose
+from girih.tables.choice import Choice, Fitter, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
 from girih.tables.draws import seeded
 from girih.tables.encoded import Atom
 from girih.tables.events import probability
+from girih.tables.finished import Finished
 from girih.tables.frames import Name
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
+from girih.tables.setting import Setting, Table
 from girih.tables.unseen import Unseen
+from girih.training.checkpoint import seed_of_run
 
 Array = NDArray[np.float64]
 
@@ -56,6 +60,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             beyond. With more than 4,000 rows one part is held out.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
+        checkpoint: file that a killed fit goes on from, to the same numbers; it is removed when the fit is done.
 
     Attributes:
         best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
@@ -94,11 +99,13 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.kinds = kinds
         self.n_folds = n_folds
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
         """Fit the density.
@@ -127,12 +134,19 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if self.random_state is None and self.checkpoint is not None:
+            seed = seed_of_run(None, self.checkpoint)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": number})
         bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
         try:
-            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), number)
+            choice = choose(
+                table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), finished, number
+            )
         finally:
             bar.close()
+            finished.save()
         self._set(columns, choice.ensemble)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
@@ -147,6 +161,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
         self._curve = fitter.fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
+        finished.remove()
         return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
