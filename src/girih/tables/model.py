@@ -40,6 +40,7 @@ Array = NDArray[np.float64]
 
 _EXPECTED = 70  # fits of a usual run, for the bar
 _AT_ONCE = 4096  # rows
+_DRAWN = 1000  # rows that say what is usual in a column
 
 
 class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
@@ -215,22 +216,45 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         x, codes = self._read(X)
         return np.asarray(self._log_prob(x, codes, self._unseen.folds_of(x, codes)).numpy())
 
-    def explain(self, X: object, held_out: bool = False) -> Array:
+    def explain(self, X: object, held_out: bool = False, relative: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
-        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+        It is the log density of the entry given all others of its row, and 0 where missing. Within a column the lowest
+        is the strangest; columns are compared by `relative`, as densities depend on units of measurement.
 
         Args:
             X: the rows.
             held_out: by the models that have not seen a row, as `score_held_out`.
+            relative: less what it is on average for rows drawn from the model, in which units cancel.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         x, codes = self._read(X)
+        out = self._reasons(x, codes, self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1))
+        if not relative:
+            return out
+        drawn = self._anything().sample(_DRAWN, torch.Generator().manual_seed(0))
+        usual = self._reasons(*(part[:, 0] for part in drawn), torch.full((_DRAWN,), -1)).mean(0)
+        return np.where(self._known(x, codes), out - usual, 0.0)
+
+    def _known(self, x: Tensor, codes: Tensor) -> NDArray[np.bool_]:
+        """Which entries of the table are observed, `(N, columns)`."""
+        known = np.zeros((len(x), len(self.columns_)), dtype=bool)
+        for place, item in enumerate(self.columns_.items):
+            if item.x is not None:
+                known[:, place] |= ~x[:, item.x].isnan().numpy()
+            if item.code is not None:
+                known[:, place] |= (codes[:, item.code] >= 0).numpy()
+        return known
+
+    def _reasons(self, x: Tensor, codes: Tensor, folds: Tensor) -> Array:
+        """`explain` for encoded rows, by the models that have not seen their folds."""
         groups = [
             ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
             for item in self.columns_.items
         ]
         out = np.empty((len(x), len(groups)))
-        folds = self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1)
         for ensemble, rows in self._unseen.parts(self._ensemble, folds):
             out[rows] = reasons(ensemble, x[rows], codes[rows], groups).numpy()
         for place, item in enumerate(self.columns_.items):
