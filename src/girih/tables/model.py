@@ -234,8 +234,8 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         out = self._reasons(x, codes, self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1))
         if not relative:
             return out
-        drawn = self._anything().sample(_DRAWN, torch.Generator().manual_seed(0))
-        usual = self._reasons(*(part[:, 0] for part in drawn), torch.full((_DRAWN,), -1)).mean(0)
+        drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
+        usual = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
         return np.where(self._known(x, codes), out - usual, 0.0)
 
     def _known(self, x: Tensor, codes: Tensor) -> NDArray[np.bool_]:
