@@ -24,15 +24,22 @@ _FAR = math.sqrt(2.0 * RANGE) + NEAR + 4.0
 def moments_between(lower: float, upper: float) -> tuple[float, float, float]:
     """`log P(lower < u < upper)`, `E[u | .]` and `Var[u | .]` for `u ~ N(0, 1)`."""
     anchor = min(max(0.0, lower), upper)
+    log_k0, mean, variance = anchored(lower - anchor, upper - anchor, anchor)
+    return log_k0 - 0.5 * anchor * anchor - HALF_LOG_2PI, anchor + mean, variance
+
+
+@compiled
+def anchored(below: float, above: float, anchor: float) -> tuple[float, float, float]:
+    """`interval.anchored_moments` of one interval, whose bounds are counted from its anchor."""
     slope = abs(anchor)
     reach = 2.0 * RANGE / (slope + math.sqrt(2.0 * RANGE + slope * slope))
-    start = max(lower - anchor, -reach)
-    half = 0.5 * (min(upper - anchor, reach) - start)
+    start = max(below, -reach)
+    half = 0.5 * (min(above, reach) - start)
     if slope <= NEAR and half >= 0.5 * WIDE:
-        log_k0, mean, variance = _by_error_functions(lower, upper, anchor)
+        log_k0, mean, variance = _by_error_functions(anchor + below, anchor + above, anchor)
     else:
         log_k0, mean, variance = _by_nodes(start, half, anchor)
-    return log_k0 - 0.5 * anchor * anchor - HALF_LOG_2PI, anchor + mean, variance
+    return log_k0, mean, variance
 
 
 @compiled
