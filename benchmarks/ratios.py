@@ -186,13 +186,9 @@ def main() -> int:
     torch.set_num_threads(1)
     ratios, worse = measure(records)
     if options.record:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+        commit = found.stdout.strip()
         date = datetime.now(UTC).date().isoformat()
         record = {"commit": commit, "date": date, "ratios": {name: round(v, 3) for name, v in ratios.items()}}
         with HISTORY.open("a") as file:
