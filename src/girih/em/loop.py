@@ -26,7 +26,7 @@ from girih.em.scaling import Scaling
 from girih.em.starting_points import be_constant, be_curve, randomise
 from girih.errors import NonFiniteError, ParameterError
 from girih.inference import Model, evidence
-from girih.training import Checkpoint, Ended, FitResult, digest
+from girih.training import Checkpoint, Ended, FitResult
 
 ACCELERATIONS = ("none", "quasi-newton")
 INITS = ("auto", "random")
@@ -237,18 +237,6 @@ class HeldOut:
         return math.inf if math.isnan(nll) else nll
 
 
-def told_apart_by(problem: Problem, x: Tensor, options: EMOptions, held_out: HeldOut | None) -> dict[str, Any]:
-    """Everything that the numbers of a fit to the rows x depend on, by name."""
-    return {
-        **options.plain(),
-        "the shapes of the parameters": [list(p.shape) for p in problem.dgn.parameters()],
-        "the bounds on the noise": problem.noise_floor.tolist(),
-        "data": digest(x),
-        "sample_weight": digest(problem.weight),
-        "validation": None if held_out is None else digest(held_out.x, held_out.weight),
-    }
-
-
 class Loop:
     """The loop tries each start for some iterations, then goes on with the best."""
 
@@ -283,6 +271,8 @@ class Loop:
             for description in self._iterations(state):
                 bar.show(self._done(state), f"NLL {state.run.curve[-1] + shift:.4f}", description)
         except KeyboardInterrupt:
+            if self.problem.shared:  # the other processes wait in a pass that this one has left
+                raise
             interrupted = True
         finally:
             bar.close()
@@ -484,14 +474,14 @@ class Loop:
             warnings.warn(
                 f"EM was interrupted after {len(run.curve) - 1} iterations; the best model so far is kept",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         elif not converged and patient:
             warnings.warn(
                 f"EM did not converge in {self.options.max_iter} iterations: it still gains more than "
                 f"tol={self.options.tol:g} nats per row; raise max_iter or tol",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         curve = np.array(run.curve) + shift
         history = {"step": np.arange(len(curve)), "nll": curve}

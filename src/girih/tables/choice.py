@@ -38,8 +38,9 @@ _APART = 0.3  # nats a row by which one choice of scales decides for the curves 
 _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
-_LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
-_RESUMED = 20  # iterations on all rows, from a fit to a sample
+_LARGE, HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
+SAMPLED = 4 * _SCREENED  # rows that larger settings, and those that are kept, are fitted to first
+RESUMED = 20  # iterations on all rows, from a fit to a sample
 _WORK = 1.2e6  # rows times components times cells times iterations of one fit
 _CUBES = 300.0  # D^3 that cost what a row and a cell does
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
@@ -113,7 +114,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: Tensor) -> Table:
+    def take(self, index: Tensor | slice) -> Table:
         """Some of the rows."""
         return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
 
@@ -147,7 +148,7 @@ class Fitter:
     def resume(self, setting: Setting, start: Member) -> Member:
         """The mixture of a setting, from one for other rows, with its scales."""
         on = _Scaled(self.table, start.scales)
-        return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
+        return Member(fit(start.mixture, on.rows, setting.prior(on.least), RESUMED)[0], start.scales)
 
     def fit(self, setting: Setting) -> Member:
         """The mixture of a setting."""
@@ -393,7 +394,7 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     """
     parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
-        return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
+        return _by_samples(table, parts[0][:HELD_OUT], seed, report)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
@@ -415,29 +416,44 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
-    made = 0
+    second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report)
+    made = len(screened) + len(second.members)
+    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words))
+    for setting in kept:
+        start, _ = second.member(setting, 0)
+        last.add(setting, 0, last.fitters[0].resume(setting, start))
+    return judged(last, kept, held.weight, screened)
 
-    def counted(fits: int, words: str) -> None:
-        report(made + fits, words)
 
-    first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
+Screened = tuple[tuple[Setting, float], ...]
+
+
+def narrowed(left: Table, held: Table, seed: int, report: Report) -> tuple[_Search, list[Setting], Screened]:
+    """The few settings that are worth a fit to all rows, their fits to some, and what was compared before.
+
+    Args:
+        left: `SAMPLED` rows at most, in random order, the first of which compare all settings.
+        held: the rows that judge, in random order too.
+        seed: of starts.
+        report: see `choose`.
+    """
+    first = _Search([(left.take(slice(_SCREENED)), held.take(slice(_SCREENED)))], seed, report)
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
-    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
-    kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
-    made += len(second.members)
-    last = _Search([(left, held)], seed, counted)
-    for setting in kept:
-        start, _ = second.member(setting, 0)
-        last.add(setting, 0, last.fitters[0].resume(setting, start))
-    weights, log_p = last.stacked(kept, 1)
-    ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
-    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, None, _screened(first))
+    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words))
+    return second, second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3), _screened(first)
 
 
-def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
+def judged(search: _Search, kept: list[Setting], weight: Tensor, screened: Screened) -> Choice:
+    """The average of the fits of settings, weighted by held-out rows with weights `(N,)`."""
+    weights, log_p = search.stacked(kept, 1)
+    ensemble = Ensemble(tuple(search.member(setting, 0)[0] for setting in kept), weights)
+    return Choice(ensemble, tuple(kept), weights, log_p, weight, None, screened)
+
+
+def _screened(search: _Search) -> Screened:
     return tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
 
 

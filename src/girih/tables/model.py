@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 from girih._options import whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, Setting, Table, choose
+from girih.tables.choice import Choice, Fitter, Report, Setting, Table, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -30,6 +32,9 @@ from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
+from girih.tables.results import results, simplest
+from girih.tables.stepwise import choose_once
+from girih.tables.streamed import Whole, choose_streamed, observed
 from girih.tables.unseen import Unseen
 
 Array = NDArray[np.float64]
@@ -104,50 +109,85 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         """Fit the density.
 
         Args:
-            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing.
+            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing. Or a stream
+                of rows that need not fit into memory: whatever `girih.Blocks` takes but for a table. A uniform sample,
+                drawn in a first pass, then chooses settings and scales, and the few that are kept go on over all
+                blocks, which several processes of `torch.distributed` may share. An iterator is passed once: its first
+                13,000 rows choose, and stepwise EM learns the others (`girih.tables.stepwise`).
             y: ignored.
             sample_weight: `(N,)`, how many rows each counts for; not negative.
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
             ParameterError: an option or a weight is out of its domain.
+            StreamError: a block of a stream cannot be read, or the blocks change between passes.
+            ProcessError: another process of the run has ended or does not answer.
         """
         number = self.n_folds
         if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
             raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if is_stream(X):
+            if sample_weight is not None:
+                raise ParameterError("rows in blocks have no sample_weight; leave it out, or give rows in memory")
+            return self._fit_stream(Blocks.of(X), seed)
+        return self._fit_rows(X, sample_weight, seed)
+
+    def _fit_rows(self, X: object, sample_weight: object, seed: int) -> Self:
         check_axes(X)
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
         weight = _weights(sample_weight, len(x))
         if not bool(weight.any()):
             raise ParameterError("every sample_weight is zero, so that no row counts; give some a weight above 0")
-        kept = (weight > 0.0) & (~x.isnan().all(1) | (codes >= 0).any(1))
+        kept = (weight > 0.0) & observed(x, codes)
         if int(kept.sum()) < 2:
             raise EmptyDataError(
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
-        try:
-            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), number)
-        finally:
-            bar.close()
-        self._set(columns, choice.ensemble)
+        with self._bar(True) as report:
+            choice = choose(table, seed, report, self.n_folds)
+        self._take(columns, choice, table, Fitter(table, seed).fit)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
-        self.cv_results_ = _results(choice)
+        return self
+
+    def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
+        """Fit to rows that come in blocks; those of a stream that is all in the sample are rows in memory."""
+        processes = Processes.now()
+        with self._bar(processes.leads) as report:
+            if blocks.once:
+                found = choose_once(blocks, self.kinds, seed, report)
+            else:
+                found = choose_streamed(blocks, self.kinds, seed, report, processes)
+        if isinstance(found, Whole):
+            return self._fit_rows(found.rows, None, seed)
+        columns, chosen = found
+        self._take(columns, chosen.choice, chosen.held, chosen.members.__getitem__)
+        return self
+
+    @contextmanager
+    def _bar(self, leads: bool) -> Iterator[Report]:
+        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose) and leads)
+        try:
+            yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
+        finally:
+            bar.close()
+
+    def _take(self, columns: Columns, choice: Choice, table: Table, fit: Callable[[Setting], Member]) -> None:
+        """Take over what was chosen; `fit` gives the fit of a setting to all rows."""
+        self._set(columns, choice.ensemble)
+        self.cv_results_ = results(choice)
         atoms = table.mean(columns.log_offset(table.codes))
         held = choice.weight / choice.weight.sum()
         self.held_out_score_ = atoms + float(held @ (choice.held_out + choice.weights.log()).logsumexp(1))
-        fitter = Fitter(table, seed)
         best = simplest(choice, table.x.shape[1])
-        self.best_ = self._single(fitter.fit(best), best)
+        self.best_ = self._single(fit(best), best)
         self.best_.held_out_score_ = atoms + float(held @ choice.held_out[:, choice.settings.index(best)])
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
-        self._curve = fitter.fit(curves[0]).settled() if curves else None
+        self._curve = fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
-        return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
         ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
@@ -375,40 +415,6 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
-
-
-def simplest(choice: Choice, columns: int) -> Setting:
-    """The setting with the fewest parameters whose held-out likelihood is within one standard error of the best.
-
-    The error is that of the difference, row by row.
-    """
-    mean = choice.held_out.mean(0)
-    best = int(mean.argmax())
-    apart = choice.held_out - choice.held_out[:, best, None]
-    error = apart.std(0) / math.sqrt(len(apart))
-    good = [m for m in range(len(mean)) if float(mean[m] - mean[best] + error[m]) >= 0.0]
-    return min((choice.settings[m] for m in good), key=lambda setting: setting.parameters(columns, 0))
-
-
-def _results(choice: Choice) -> dict[str, list[object]]:
-    kept = dict(zip(choice.settings, choice.weights.tolist(), strict=True))
-    out: dict[str, list[object]] = {}
-    for setting, score in choice.screened:
-        row = {
-            "latent_dim": setting.latent_dim,
-            "components": setting.components,
-            "noise": setting.kind,
-            "tied": setting.tied,
-            "kinks": setting.kinks,
-            "kink_ridge": setting.ridge if setting.kinks else math.nan,
-            "noise_prior": setting.floor,
-            "transformed": setting.bend,
-            "mean_test_score": score,
-            "weight": kept.get(setting, 0.0),
-        }
-        for name, value in row.items():
-            out.setdefault(name, []).append(value)
-    return out
 
 
 def _weights(sample_weight: object, rows: int) -> Tensor:

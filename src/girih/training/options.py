@@ -232,7 +232,7 @@ def split(
     return rows[order[count:].sort().values], rows[order[:count].sort().values]
 
 
-Ended = Literal["patience", "tol", "max_epochs", "max_steps", "max_iter", "interrupted"]
+Ended = Literal["patience", "tol", "max_epochs", "max_steps", "max_iter", "stream", "interrupted"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
