@@ -12,11 +12,12 @@ import torch
 
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
-from girih.tables.choice import Fitter, Setting, Table
+from girih.tables.choice import Fitter
 from girih.tables.fitting import Prior, fit, m_step
 from girih.tables.member import Ensemble
 from girih.tables.mixture import Mixture, Rows, log_prob, statistics
 from girih.tables.scales import Scales
+from girih.tables.setting import Setting, Table
 from girih.tables.starts import bent, clustered, completed, curve, gaussian
 from table_twins import Brute, ensemble
 

@@ -16,11 +16,12 @@ from girih.streams import Blocks, Processes
 from girih.tables import choice, stepwise, streamed
 from girih.tables.basis import Basis
 from girih.tables.columns import Columns
+from girih.tables.finished import Finished
 from girih.tables.fitting import TOL, Expected, Prior, fit, m_step
 from girih.tables.member import Member
 from girih.tables.mixture import Mixture, Rows, log_prob, statistics
 from girih.tables.scales import Scales
-from girih.tables.streamed import Passes, ascend
+from girih.tables.streamed import Passes, Start, ascend
 from girih.tables.survey import Survey, Witnesses
 
 ROWS = 1200
@@ -76,7 +77,10 @@ def test_blocks_raise_the_likelihood_as_rows_in_memory_do():
     other, tied = line(columns.levels, 1), Prior(prior.least, "diagonal", True)
     passes = Passes(Blocks(frame, rows=170), columns, {}, Processes())
     shown = []
-    found = ascend([member, other], [prior, tied], passes, shown.append)
+    settings = [choice.Setting(2, kinks=3), choice.Setting(2, "diagonal", True, kinks=3)]
+    begun = Start(settings, [member, other], [prior, tied], lambda final: None)
+    nothing = Finished(None, None, {})
+    found = ascend(begun, passes, nothing, shown.append)
     x, codes = columns.read(frame)
     for one, start, held_by in zip(found, (member, other), (prior, tied), strict=True):
         alone = fit(start.mixture, Rows.of(x, codes), held_by, choice.RESUMED, TOL)[0]
@@ -123,7 +127,7 @@ def test_a_stream_is_fitted_as_a_table(tmp_path, small_samples):
     assert list(tm.feature_names_in_) == ["a", "b", "c"]
     fresh = table(800, seed=1)
     whole = girih.TableModel(random_state=0).fit(frame)
-    assert tm.score(fresh) == pytest.approx(whole.score(fresh), abs=0.06)
+    assert tm.score(fresh) == pytest.approx(whole.score(fresh), abs=0.1)
     assert tm.held_out_score_ == pytest.approx(tm.score(fresh), abs=0.5)
     assert tm.best_.score(fresh) > tm.score(fresh) - 0.3
     assert tm.transform(fresh).shape == (800, 1) and tm.sample(3, random_state=0).num_rows == 3

@@ -183,9 +183,9 @@ class Run:
             "--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"
         ),
     ] = None
-    restart: Annotated[
-        bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
-    ] = False
+    restart: Annotated[bool, _training("--restart", help="Start anew instead of going on with an unfinished fit.")] = (
+        False
+    )
 
 
 @command
@@ -264,11 +264,12 @@ def _fit_table(
     terminal: Terminal,
 ) -> None:
     from girih.cli import table_fit, tables
+    from girih.cli.fitting import CHECKPOINT
 
     about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
     terminal.say(f"{table.name}: {about}", style="bold")
     with compute_threads(len(table) * len(table.names), run.threads):
-        fitted, taken = table_fit.fit_table(table, kinds, run.seed, terminal)
+        fitted, taken = table_fit.fit_table(table, kinds, run.seed, folder / CHECKPOINT, run.restart, terminal)
         metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal)
     table_fit.tell(terminal, folder, fitted, metrics)
 

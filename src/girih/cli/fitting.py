@@ -174,7 +174,7 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
         try:
             est.fit(dataset.X if scaling is None else scaling.apply(dataset.X).numpy())
         except ModelFileError as error:
-            raise _cannot_resume(out, error) from None
+            raise cannot_resume(error) from None
     if scaling is not None:
         fold_estimator(est, scaling, dataset.X)
     # a saved model should not go on from, or write to, this run's files
@@ -216,7 +216,8 @@ def _progress_of(checkpoint: Path) -> str:
         return ""
 
 
-def _cannot_resume(out: Path, error: ModelFileError) -> CommandError:
+def cannot_resume(error: ModelFileError) -> CommandError:
+    """What to do about a checkpoint that is damaged, or of another run."""
     reason = str(error).split(";")[0]
     return CommandError(
         f"the unfinished fit cannot be continued: {reason}; repeat the command that began it, add --restart to begin "

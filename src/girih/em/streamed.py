@@ -182,6 +182,7 @@ def fit_stream(dgn: DGN, blocks: Blocks, validation: object, options: EMOptions,
     Trained.of(dgn.net, dgn.trace)
     processes = Processes.now()
     around = replace(around, progress=around.progress and processes.leads)
+    options = replace(options, seed=processes.agreed(lambda: options.seed))
     found = Survey.of(dgn, blocks, SAMPLE, options.seed, processes)
     held, chosen = _held_out(dgn, found.drawn, validation)
     x = found.drawn.rows[torch.from_numpy(~chosen)]

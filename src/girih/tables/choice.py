@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
-from girih.tables.fitting import Kind, Prior, fit
+from girih.tables.finished import Finished
+from girih.tables.fitting import Prior, fit
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture, Rows
 from girih.tables.scales import Scales
+from girih.tables.setting import Setting, Table
 from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -33,6 +36,7 @@ _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what 
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
+_DOUBT = 3.0  # standard errors by which the best must be ahead for a setting not to be fitted on more folds
 _TRIED, _ALIKE, _KEPT = 12, 2, 8  # settings on two folds, of them alike, and on all
 _APART = 0.3  # nats a row by which one choice of scales decides for the curves too
 _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
@@ -46,87 +50,6 @@ _CUBES = 300.0  # D^3 that cost what a row and a cell does
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 
 Report = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What one mixture is like.
-
-    Attributes:
-        components: K.
-        kind: of noise.
-        tied: whether the components share it.
-        rank: of low-rank noise.
-        kinks: of each curve; 0 for plain Gaussians.
-        ridge: lambda of the kinks.
-        floor: rho of the noise.
-        bend: whether columns may be transformed.
-    """
-
-    components: int = 1
-    kind: Kind = "full"
-    tied: bool = False
-    rank: int = 1
-    kinks: int = 0
-    ridge: float = 1.0
-    floor: float = 0.01
-    bend: bool = False
-
-    @property
-    def latent_dim(self) -> int:
-        """S: 1 for curves, 0 for plain mixtures."""
-        return int(self.kinks > 0)
-
-    def parameters(self, columns: int, levels: int = 0) -> int:
-        """The number of free parameters in D columns, with `levels` more for each component."""
-        each = {
-            "full": columns * (columns + 1) // 2,
-            "diagonal": columns,
-            "spherical": 1,
-            "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
-        }[self.kind]
-        maps = columns * (self.kinks + 2 if self.kinks else 1)
-        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
-
-    def prior(self, least: Tensor) -> Prior:
-        """What its fit is kept by."""
-        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Encoded rows.
-
-    Attributes:
-        x: `(N, D)`, NaN where missing.
-        codes: `(N, C)`, -1 where missing.
-        weight: `(N,)`.
-        width: `(D,)`, rounding widths, 0 for none.
-        levels: how many categories each code has.
-    """
-
-    x: Tensor
-    codes: Tensor
-    weight: Tensor
-    width: Tensor
-    levels: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, index: Tensor | slice) -> Table:
-        """Some of the rows."""
-        return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
-
-    def without(self, index: Tensor) -> Table:
-        """The other rows."""
-        left = torch.ones(len(self), dtype=torch.bool)
-        left[index] = False
-        return self.take(left.nonzero()[:, 0])
-
-    def mean(self, values: Tensor) -> float:
-        """The weighted mean of values of the rows."""
-        return float((values * self.weight).sum() / self.weight.sum())
 
 
 class Fitter:
@@ -145,7 +68,7 @@ class Fitter:
             self._scaled[bend] = _Scaled(self.table, scales)
         return self._scaled[bend]
 
-    def resume(self, setting: Setting, start: Member) -> Member:
+    def resume(self, start: Member, setting: Setting) -> Member:
         """The mixture of a setting, from one for other rows, with its scales."""
         on = _Scaled(self.table, start.scales)
         return Member(fit(start.mixture, on.rows, setting.prior(on.least), RESUMED)[0], start.scales)
@@ -261,33 +184,67 @@ class Choice:
 class _Search:
     """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
 
-    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report, judges: int = 1) -> None:
+    def __init__(
+        self,
+        splits: Sequence[tuple[Table, Table]],
+        seed: int,
+        report: Report,
+        finished: Finished,
+        name: str,
+        judges: int = 1,
+    ) -> None:
+        self.finished, self.name = finished, name
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
         self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
+        self.scores: dict[Setting, float] = {}
+        self.leader: Setting | None = None  # the best of them
 
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
         """The model, and `log p` of the rows that it did not see."""
         if (setting, fold) not in self.members:
-            self.add(setting, fold, self.fitters[fold].fit(setting))
+            self.add(setting, fold, self.fitters[fold].fit)
         return self.members[setting, fold]
 
-    def add(self, setting: Setting, fold: int, member: Member) -> None:
-        """Judge a model."""
+    def add(self, setting: Setting, fold: int, fit: Callable[[Setting], Member]) -> None:
+        """Fit and judge a model."""
         held = self.held[fold]
+        member = self.finished.member(f"{self.name}, fold {fold}", setting, lambda: fit(setting))
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
 
     def score(self, setting: Setting) -> float:
-        """The mean held-out log-likelihood on the folds that judge."""
-        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(self.judges)])
-        weight = torch.cat([held.weight for held in self.held[: self.judges]])
-        return float((log_p * weight).sum() / weight.sum())
+        """The mean held-out log-likelihood on the folds that judge.
+
+        A setting that the best so far beats beyond doubt on the first of these folds is not fitted on the others: its
+        score is that of the best less the difference on the rows that both have seen.
+        """
+        if setting not in self.scores:
+            fold, ahead = 0, -math.inf
+            while fold < self.judges and ahead < _DOUBT:
+                fold += 1
+                behind, ahead = self._behind(setting, fold)
+            best = 0.0 if self.leader is None else self.scores[self.leader]
+            self.scores[setting] = best - behind
+            if self.leader is None or behind < 0.0:
+                self.leader = setting
+        return self.scores[setting]
+
+    def _behind(self, setting: Setting, number: int) -> tuple[float, float]:
+        """By how much the best is ahead on the first folds, nats a row, and in standard errors of that."""
+        weight = torch.cat([held.weight for held in self.held[:number]])
+        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(number)])
+        if self.leader is None:
+            return -float((log_p * weight).sum() / weight.sum()), -math.inf
+        lead = torch.cat([self.member(self.leader, fold)[1] for fold in range(number)]) - log_p
+        mean = (lead * weight).sum() / weight.sum()
+        error = ((lead - mean).square() * weight.square()).sum().sqrt().clamp(min=1e-300) / weight.sum()
+        return float(mean), float(mean / error)
 
     def best(self, count: int) -> list[Setting]:
         """The best settings so far."""
-        return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
+        return sorted(self.scores, key=self.scores.__getitem__, reverse=True)[:count]
 
     def tried(self) -> list[Setting]:
         """The best settings, no more than two that differ in how they are kept from learning by heart only."""
@@ -380,7 +337,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Report, number: int | None = None) -> Choice:
+def choose(table: Table, seed: int, report: Report, finished: Finished, number: int | None = None) -> Choice:
     """The ensemble for a table.
 
     Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
@@ -390,16 +347,18 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
         table: the rows, two or more.
         seed: of folds and starts.
         report: is called after each fit, with the number of fits made and a few words.
+        finished: what an earlier run has fitted.
         number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
     parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
-        return _by_samples(table, parts[0][:HELD_OUT], seed, report)
+        return _by_samples(table, parts[0][:HELD_OUT], seed, report, finished)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
     judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
-    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report, judges)
+    splits = [(table.without(part), table.take(part)) for part in parts]
+    search = _Search(splits, seed, report, finished, "folds", judges)
     screen(search, lean)
     tried = search.heaviest(search.tried(), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
     weights, log_p = search.stacked(tried, len(parts))
@@ -412,23 +371,25 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     return Choice(ensemble, tuple(tried), weights, held_out, table.weight, where, _screened(search))
 
 
-def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
+def _by_samples(table: Table, part: Tensor, seed: int, report: Report, finished: Finished) -> Choice:
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
-    second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report)
+    second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report, finished)
     made = len(screened) + len(second.members)
-    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words))
+    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "all")
     for setting in kept:
         start, _ = second.member(setting, 0)
-        last.add(setting, 0, last.fitters[0].resume(setting, start))
+        last.add(setting, 0, partial(last.fitters[0].resume, start))
     return judged(last, kept, held.weight, screened)
 
 
 Screened = tuple[tuple[Setting, float], ...]
 
 
-def narrowed(left: Table, held: Table, seed: int, report: Report) -> tuple[_Search, list[Setting], Screened]:
+def narrowed(
+    left: Table, held: Table, seed: int, report: Report, finished: Finished
+) -> tuple[_Search, list[Setting], Screened]:
     """The few settings that are worth a fit to all rows, their fits to some, and what was compared before.
 
     Args:
@@ -436,13 +397,15 @@ def narrowed(left: Table, held: Table, seed: int, report: Report) -> tuple[_Sear
         held: the rows that judge, in random order too.
         seed: of starts.
         report: see `choose`.
+        finished: see `choose`.
     """
-    first = _Search([(left.take(slice(_SCREENED)), held.take(slice(_SCREENED)))], seed, report)
+    few = left.take(slice(_SCREENED)), held.take(slice(_SCREENED))
+    first = _Search([few], seed, report, finished, "few")
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
-    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words))
+    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "more")
     return second, second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3), _screened(first)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
@@ -20,27 +21,31 @@ from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, Report, Setting, Table, choose
+from girih.tables.choice import Choice, Fitter, Report, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
 from girih.tables.draws import seeded
 from girih.tables.encoded import Atom
 from girih.tables.events import probability
+from girih.tables.finished import Finished
 from girih.tables.frames import Name
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
 from girih.tables.results import results, simplest
+from girih.tables.setting import Setting, Table
 from girih.tables.stepwise import choose_once
 from girih.tables.streamed import Whole, choose_streamed, observed
 from girih.tables.unseen import Unseen
+from girih.training.checkpoint import seed_of_run
 
 Array = NDArray[np.float64]
 
 _EXPECTED = 70  # fits of a usual run, for the bar
 _AT_ONCE = 4096  # rows
+_DRAWN = 1000  # rows that say what is usual in a column
 
 
 class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
@@ -61,6 +66,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             beyond. With more than 4,000 rows one part is held out.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
+        checkpoint: file that a killed fit goes on from, to the same numbers; it is removed when the fit is done.
 
     Attributes:
         best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
@@ -99,11 +105,13 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.kinds = kinds
         self.n_folds = n_folds
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
         """Fit the density.
@@ -126,7 +134,10 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         number = self.n_folds
         if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
             raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if self.random_state is None and self.checkpoint is not None:
+            seed = seed_of_run(None, self.checkpoint)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if is_stream(X):
             if sample_weight is not None:
                 raise ParameterError("rows in blocks have no sample_weight; leave it out, or give rows in memory")
@@ -146,30 +157,36 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        with self._bar(True) as report:
-            choice = choose(table, seed, report, self.n_folds)
+        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, Processes.now())
+        with self._bar() as report:
+            try:
+                choice = choose(table, seed, report, finished, self.n_folds)
+            finally:
+                finished.save()
         self._take(columns, choice, table, Fitter(table, seed).fit)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
+        finished.remove()
         return self
 
     def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
-        """Fit to rows that come in blocks; those of a stream that is all in the sample are rows in memory."""
-        processes = Processes.now()
-        with self._bar(processes.leads) as report:
+        """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
+        with self._bar() as report:
             if blocks.once:
                 found = choose_once(blocks, self.kinds, seed, report)
             else:
-                found = choose_streamed(blocks, self.kinds, seed, report, processes)
+                found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint)
         if isinstance(found, Whole):
             return self._fit_rows(found.rows, None, seed)
         columns, chosen = found
         self._take(columns, chosen.choice, chosen.held, chosen.members.__getitem__)
+        chosen.finished.remove()
         return self
 
     @contextmanager
-    def _bar(self, leads: bool) -> Iterator[Report]:
-        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose) and leads)
+    def _bar(self) -> Iterator[Report]:
+        shown = bool(self.verbose) and Processes.now().leads
+        bar = Progress("fitting the table", _EXPECTED, show=shown)
         try:
             yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
         finally:
@@ -240,22 +257,45 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         x, codes = self._read(X)
         return np.asarray(self._log_prob(x, codes, self._unseen.folds_of(x, codes)).numpy())
 
-    def explain(self, X: object, held_out: bool = False) -> Array:
+    def explain(self, X: object, held_out: bool = False, relative: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
-        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+        It is the log density of the entry given all others of its row, and 0 where missing. Within a column the lowest
+        is the strangest; columns are compared by `relative`, as densities depend on units of measurement.
 
         Args:
             X: the rows.
             held_out: by the models that have not seen a row, as `score_held_out`.
+            relative: less what it is on average for rows drawn from the model, in which units cancel.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         x, codes = self._read(X)
+        out = self._reasons(x, codes, self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1))
+        if not relative:
+            return out
+        drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
+        usual = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
+        return np.where(self._known(x, codes), out - usual, 0.0)
+
+    def _known(self, x: Tensor, codes: Tensor) -> NDArray[np.bool_]:
+        """Which entries of the table are observed, `(N, columns)`."""
+        known = np.zeros((len(x), len(self.columns_)), dtype=bool)
+        for place, item in enumerate(self.columns_.items):
+            if item.x is not None:
+                known[:, place] |= ~x[:, item.x].isnan().numpy()
+            if item.code is not None:
+                known[:, place] |= (codes[:, item.code] >= 0).numpy()
+        return known
+
+    def _reasons(self, x: Tensor, codes: Tensor, folds: Tensor) -> Array:
+        """`explain` for encoded rows, by the models that have not seen their folds."""
         groups = [
             ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
             for item in self.columns_.items
         ]
         out = np.empty((len(x), len(groups)))
-        folds = self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1)
         for ensemble, rows in self._unseen.parts(self._ensemble, folds):
             out[rows] = reasons(ensemble, x[rows], codes[rows], groups).numpy()
         for place, item in enumerate(self.columns_.items):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from girih.tables.choice import Choice, Setting
+from girih.tables.choice import Choice
+from girih.tables.setting import Setting
 
 
 def simplest(choice: Choice, columns: int) -> Setting:

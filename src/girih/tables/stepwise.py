@@ -21,12 +21,14 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from girih.em.stepwise import rate
 from girih.errors import StreamError
 from girih.streams import Blocks, count, joined
-from girih.tables.choice import HELD_OUT, Report, Table
+from girih.tables.choice import HELD_OUT, Report
 from girih.tables.columns import Columns
+from girih.tables.finished import Finished
 from girih.tables.fitting import Expected, Prior, maximised
 from girih.tables.frames import Name
 from girih.tables.member import Member
 from girih.tables.mixture import Mixture, Rows, statistics
+from girih.tables.setting import Table
 from girih.tables.streamed import SAMPLE, Chosen, Whole, encoded, observed, start
 
 _BATCH = 1000  # rows of a batch at least, but for the last
@@ -109,7 +111,7 @@ def choose_once(
     order = order[observed(x, codes)[order]]
     table = Table(x, codes, x.new_ones(len(x)), columns.width, columns.levels)
     held, kept = table.take(order[:HELD_OUT]), table.take(order[HELD_OUT:])
-    begun = start(kept.take(slice(SAMPLE - HELD_OUT)), held, seed, report)
+    begun = start(kept.take(slice(SAMPLE - HELD_OUT)), held, seed, report, Finished(None, held, {}))
     online = [
         Online(member, prior, kept.x, kept.codes) for member, prior in zip(begun.members, begun.priors, strict=True)
     ]

@@ -7,8 +7,10 @@ blocks together: one pass gives the statistics of all of them. Several processes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +18,19 @@ from torch import Tensor
 
 from girih.errors import GirihError
 from girih.streams import Blocks, Processes, Total
-from girih.tables.choice import HELD_OUT, RESUMED, SAMPLED, Choice, Report, Setting, Table, judged, narrowed
+from girih.tables.choice import HELD_OUT, RESUMED, SAMPLED, Choice, Report, judged, narrowed
 from girih.tables.columns import Columns
+from girih.tables.finished import Finished, member_of, parts_of
 from girih.tables.fitting import TOL, Ascent, Prior
 from girih.tables.frames import Name
 from girih.tables.member import Member
 from girih.tables.mixture import Mixture, Rows, Statistics, statistics
+from girih.tables.scales import Scales
+from girih.tables.setting import Setting, Table
 from girih.tables.survey import Survey
 
 SAMPLE = HELD_OUT + SAMPLED
+_PASSES = "passes"  # in what a killed run goes on from
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,13 @@ class Chosen:
         choice: the average.
         members: the fits to all rows, those of the average and that of the best single curve.
         held: the rows that were held out.
+        finished: what a run that is killed goes on from.
     """
 
     choice: Choice
     members: dict[Setting, Member]
     held: Table
+    finished: Finished
 
 
 @dataclass(frozen=True)
@@ -57,38 +65,42 @@ class Start:
         settings: those that are kept, and the best single curve.
         members: their fits.
         priors: what holds them.
-        held: the rows that judge.
         end: from the final fits, in order, to what was chosen.
     """
 
     settings: list[Setting]
     members: list[Member]
     priors: list[Prior]
-    held: Table
     end: Callable[[Sequence[Member]], Chosen]
 
 
-def start(rows: Table, held: Table, seed: int, report: Report) -> Start:
+def start(rows: Table, held: Table, seed: int, report: Report, finished: Finished) -> Start:
     """Choose settings by rows in memory, both parts in random order."""
-    search, kept, screened = narrowed(rows, held, seed, report)
+    search, kept, screened = narrowed(rows, held, seed, report, finished)
     curves = [setting for setting, _ in screened if setting.kinks and setting.components == 1][:1]
     settings = list(dict.fromkeys((*kept, *curves)))
     members = [search.member(setting, 0)[0] for setting in settings]
     priors = [setting.prior(search.fitters[0].scaled(setting.bend).least) for setting in settings]
 
     def end(final: Sequence[Member]) -> Chosen:
-        for setting, member in zip(settings, final, strict=True):
-            search.add(setting, 0, member)
-        choice = judged(search, kept, held.weight, screened)
-        return Chosen(choice, dict(zip(settings, final, strict=True)), held)
+        found = {setting: member.settled() for setting, member in zip(settings, final, strict=True)}
+        for setting, member in found.items():
+            search.members[setting, 0] = member, member.log_prob(held.x, held.codes)
+        return Chosen(judged(search, kept, held.weight, screened), found, held, finished)
 
-    return Start(settings, members, priors, held, end)
+    return Start(settings, members, priors, end)
 
 
 def choose_streamed(
-    blocks: Blocks, kinds: Mapping[Name, str] | None, seed: int, report: Report, processes: Processes
+    blocks: Blocks,
+    kinds: Mapping[Name, str] | None,
+    seed: int,
+    report: Report,
+    checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[Columns, Chosen] | Whole:
     """The schema and the density for a stream; or all its rows, where the sample holds them."""
+    processes = Processes.now()
+    seed = processes.agreed(lambda: seed)
     found = Survey.of(blocks, kinds, SAMPLE, seed, processes)
     columns, drawn = found.columns, found.drawn
     if found.rows == len(drawn):
@@ -96,47 +108,72 @@ def choose_streamed(
     chosen = drawn.least(min(HELD_OUT, len(drawn) // 5))
     x, codes = columns.read(drawn.rows)
     table = Table(x, codes, x.new_ones(len(x)), columns.width, columns.levels)
+    finished = Finished(checkpoint, table, {"seed": seed, "rows": found.rows}, processes)
     order = torch.from_numpy(np.argsort(drawn.key))
     order = order[observed(x, codes)[order]]
     out = torch.from_numpy(chosen)[order]
-    begun = start(table.take(order[~out][:SAMPLED]), table.take(order[out]), seed, report)
-    passes = Passes(blocks, columns, drawn.of_block(chosen), processes)
-    made = len(begun.settings)
-    final = ascend(
-        begun.members, begun.priors, passes, lambda number: report(made + number, f"pass {number} of all rows")
-    )
+    try:
+        begun = start(table.take(order[~out][:SAMPLED]), table.take(order[out]), seed, report, finished)
+        passes = Passes(blocks, columns, drawn.of_block(chosen), processes)
+        made = len(begun.settings)
+        final = ascend(begun, passes, finished, lambda number: report(made + number, f"pass {number} of all rows"))
+    finally:
+        finished.save()
     return columns, begun.end(final)
 
 
-def ascend(
-    members: Sequence[Member], priors: Sequence[Prior], passes: Passes, shown: Callable[[int], None]
-) -> list[Member]:
+def ascend(begun: Start, passes: Passes, finished: Finished, shown: Callable[[int], None]) -> list[Member]:
     """EM of several mixtures over all rows, one pass for an iteration of all that have not ended."""
-    runs = [Ascent(one.mixture, prior, TOL) for one, prior in zip(members, priors, strict=True)]
-    scales = [one.scales for one in members]
-    processes = passes.processes
-    for number in range(RESUMED):
-        going = [k for k, run in enumerate(runs) if not run.done]
+    runs = [Ascent(one.mixture, prior, TOL) for one, prior in zip(begun.members, begun.priors, strict=True)]
+    scales = [one.scales for one in begun.members]
+    done = _go_on(runs, begun, finished)
+    for number in range(done, RESUMED):
+        going = passes.processes.agreed(lambda: {k: run.mixture for k, run in enumerate(runs) if not run.done})
         if not going:
             break
-        mixtures = processes.agreed(lambda: [runs[k].mixture for k in going])  # noqa: B023
-
-        def work(going: list[int] = going, mixtures: list[Mixture] = mixtures) -> Total:
-            total = Total()
-            for x, codes in passes.blocks():
-                sums = [x.new_tensor(float(len(x)))]
-                for k, mixture in zip(going, mixtures, strict=True):
-                    sums += _flat(statistics(mixture, Rows.of(scales[k].forward(x), codes)))
-                total.add(sums)
-            return total
-
-        rows, *sums = processes.total(work).values
+        rows, *sums = _sums(going, scales, passes)
         size = len(sums) // len(going)
-        for place, k in enumerate(going):
-            runs[k].mixture = mixtures[place]
+        for place, (k, mixture) in enumerate(going.items()):
+            runs[k].mixture = mixture
             runs[k].take(_unflat(sums[place * size : (place + 1) * size]), float(rows))
+        finished.put(_PASSES, _state(runs, scales, number + 1))
         shown(number + 1)
     return [Member(run.best, scale) for run, scale in zip(runs, scales, strict=True)]
+
+
+def _sums(mixtures: Mapping[int, Mixture], scales: Sequence[Scales], passes: Passes) -> list[Tensor]:
+    """The number of rows and the statistics of the mixtures, one after the other, of all processes."""
+
+    def work() -> Total:
+        total = Total()
+        for x, codes in passes.blocks():
+            sums = [x.new_tensor(float(len(x)))]
+            for k, mixture in mixtures.items():
+                sums += _flat(statistics(mixture, Rows.of(scales[k].forward(x), codes)))
+            total.add(sums)
+        return total
+
+    return passes.processes.total(work).values
+
+
+def _state(runs: Sequence[Ascent], scales: Sequence[Scales], number: int) -> dict[str, object]:
+    """Where the runs stand after so many passes, as tensors and plain values."""
+    parts = [
+        {"now": parts_of(Member(run.mixture, scale)), "best": parts_of(Member(run.best, scale)), "curve": run.curve[:]}
+        for run, scale in zip(runs, scales, strict=True)
+    ]
+    return {"number": number, "done": [run.done for run in runs], "runs": parts}
+
+
+def _go_on(runs: Sequence[Ascent], begun: Start, finished: Finished) -> int:
+    """Put the runs where a killed run stood; returns the passes that it has made."""
+    found: Any = finished.get(_PASSES)
+    if found is None:
+        return 0
+    for run, setting, done, parts in zip(runs, begun.settings, found["done"], found["runs"], strict=True):
+        run.mixture, run.best = (member_of(parts[name], setting).mixture for name in ("now", "best"))
+        run.curve, run.done = list(parts["curve"]), done
+    return int(found["number"])
 
 
 @dataclass(frozen=True)
