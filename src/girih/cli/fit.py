@@ -216,8 +216,9 @@ def fit(
     Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. A fit that was killed
     goes on when the same command is run again, and Ctrl-C ends that of a generator with the best model so far.
 
-    A folder of Parquet files is read in blocks, again in each pass, and need not fit into memory; then the model and its
-    numbers are all that is written. Several processes share it: [b]torchrun --nproc-per-node 2 -m girih fit DATA[/b].
+    A folder of Parquet files is read in blocks, again in each pass, and need not fit into memory; then the model and
+    its numbers are all that is written. Several processes share it:
+    [b]torchrun --nproc-per-node 2 -m girih fit DATA[/b].
     """
     generator.check()
     own = [option.name for option in fields(Generator) if _given(context, option.name)]

@@ -24,8 +24,8 @@ from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest,
 from girih._options import real, whole, wholes
 from girih.covariance import Covariance
 from girih.em.fit import fit_em
-from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.parameters import count_parameters
 from girih.em.scaling import Scaling
 from girih.em.starting_points import warm_model
@@ -78,6 +78,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             that are best on them.
         validation_fraction: share of the rows that is held out.
         n_iter_no_change: stop when this many iterations in a row gain less than `tol` on the held-out rows.
+        n_jobs: starts that are tried at once, through joblib, to the same numbers; -1 for one on each processor, `None`
+            for what `joblib.parallel_config` says, else one.
 
     Attributes:
         dgn_: the fitted `girih.DGN`.
@@ -129,6 +131,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
+        n_jobs: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -154,6 +157,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.n_jobs = n_jobs
 
     def fit(
         self,
@@ -199,6 +203,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
             validation=self._validation(),
+            n_jobs=self.n_jobs,
             **vars(replace(options, n_init=0) if warm else options),
         )
         self.dgn_ = dgn

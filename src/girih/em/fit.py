@@ -14,8 +14,8 @@ from torch import Tensor
 
 from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
 from girih.em.in_memory import Around, fit_rows
-from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.stepwise import fit_once
 from girih.em.streamed import fit_stream
@@ -49,6 +49,7 @@ def fit_em(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 2.0,
     callback: Callable[[int, float], None] | None = None,
+    n_jobs: int | None = 1,
 ) -> FitResult:
     r"""Fit a `DGN` by exact EM, in place.
 
@@ -90,6 +91,7 @@ def fit_em(
             again ends with the same numbers.
         checkpoint_seconds: time between writes of that file.
         callback: called as `callback(iteration, nll)` after each iteration of the kept run.
+        n_jobs: starts that are tried at once, through joblib, to the same numbers; -1 for one on each processor.
 
     Returns:
         The `FitResult`; its curve is the penalised exact NLL (nats per row) before the first iteration and after each;
@@ -114,7 +116,7 @@ def fit_em(
     """
     seed = seed_of_run(seed, checkpoint)
     options = EMOptions.among(locals())
-    around = Around(progress, checkpoint, checkpoint_seconds, callback)
+    around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
     if is_stream(X):
         if sample_weight is not None:
             raise ParameterError("rows that come in blocks have no sample_weight; leave it out, or give rows in memory")

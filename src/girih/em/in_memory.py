@@ -11,7 +11,9 @@ from torch import Tensor
 
 from girih._options import real
 from girih.em.iteration import Problem
-from girih.em.loop import EMOptions, HeldOut, Loop
+from girih.em.loop import Loop
+from girih.em.options import EMOptions
+from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
 from girih.inference import DGN
@@ -30,12 +32,14 @@ class Around:
         checkpoint: a file.
         seconds: between writes of it.
         callback: called after each iteration of the kept run.
+        n_jobs: starts that are tried at once.
     """
 
     progress: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     seconds: float = 2.0
     callback: Callback | None = None
+    n_jobs: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -103,4 +107,4 @@ def fit_rows(
             seconds = real(around.seconds, "checkpoint_seconds", positive=False)
             saved = Checkpoint(around.checkpoint, saved_by(problem, digest(x), options, watched), seconds)
         watch = watching(dgn, scaling, shift, around.callback)
-        return Loop(problem, options, watch, saved, watched).run(around.progress, shift)
+        return Loop(problem, options, watch, saved, watched, around.n_jobs).run(around.progress, shift)

@@ -32,7 +32,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from girih._progress import Progress
 from girih.em.in_memory import Around, HeldOutRows, fit_rows, noise_bounds
 from girih.em.iteration import BLENDED, Problem, batch_step
-from girih.em.loop import EMOptions, HeldOut
+from girih.em.options import EMOptions
+from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.em.streamed import SAMPLE, numbers
 from girih.errors import NonFiniteError, ParameterError

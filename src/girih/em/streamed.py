@@ -21,8 +21,10 @@ from girih._arrays import check_largest, check_observed
 from girih._options import real
 from girih.em.in_memory import Around, HeldOutRows, fit_rows, noise_bounds, saved_by, watching
 from girih.em.iteration import Evaluation, Problem
-from girih.em.loop import EMOptions, HeldOut, Loop
+from girih.em.loop import Loop
+from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
+from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.errors import EmptyDataError, GirihError, ParameterError
 from girih.inference import DGN, Model, Statistics, accumulate

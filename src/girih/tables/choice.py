@@ -10,7 +10,7 @@ and an average of exact densities is an exact density.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._jobs import jobs, side_by_side
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
 from girih.tables.finished import Finished
@@ -94,6 +95,16 @@ class Fitter:
             self._curves[setting] = mixture
         return Member(mixture, on.scales)
 
+    def learn(self, plain: Mapping[Setting, Mixture], curves: Mapping[Setting, Mixture]) -> None:
+        """Take over what a copy of this has found."""
+        self._plain.update(plain)
+        self._curves.update(curves)
+
+    @property
+    def found(self) -> tuple[dict[Setting, Mixture], dict[Setting, Mixture]]:
+        """What fits of other settings start from."""
+        return self._plain, self._curves
+
     def _curve_of(self, setting: Setting) -> Mixture:
         return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
 
@@ -108,6 +119,12 @@ class Fitter:
                 start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
                 self._plain[key] = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
         return self._plain[key]
+
+
+def _made(task: tuple[Fitter, Setting]) -> tuple[Member, dict[Setting, Mixture], dict[Setting, Mixture]]:
+    """A fit, and what others may start from."""
+    fitter, setting = task
+    return fitter.fit(setting), *fitter.found
 
 
 def _iterations(rows: Rows, mixture: Mixture) -> int:
@@ -194,6 +211,7 @@ class _Search:
         judges: int = 1,
     ) -> None:
         self.finished, self.name = finished, name
+        self._made: dict[tuple[Setting, int], Member] = {}  # ahead of the search
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
@@ -209,10 +227,30 @@ class _Search:
 
     def add(self, setting: Setting, fold: int, fit: Callable[[Setting], Member]) -> None:
         """Fit and judge a model."""
-        held = self.held[fold]
-        member = self.finished.member(f"{self.name}, fold {fold}", setting, lambda: fit(setting))
+        held, made = self.held[fold], self._made.pop((setting, fold), None)
+        member = self.finished.member(self._of(fold), setting, lambda: fit(setting) if made is None else made)
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
+
+    def _of(self, fold: int) -> str:
+        return f"{self.name}, fold {fold}"
+
+    def ahead(self, settings: Iterable[Setting], number: int) -> None:
+        """Make the fits that the search will ask for, on the first folds, side by side where there are several jobs.
+
+        The search goes its way as without them, to the same numbers; some may be made for nothing.
+        """
+        if jobs(self.finished.n_jobs) == 1:
+            return
+        pairs = [(setting, fold) for setting in dict.fromkeys(settings) for fold in range(number)]
+        known = {*self.members, *self._made}
+        left = [(s, k) for s, k in pairs if (s, k) not in known and not self.finished.has(self._of(k), s)]
+        tasks = [(self.fitters[fold], setting) for setting, fold in left]
+        for place, (member, plain, curves) in side_by_side(_made, tasks, self.finished.n_jobs):
+            setting, fold = left[place]
+            self._made[setting, fold] = member
+            self.fitters[fold].learn(plain, curves)
+            self.report(len(self.members) + len(self._made), f"{setting.components} components, {setting.kind} noise")
 
     def score(self, setting: Setting) -> float:
         """The mean held-out log-likelihood on the folds that judge.
@@ -221,6 +259,7 @@ class _Search:
         score is that of the best less the difference on the rows that both have seen.
         """
         if setting not in self.scores:
+            self.ahead([setting], self.judges)
             fold, ahead = 0, -math.inf
             while fold < self.judges and ahead < _DOUBT:
                 fold += 1
@@ -259,6 +298,7 @@ class _Search:
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
+        self.ahead(settings, number)
         log_p = torch.cat([torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)])
         return stacked(log_p, torch.cat([held.weight for held in self.held[:number]])), log_p
 
@@ -280,12 +320,15 @@ def screen(search: _Search, lean: bool) -> None:
     if lean:
         bends = [max(bends, key=lambda bend: search.score(Setting(bend=bend)))]
     most = min(rows, _ROWS_EACH * 8) if lean else rows
+    search.ahead([one for bend in bends for kind in kinds for one in _first(replace(kind, bend=bend), most)], 1)
     plain = {bend: [_sizes(search, replace(kind, bend=bend), most) for kind in kinds] for bend in bends}
     best = {bend: max(search.score(found[0]) for found in plain[bend] if found) for bend in bends}
     for bend in bends:
         if not columns or best[bend] < max(best.values()) - _APART:
             continue
-        for found in plain[bend] if rows >= _ROWS_EACH * _KINKS else []:
+        both = plain[bend] if rows >= _ROWS_EACH * _KINKS else []
+        search.ahead([replace(found[0], kinks=_KINKS) for found in both if found], search.judges)
+        for found in both:
             for setting in found[: 2 if found and found[0].kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
                 smaller = [K for K in _SIZES if setting.components / 2 >= K]
@@ -325,11 +368,20 @@ def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float])
     return setting
 
 
+def _first(kind: Setting, rows: int) -> list[Setting]:
+    """The sizes of a kind that are tried whatever comes of them."""
+    return [replace(kind, components=K) for K in _SIZES[:4] if _fits(kind, K, rows)]
+
+
+def _fits(kind: Setting, components: int, rows: int) -> bool:
+    return not (components == 1 and kind.tied) and (components == 1 or rows >= components * _ROWS_EACH)
+
+
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
     tried: list[Setting] = []
     for K in _SIZES:
-        if (K == 1 and kind.tied) or (K > 1 and rows < K * _ROWS_EACH):
+        if not _fits(kind, K, rows):
             continue
         tried.append(replace(kind, components=K))
         if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):

@@ -18,13 +18,14 @@ _OWN = ("weights", "maps", "noise", "tables", "own")  # of a mixture; its basis 
 
 
 class Finished:
-    """Mixtures by what was fitted to which rows, kept in a file where one is given.
+    """Mixtures by what was fitted to which rows, kept in a file where one is given; and how many are made at once.
 
     Args:
         path: the file, or None for none.
         table: the rows of the run.
         choices: what else must agree between the run that wrote the file and the run that goes on, by name.
         processes: of the run; the first reads and writes the file.
+        n_jobs: fits that are made at once.
 
     Raises:
         ModelFileError: the file is damaged, or no checkpoint.
@@ -37,7 +38,9 @@ class Finished:
         table: Table,
         choices: dict[str, int | None],
         processes: Processes | None = None,
+        n_jobs: int | None = 1,
     ) -> None:
+        self.n_jobs = n_jobs
         self._processes = processes or Processes()
         self._checkpoint = None
         self._fits: dict[str, dict[str, object]] = {}
@@ -56,6 +59,10 @@ class Finished:
             self.put(key, parts_of(member))
             return member
         return member_of(self._fits[key], setting)
+
+    def has(self, name: str, setting: Setting) -> bool:
+        """Whether `member` would find it."""
+        return f"{name}: {setting}" in self._fits
 
     def get(self, key: str) -> dict[str, object] | None:
         """What was put under a name, by this run or the one that it goes on from."""

@@ -67,6 +67,8 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
         checkpoint: file that a killed fit goes on from, to the same numbers; it is removed when the fit is done.
+        n_jobs: fits that are made at once, through joblib, to the same numbers; -1 for one on each processor, `None`
+            for what `joblib.parallel_config` says, else one.
 
     Attributes:
         best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
@@ -106,12 +108,14 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         checkpoint: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
     ) -> None:
         self.kinds = kinds
         self.n_folds = n_folds
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
+        self.n_jobs = n_jobs
 
     def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
         """Fit the density.
@@ -157,7 +161,9 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, Processes.now())
+        finished = Finished(
+            self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, Processes.now(), self.n_jobs
+        )
         with self._bar() as report:
             try:
                 choice = choose(table, seed, report, finished, self.n_folds)
@@ -173,9 +179,9 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
         with self._bar() as report:
             if blocks.once:
-                found = choose_once(blocks, self.kinds, seed, report)
+                found = choose_once(blocks, self.kinds, seed, report, self.n_jobs)
             else:
-                found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint)
+                found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint, self.n_jobs)
         if isinstance(found, Whole):
             return self._fit_rows(found.rows, None, seed)
         columns, chosen = found

@@ -86,7 +86,7 @@ def _finite(mixture: Mixture) -> bool:
 
 
 def choose_once(
-    blocks: Blocks, kinds: Mapping[Name, str] | None, seed: int, report: Report
+    blocks: Blocks, kinds: Mapping[Name, str] | None, seed: int, report: Report, n_jobs: int | None
 ) -> tuple[Columns, Chosen] | Whole:
     """The schema and the density for a stream that is passed once; or all its rows, where they are few.
 
@@ -111,7 +111,7 @@ def choose_once(
     order = order[observed(x, codes)[order]]
     table = Table(x, codes, x.new_ones(len(x)), columns.width, columns.levels)
     held, kept = table.take(order[:HELD_OUT]), table.take(order[HELD_OUT:])
-    begun = start(kept.take(slice(SAMPLE - HELD_OUT)), held, seed, report, Finished(None, held, {}))
+    begun = start(kept.take(slice(SAMPLE - HELD_OUT)), held, seed, report, Finished(None, held, {}, n_jobs=n_jobs))
     online = [
         Online(member, prior, kept.x, kept.codes) for member, prior in zip(begun.members, begun.priors, strict=True)
     ]

@@ -97,6 +97,7 @@ def choose_streamed(
     seed: int,
     report: Report,
     checkpoint: str | os.PathLike[str] | None,
+    n_jobs: int | None,
 ) -> tuple[Columns, Chosen] | Whole:
     """The schema and the density for a stream; or all its rows, where the sample holds them."""
     processes = Processes.now()
@@ -108,7 +109,7 @@ def choose_streamed(
     chosen = drawn.least(min(HELD_OUT, len(drawn) // 5))
     x, codes = columns.read(drawn.rows)
     table = Table(x, codes, x.new_ones(len(x)), columns.width, columns.levels)
-    finished = Finished(checkpoint, table, {"seed": seed, "rows": found.rows}, processes)
+    finished = Finished(checkpoint, table, {"seed": seed, "rows": found.rows}, processes, n_jobs)
     order = torch.from_numpy(np.argsort(drawn.key))
     order = order[observed(x, codes)[order]]
     out = torch.from_numpy(chosen)[order]
