@@ -3,7 +3,8 @@
     python benchmarks/estep.py [--quick]
 
 Both get the same weights and rows in one process; medians over several runs, with the largest difference of the
-results beside the time. The floor are two `log_ndtr` a pair of a row and a cell. A second table shows how our time grows with N, R and D.
+results beside the time. The floor is two `log_ndtr` for each pair of a row and a cell. A second table shows how our
+time grows with N, R and D.
 """
 
 from __future__ import annotations

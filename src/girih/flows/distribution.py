@@ -77,6 +77,11 @@ class FlowDistribution(Distribution):
         self.has_rsample = not any(isinstance(transform, FoldTransform) for transform in self.transforms)
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
+    def __repr__(self) -> str:
+        layers, folds = len(self.transforms), len(self.folds)
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"FlowDistribution(D={self.event_shape[0]}, {layers} transforms, {folds} of them folds{batch})"
+
     @property
     def folds(self) -> list[FoldTransform]:
         """The layers that have a discrete latent."""

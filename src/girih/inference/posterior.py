@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, register_kl
 
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
@@ -55,6 +55,11 @@ class Posterior(Distribution):
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
         super().__init__(torch.Size([len(log_evidence)]), torch.Size([latent_dim]), validate_args=False)
+
+    def __repr__(self) -> str:
+        (n,), (S,) = self.batch_shape, self.event_shape
+        about = f", log p(x) {self.log_evidence.mean():.4g} nats a row" if n else ""
+        return f"{type(self).__name__}({n} {'row' if n == 1 else 'rows'}, S={S}{about})"
 
     @property
     @abstractmethod
@@ -131,6 +136,7 @@ class Posterior(Distribution):
 
         `log p(z | x)` is quadratic on each cell, so the expectation needs the mass and two moments of q there. For a q
         that is the posterior the result may be below 0, by no more than `rounding`.
+        `torch.distributions.kl_divergence(q, posterior)` is the same.
 
         Args:
             q: a `Normal` with batch shape `(N, S)` (or `(N,)` for S = 1), an `Independent` of one, or a
@@ -191,6 +197,15 @@ class Posterior(Distribution):
         if not least > 0:
             raise ParameterError(f"the scale of q must be positive, got {least.item():g}")
         return mean, factor
+
+
+def _kl(q: GaussianQ, posterior: Posterior) -> Tensor:
+    """`torch.distributions.kl_divergence(q, posterior)`."""
+    return posterior.kl(q)
+
+
+for _kind in (Normal, MultivariateNormal, Independent):
+    register_kl(_kind, Posterior)(_kl)
 
 
 def gaussian_entropy(factor: Tensor) -> Tensor:

@@ -141,17 +141,17 @@ def gaps(model: TableModel, rows: object, names: Sequence[str], missing: NDArray
 def setting_text(setting: Setting | Mapping[str, Any]) -> str:
     """Describe a mixture in words: a `Setting`, or a line of `TableModel.cv_results_`."""
     if isinstance(setting, Setting):
-        components, kinks, tied, kind, bend = (
-            setting.components, setting.kinks, setting.tied, setting.kind, setting.bend,
-        )  # fmt: skip
+        components, kinks, tied = setting.components, setting.kinks, setting.tied
+        kind, bend, alike = setting.kind, setting.bend, setting.shared
     else:
         components, kinks, tied = setting["components"], setting["kinks"], setting["tied"]
-        kind, bend = setting["noise"], setting["transformed"]
+        kind, bend, alike = setting["noise"], setting["transformed"], setting.get("shared_bends", False)
     what = "curve" if kinks else "Gaussian"
     noise = {"full": "full", "diagonal": "diagonal", "spherical": "spherical", "low_rank": "low-rank"}[kind]
     shared = " shared by all" if tied and components > 1 else ""
     text = f"{components} {what}{'s' if components > 1 else ''}"
     text += f" with {kinks} kinks" if kinks else ""
+    text += " and the same bends" if alike else ""
     text += f", {noise} {'noise' if kinks else 'covariance'}{shared}"
     return text + (", columns transformed" if bend else "")
 

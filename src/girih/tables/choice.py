@@ -34,6 +34,7 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
 _KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve or several side by side
 _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what a curve goes on to
+_ALIKE_BENT = (3, 6, 12)  # curves side by side with the same bends
 _SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
@@ -80,20 +81,25 @@ class Fitter:
         prior = setting.prior(on.least)
         if not setting.kinks:
             return Member(self._plain_of(setting), on.scales)
-        basis = Basis.line(setting.kinks)
-        starts = [bent(self._plain_of(setting), basis)]
-        if setting.components == 1 and len(on.rows) <= 2 * _SCREENED:
-            loose = replace(prior, ridge=max(10.0, prior.ridge))
-            x, levels = on.completed, self.table.levels
-            starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
-            trials = [fit(one, on.rows, prior, 8) for one in starts]
-            starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
-        elif setting.kinks >= _CURVE and setting.components > 1:
-            starts = [beside(self._curve_of(replace(setting, components=1)), setting.components)]
-        mixture = fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0]
+        start = self._start(setting, prior)
+        mixture = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
         if setting.components == 1:
             self._curves[setting] = mixture
         return Member(mixture, on.scales)
+
+    def _start(self, setting: Setting, prior: Prior) -> Mixture:
+        """Where EM of bent components starts."""
+        basis, on = Basis.line(setting.kinks), self.scaled(setting.bend)
+        if setting.kinks >= _CURVE and setting.components > 1:
+            alone = replace(setting, components=1, tied=False, shared=False)
+            return beside(self._curve_of(alone), setting.components)
+        straight = bent(self._plain_of(setting), basis)
+        if setting.components > 1 or len(on.rows) > 2 * _SCREENED:
+            return straight
+        loose = replace(prior, ridge=max(10.0, prior.ridge))
+        x, levels = on.completed, self.table.levels
+        starts = [straight, *(curve(x, z, basis, on.rows, loose, levels) for z in orderings(x))]
+        return min((fit(one, on.rows, prior, 8) for one in starts), key=lambda trial: trial[1][-1])[0]
 
     def learn(self, plain: Mapping[Setting, Mixture], curves: Mapping[Setting, Mixture]) -> None:
         """Take over what a copy of this has found."""
@@ -109,7 +115,7 @@ class Fitter:
         return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
 
     def _plain_of(self, setting: Setting) -> Mixture:
-        key = replace(setting, kinks=0, ridge=0.0)
+        key = replace(setting, kinks=0, ridge=0.0, shared=False)
         if key not in self._plain:
             on = self.scaled(setting.bend)
             prior, levels = key.prior(on.least), self.table.levels
@@ -329,6 +335,8 @@ def screen(search: _Search, lean: bool) -> None:
         both = plain[bend] if rows >= _ROWS_EACH * _KINKS else []
         search.ahead([replace(found[0], kinks=_KINKS) for found in both if found], search.judges)
         for found in both:
+            if found and found[0].tied:
+                search.score(replace(found[0], kinks=_KINKS, shared=True))
             for setting in found[: 2 if found and found[0].kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
                 smaller = [K for K in _SIZES if setting.components / 2 >= K]
@@ -349,17 +357,26 @@ def screen(search: _Search, lean: bool) -> None:
 
 
 def _curves(search: _Search, bend: bool, rows: int) -> None:
-    """One curve, ever freer, with ever more kinks, and then several side by side, each as long as that is better."""
+    """One curve, ever freer, with ever more kinks, and several side by side, each as long as that is better.
+
+    Several with the same bends are what is left of a surface where its second dimension is a few levels.
+    """
     best = _along(search, Setting(kinks=_CURVE, bend=bend), "ridge", _RIDGES)
     best = _along(search, best, "kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks])
     _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K])
+    alike = [replace(best, components=K, tied=True, shared=True) for K in _ALIKE_BENT if rows >= _ROWS_EACH * 2 * K]
+    _climb(search, best, alike)
 
 
 def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float]) -> Setting:
-    """The best of a setting and of others up one ladder, which is left where a rung is hardly worth it."""
-    for rung in rungs:
-        changed: dict[str, Any] = {name: rung}
-        one = replace(setting, **changed)
+    """The best of a setting and of others up one ladder."""
+    changes: list[dict[str, Any]] = [{name: rung} for rung in rungs]
+    return _climb(search, setting, [replace(setting, **change) for change in changes])
+
+
+def _climb(search: _Search, setting: Setting, rungs: Sequence[Setting]) -> Setting:
+    """The best of a setting and of a ladder, which is left where a rung is hardly worth it."""
+    for one in rungs:
         better = search.score(one) - search.score(setting)
         if better > 0.0:
             setting = one

@@ -13,6 +13,7 @@ What is raised is the log-likelihood less penalties, which are minus the logarit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ class Prior:
         least: `(D,)`, the least variance of noise in each column.
         kind: of noise.
         tied: whether all components have the same noise.
+        shared: whether their curves have the same bends, which needs noise that is tied.
         rank: of low-rank noise.
         ridge: lambda.
         floor: rho.
@@ -48,6 +50,7 @@ class Prior:
     rank: int = 1
     ridge: float = 1.0
     floor: float = 0.01
+    shared: bool = False
 
     def penalty(self, mixture: Mixture) -> Tensor:
         """What is taken from the log-likelihood."""
@@ -97,11 +100,30 @@ def maximised(mixture: Mixture, sums: Expected, prior: Prior) -> Mixture:
     W = mixture.maps
     eye = torch.eye(mixture.basis.size, dtype=W.dtype)
     ridge = torch.diag(mixture.basis.kinky) * prior.ridge + HELD * eye
-    new = torch.linalg.solve(sums.G + ridge, W @ sums.G + sums.cross + HELD * W, left=False)
+    solve = _shared if prior.shared else partial(torch.linalg.solve, left=False)
+    new = solve(sums.G + ridge, W @ sums.G + sums.cross + HELD * W)
     weights = shares_of(sums.counts)
     tables = tuple(shares_of(table) for table in sums.tables)
     moved = replace(mixture, weights=weights, maps=new, tables=tables)
     return with_noise(moved, sums.about(new - W).scatter, sums.counts, prior)
+
+
+def _shared(G: Tensor, H: Tensor) -> Tensor:
+    """The maps `(K, D, F)` that minimise `sum_k tr(W_k G_k W_k^T - 2 H_k W_k^T)` with the same bends for all k.
+
+    The first two functions, 1 and z, have columns of their own for each component in one regression.
+    """
+    K, D, F = H.shape
+    own, bends = 2 * K, F - 2
+    both = G.new_zeros(own + bends, own + bends)
+    both[:own, :own] = torch.block_diag(*G[:, :2, :2])
+    both[:own, own:] = G[:, :2, 2:].flatten(0, 1)
+    both[own:, :own] = both[:own, own:].mT
+    both[own:, own:] = G[:, 2:, 2:].sum(0)
+    right = torch.cat((H[:, :, :2].permute(1, 0, 2).flatten(1), H[:, :, 2:].sum(0)), 1)
+    found = torch.linalg.solve(both, right, left=False)
+    lines = found[:, :own].unflatten(1, (K, 2)).permute(1, 0, 2)
+    return torch.cat((lines, found[:, own:].expand(K, D, bends)), 2)
 
 
 def with_noise(mixture: Mixture, scatter: Tensor, counts: Tensor, prior: Prior) -> Mixture:

@@ -31,6 +31,7 @@ def results(choice: Choice) -> dict[str, list[object]]:
             "components": setting.components,
             "noise": setting.kind,
             "tied": setting.tied,
+            "shared_bends": setting.shared,
             "kinks": setting.kinks,
             "kink_ridge": setting.ridge if setting.kinks else math.nan,
             "noise_prior": setting.floor,

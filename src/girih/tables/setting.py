@@ -23,6 +23,7 @@ class Setting:
         ridge: lambda of the kinks.
         floor: rho of the noise.
         bend: whether columns may be transformed.
+        shared: whether the curves have the same bends, side by side; only with noise that is tied.
     """
 
     components: int = 1
@@ -33,6 +34,7 @@ class Setting:
     ridge: float = 1.0
     floor: float = 0.01
     bend: bool = False
+    shared: bool = False
 
     @property
     def latent_dim(self) -> int:
@@ -47,12 +49,16 @@ class Setting:
             "spherical": 1,
             "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
         }[self.kind]
-        maps = columns * (self.kinks + 2 if self.kinks else 1)
-        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
+        lines, bends = (
+            columns * (2 if self.kinks else 1),
+            columns * self.kinks * (1 if self.shared else self.components),
+        )
+        noises = each * (1 if self.tied else self.components)
+        return self.components * (lines + levels + 1) - 1 + bends + noises
 
     def prior(self, least: Tensor) -> Prior:
         """What its fit is kept by."""
-        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
+        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor, self.shared)
 
 
 @dataclass(frozen=True)

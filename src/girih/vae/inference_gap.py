@@ -34,6 +34,10 @@ class Gap(NamedTuple):
     error: Tensor  # a bound, or for quadrature an estimate, of the error of any of these
     best: Distribution  # the best q of each row, of the kind that `encode` gives
 
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.mean().items())
+        return f"Gap({len(self.nll)} rows; means: {numbers})"
+
     def mean(self) -> dict[str, float]:
         """The means over rows by name, and the largest error.
 
