@@ -274,7 +274,7 @@ def _is_stream(data: str) -> bool:
         return False
     from girih.cli import streams
 
-    return data not in girih.datasets.names() and streams.is_stream(data)
+    return streams.is_stream(data)
 
 
 def _fit_table(

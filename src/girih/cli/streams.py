@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import typer
 
 import girih
 from girih._files import write_json
@@ -19,7 +20,7 @@ from girih.cli import fitting, results
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import Output, Reading
 from girih.cli.tables import DATA_FILE, METRICS, MODEL, write_csv
-from girih.cli.terminal import CommandError, Terminal
+from girih.cli.terminal import INTERRUPTED, CommandError, Terminal
 from girih.report import versions
 from girih.report.table_numbers import setting_text
 from girih.streams import Blocks, Processes
@@ -43,7 +44,7 @@ def is_stream(data: str) -> bool:
         CommandError: several processes cannot share it.
     """
     path = Path(data).expanduser()
-    if path.is_dir():
+    if path.is_dir() and data not in girih.datasets.names():
         return True
     if processes_asked() == 1:
         return False
@@ -110,8 +111,13 @@ def fit(data: str, model: Settings | dict[str | int, str] | None, seed: int, res
             table = girih.TableModel(kinds=model, random_state=seed, verbose=shown, checkpoint=out / fitting.CHECKPOINT)
             fitted = table.fit(blocks)
         fitted.set_params(checkpoint=None, verbose=0)
+        interrupted = getattr(fitted, "interrupted_", False)
         if folder is not None:
+            if interrupted:
+                folder.keep(fitting.CHECKPOINT)
             _write(folder, fitted, data, processes, time.perf_counter() - started, terminal)
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)
 
 
 def _folder(out: Path, restart: bool) -> OutputFolder:
