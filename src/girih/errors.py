@@ -28,6 +28,10 @@ class ParameterError(GirihError):
     """An option has a value outside its domain."""
 
 
+class DeviceError(ParameterError):
+    """A tensor is on another device than the parameters that it is to be used with."""
+
+
 class UnsupportedLayerError(GirihError):
     """A network holds a layer that is not affine or piecewise linear."""
 

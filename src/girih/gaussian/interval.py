@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._devices import Constant, room
+
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 RANGE = 35.0  # exp(-35) is 6e-16
 
@@ -30,11 +32,11 @@ _FAR = 4.0  # anchors beyond which draws take the tail's own form
 _NARROW = 1e-3  # nats by which the density falls over an interval on which it is as good as exponential
 
 
-def _rule(nodes: int) -> tuple[Tensor, Tensor]:
+def _rule(nodes: int) -> tuple[Constant, Constant]:
     """Nodes s in [0, 2], and the weights of 1, s and s^2."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     s = torch.as_tensor(1.0 + x)[:, None]
-    return s, torch.as_tensor(w) * torch.cat((torch.ones_like(s), s, s.square()), 1).mT
+    return Constant(s), Constant(torch.as_tensor(w) * torch.cat((torch.ones_like(s), s, s.square()), 1).mT)
 
 
 _RULES = tuple((*_rule(nodes), limit) for nodes, limit in LEVELS)
@@ -96,12 +98,14 @@ def anchored_moments(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tens
     # on one side of the anchor the exponent runs from 0; on both, it is at most half of this
     range_ = 2.0 * half * (slope + half)
     out = tuple(torch.empty_like(half) for _ in range(3))
-    for part in closed.nonzero()[:, 0].split(_CELLS // 8):
+    cells = room(_CELLS, anchor.device)
+    for part in closed.nonzero()[:, 0].split(cells // 8):
         _write(out, part, _by_error_functions(below[part], above[part], anchor[part]))
     left, least = ~closed, -torch.inf
-    for nodes, weights, limit in _RULES:
+    for *rule, limit in _RULES:
+        nodes, weights = (part.on(anchor.device) for part in rule)
         here = left & (range_ > least) & (range_ <= limit) if limit < torch.inf else left & ~(range_ <= least)
-        for part in here.nonzero()[:, 0].split(_CELLS // len(nodes)):
+        for part in here.nonzero()[:, 0].split(cells // len(nodes)):
             _write(out, part, _by_nodes(start[part], half[part], anchor[part], nodes, weights))
         least = limit
     return out[0], out[1], out[2]
@@ -115,8 +119,8 @@ def _write(out: tuple[Tensor, ...], part: Tensor, values: tuple[Tensor, ...]) ->
 def _by_nodes(
     start: Tensor, half: Tensor, anchor: Tensor, nodes: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    t = torch.addcmul(start, half, nodes.to(half.device))  # (nodes, n): this order is the fast one
-    total, first, second = weights.to(half.device) @ torch.add(-anchor, t, alpha=-0.5).mul_(t).exp_()
+    t = torch.addcmul(start, half, nodes)  # (nodes, n): this order is the fast one
+    total, first, second = weights @ torch.add(-anchor, t, alpha=-0.5).mul_(t).exp_()
     first = first / total
     variance = half.square() * (second / total - first.square())
     return (half * total).log(), torch.addcmul(start, half, first), variance.clamp(min=0.0)

@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from girih._devices import room
 from girih.covariance import Covariance, Observed
 from girih.errors import LatentDimensionError
 from girih.inference.posterior import Posterior
@@ -186,16 +187,17 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
     """Index and reduced rows of chunks: complete rows first, then rows with missing entries."""
     incomplete, entries = torch.isnan(x).any(1), model.cells.region.entries(model)
+    size = room(_CHUNK, x.device)
     complete = (~incomplete).nonzero()[:, 0]
     if len(complete):
-        for index in complete.split(max(1, _CHUNK // entries)):
+        for index in complete.split(max(1, size // entries)):
             yield index, reduce_complete(model, x if len(index) == len(x) else x[index])
     if len(complete) == len(x):
         return
     width = min(model.weight.shape)
     whitening = width + model.noise.width
     per_row = max(entries, model.output_dim * whitening)
-    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
+    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * size // per_row)):
         yield index, reduce_incomplete(model, x[index])
 
 
