@@ -56,6 +56,14 @@ class DataSourceError(GirihError):
     """A data set is unknown, or its file cannot be read."""
 
 
+class StreamError(DataSourceError):
+    """A stream of rows changed between passes, or a block of it cannot be read; the message names the block."""
+
+
+class ProcessError(GirihError):
+    """A process of a run of several has ended, or does not answer."""
+
+
 class CellLimitError(GirihError):
     """A partition has more cells than `max_cells` allows."""
 

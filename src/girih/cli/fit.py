@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -137,8 +138,8 @@ class Generator:
         if self.weight_prior is not None:
             parse_weight_prior(self.weight_prior)
 
-    def settings(self, source: str, dataset: Dataset, seed: int, header: bool | None) -> Settings:
-        """Settle what is fitted to a data set: an option that was not given may depend on it."""
+    def settings(self, source: str, dataset: Dataset | None, seed: int, header: bool | None) -> Settings:
+        """Settle what is fitted to a data set, None for a stream: an option that was not given may depend on it."""
         from girih.cli import fitting
 
         widths, prior = parse_widths(self.hidden), self.weight_prior
@@ -212,9 +213,12 @@ def fit(
     What fits is found out by held-out likelihood; no setting is needed. Images get a single generator instead, fitted
     by exact EM, and so does every table with [b]--model dgn[/b] or an option that only generators have.
 
-    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. The fit of a generator
-    that was killed goes on when the same command is run again, and Ctrl-C ends it with the best model so far; the fit
-    of a table starts anew.
+    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. A fit that was killed
+    goes on when the same command is run again, and Ctrl-C ends that of a generator with the best model so far.
+
+    A folder of Parquet files is read in blocks, again in each pass, and need not fit into memory; then the model and
+    its numbers are all that is written. Several processes share it:
+    [b]torchrun --nproc-per-node 2 -m girih fit DATA[/b].
     """
     generator.check()
     own = [option.name for option in fields(Generator) if _given(context, option.name)]
@@ -225,6 +229,15 @@ def fit(
     single = model is ModelKind.dgn or bool(own)
     if single and reading.kind:
         raise CommandError("--kind is an option of tables, and a single generator takes numbers alone; leave it out")
+    if _is_stream(data):
+        from girih.cli import fitting, streams
+
+        fitting.check_latent_dim(generator.latent_dim)
+        streams.check(reading, reading.rows, generator.standardize)
+        chosen_model = generator.settings(data, None, run.seed, None) if single else streams.parse_kinds(reading.kind)
+        with compute_threads(0, run.threads):
+            streams.fit(data, chosen_model, run.seed, run.restart, output)
+        return
     terminal = Terminal(output.as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
@@ -253,6 +266,15 @@ def fit(
         _fit_generator(found, settings, generator.standardize, folder, run, seconds, terminal)
     else:
         _fit_table(found, kinds, folder, run, seconds, terminal)
+
+
+def _is_stream(data: str) -> bool:
+    """Whether DATA is read in blocks; what is slow to import is left out where it cannot be."""
+    if not Path(data).expanduser().is_dir() and "WORLD_SIZE" not in os.environ:
+        return False
+    from girih.cli import streams
+
+    return streams.is_stream(data)
 
 
 def _fit_table(

@@ -10,7 +10,7 @@ and an average of exact densities is an exact density.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._jobs import jobs, side_by_side
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
 from girih.tables.finished import Finished
@@ -43,8 +44,9 @@ _APART = 0.3  # nats a row by which one choice of scales decides for the curves 
 _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
-_LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
-_RESUMED = 20  # iterations on all rows, from a fit to a sample
+_LARGE, HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
+SAMPLED = 4 * _SCREENED  # rows that larger settings, and those that are kept, are fitted to first
+RESUMED = 20  # iterations on all rows, from a fit to a sample
 _WORK = 1.2e6  # rows times components times cells times iterations of one fit
 _CUBES = 300.0  # D^3 that cost what a row and a cell does
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
@@ -71,7 +73,7 @@ class Fitter:
     def resume(self, start: Member, setting: Setting) -> Member:
         """The mixture of a setting, from one for other rows, with its scales."""
         on = _Scaled(self.table, start.scales)
-        return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
+        return Member(fit(start.mixture, on.rows, setting.prior(on.least), RESUMED)[0], start.scales)
 
     def fit(self, setting: Setting) -> Member:
         """The mixture of a setting."""
@@ -99,6 +101,16 @@ class Fitter:
         starts = [straight, *(curve(x, z, basis, on.rows, loose, levels) for z in orderings(x))]
         return min((fit(one, on.rows, prior, 8) for one in starts), key=lambda trial: trial[1][-1])[0]
 
+    def learn(self, plain: Mapping[Setting, Mixture], curves: Mapping[Setting, Mixture]) -> None:
+        """Take over what a copy of this has found."""
+        self._plain.update(plain)
+        self._curves.update(curves)
+
+    @property
+    def found(self) -> tuple[dict[Setting, Mixture], dict[Setting, Mixture]]:
+        """What fits of other settings start from."""
+        return self._plain, self._curves
+
     def _curve_of(self, setting: Setting) -> Mixture:
         return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
 
@@ -113,6 +125,12 @@ class Fitter:
                 start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
                 self._plain[key] = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
         return self._plain[key]
+
+
+def _made(task: tuple[Fitter, Setting]) -> tuple[Member, dict[Setting, Mixture], dict[Setting, Mixture]]:
+    """A fit, and what others may start from."""
+    fitter, setting = task
+    return fitter.fit(setting), *fitter.found
 
 
 def _iterations(rows: Rows, mixture: Mixture) -> int:
@@ -199,6 +217,7 @@ class _Search:
         judges: int = 1,
     ) -> None:
         self.finished, self.name = finished, name
+        self._made: dict[tuple[Setting, int], Member] = {}  # ahead of the search
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
@@ -214,10 +233,30 @@ class _Search:
 
     def add(self, setting: Setting, fold: int, fit: Callable[[Setting], Member]) -> None:
         """Fit and judge a model."""
-        held = self.held[fold]
-        member = self.finished.member(f"{self.name}, fold {fold}", setting, lambda: fit(setting))
+        held, made = self.held[fold], self._made.pop((setting, fold), None)
+        member = self.finished.member(self._of(fold), setting, lambda: fit(setting) if made is None else made)
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
+
+    def _of(self, fold: int) -> str:
+        return f"{self.name}, fold {fold}"
+
+    def ahead(self, settings: Iterable[Setting], number: int) -> None:
+        """Make the fits that the search will ask for, on the first folds, side by side where there are several jobs.
+
+        The search goes its way as without them, to the same numbers; some may be made for nothing.
+        """
+        if jobs(self.finished.n_jobs) == 1:
+            return
+        pairs = [(setting, fold) for setting in dict.fromkeys(settings) for fold in range(number)]
+        known = {*self.members, *self._made}
+        left = [(s, k) for s, k in pairs if (s, k) not in known and not self.finished.has(self._of(k), s)]
+        tasks = [(self.fitters[fold], setting) for setting, fold in left]
+        for place, (member, plain, curves) in side_by_side(_made, tasks, self.finished.n_jobs):
+            setting, fold = left[place]
+            self._made[setting, fold] = member
+            self.fitters[fold].learn(plain, curves)
+            self.report(len(self.members) + len(self._made), f"{setting.components} components, {setting.kind} noise")
 
     def score(self, setting: Setting) -> float:
         """The mean held-out log-likelihood on the folds that judge.
@@ -226,6 +265,7 @@ class _Search:
         score is that of the best less the difference on the rows that both have seen.
         """
         if setting not in self.scores:
+            self.ahead([setting], self.judges)
             fold, ahead = 0, -math.inf
             while fold < self.judges and ahead < _DOUBT:
                 fold += 1
@@ -264,6 +304,7 @@ class _Search:
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
+        self.ahead(settings, number)
         log_p = torch.cat([torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)])
         return stacked(log_p, torch.cat([held.weight for held in self.held[:number]])), log_p
 
@@ -285,12 +326,15 @@ def screen(search: _Search, lean: bool) -> None:
     if lean:
         bends = [max(bends, key=lambda bend: search.score(Setting(bend=bend)))]
     most = min(rows, _ROWS_EACH * 8) if lean else rows
+    search.ahead([one for bend in bends for kind in kinds for one in _first(replace(kind, bend=bend), most)], 1)
     plain = {bend: [_sizes(search, replace(kind, bend=bend), most) for kind in kinds] for bend in bends}
     best = {bend: max(search.score(found[0]) for found in plain[bend] if found) for bend in bends}
     for bend in bends:
         if not columns or best[bend] < max(best.values()) - _APART:
             continue
-        for found in plain[bend] if rows >= _ROWS_EACH * _KINKS else []:
+        both = plain[bend] if rows >= _ROWS_EACH * _KINKS else []
+        search.ahead([replace(found[0], kinks=_KINKS) for found in both if found], search.judges)
+        for found in both:
             if found and found[0].tied:
                 search.score(replace(found[0], kinks=_KINKS, shared=True))
             for setting in found[: 2 if found and found[0].kind == "full" and not lean else 1]:
@@ -341,11 +385,20 @@ def _climb(search: _Search, setting: Setting, rungs: Sequence[Setting]) -> Setti
     return setting
 
 
+def _first(kind: Setting, rows: int) -> list[Setting]:
+    """The sizes of a kind that are tried whatever comes of them."""
+    return [replace(kind, components=K) for K in _SIZES[:4] if _fits(kind, K, rows)]
+
+
+def _fits(kind: Setting, components: int, rows: int) -> bool:
+    return not (components == 1 and kind.tied) and (components == 1 or rows >= components * _ROWS_EACH)
+
+
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
     tried: list[Setting] = []
     for K in _SIZES:
-        if (K == 1 and kind.tied) or (K > 1 and rows < K * _ROWS_EACH):
+        if not _fits(kind, K, rows):
             continue
         tried.append(replace(kind, components=K))
         if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):
@@ -368,7 +421,7 @@ def choose(table: Table, seed: int, report: Report, finished: Finished, number: 
     """
     parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
-        return _by_samples(table, parts[0][:_HELD_OUT], seed, report, finished)
+        return _by_samples(table, parts[0][:HELD_OUT], seed, report, finished)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
@@ -391,30 +444,48 @@ def _by_samples(table: Table, part: Tensor, seed: int, report: Report, finished:
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
-    made = 0
+    second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report, finished)
+    made = len(screened) + len(second.members)
+    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "all")
+    for setting in kept:
+        start, _ = second.member(setting, 0)
+        last.add(setting, 0, partial(last.fitters[0].resume, start))
+    return judged(last, kept, held.weight, screened)
 
-    def counted(fits: int, words: str) -> None:
-        report(made + fits, words)
 
-    few = left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED])
-    first = _Search([few], seed, counted, finished, "few")
+Screened = tuple[tuple[Setting, float], ...]
+
+
+def narrowed(
+    left: Table, held: Table, seed: int, report: Report, finished: Finished
+) -> tuple[_Search, list[Setting], Screened]:
+    """The few settings that are worth a fit to all rows, their fits to some, and what was compared before.
+
+    Args:
+        left: `SAMPLED` rows at most, in random order, the first of which compare all settings.
+        held: the rows that judge, in random order too.
+        seed: of starts.
+        report: see `choose`.
+        finished: see `choose`.
+    """
+    few = left.take(slice(_SCREENED)), held.take(slice(_SCREENED))
+    first = _Search([few], seed, report, finished, "few")
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
-    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted, finished, "more")
-    kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
-    made += len(second.members)
-    last = _Search([(left, held)], seed, counted, finished, "all")
-    for setting in kept:
-        start, _ = second.member(setting, 0)
-        last.add(setting, 0, partial(last.fitters[0].resume, start))
-    weights, log_p = last.stacked(kept, 1)
-    ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
-    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, None, _screened(first))
+    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "more")
+    return second, second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3), _screened(first)
 
 
-def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
+def judged(search: _Search, kept: list[Setting], weight: Tensor, screened: Screened) -> Choice:
+    """The average of the fits of settings, weighted by held-out rows with weights `(N,)`."""
+    weights, log_p = search.stacked(kept, 1)
+    ensemble = Ensemble(tuple(search.member(setting, 0)[0] for setting in kept), weights)
+    return Choice(ensemble, tuple(kept), weights, log_p, weight, None, screened)
+
+
+def _screened(search: _Search) -> Screened:
     return tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
 
 

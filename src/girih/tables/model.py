@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor
 from girih._options import whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, choose
+from girih.tables.choice import Choice, Fitter, Report, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -32,7 +34,10 @@ from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
+from girih.tables.results import results, simplest
 from girih.tables.setting import Setting, Table
+from girih.tables.stepwise import choose_once
+from girih.tables.streamed import Whole, choose_streamed, observed
 from girih.tables.unseen import Unseen
 from girih.training.checkpoint import seed_of_run
 
@@ -62,6 +67,8 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
         checkpoint: file that a killed fit goes on from, to the same numbers; it is removed when the fit is done.
+        n_jobs: fits that are made at once, through joblib, to the same numbers; -1 for one on each processor, `None`
+            for what `joblib.parallel_config` says, else one.
 
     Attributes:
         best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
@@ -101,69 +108,109 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
         checkpoint: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
     ) -> None:
         self.kinds = kinds
         self.n_folds = n_folds
         self.random_state = random_state
         self.verbose = verbose
         self.checkpoint = checkpoint
+        self.n_jobs = n_jobs
 
     def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
         """Fit the density.
 
         Args:
-            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing.
+            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing. Or a stream
+                of rows that need not fit into memory: whatever `girih.Blocks` takes but for a table. A uniform sample,
+                drawn in a first pass, then chooses settings and scales, and the few that are kept go on over all
+                blocks, which several processes of `torch.distributed` may share. An iterator is passed once: its first
+                13,000 rows choose, and stepwise EM learns the others (`girih.tables.stepwise`).
             y: ignored.
             sample_weight: `(N,)`, how many rows each counts for; not negative.
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
             ParameterError: an option or a weight is out of its domain.
+            StreamError: a block of a stream cannot be read, or the blocks change between passes.
+            ProcessError: another process of the run has ended or does not answer.
         """
         number = self.n_folds
         if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
             raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
+        if self.random_state is None and self.checkpoint is not None:
+            seed = seed_of_run(None, self.checkpoint)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if is_stream(X):
+            if sample_weight is not None:
+                raise ParameterError("rows in blocks have no sample_weight; leave it out, or give rows in memory")
+            return self._fit_stream(Blocks.of(X), seed)
+        return self._fit_rows(X, sample_weight, seed)
+
+    def _fit_rows(self, X: object, sample_weight: object, seed: int) -> Self:
         check_axes(X)
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
         weight = _weights(sample_weight, len(x))
         if not bool(weight.any()):
             raise ParameterError("every sample_weight is zero, so that no row counts; give some a weight above 0")
-        kept = (weight > 0.0) & (~x.isnan().all(1) | (codes >= 0).any(1))
+        kept = (weight > 0.0) & observed(x, codes)
         if int(kept.sum()) < 2:
             raise EmptyDataError(
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        if self.random_state is None and self.checkpoint is not None:
-            seed = seed_of_run(None, self.checkpoint)
-        else:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": number})
-        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
-        try:
-            choice = choose(
-                table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), finished, number
-            )
-        finally:
-            bar.close()
-            finished.save()
-        self._set(columns, choice.ensemble)
+        finished = Finished(
+            self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, Processes.now(), self.n_jobs
+        )
+        with self._bar() as report:
+            try:
+                choice = choose(table, seed, report, finished, self.n_folds)
+            finally:
+                finished.save()
+        self._take(columns, choice, table, Fitter(table, seed).fit)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
-        self.cv_results_ = _results(choice)
+        finished.remove()
+        return self
+
+    def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
+        """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
+        with self._bar() as report:
+            if blocks.once:
+                found = choose_once(blocks, self.kinds, seed, report, self.n_jobs)
+            else:
+                found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint, self.n_jobs)
+        if isinstance(found, Whole):
+            return self._fit_rows(found.rows, None, seed)
+        columns, chosen = found
+        self._take(columns, chosen.choice, chosen.held, chosen.members.__getitem__)
+        chosen.finished.remove()
+        return self
+
+    @contextmanager
+    def _bar(self) -> Iterator[Report]:
+        shown = bool(self.verbose) and Processes.now().leads
+        bar = Progress("fitting the table", _EXPECTED, show=shown)
+        try:
+            yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
+        finally:
+            bar.close()
+
+    def _take(self, columns: Columns, choice: Choice, table: Table, fit: Callable[[Setting], Member]) -> None:
+        """Take over what was chosen; `fit` gives the fit of a setting to all rows."""
+        self._set(columns, choice.ensemble)
+        self.cv_results_ = results(choice)
         atoms = table.mean(columns.log_offset(table.codes))
         held = choice.weight / choice.weight.sum()
         self.held_out_score_ = atoms + float(held @ (choice.held_out + choice.weights.log()).logsumexp(1))
-        fitter = Fitter(table, seed)
         best = simplest(choice, table.x.shape[1])
-        self.best_ = self._single(fitter.fit(best), best)
+        self.best_ = self._single(fit(best), best)
         self.best_.held_out_score_ = atoms + float(held @ choice.held_out[:, choice.settings.index(best)])
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
-        self._curve = fitter.fit(curves[0]).settled() if curves else None
+        self._curve = fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
-        finished.remove()
-        return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
         ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
@@ -414,41 +461,6 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
-
-
-def simplest(choice: Choice, columns: int) -> Setting:
-    """The setting with the fewest parameters whose held-out likelihood is within one standard error of the best.
-
-    The error is that of the difference, row by row.
-    """
-    mean = choice.held_out.mean(0)
-    best = int(mean.argmax())
-    apart = choice.held_out - choice.held_out[:, best, None]
-    error = apart.std(0) / math.sqrt(len(apart))
-    good = [m for m in range(len(mean)) if float(mean[m] - mean[best] + error[m]) >= 0.0]
-    return min((choice.settings[m] for m in good), key=lambda setting: setting.parameters(columns, 0))
-
-
-def _results(choice: Choice) -> dict[str, list[object]]:
-    kept = dict(zip(choice.settings, choice.weights.tolist(), strict=True))
-    out: dict[str, list[object]] = {}
-    for setting, score in choice.screened:
-        row = {
-            "latent_dim": setting.latent_dim,
-            "components": setting.components,
-            "noise": setting.kind,
-            "tied": setting.tied,
-            "shared_bends": setting.shared,
-            "kinks": setting.kinks,
-            "kink_ridge": setting.ridge if setting.kinks else math.nan,
-            "noise_prior": setting.floor,
-            "transformed": setting.bend,
-            "mean_test_score": score,
-            "weight": kept.get(setting, 0.0),
-        }
-        for name, value in row.items():
-            out.setdefault(name, []).append(value)
-    return out
 
 
 def _weights(sample_weight: object, rows: int) -> Tensor:

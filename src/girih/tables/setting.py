@@ -82,7 +82,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: Tensor) -> Table:
+    def take(self, index: Tensor | slice) -> Table:
         """Some of the rows."""
         return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
 
