@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         datasets,
         em,
         errors,
+        explorer,
         flows,
         gan,
         gaussian,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
+    from girih.explorer import explore
     from girih.inference import DGN, Posterior
     from girih.io import load, save
     from girih.likelihood import train
@@ -55,6 +57,8 @@ __all__ = [
     "datasets",
     "em",
     "errors",
+    "explore",
+    "explorer",
     "flows",
     "gan",
     "gaussian",
@@ -88,6 +92,7 @@ _HOMES = {
     "FitResult": "training",
     "Partition": "partition",
     "Posterior": "inference",
+    "explore": "explorer",
     "load": "io",
     "mlp": "networks",
     "save": "io",

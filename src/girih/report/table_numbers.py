@@ -18,6 +18,7 @@ _DRAWS = 6000  # rows drawn in all to say what is usual where some entries are m
 _FEWEST, _MOST = 16, 300  # for each pattern of gaps
 _PATTERNS = 1000
 _INTERVAL = (0.05, 0.5, 0.95)
+_REASONS = 3  # columns that are named for a strange row
 
 
 class Reason(NamedTuple):
@@ -55,6 +56,18 @@ class Strange(NamedTuple):
     reasons: list[Reason]
 
 
+class Scored(NamedTuple):
+    """How strange rows are.
+
+    Attributes:
+        log_p: nats, `(N,)`.
+        surprise: how far it is below its mean over rows with the same entries, in standard deviations, `(N,)`.
+    """
+
+    log_p: NDArray[np.float64]
+    surprise: NDArray[np.float64]
+
+
 class Gap(NamedTuple):
     """A missing entry.
 
@@ -71,6 +84,18 @@ class Gap(NamedTuple):
     interval: str
 
 
+def scored_rows(model: TableModel, rows: object) -> Scored:
+    """How strange rows are.
+
+    A row of which more is known has another density than one of which less is known. So each is compared with rows that
+    the model draws, of which the same entries are known. Rows of the fit are judged by the models that have not seen
+    them, as a strange row that was learned looks less strange.
+    """
+    log_p = model.score_held_out(rows)
+    x, codes = model.columns_.read(rows)
+    return Scored(log_p, _surprise(model, x, codes, log_p))
+
+
 def strangest(
     model: TableModel,
     rows: object,
@@ -78,13 +103,9 @@ def strangest(
     names: Sequence[str],
     missing: NDArray[np.bool_],
     count: int,
-    few: int = 3,
+    scored: Scored | None = None,
 ) -> list[Strange]:
-    """The strangest rows.
-
-    A row of which more is known has another density than one of which less is known. So each is compared with rows that
-    the model draws, of which the same entries are known. Rows of the fit are judged by the models that have not seen
-    them, as a strange row that was learned looks less strange.
+    """The strangest rows: those whose `log p` is furthest below usual, see `scored_rows`.
 
     Args:
         model: fitted.
@@ -93,17 +114,16 @@ def strangest(
         names: of the columns.
         missing: which entries are, `(N, D)`.
         count: how many rows.
-        few: how many reasons each.
+        scored: from `scored_rows`, where it is known.
     """
-    log_p = model.score_held_out(rows)
+    log_p, surprise = scored_rows(model, rows) if scored is None else scored
     x, codes = model.columns_.read(rows)
-    surprise = _surprise(model, x, codes, log_p)
     worst = np.argsort(-surprise, kind="stable")[:count]
     at = torch.as_tensor(worst.copy())
-    nats = model.explain(_taken(rows, worst), held_out=True)
+    nats = model.explain(taken(rows, worst), held_out=True)
     seen = ~missing[worst]
     below = model.explain(model.sample(_MOST, random_state=0)).mean(0) - nats
-    order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :few]
+    order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :_REASONS]
     pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
     usual = _given_the_rest(model, x[at], codes[at], pairs)
     out: list[Strange] = []
@@ -121,7 +141,7 @@ def gaps(model: TableModel, rows: object, names: Sequence[str], missing: NDArray
     if not len(places):
         return []
     some = np.unique(places[:, 0])
-    given = model.condition(_taken(rows, some))
+    given = model.condition(taken(rows, some))
     low, _, high = given.quantile(_INTERVAL)
     mean = given.mean
     out: list[Gap] = []
@@ -243,7 +263,8 @@ def _likeliest(given: TableConditional, column: str | int, row: int) -> tuple[st
     return text_of(value), float(chances[value][row])
 
 
-def _taken(rows: object, places: NDArray[np.intp]) -> object:
-    if isinstance(rows, np.ndarray):
-        return rows[places]
-    return rows.iloc[places]  # type: ignore[attr-defined]
+def taken(rows: object, places: NDArray[np.intp]) -> object:
+    """Some of the rows, in a table of the same kind."""
+    if isinstance(rows, list):
+        return [rows[place] for place in places.tolist()]
+    return rows.iloc[places] if hasattr(rows, "iloc") else rows[places]  # type: ignore[index]
