@@ -49,7 +49,8 @@ def test_fit_writes_model_numbers_pictures_and_report(fitted):
     folder, _ = fitted
     names = {path.name for path in (folder / "fit").iterdir()}
     assert names == {
-        "model", "metrics.json", "data.json", "scores.csv", "report.html", "pairs.png", "curve.png", ".girih.json",
+        "model", "metrics.json", "data.json", "scores.csv", "report.html", "explorer.html", "pairs.png", "curve.png",
+        ".girih.json",
     }  # fmt: skip
     model = library.load(folder / "fit" / "model")
     assert isinstance(model, library.TableModel) and model.random_state == 1 and model.verbose == 0
@@ -78,11 +79,12 @@ def test_fit_says_what_it_did(fitted):
 def test_the_report_is_one_page_with_all_of_it(fitted):
     page = (fitted[0] / "fit" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 == page.count("src=")
-    assert not any(text in page for text in ("href=", "http", "url(", "<script", "@import"))
+    assert not any(text in page for text in ("http", "url(", "<script", "@import"))
+    assert re.findall('href="(.*?)"', page) == ["explorer.html"] and "On rows that it had not seen" in page
     for text in ("Held-out NLL", "GaussianMixture", "Columns", "Settings that carry weight", "Imputed entries",
                  "90 % interval", "The strangest rows, and why", "along one curve"):  # fmt: skip
         assert text in page
-    code = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#x27;", "'")
+    code = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#39;", "'")
     names = {}
     exec(code, names)
     assert names["model"].score_samples(names["rows"]).shape == (70,)

@@ -16,7 +16,7 @@ def test_a_table_shows_the_densities_and_conditionals_of_the_model(small_table, 
         grid = page.ask(
             """const { pair } = explorer; const n = pair.spec.places;
             const at = (axis, k) => axis.low + k / (n - 1) * (axis.high - axis.low);
-            const places = [[3, 7], [20, 11], [30, 33]].map(([i, j]) => [at(pair.x, i), at(pair.y, j)]);
+            const places = [[3, 7], [20, 11], [30, 29]].map(([i, j]) => [at(pair.x, i), at(pair.y, j)]);
             return places.map(([x, y]) => [x, y, pair.logP(x, y)]);"""
         )
         turned = page.ask("explorer.setPair(1, 0); return [explorer.pair.places(), [...explorer.pair.bands]];")
@@ -24,7 +24,7 @@ def test_a_table_shows_the_densities_and_conditionals_of_the_model(small_table, 
     assert "b given a" in text and "90 % interval" in text
     for names, (places, quantiles) in ((("a", "b"), bands), (("b", "a"), turned)):
         known = np.array(quantiles).reshape(3, -1)
-        for k in (3, 12, 20):
+        for k in (3, 9, 16):
             given = model.condition({names[0]: places[k]}).marginal(names[1])
             assert np.allclose(known[:, k], given.quantile([0.05, 0.5, 0.95])[:, 0, 0], rtol=1e-5, atol=1e-6)
     for u, v, log_p in grid:

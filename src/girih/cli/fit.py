@@ -17,6 +17,7 @@ from girih.cli.options import (
     Activation,
     Criterion,
     DataArgument,
+    Explorer,
     ModelKind,
     Noise,
     Output,
@@ -172,7 +173,7 @@ class RowsOfFit(Reading):
 
 @dataclass(frozen=True)
 class Run:
-    """A `Run` groups how a fit is computed."""
+    """A `Run` groups how a fit is computed and shown."""
 
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the folds, of random starts, and of rows that are drawn.")
@@ -186,6 +187,7 @@ class Run:
     restart: Annotated[
         bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
     ] = False
+    explorer: Explorer = True
 
 
 @command
@@ -212,7 +214,8 @@ def fit(
     What fits is found out by held-out likelihood; no setting is needed. Images get a single generator instead, fitted
     by exact EM, and so does every table with [b]--model dgn[/b] or an option that only generators have.
 
-    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. The fit of a generator
+    Writes the model, its numbers and pictures, [b]report.html[/b], one page with all of it, and [b]explorer.html[/b],
+    one page to look around in. The fit of a generator
     that was killed goes on when the same command is run again, and Ctrl-C ends it with the best model so far; the fit
     of a table starts anew.
     """
@@ -269,7 +272,7 @@ def _fit_table(
     terminal.say(f"{table.name}: {about}", style="bold")
     with compute_threads(len(table) * len(table.names), run.threads):
         fitted, taken = table_fit.fit_table(table, kinds, run.seed, terminal)
-        metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal)
+        metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal, run.explorer)
     table_fit.tell(terminal, folder, fitted, metrics)
 
 
@@ -289,7 +292,7 @@ def _fit_generator(
     with compute_threads(dataset.X.size, run.threads):
         fitted = fitting.fit(dataset, settings, folder.path, run.restart, terminal)
         fitted.seconds |= seconds
-        metrics = results.write(folder, fitted, dataset, settings, terminal)
+        metrics = results.write(folder, fitted, dataset, settings, terminal, run.explorer)
     results.tell(terminal, folder.path, metrics)
     if fitted.est.interrupted_:
         raise typer.Exit(INTERRUPTED)

@@ -33,6 +33,10 @@ ModelArgument = Annotated[
     ),
 ]
 Json = Annotated[bool, _output("--json", help="Print one JSON object and nothing else.")]
+Explorer = Annotated[
+    bool,
+    _output("--explorer/--no-explorer", help="Write [b]explorer.html[/b], one page to look around in the model."),
+]
 Rows = Annotated[int | None, data_option("--rows", min=1, help="Use this many rows, drawn at random.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
 # Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside

@@ -10,6 +10,7 @@ import numpy as np
 
 import girih
 from girih._files import write_json, write_text
+from girih.cli.explorers import EXPLORER, explore_table
 from girih.cli.fitting import CHECKPOINT
 from girih.cli.folder import OutputFolder
 from girih.cli.results import CURVE, PICTURES, REPORT, SCORES
@@ -20,11 +21,12 @@ from girih.report import versions
 from girih.report.rivals import Rival, rivals
 from girih.report.table_numbers import setting_text, weighty
 from girih.report.table_page import TablePage, draw_table, table_page
+from girih.report.trust import trust
 from girih.tables import TableModel
 
 _LISTED = 12  # columns that are listed in the terminal
 _PICTURES = ("pairs.png", "curve.png")
-FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES, *_PICTURES)
+FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, EXPLORER, CHECKPOINT, *PICTURES, *_PICTURES)
 
 
 def parse_kinds(texts: list[str] | None, data: TableData) -> dict[str | int, str] | None:
@@ -61,9 +63,17 @@ def fit_table(
 
 
 def write_table(
-    folder: OutputFolder, model: TableModel, data: TableData, seconds: dict[str, float], terminal: Terminal
+    folder: OutputFolder,
+    model: TableModel,
+    data: TableData,
+    seconds: dict[str, float],
+    terminal: Terminal,
+    exploring: bool = True,
 ) -> dict[str, Any]:
-    """Write everything and return the metrics. Model and numbers come first: they outlive a Ctrl-C in the rest."""
+    """Write everything, with the explorer if asked for, and return the metrics.
+
+    Model and numbers come first: they outlive a Ctrl-C in the rest.
+    """
     start = time.perf_counter()
     scores = scores_of(model, data)
     seconds["score"] = time.perf_counter() - start
@@ -81,9 +91,16 @@ def write_table(
             with terminal.drawing(seconds):
                 page = TablePage(model, data.rows, data.entries, data.names, data.missing)
                 drawn = draw_table(results, page)
-                text = table_page(data.name, _lead(data), page, _numbers(metrics, others), drawn, _code(folder, data))
+                report = table_page(data.name, _lead(data), page, _numbers(metrics, others), drawn, _code(folder, data))
+            verdict = trust(metrics["held_out_nll"], metrics["nll_per_row"], others, len(data), len(data.names))
+            report = report._replace(verdict=verdict)
+            if exploring:
+                with terminal.busy("making the explorer"):
+                    explore_table(results / EXPLORER, model, data)
+                report = report._replace(explorer=EXPLORER)
             metrics |= {"seconds": _rounded(seconds), "pictures": [picture.file.name for picture in drawn]}
-            write_text(results / REPORT, text)
+            metrics["verdict"] = verdict
+            write_text(results / REPORT, report.html())
             write_json(results / METRICS, metrics)
     return metrics
 
@@ -105,6 +122,8 @@ def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: d
     terminal.say()
     terminal.columns(("weight", "mixture"), [(f"{one['weight']:.2f}", one["setting"]) for one in metrics["weights"]])
     terminal.say(f"Best single model: {metrics['best']['setting']}")
+    if "verdict" in metrics:
+        terminal.say(metrics["verdict"])
     seconds = metrics["seconds"]
     terminal.say(f"Time: {seconds['fit']:.1f} s for the fit, {seconds.get('pictures', 0.0):.1f} s for the report")
     terminal.say()
@@ -112,6 +131,8 @@ def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: d
     terminal.say(f"Pictures: {out}/ ({', '.join(metrics.get('pictures', ()))})")
     terminal.say(f"Model:    {out / MODEL}")
     terminal.say(f"Report:   {out / REPORT}")
+    if (folder / EXPLORER).exists():
+        terminal.say(f"Explorer: {out / EXPLORER}")
     terminal.say(f"Go on:    girih anomalies {out} DATA, girih impute {out} DATA --std, girih sample {out}")
     terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
 

@@ -23,7 +23,8 @@ Array = NDArray[np.float64]
 class Wanted(NamedTuple):
     """`Wanted` says what a page is asked to show beside the model and its rows, see `girih.explore`.
 
-    Of more rows than `most`, so many are drawn at random; the title is the name of the model unless it is given.
+    Of more rows than `most`, so many are drawn at random; the title is the name of the model unless it is given;
+    `prior` `(S, S)` is that of a decoder alone, 1 by default.
     """
 
     latents: ArrayLike | None = None
@@ -31,6 +32,7 @@ class Wanted(NamedTuple):
     columns: Sequence[object] | None = None
     image_shape: Sequence[int] | None = None
     most: int = 50_000
+    prior: torch.Tensor | None = None
     title: str = ""
 
 
@@ -43,6 +45,8 @@ def latent_payload(model: object, data: object, wanted: Wanted) -> dict[str, Any
         wanted: what else was asked for.
     """
     subject = subject_of(model)
+    if wanted.prior is not None:
+        subject = subject._replace(prior=wanted.prior.detach().cpu(), part=None)
     traced, D, S = subject.trace, subject.trace.output_dim, subject.trace.latent_dim
     names = names_of(wanted.columns, column_labels(data), D)
     image = _image(wanted.image_shape, D)

@@ -17,8 +17,8 @@ from girih.tables.conditional import Conditional
 Array = NDArray[np.float64]
 
 _LINE = 128  # places along one column
-_PLACES = 36  # along each side of a pair
-_GIVEN = 25  # places at which conditionals are known
+_PLACES = 32  # along each side of a pair
+_GIVEN = 17  # places at which conditionals are known
 _LEVELS = (0.05, 0.5, 0.95)
 _MARGIN = 0.06
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from girih.plots import BLUE, GREY, LIGHT, ORANGE, VERMILLION, latent_colours, new_figure, styled
-from girih.report.page import Number, Picture, Section, html_table, render
+from girih.report.page import Number, Page, Picture, Section
 from girih.report.pictures import save
 from girih.report.table_numbers import gaps, strangest, weighty
 from girih.tables import TableModel
@@ -91,8 +91,8 @@ def draw_table(out: Path, page: TablePage) -> list[Picture]:
 
 def table_page(
     title: str, lead: str, page: TablePage, numbers: Sequence[Number], drawn: Sequence[Picture], code: str
-) -> str:
-    """The page as HTML, with everything inside."""
+) -> Page:
+    """The page, with sections on columns, settings, imputed entries and the strangest rows."""
     model = page.model
     columns = [(name, one["kind"], one["note"]) for name, one in zip(page.names, model.columns_.summary(), strict=True)]
     weights = weighty(model)
@@ -101,16 +101,15 @@ def table_page(
         Section(
             "Columns",
             "What was found in each column, and what was done with it.",
-            html_table(("column", "kind", "what was done"), columns),
+            ("column", "kind", "what was done"),
+            columns,
         ),
         Section(
             "Settings that carry weight",
             "The density is an average of these mixtures. The last column: how much worse each is alone, on the first "
             "fold, than the best of them.",
-            html_table(
-                ("mixture", "weight", "nats a row"),
-                [(text, f"{weight:.2f}", f"{score - best:+.2f}") for text, weight, score in weights],
-            ),
+            ("mixture", "weight", "nats a row"),
+            [(text, f"{weight:.2f}", f"{score - best:+.2f}") for text, weight, score in weights],
         ),
     ]
     filled = gaps(model, page.rows, page.names, page.missing, _GAPS)
@@ -122,10 +121,8 @@ def table_page(
                 "Imputed entries",
                 f"{which}: the mean given the rest of the row, and the interval that holds the entry with probability "
                 "0.9. Rows are counted from 0.",
-                html_table(
-                    ("row", "column", "imputed", "90 % interval"),
-                    [(str(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
-                ),
+                ("row", "column", "imputed", "90 % interval"),
+                [(str(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
             )
         )
     strange = strangest(model, page.rows, page.entries, page.names, page.missing, _STRANGE)
@@ -140,7 +137,8 @@ def table_page(
             "Log p in nats; below usual: standard deviations below rows of which the same entries are known. For each, "
             "the columns that make it strange: what the entry is, the 90 % interval of it given the rest of the row, "
             "and how far its log density there is below what is usual in that column.",
-            html_table(("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"), lines),
+            ("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"),
+            lines,
         )
     )
     settings = {
@@ -149,7 +147,7 @@ def table_page(
         "folds": str(model.n_folds),
         "seed": str(model.random_state),
     }
-    return render(title, lead, numbers, drawn, settings, code, sections=sections)
+    return Page(title, lead, numbers, drawn, settings, code, sections=sections)
 
 
 @styled

@@ -80,8 +80,9 @@ function quantiles(values, levels) {
 }
 
 // Okabe and Ito (2008): distinct under every common colour blindness.
-const HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8A8A8A"];
-const HUES_DARK = ["#8CCBF5", "#FF8A3D", "#2FD6A3", "#F0A6CF", "#F0E442", "#56B4E9", "#BFA3FF", "#A8B0BA"];
+// Beyond their seven come three more, and grey for the rest.
+const HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B", "#A3A500", "#17202A", "#8A8A8A"];
+const HUES_DARK = ["#8CCBF5", "#FF8A3D", "#2FD6A3", "#F0A6CF", "#F0E442", "#56B4E9", "#BFA3FF", "#D2A58A", "#B5D33D", "#FFFFFF", "#A8B0BA"];
 const MARK = "#D55E00";
 
 function rgb(hex) {

@@ -1,7 +1,7 @@
 // Rows as points, set into the pixels of a chart: 50,000 of them take a few milliseconds.
 
 const REACH = 9; // pixels within which a row is hit
-const RIMMED = 3000; // rows up to which points have a rim in the colour of the page
+const RIMMED = 2; // pixels of the radius, above which points have a rim in the colour of the page
 
 /** A stamp for a disc: offsets x and y of its pixels one after the other, and their shares, 0 to 1. */
 function disc(radius) {
@@ -53,7 +53,7 @@ class Points {
     const colours = colouring.bytes(this.count);
     const [x0, x1, y0, y1] = chart.view;
     const [sx, sy] = [image.width / (x1 - x0), image.height / (y1 - y0)];
-    const rim = this.count <= RIMMED ? disc((this.radius() + 0.9) * chart.ratio) : null;
+    const rim = this.radius() > RIMMED ? disc((this.radius() + 0.9) * chart.ratio) : null;
     const { selected } = this.state;
     for (const pass of selected ? [0, 1] : [1])
       for (let row = 0; row < this.count; row++) {
