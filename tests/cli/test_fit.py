@@ -58,7 +58,7 @@ def test_report_is_one_self_contained_page(fitted):
     assert page.count("data:image/png;base64,") == 5
     assert page.count("src=") == 5 and not any(text in page for text in ("http", "url(", "<script", "@import"))
     assert re.findall('href="(.*?)"', page) == ["explorer.html"] and "No row was held out" in page
-    for text in ("Exact NLL", "AIC", "Missing entries", "girih.load(", "pd.read_csv("):
+    for text in ("Exact NLL", "AIC", "Missing entries", "girih.load(", "load_frame("):
         assert text in page
 
 

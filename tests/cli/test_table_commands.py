@@ -225,7 +225,7 @@ def test_what_is_fitted(girih, monkeypatch, options, kind):
         (("fit", "t.csv", "--columns", "a", "--drop", "c"), "exclude each other"),
         (("fit", "t.csv", "--columns", "b"), "no column 'b'"),
         (("fit", "t.csv", "--rows", "99"), "99 rows were asked"),
-        (("fit", "names.csv"), "nothing but texts that name its rows"),
+        (("fit", "names.csv"), "nothing but columns that name its rows"),
         (("fit", "names.csv", "--columns", "n"), "--kind n=category"),
         (("fit", "mixed.csv"), "text among numbers"),
         (("anomalies", "generator", "t.csv"), "needs the model of a table"),

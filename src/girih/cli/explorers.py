@@ -28,7 +28,8 @@ def explore_table(path: Path, model: TableModel, data: TableData) -> None:
     """Write the page of a table."""
     items = model.columns_.items
     numbers = [item.name for item in items if item.x is not None][:_PAIRS]
-    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name)).save(path)
+    beside = None if data.ids is None else {name: data.ids[name].to_numpy() for name in data.ids.columns}
+    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name, beside=beside)).save(path)
 
 
 def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:

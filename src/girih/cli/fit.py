@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import girih
+from girih._formats import FileFormat
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import (
     Acceleration,
@@ -138,7 +139,7 @@ class Generator:
         if self.weight_prior is not None:
             parse_weight_prior(self.weight_prior)
 
-    def settings(self, source: str, dataset: Dataset, seed: int, header: bool | None) -> Settings:
+    def settings(self, source: str, dataset: Dataset, seed: int, reading: FileFormat) -> Settings:
         """Settle what is fitted to a data set: an option that was not given may depend on it."""
         from girih.cli import fitting
 
@@ -151,7 +152,8 @@ class Generator:
             "standardize": bool(self.standardize),
             "acceleration": self.acceleration.value,
         }
-        return fitting.Settings(source=source, seed=seed, header=header, **vars(self) | changed)
+        header, known = reading.header, reading.known()
+        return fitting.Settings(source=source, seed=seed, header=header, reading=known or None, **vars(self) | changed)
 
 
 @dataclass(frozen=True)
@@ -244,15 +246,15 @@ def fit(
         if isinstance(found, girih.datasets.Dataset):
             fitting.check_columns(found)
         else:
-            found = table_data.without_names_of_rows(found, chosen)
             kinds = table_fit.parse_kinds(reading.kind, found)
+            found = table_data.without_ids(found, chosen, kinds or {})
             table_data.check_cells(found, kinds or {})
         names = (*results.FILES, *table_fit.FILES)
         folder = OutputFolder(default_out(output.out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
         fitting.check_model_folder(folder.path)
     seconds = {"import": imported - started, "load": time.perf_counter() - imported}
     if isinstance(found, girih.datasets.Dataset):
-        settings = generator.settings(data, found, run.seed, reading.header)
+        settings = generator.settings(data, found, run.seed, chosen.reading)
         _fit_generator(found, settings, generator.standardize, folder, run, seconds, terminal)
     else:
         _fit_table(found, kinds, folder, run, seconds, terminal)

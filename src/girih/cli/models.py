@@ -178,8 +178,8 @@ def impute(
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_IMPUTED]
     with folder.results() as results:
-        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, reading.header)
-        if Path(data).suffix.lower() == ".npy":
+        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, chosen.reading)
+        if data.lower().endswith(".npy"):
             tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
             written.append(_IMPUTED_NPY)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import girih
 from girih._files import atomic_path, write_json, write_text
+from girih._formats import FileFormat
 from girih.cli.explorers import EXPLORER, explore_fit
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
@@ -203,12 +204,10 @@ def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
     """A few lines of Python that load the model and use it on the same rows."""
     imports, rows = "import girih", f"girih.datasets.load({settings.source!r}, seed={settings.seed}).X"
     if is_file(settings.source):
-        header = "" if settings.header is None else f", header={settings.header}"
-        rows = f"girih.datasets.load({settings.source!r}{header}).X"
+        reading = FileFormat.of(settings.reading).code("reading")
+        rows = f"girih.datasets.load({settings.source!r}{reading}).X"
         if has_names(dataset):
-            imports = "import girih\nimport pandas as pd"
-            reader = "read_parquet" if settings.source.lower().endswith(".parquet") else "read_csv"
-            rows = f"pd.{reader}({settings.source!r})[model.feature_names_in_]"
+            rows = f"girih.datasets.load_frame({settings.source!r}{reading})[model.feature_names_in_]"
     return f"""{imports}
 
 model = girih.load({str(out / MODEL)!r})

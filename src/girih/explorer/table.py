@@ -16,7 +16,7 @@ from girih.explorer.latent import Wanted
 from girih.explorer.packed import Packed, column, number_column, packed
 from girih.explorer.pairs import Axes, pair_specs, reason_curves
 from girih.explorer.rows import beside_columns, chosen_rows
-from girih.report.table_numbers import scored_rows, strangest, taken
+from girih.report.table_numbers import TablePage, scored_rows, strangest, taken
 from girih.tables import TableModel
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -60,7 +60,7 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
         entries[:, place] = raw.labels()
     missing = np.array([[entry is None for entry in line] for line in entries]).reshape(entries.shape)
     scored = scored_rows(model, rows)
-    strange = strangest(model, rows, entries, names, missing, _STRANGE, scored)
+    strange = strangest(TablePage(model, rows, entries, names, missing), _STRANGE, scored)
     axes = _axes(model, x, wanted.columns)
     payload: dict[str, Any] = {
         "kind": "table",

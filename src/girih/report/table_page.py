@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from girih._extras import needs
 
@@ -20,45 +18,13 @@ from numpy.typing import NDArray
 from girih.plots import BLUE, GREY, LIGHT, ORANGE, VERMILLION, latent_colours, new_figure, styled
 from girih.report.page import Number, Page, Picture, Section
 from girih.report.pictures import save
-from girih.report.table_numbers import gaps, strangest, weighty
-from girih.tables import TableModel
+from girih.report.table_numbers import TablePage, gaps, strangest, weighty
 
 _PAIRS, _CURVES = 5, 6  # columns in the pictures
 _DRAWN = 1500  # rows, and draws, in a picture
 _GAPS, _STRANGE = 20, 10
 _PIXELS = 80
 _MASSES = (0.95, 0.8, 0.5, 0.2)  # of the model, within the contours of its density
-
-
-@dataclass(frozen=True)
-class TablePage:
-    """A `TablePage` holds what the page is about.
-
-    Attributes:
-        model: fitted.
-        rows: as it takes them.
-        entries: the same as objects, `(N, D)`.
-        names: of the columns.
-        missing: which entries are, `(N, D)`.
-    """
-
-    model: TableModel
-    rows: object
-    entries: NDArray[Any]
-    names: Sequence[str]
-    missing: NDArray[np.bool_]
-
-    def numbers(self) -> list[tuple[str, int, NDArray[np.float64]]]:
-        """The columns of numbers: name, place in x, and the entries, atoms included, NaN where missing."""
-        out = []
-        for place, item in enumerate(self.model.columns_.items):
-            if item.x is not None:
-                values = [
-                    np.nan if gap else float(v)
-                    for v, gap in zip(self.entries[:, place], self.missing[:, place], strict=True)
-                ]
-                out.append((self.names[place], item.x, np.array(values)))
-        return out
 
 
 def draw_table(out: Path, page: TablePage) -> list[Picture]:
@@ -112,7 +78,7 @@ def table_page(
             [(text, f"{weight:.2f}", f"{score - best:+.2f}") for text, weight, score in weights],
         ),
     ]
-    filled = gaps(model, page.rows, page.names, page.missing, _GAPS)
+    filled = gaps(page, _GAPS)
     if filled:
         count = int(page.missing.sum())
         which = f"The first {_GAPS} of {count:,} missing entries" if count > _GAPS else "All missing entries"
@@ -122,14 +88,14 @@ def table_page(
                 f"{which}: the mean given the rest of the row, and the interval that holds the entry with probability "
                 "0.9. Rows are counted from 0.",
                 ("row", "column", "imputed", "90 % interval"),
-                [(str(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
+                [(page.label(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
             )
         )
-    strange = strangest(model, page.rows, page.entries, page.names, page.missing, _STRANGE)
+    strange = strangest(page, _STRANGE)
     lines = []
     for one in strange:
         for place, reason in enumerate(one.reasons):
-            head = (str(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
+            head = (page.label(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
             lines.append((*head, reason.column, reason.value, reason.usual, f"{reason.below:.1f}"))
     sections.append(
         Section(
