@@ -39,6 +39,10 @@ Explorer = Annotated[
     bool,
     _output("--explorer/--no-explorer", help="Write [b]explorer.html[/b], one page to look around in the model."),
 ]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--given", metavar="NAME=VALUE", help="An entry that is known; may be repeated.", show_default=False),
+]
 Rows = Annotated[int | None, data_option("--rows", min=1, help="Use this many rows, drawn at random.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
 # Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside

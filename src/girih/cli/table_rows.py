@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import girih
+from girih.cli.conditions import drawn_rows, with_dates
 from girih.cli.folder import OutputFolder
 from girih.cli.options import Chosen, compute_threads
 from girih.cli.table_data import (
-    Rows,
     SavedTable,
     TableData,
     cells,
-    dated,
     id_columns,
     page_of,
     rows_for,
@@ -24,11 +25,15 @@ from girih.cli.table_data import (
 )
 from girih.cli.tables import plural, write_csv, write_npy
 from girih.cli.terminal import Terminal
-from girih.report.table_numbers import setting_text, strangest, text_of, weighty
+from girih.report.table_numbers import Scored, setting_text, strangest, text_of, weighty
+from girih.tables import TableModel
+from girih.tables.outliers import simulated_p_values
 
 _IMPUTED = ("imputed.csv", "imputed.parquet", "imputed.npy")
 _DEVIATIONS, _DRAWS = ("deviations.csv", "deviations.npy"), ("draws.csv", "draws.npy")
 _ANOMALIES = "anomalies.csv"
+_SIMULATED = 300_000  # rows that are drawn for p-values, for all patterns of holes together
+_REASONED = 200  # rows whose reasons are told
 
 
 def impute(
@@ -67,6 +72,21 @@ def impute(
     terminal.result(
         {"out": str(folder.path), "filled": count, "rows_filled": rows, "rows": len(gaps), "files": written}
     )
+
+
+def judged(model: TableModel, table: TableData, threshold: float, seed: int) -> dict[str, Any]:
+    """By row how often the model draws one that is as unlikely, whether it is strange by that, and why."""
+    x, codes = model.columns_.read(table.rows)
+    patterns = len(np.unique(table.missing, axis=0))
+    n = int(np.clip(_SIMULATED // patterns, 99, 999))
+    log_p = torch.as_tensor(model.score_held_out(table.rows))
+    p_value = simulated_p_values(model, x, codes, log_p, n, seed).numpy()
+    strange = p_value <= threshold
+    reasons = [""] * len(p_value)
+    rarest = Scored(log_p.numpy(), -p_value)
+    for one in strangest(page_of(model, table), min(int(strange.sum()), _REASONED), rarest) if strange.any() else []:
+        reasons[one.row] = "; ".join(f"{r.column} = {r.value} (given the rest: {r.usual})" for r in one.reasons)
+    return {"p_value": p_value, "strange": [bool(one) for one in strange], "reasons": reasons}
 
 
 def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, path: Path, count: int) -> None:
@@ -114,15 +134,10 @@ def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, 
     terminal.result({"out": str(folder.path), "rows": len(table), "anomalies": rows})
 
 
-def write_sample(folder: OutputFolder, saved: SavedTable, count: int, seed: int) -> list[str]:
+def write_sample(folder: OutputFolder, saved: SavedTable, count: int, seed: int, known: Mapping[Any, Any]) -> list[str]:
     """Draw rows and write them; with a picture of two columns of numbers."""
-    drawn: Any = saved.model.sample(count, random_state=seed)
-    rows: Rows = np.asarray(drawn) if not hasattr(drawn, "columns") else drawn
-    if not isinstance(rows, np.ndarray) and not hasattr(rows, "iloc"):
-        rows = rows.to_pandas()  # a model that was fitted to another frame in Python
     kinds = saved.notes.get("written") or {}
-    if not isinstance(rows, np.ndarray) and kinds:
-        rows = rows.assign(**dated({name: rows[name] for name in kinds if name in rows}, kinds))
+    rows = with_dates(drawn_rows(saved, count, seed, known), kinds)
     with folder.results() as results:
         written = write_rows(results, "samples", rows, saved.names, saved.source)
         numbers = [item.x is not None and item.code is None for item in saved.model.columns_.items]

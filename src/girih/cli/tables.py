@@ -201,6 +201,11 @@ def score_rows(dgn: DGN, X: Array) -> tuple[dict[str, NDArray[Any]], float]:
     return table, left_out
 
 
+def percentiles(log_p: Array) -> Array:
+    """The share of these rows that are no likelier than each, in percent, `(N,)`."""
+    return 100.0 * np.searchsorted(np.sort(log_p), log_p, side="right") / len(log_p)
+
+
 def summarise(log_p: Array, least: int = 5) -> dict[str, Any]:
     """Mean, quantiles and the least probable rows."""
     order = np.argsort(log_p, kind="stable")[:least]
