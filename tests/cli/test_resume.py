@@ -12,7 +12,7 @@ import pytest
 
 import girih.em.loop as em
 from effort import FEWEST, try_few_settings
-from girih.tables.choice import Fitter
+from girih.tables.fitter import Fitter
 
 LONG = ("fit", "circle", "--rows", "60", "--hidden", "4", "--max-iter", "150", "--n-init", "2", "--tol", "0")
 
@@ -109,7 +109,7 @@ def test_the_fit_of_a_table_goes_on_too(girih, monkeypatch):
     assert Path("o/checkpoint.safetensors").exists() and not Path("o/model").exists()
     done = girih(*table, "--seed", 1, "--out", "o")
     assert done.code == 2 and "the unfinished fit cannot be continued" in done.error and "--restart" in done.error
-    monkeypatch.setattr("girih.tables.choice.Fitter.fit", _at_most(2, Fitter.fit))  # the best, and the longest curve
+    monkeypatch.setattr("girih.tables.fitter.Fitter.fit", _at_most(2, Fitter.fit))  # the best, and the longest curve
     done = girih(*table, "--out", "o", "--json")
     assert done.code == 0 and "note: o holds an unfinished fit; going on from there" in done.err
     assert done.json["held_out_nll"] == straight["held_out_nll"] and not Path("o/checkpoint.safetensors").exists()

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import girih
 from effort import FEWEST, try_few_settings
 from girih.em import streamed
-from girih.tables import choice
+from girih.tables import choice, fitter
 from girih.tables import streamed as tables
 
 LEAVES = 7  # the iteration at which the last process leaves
@@ -25,7 +25,8 @@ LEAVES = 7  # the iteration at which the last process leaves
 def few_rows(patch: pytest.MonkeyPatch) -> None:
     """Samples that are smaller than the data, and few settings."""
     try_few_settings(patch, **FEWEST)
-    patch.setattr(choice, "_SCREENED", 100)
+    for module in (choice, fitter):
+        patch.setattr(module, "SCREENED", 100)
     patch.setattr(streamed, "SAMPLE", 150)
     for name, value in {"SAMPLE": 200, "SAMPLED": 150, "HELD_OUT": 50}.items():
         patch.setattr(tables, name, value)

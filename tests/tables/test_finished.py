@@ -7,8 +7,8 @@ import pytest
 
 import girih
 from girih.errors import CheckpointError, ModelFileError
-from girih.tables import choice
-from girih.tables.choice import Fitter
+from girih.tables import choice, fitter
+from girih.tables.fitter import Fitter
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 3)) @ rng.normal(size=(3, 3))
@@ -47,7 +47,8 @@ def model_with(path, seed=0, **options):
 def test_an_interrupted_fit_goes_on_to_the_same_numbers(tmp_path, fits, sampled, monkeypatch):
     if sampled:  # as with more than 4,000 rows
         monkeypatch.setattr(choice, "_LARGE", 60)
-        monkeypatch.setattr(choice, "_SCREENED", 40)
+        for module in (choice, fitter):
+            monkeypatch.setattr(module, "SCREENED", 40)
     path = tmp_path / "fit.ckpt"
     straight = model_with(None).fit(X)
     all_of_them, fits.made, fits.last = fits.made, 0, 7

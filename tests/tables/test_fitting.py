@@ -12,7 +12,7 @@ import torch
 
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
-from girih.tables.choice import Fitter
+from girih.tables.fitter import Fitter
 from girih.tables.fitting import Prior, _shared, fit, m_step
 from girih.tables.member import Ensemble
 from girih.tables.mixture import Mixture, Rows, log_prob, statistics

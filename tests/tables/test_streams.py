@@ -13,7 +13,7 @@ import girih
 from effort import FEWEST, try_few_settings
 from girih.errors import EmptyDataError, NotNumericError, ParameterError, StreamError
 from girih.streams import Blocks, Processes
-from girih.tables import choice, stepwise, streamed
+from girih.tables import choice, fitter, stepwise, streamed
 from girih.tables.basis import Basis
 from girih.tables.columns import Columns
 from girih.tables.finished import Finished
@@ -49,7 +49,8 @@ def small_samples(monkeypatch):
         monkeypatch.setattr(module, "HELD_OUT", 100)
     monkeypatch.setattr(stepwise, "_BATCH", 100)
     monkeypatch.setattr(streamed, "SAMPLED", 400)
-    monkeypatch.setattr(choice, "_SCREENED", 200)
+    for module in (choice, fitter):
+        monkeypatch.setattr(module, "SCREENED", 200)
 
 
 def in_files(folder, frame):
@@ -83,7 +84,7 @@ def test_blocks_raise_the_likelihood_as_rows_in_memory_do():
     found = ascend(begun, passes, nothing, shown.append)
     x, codes = columns.read(frame)
     for one, start, held_by in zip(found, (member, other), (prior, tied), strict=True):
-        alone = fit(start.mixture, Rows.of(x, codes), held_by, choice.RESUMED, TOL)[0]
+        alone = fit(start.mixture, Rows.of(x, codes), held_by, fitter.RESUMED, TOL)[0]
         for name in ("weights", "maps", "noise"):
             assert torch.allclose(getattr(one.mixture, name), getattr(alone, name), rtol=1e-8, atol=1e-9), name
     assert shown == list(range(1, len(shown) + 1))

@@ -10,7 +10,7 @@ and an average of exact densities is an exact density.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,22 +20,16 @@ import torch
 from torch import Tensor
 
 from girih._jobs import jobs, side_by_side
-from girih.em.orderings import orderings
-from girih.tables.basis import Basis
 from girih.tables.finished import Finished
-from girih.tables.fitting import Prior, fit
+from girih.tables.fitter import CURVE, SCREENED, Fitter, fit_apart
 from girih.tables.member import Ensemble, Member
-from girih.tables.mixture import Mixture, Rows
-from girih.tables.scales import Scales
 from girih.tables.setting import Setting, Table
-from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
-_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve or several side by side
+_KINKS = 5  # of the curves of a mixture
 _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what a curve goes on to
 _ALIKE_BENT = (3, 6, 12)  # curves side by side with the same bends
-_SCREENED = 2000  # rows on which settings are compared
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
 _DOUBT = 3.0  # standard errors by which the best must be ahead for a setting not to be fitted on more folds
@@ -45,118 +39,10 @@ _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
 _LARGE, HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
-SAMPLED = 4 * _SCREENED  # rows that larger settings, and those that are kept, are fitted to first
-RESUMED = 20  # iterations on all rows, from a fit to a sample
-_WORK = 1.2e6  # rows times components times cells times iterations of one fit
-_CUBES = 300.0  # D^3 that cost what a row and a cell does
+SAMPLED = 4 * SCREENED  # rows that larger settings, and those that are kept, are fitted to first
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 
 Report = Callable[[int, str], None]
-
-
-class Fitter:
-    """Fits settings to one set of rows; what they share (scales, completed rows, plain mixtures) is found once."""
-
-    def __init__(self, table: Table, seed: int) -> None:
-        self.table, self.seed = table, seed
-        self._scaled: dict[bool, _Scaled] = {}
-        self._plain: dict[Setting, Mixture] = {}
-        self._curves: dict[Setting, Mixture] = {}
-
-    def scaled(self, bend: bool) -> _Scaled:
-        """The rows in their own units, or in bent ones."""
-        if bend not in self._scaled:
-            scales = Scales.learn(self.table.x, self.table.weight, self.table.width, bend)
-            self._scaled[bend] = _Scaled(self.table, scales)
-        return self._scaled[bend]
-
-    def resume(self, start: Member, setting: Setting) -> Member:
-        """The mixture of a setting, from one for other rows, with its scales."""
-        on = _Scaled(self.table, start.scales)
-        return Member(fit(start.mixture, on.rows, setting.prior(on.least), RESUMED)[0], start.scales)
-
-    def fit(self, setting: Setting) -> Member:
-        """The mixture of a setting."""
-        on = self.scaled(setting.bend)
-        prior = setting.prior(on.least)
-        if not setting.kinks:
-            return Member(self._plain_of(setting), on.scales)
-        start = self._start(setting, prior)
-        mixture = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
-        if setting.components == 1:
-            self._curves[setting] = mixture
-        return Member(mixture, on.scales)
-
-    def _start(self, setting: Setting, prior: Prior) -> Mixture:
-        """Where EM of bent components starts."""
-        basis, on = Basis.line(setting.kinks), self.scaled(setting.bend)
-        if setting.kinks >= _CURVE and setting.components > 1:
-            alone = replace(setting, components=1, tied=False, shared=False)
-            return beside(self._curve_of(alone), setting.components)
-        straight = bent(self._plain_of(setting), basis)
-        if setting.components > 1 or len(on.rows) > 2 * _SCREENED:
-            return straight
-        loose = replace(prior, ridge=max(10.0, prior.ridge))
-        x, levels = on.completed, self.table.levels
-        starts = [straight, *(curve(x, z, basis, on.rows, loose, levels) for z in orderings(x))]
-        return min((fit(one, on.rows, prior, 8) for one in starts), key=lambda trial: trial[1][-1])[0]
-
-    def learn(self, plain: Mapping[Setting, Mixture], curves: Mapping[Setting, Mixture]) -> None:
-        """Take over what a copy of this has found."""
-        self._plain.update(plain)
-        self._curves.update(curves)
-
-    @property
-    def found(self) -> tuple[dict[Setting, Mixture], dict[Setting, Mixture]]:
-        """What fits of other settings start from."""
-        return self._plain, self._curves
-
-    def _curve_of(self, setting: Setting) -> Mixture:
-        return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
-
-    def _plain_of(self, setting: Setting) -> Mixture:
-        key = replace(setting, kinks=0, ridge=0.0, shared=False)
-        if key not in self._plain:
-            on = self.scaled(setting.bend)
-            prior, levels = key.prior(on.least), self.table.levels
-            if key.components == 1:
-                self._plain[key] = gaussian(on.rows, prior, levels)
-            else:
-                start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
-                self._plain[key] = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
-        return self._plain[key]
-
-
-def _made(task: tuple[Fitter, Setting]) -> tuple[Member, dict[Setting, Mixture], dict[Setting, Mixture]]:
-    """A fit, and what others may start from."""
-    fitter, setting = task
-    return fitter.fit(setting), *fitter.found
-
-
-def _iterations(rows: Rows, mixture: Mixture) -> int:
-    """How many are made at most, so that fits of many rows, components and cells end in time."""
-    solved = len(rows.masks) * rows.x.shape[1] ** 3 / _CUBES  # a covariance for each pattern of holes
-    return int(min(60, max(20, _WORK / (mixture.components * (len(rows) * len(mixture.basis.constant) + solved)))))
-
-
-class _Scaled:
-    """Rows in the units of a mixture."""
-
-    def __init__(self, table: Table, scales: Scales) -> None:
-        self.levels, self.scales = table.levels, scales
-        self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
-        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0)
-        self.least = ((table.width.log() + typical).exp().square() / 12.0).clamp(min=1e-8)  # slopes may be 1e310
-        self._completed: Tensor | None = None
-
-    @property
-    def completed(self) -> Tensor:
-        """The rows without holes, by one Gaussian."""
-        if self._completed is None:
-            whole = bool(self.rows.masks.all())
-            one = None if whole else gaussian(self.rows, Prior(self.least), self.levels)
-            self._completed = self.rows.x if one is None else completed(self.rows, one)
-        return self._completed
 
 
 def fold_count(rows: int, asked: int | None = None) -> int:
@@ -252,7 +138,7 @@ class _Search:
         known = {*self.members, *self._made}
         left = [(s, k) for s, k in pairs if (s, k) not in known and not self.finished.has(self._of(k), s)]
         tasks = [(self.fitters[fold], setting) for setting, fold in left]
-        for place, (member, plain, curves) in side_by_side(_made, tasks, self.finished.n_jobs):
+        for place, (member, plain, curves) in side_by_side(fit_apart, tasks, self.finished.n_jobs):
             setting, fold = left[place]
             self._made[setting, fold] = member
             self.fitters[fold].learn(plain, curves)
@@ -343,7 +229,7 @@ def screen(search: _Search, lean: bool) -> None:
                 if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
         if lean:
-            search.score(Setting(kinks=_CURVE, ridge=0.1, bend=bend))
+            search.score(Setting(kinks=CURVE, ridge=0.1, bend=bend))
         else:
             _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
@@ -361,9 +247,9 @@ def _curves(search: _Search, bend: bool, rows: int) -> None:
 
     Several with the same bends are what is left of a surface where its second dimension is a few levels.
     """
-    best = _along(search, Setting(kinks=_CURVE, bend=bend), "ridge", _RIDGES)
+    best = _along(search, Setting(kinks=CURVE, bend=bend), "ridge", _RIDGES)
     best = _along(search, best, "kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks])
-    _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K])
+    _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * CURVE * K])
     alike = [replace(best, components=K, tied=True, shared=True) for K in _ALIKE_BENT if rows >= _ROWS_EACH * 2 * K]
     _climb(search, best, alike)
 
@@ -468,7 +354,7 @@ def narrowed(
         report: see `choose`.
         finished: see `choose`.
     """
-    few = left.take(slice(_SCREENED)), held.take(slice(_SCREENED))
+    few = left.take(slice(SCREENED)), held.take(slice(SCREENED))
     first = _Search([few], seed, report, finished, "few")
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)

@@ -21,7 +21,7 @@ from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, Report, choose
+from girih.tables.choice import Choice, Report, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -29,6 +29,7 @@ from girih.tables.draws import seeded
 from girih.tables.encoded import Atom
 from girih.tables.events import probability
 from girih.tables.finished import Finished
+from girih.tables.fitter import Fitter
 from girih.tables.frames import Name
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of

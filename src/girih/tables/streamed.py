@@ -18,9 +18,10 @@ from torch import Tensor
 
 from girih.errors import GirihError
 from girih.streams import Blocks, Processes, Total
-from girih.tables.choice import HELD_OUT, RESUMED, SAMPLED, Choice, Report, judged, narrowed
+from girih.tables.choice import HELD_OUT, SAMPLED, Choice, Report, judged, narrowed
 from girih.tables.columns import Columns
 from girih.tables.finished import Finished, member_of, parts_of
+from girih.tables.fitter import RESUMED
 from girih.tables.fitting import TOL, Ascent, Prior
 from girih.tables.frames import Name
 from girih.tables.member import Member
