@@ -300,7 +300,11 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         """The generated rows `g(z)`, `(N, D)`."""
         check_is_fitted(self)
         with torch.no_grad():
-            return self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim")).cpu().numpy()
+            return (
+                self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim", device=self.dgn_.trace.device))
+                .cpu()
+                .numpy()
+            )
 
     def impute(self, X: Rows) -> np.ndarray:
         """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`."""

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from girih._devices import room
 from girih.gaussian import masses, prepared
-from girih.gaussian.halfspaces import Array, Boundary, polygon_boundary, polyhedron_boundary
 from girih.gaussian.masses import Form
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
 from girih.gaussian.prepared import Prepared, first_of_each, lines
@@ -347,35 +346,3 @@ def _seen_from(ends: Sequence[Tensor], apex: Tensor) -> tuple[Tensor, Tensor]:
     """From apices `(k, S)` to ends of edges, or their directions at infinity, `(k, S, S)`; which are directions."""
     step = [torch.addcmul(end[:, :-1], apex, end[:, -1:], value=-1.0) for end in ends]
     return torch.stack(step, 1), torch.stack([end[:, -1] == 0.0 for end in ends], 1)
-
-
-def from_halfspaces(pairs: Sequence[tuple[Array, Array]]) -> tuple[Polygons | Polyhedra, Tensor]:
-    """Lists of edges from half-spaces, by clipping: for tens of half-spaces each.
-
-    Args:
-        pairs: `(H, h)` of shapes `(m, S)` and `(m,)` for `{x: H x <= h}`, S = 2 or 3, redundant rows allowed.
-
-    Returns:
-        `Polygons` or `Polyhedra`, and which of them hold no open set, `(n,)`: these have no meaning in the list.
-
-    Example:
-        >>> import numpy as np
-        >>> from girih.gaussian import from_halfspaces
-        >>> octants, empty = from_halfspaces([(-np.eye(3), np.zeros(3))])
-        >>> octants.log_mass().exp(), empty
-        (tensor([0.1250], dtype=torch.float64), tensor([False]))
-    """
-    S = pairs[0][0].shape[1]
-    boundaries: list[Boundary] = [(polygon_boundary if S == 2 else polyhedron_boundary)(H, h) for H, h in pairs]
-    empty = torch.tensor([b.empty for b in boundaries])
-    tail, head = (torch.as_tensor(np.concatenate([b[i] for b in boundaries])) for i in (0, 1))
-    if S == 2:
-        edges = torch.tensor([len(b.tail) for b in boundaries])
-        return Polygons(tail, head, torch.arange(len(edges)).repeat_interleave(edges), len(edges)), empty
-    faces = [len(b.normal) for b in boundaries]
-    start = np.cumsum([0, *faces[:-1]])
-    face = torch.as_tensor(np.concatenate([b.face + s for b, s in zip(boundaries, start, strict=True)]))
-    normal = torch.as_tensor(np.concatenate([b.normal for b in boundaries]))
-    offset = torch.as_tensor(np.concatenate([b.offset for b in boundaries]))
-    owner = torch.arange(len(faces)).repeat_interleave(torch.tensor(faces))
-    return Polyhedra(tail, head, face, normal, offset, owner, len(faces)), empty
