@@ -176,6 +176,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
     def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
         """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
         processes = Processes.now()
+        seed = processes.agreed(lambda: seed)
         with self._bar(processes) as report:
             if blocks.once:
                 found = choose_once(blocks, self.kinds, seed, report, self.n_jobs)
