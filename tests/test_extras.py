@@ -181,7 +181,13 @@ def test_all_and_dev_hold_every_extra():
     extras = PROJECT["optional-dependencies"]
     assert "girih[all]" in extras["dev"]
     named = set(re.findall(r"[\w-]+", extras["all"][0].partition("[")[2]))
-    assert named == set(extras) - {"all", "dev", "docs", "benchmarks"}  # whose rivals no user needs
+    assert named == set(extras) - {
+        "all",
+        "dev",
+        "docs",
+        "benchmarks",
+        "browser",
+    }  # whose rivals and tools no user needs
 
 
 def test_models_partitions_em_and_saving_run_on_the_core(on_the_core):

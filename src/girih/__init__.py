@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         datasets,
         em,
         errors,
+        explorer,
         flows,
         gan,
         gaussian,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
+    from girih.explorer import explore
     from girih.inference import DGN, Posterior
     from girih.io import load, save
     from girih.likelihood import train
@@ -58,6 +60,8 @@ __all__ = [
     "datasets",
     "em",
     "errors",
+    "explore",
+    "explorer",
     "flows",
     "gan",
     "gaussian",
@@ -93,6 +97,7 @@ _HOMES = {
     "FitResult": "training",
     "Partition": "partition",
     "Posterior": "inference",
+    "explore": "explorer",
     "load": "io",
     "mlp": "networks",
     "save": "io",

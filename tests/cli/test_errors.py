@@ -30,7 +30,7 @@ FILES = {
         ("header.csv", "no rows"),
         ("nothing.csv", "is empty"),
         ("infinite.csv", "infinite values (first in row 0, column 'b')"),
-        ("table.xls", "girih reads .csv, .npy, .npz, .parquet"),
+        ("table.xls", "girih reads .csv, .tsv, .csv.gz"),
         ("absent.csv", "there is no file absent.csv"),
         ("cirle", "did you mean 'circle'?"),
         (".", "is a folder"),

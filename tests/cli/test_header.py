@@ -41,7 +41,7 @@ def test_years_are_names_with_a_note_and_both_can_be_said(girih, years):
 
 def test_the_header_is_an_option_of_csv_files(girih):
     done = girih("fit", "circle", "--header")
-    assert done.code == 2 and "options of csv files" in done.error
+    assert done.code == 2 and "is an option of csv files" in done.error
     with open("t.npy", "w") as file:
         file.write("x")
     done = girih("fit", "t.npy", "--no-header")

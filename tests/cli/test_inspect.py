@@ -54,7 +54,7 @@ class Several(torch.nn.Module):
 def several(): return Several()
 number = 3
 """
-ALWAYS = {"report.html", "inspection.json", "cells.csv", ".girih.json"}
+ALWAYS = {"report.html", "explorer.html", "inspection.json", "cells.csv", ".girih.json"}
 
 
 @pytest.fixture

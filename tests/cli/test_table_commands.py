@@ -49,7 +49,8 @@ def test_fit_writes_model_numbers_pictures_and_report(fitted):
     folder, _ = fitted
     names = {path.name for path in (folder / "fit").iterdir()}
     assert names == {
-        "model", "metrics.json", "data.json", "scores.csv", "report.html", "pairs.png", "curve.png", ".girih.json",
+        "model", "metrics.json", "data.json", "scores.csv", "report.html", "explorer.html", "pairs.png", "curve.png",
+        ".girih.json",
     }  # fmt: skip
     model = library.load(folder / "fit" / "model")
     assert isinstance(model, library.TableModel) and model.random_state == 1 and model.verbose == 0
@@ -78,11 +79,12 @@ def test_fit_says_what_it_did(fitted):
 def test_the_report_is_one_page_with_all_of_it(fitted):
     page = (fitted[0] / "fit" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 == page.count("src=")
-    assert not any(text in page for text in ("href=", "http", "url(", "<script", "@import"))
+    assert not any(text in page for text in ("http", "url(", "<script", "@import"))
+    assert re.findall('href="(.*?)"', page) == ["explorer.html"] and "On rows that it had not seen" in page
     for text in ("Held-out NLL", "GaussianMixture", "Columns", "Settings that carry weight", "Imputed entries",
                  "90 % interval", "The strangest rows, and why", "along one curve"):  # fmt: skip
         assert text in page
-    code = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#x27;", "'")
+    code = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].replace("&#39;", "'")
     names = {}
     exec(code, names)
     assert names["model"].score_samples(names["rows"]).shape == (70,)
@@ -223,7 +225,7 @@ def test_what_is_fitted(girih, monkeypatch, options, kind):
         (("fit", "t.csv", "--columns", "a", "--drop", "c"), "exclude each other"),
         (("fit", "t.csv", "--columns", "b"), "no column 'b'"),
         (("fit", "t.csv", "--rows", "99"), "99 rows were asked"),
-        (("fit", "names.csv"), "nothing but texts that name its rows"),
+        (("fit", "names.csv"), "nothing but columns that name its rows"),
         (("fit", "names.csv", "--columns", "n"), "--kind n=category"),
         (("fit", "mixed.csv"), "text among numbers"),
         (("anomalies", "generator", "t.csv"), "needs the model of a table"),
@@ -281,3 +283,77 @@ def test_ctrl_c_writes_nothing(girih, monkeypatch):
 
 def test_select_says_that_fit_chooses(girih):
     assert "chooses by itself now" in " ".join(girih("select", "--help").out.split())
+
+
+def test_score_says_how_rare_rows_are_and_why(girih, fitted):
+    folder, _ = fitted
+    table = trees()
+    table.loc[5, "height"] = 300.0
+    table.to_csv("strange.csv", index=False)
+    done = girih("score", folder / "fit", "strange.csv", "--out", "s", "--threshold", 0.002, "--json")
+    scores = pd.read_csv("s/scores.csv", keep_default_na=False)
+    model = library.load(folder / "fit" / "model")
+    rows = table.drop(columns="name")
+    log_p = model.score_held_out(rows)
+    order = np.argsort(log_p, kind="stable")
+    assert scores["percentile"].iloc[order[0]] == pytest.approx(100 / 70) and scores["percentile"].max() == 100.0
+    assert scores["p_value"][5] == 0.001 and scores["strange"].sum() == done.json["strange"] >= 1
+    assert "height = 300 (given the rest: " in scores["reasons"][5]
+    assert ((scores["reasons"] != "") == scores["strange"]).all()
+    # the p-values of a detector of the same draws
+    detector = library.DGNOutlierDetector()
+    detector.model_, detector._seed, detector.n_features_in_, detector.offset_ = model, 0, 4, 0.0
+    detector.feature_names_in_ = model.feature_names_in_
+    patterns = len(rows.isna().drop_duplicates())
+    np.testing.assert_allclose(scores["p_value"], detector.p_value(rows, min(999, 300_000 // patterns)))
+
+
+def test_condition_says_what_columns_are_given_others(girih, fitted):
+    folder, _ = fitted
+    model = library.load(folder / "fit" / "model")
+    done = girih("condition", folder / "fit", "--given", "kind=OAK", "--given", "age=61", "--draws", 4, "--out", "c")
+    table = pd.read_csv("c/condition.csv")
+    given = model.condition({"kind": "oak", "age": 61})
+    height = table[table["column"] == "height"].iloc[0]
+    assert height["mean"] == pytest.approx(given.mean[0, 0]) and height["deviation"] == pytest.approx(given.std[0, 0])
+    assert height["95%"] == pytest.approx(given.quantile(0.95)[0, 0]) and "Given kind = oak, age = 61" in done.out
+    tame = table[table["column"] == "tame"].astype({"value": str}).set_index("value")["probability"]
+    chances = {str(value): float(p[0]) for value, p in given.probabilities("tame").items()}
+    assert tame.to_dict() == pytest.approx(chances) and set(table["column"]) == {"height", "tame"}
+    drawn = pd.read_csv("c/draws.csv")
+    assert (drawn["kind"] == "oak").all() and (drawn["age"] == 61).all() and len(drawn) == 4
+    whole = girih("condition", folder / "fit", "--json").json["columns"]
+    assert {one["column"] for one in whole} == {"height", "age", "kind", "tame"}
+
+
+def test_samples_have_the_entries_that_are_given(girih, fitted):
+    known = ("--given", "kind=elm", "--given", "tame=true")
+    assert girih("sample", fitted[0] / "fit", "-n", 6, *known, "--out", "d").code == 0
+    drawn = pd.read_csv("d/samples.csv")
+    assert len(drawn) == 6 and (drawn["kind"] == "elm").all() and drawn["tame"].all() and drawn["height"].nunique() == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("kind", "NAME=VALUE"),
+        ("size=3", "with one of height, age, kind, tame"),
+        ("kind=ash", "one of elm, fir, oak"),
+        ("age=old", "takes a number"),
+    ],
+)
+def test_what_is_given_is_checked(girih, fitted, given, words):
+    assert words in girih("condition", fitted[0] / "fit", "--given", given).error
+
+
+def test_info_and_help_load_nothing_slow():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.argv = ['girih', *sys.argv[1:]]\nfrom girih.cli import main\ntry:\n main()\n"
+        "except SystemExit:\n pass\nassert not {'torch', 'numpy', 'pandas'} & set(sys.modules), 'slow'"
+    )
+    for arguments in (["--help"], ["info"], ["score", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

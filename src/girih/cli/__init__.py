@@ -1,4 +1,4 @@
-"""The command line: `girih fit`, `score`, `anomalies`, `impute`, `sample`, `info`, `select`, `inspect` and the rest.
+"""The command line: `girih fit`, `score`, `anomalies`, `impute`, `condition`, `sample`, `select` and the rest.
 
 What is slow to import (torch, matplotlib, pandas) is imported inside the commands.
 """
@@ -12,7 +12,7 @@ import typer
 import girih
 from girih.cli.fit import fit, select
 from girih.cli.inspect import inspect
-from girih.cli.models import anomalies, datasets, impute, info, sample, score
+from girih.cli.models import anomalies, condition, datasets, impute, info, sample, score
 from girih.cli.reproduce import reproduce
 
 __all__ = ["app", "main"]
@@ -23,12 +23,12 @@ app = typer.Typer(
     "ones. And exact probability for piecewise-affine generative networks.",
     epilog="Start with [b]girih fit circle[/b] or [b]girih fit your-table.csv[/b].",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (fit, score, anomalies, impute, sample, info, select, inspect, datasets, reproduce):
+for function in (fit, score, anomalies, impute, condition, sample, info, select, inspect, datasets, reproduce):
     # one line a paragraph: the terminal breaks them where it is wide
     paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     app.command(function.__name__, help="\n\n".join(paragraphs))(function)

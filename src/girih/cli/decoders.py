@@ -21,13 +21,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from girih._files import write_json, write_text
+from girih.cli.explorers import EXPLORER, explore_decoder
 from girih.cli.folder import OutputFolder
 from girih.cli.tables import MODEL, read_model, write_csv
 from girih.cli.terminal import CommandError, Terminal
 from girih.errors import UnsupportedLayerError
 from girih.geometry.priors import UniformPrior
 from girih.networks import Trace, trace
-from girih.report import Inspection, Picture, render, versions
+from girih.report import Inspection, Page, Picture, versions
 from girih.report.inspection_facts import cell_table, facts
 from girih.report.inspection_numbers import explain_inspection
 from girih.report.inspection_pictures import PICTURES, draw_inspection
@@ -285,7 +286,7 @@ def _line(error: BaseException) -> str:
 
 
 REPORT, NUMBERS, CELLS = "report.html", "inspection.json", "cells.csv"
-FILES = (REPORT, NUMBERS, CELLS, *PICTURES)
+FILES = (REPORT, EXPLORER, NUMBERS, CELLS, *PICTURES)
 _LISTED = 12  # layers in the table of settings
 
 
@@ -313,7 +314,13 @@ def write(
                 pictures = draw_inspection(results, found, image_shape, decoder.columns, settings["seed"])
             metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
             metrics["pictures"] = [picture.file.name for picture in pictures]
-            write_text(results / REPORT, _page(decoder, found, metrics, pictures))
+            report = _page(decoder, found, metrics, pictures)
+            if settings["explorer"]:
+                with terminal.busy("making the explorer"):
+                    told = explore_decoder(results / EXPLORER, decoder, found, image_shape)
+                report = report._replace(explorer="" if told else EXPLORER)
+                metrics["notes"] += [told] if told else []
+            write_text(results / REPORT, report.html())
             write_json(results / NUMBERS, metrics)
     return metrics
 
@@ -327,10 +334,12 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
     terminal.say(f"Cells:    {out / CELLS}")
     terminal.say(f"Numbers:  {out / NUMBERS}")
     terminal.say(f"Report:   {out / REPORT}")
+    if (out / EXPLORER).exists():
+        terminal.say(f"Explorer: {out / EXPLORER}")
     terminal.result({"out": str(out), "report": str(out / REPORT), **metrics})
 
 
-def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures: list[Picture]) -> str:
+def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures: list[Picture]) -> Page:
     settings = metrics["settings"]
     layers = metrics["decoder"]["layers"]
     shown = layers if len(layers) <= _LISTED else [*layers[:_LISTED], f"and {len(layers) - _LISTED} more"]
@@ -355,7 +364,7 @@ def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures
         f"A decoder from {found.latent_dim} latent variable{'s' if found.latent_dim > 1 else ''} to "
         f"{found.trace.output_dim:,} output{'s' if found.trace.output_dim > 1 else ''}, piece by piece. {how}{note}"
     )
-    return render(decoder.name, lead, explain_inspection(metrics), pictures, options, _code(decoder, found, settings))
+    return Page(decoder.name, lead, explain_inspection(metrics), pictures, options, _code(decoder, found, settings))
 
 
 def _prior_text(prior: dict[str, Any]) -> str:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import girih
+from girih._formats import FileFormat
 from girih.cli.folder import OutputFolder, default_out
 from girih.cli.options import (
     Acceleration,
     Activation,
     Criterion,
     DataArgument,
+    Explorer,
     ModelKind,
     Noise,
     Output,
@@ -138,7 +140,7 @@ class Generator:
         if self.weight_prior is not None:
             parse_weight_prior(self.weight_prior)
 
-    def settings(self, source: str, dataset: Dataset | None, seed: int, header: bool | None) -> Settings:
+    def settings(self, source: str, dataset: Dataset | None, seed: int, reading: FileFormat) -> Settings:
         """Settle what is fitted to a data set, None for a stream: an option that was not given may depend on it."""
         from girih.cli import fitting
 
@@ -151,7 +153,8 @@ class Generator:
             "standardize": bool(self.standardize),
             "acceleration": self.acceleration.value,
         }
-        return fitting.Settings(source=source, seed=seed, header=header, **vars(self) | changed)
+        header, known = reading.header, reading.known()
+        return fitting.Settings(source=source, seed=seed, header=header, reading=known or None, **vars(self) | changed)
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class RowsOfFit(Reading):
 
 @dataclass(frozen=True)
 class Run:
-    """A `Run` groups how a fit is computed."""
+    """A `Run` groups how a fit is computed and shown."""
 
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the folds, of random starts, and of rows that are drawn.")
@@ -187,6 +190,7 @@ class Run:
     restart: Annotated[bool, _training("--restart", help="Start anew instead of going on with an unfinished fit.")] = (
         False
     )
+    explorer: Explorer = True
 
 
 @command
@@ -213,8 +217,9 @@ def fit(
     What fits is found out by held-out likelihood; no setting is needed. Images get a single generator instead, fitted
     by exact EM, and so does every table with [b]--model dgn[/b] or an option that only generators have.
 
-    Writes the model, its numbers and pictures, and [b]report.html[/b], one page with all of it. A fit that was killed
-    goes on when the same command is run again, and Ctrl-C ends that of a generator with the best model so far.
+    Writes the model, its numbers and pictures, [b]report.html[/b], one page with all of it, and [b]explorer.html[/b],
+    one page to look around in. A fit that was killed goes on when the same command is run again, and Ctrl-C ends that
+    of a generator with the best model so far.
 
     A folder of Parquet files is read in blocks, again in each pass, and need not fit into memory; then the model and
     its numbers are all that is written. Several processes share it:
@@ -234,7 +239,8 @@ def fit(
 
         fitting.check_latent_dim(generator.latent_dim)
         streams.check(reading, reading.rows, generator.standardize)
-        chosen_model = generator.settings(data, None, run.seed, None) if single else streams.parse_kinds(reading.kind)
+        kinds = streams.parse_kinds(reading.kind)
+        chosen_model = generator.settings(data, None, run.seed, FileFormat()) if single else kinds
         with compute_threads(0, run.threads):
             streams.fit(data, chosen_model, run.seed, run.restart, output)
         return
@@ -254,15 +260,15 @@ def fit(
         if isinstance(found, girih.datasets.Dataset):
             fitting.check_columns(found)
         else:
-            found = table_data.without_names_of_rows(found, chosen)
             kinds = table_fit.parse_kinds(reading.kind, found)
+            found = table_data.without_ids(found, chosen, kinds or {})
             table_data.check_cells(found, kinds or {})
         names = (*results.FILES, *table_fit.FILES)
         folder = OutputFolder(default_out(output.out, Path(data).stem), "fit", tuple(dict.fromkeys(names)))
         fitting.check_model_folder(folder.path)
     seconds = {"import": imported - started, "load": time.perf_counter() - imported}
     if isinstance(found, girih.datasets.Dataset):
-        settings = generator.settings(data, found, run.seed, reading.header)
+        settings = generator.settings(data, found, run.seed, chosen.reading)
         _fit_generator(found, settings, generator.standardize, folder, run, seconds, terminal)
     else:
         _fit_table(found, kinds, folder, run, seconds, terminal)
@@ -292,7 +298,7 @@ def _fit_table(
     terminal.say(f"{table.name}: {about}", style="bold")
     with compute_threads(len(table) * len(table.names), run.threads):
         fitted, taken = table_fit.fit_table(table, kinds, run.seed, folder / CHECKPOINT, run.restart, terminal)
-        metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal)
+        metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal, run.explorer)
     table_fit.tell(terminal, folder, fitted, metrics)
 
 
@@ -312,7 +318,7 @@ def _fit_generator(
     with compute_threads(dataset.X.size, run.threads):
         fitted = fitting.fit(dataset, settings, folder.path, run.restart, terminal)
         fitted.seconds |= seconds
-        metrics = results.write(folder, fitted, dataset, settings, terminal)
+        metrics = results.write(folder, fitted, dataset, settings, terminal, run.explorer)
     results.tell(terminal, folder.path, metrics)
     if fitted.est.interrupted_:
         raise typer.Exit(INTERRUPTED)

@@ -6,7 +6,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -68,6 +68,7 @@ class Settings:
     early_stopping: bool = False
     validation_fraction: float = 0.1
     header: bool | None = None
+    reading: dict[str, Any] | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ import typer
 
 import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import Output, Seed
+from girih.cli.options import Explorer, Output, Seed
 from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
@@ -105,13 +105,15 @@ def inspect(
     part: Traced,
     seen: CellsSeen,
     output: Output,
+    explorer: Explorer = True,
 ) -> None:
     """Say what a decoder does: cells, dimension, volumes, entropy, disentanglement, angles, injectivity.
 
     For a decoder that was trained anywhere. For latent dimension S up to 3 all cells are enumerated and the numbers
     are exact; for larger S they are estimated from cells that prior draws meet, with standard errors.
 
-    Writes [b]report.html[/b], [b]inspection.json[/b], [b]cells.csv[/b] and pictures. A module is imported from the
+    Writes [b]report.html[/b], [b]explorer.html[/b] to look around in its latent space, [b]inspection.json[/b],
+    [b]cells.csv[/b] and pictures. A module is imported from the
     current folder or from the installed packages, and its code runs; of a .pt2 file the graph and the weights are
     read, and nothing in it runs.
     """
@@ -148,7 +150,7 @@ def inspect(
     if found.note:
         terminal.note(found.note)
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
-    metrics = decoders.write(folder, loaded, found, shape, vars(seen), seconds, terminal)
+    metrics = decoders.write(folder, loaded, found, shape, {**vars(seen), "explorer": explorer}, seconds, terminal)
     decoders.tell(terminal, folder.path, metrics)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import DataArgument, Json, ModelArgument, Output, Reading, Rows, Seed, compute_threads
+from girih.cli.options import DataArgument, Given, Json, ModelArgument, Output, Reading, Rows, Seed, compute_threads
 from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
@@ -33,16 +35,21 @@ def score(
     rows: Rows = None,
     seed: Seed = 0,
     *,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", min=0.0, max=1.0, help="Rows of a table with a p-value up to it are strange."),
+    ] = 0.01,
     output: Output,
 ) -> None:
     """Compute the exact log p(x) of each row: the lowest ones are the anomalies.
 
-    Writes [b]scores.csv[/b] (log p in nats, the row's latent z and its uncertainty) and [b]summary.json[/b]. Of a
-    row with empty cells, log p is that of the cells that are there, so compare it with rows that lack the same, or use
-    [b]girih anomalies[/b], which does.
+    Writes [b]scores.csv[/b] (log p in nats, the percentile of it among these rows, the row's latent z and its
+    uncertainty) and [b]summary.json[/b]. Of a row with empty cells, log p is that of the cells that are there. With the
+    model of a table also the p-value of each row, which is how often the model draws a row that is as unlikely with the
+    same cells, whether it is strange by the threshold, and the columns that make it so.
     """
     from girih._files import write_json
-    from girih.cli import table_data, tables
+    from girih.cli import table_data, table_rows, tables
 
     terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
@@ -52,14 +59,16 @@ def score(
         table = table_data.rows_for(saved, data, chosen)
         name = table.name
         with compute_threads(table.missing.size):
-            scores = table_data.scores_of(saved.model, table)
+            scores = table_data.scores_of(saved.model, table) | table_rows.judged(saved.model, table, threshold, seed)
         summary = tables.summarise(scores["log_p"])
+        summary |= {"threshold": threshold, "strange": int(sum(scores["strange"]))}
     else:
         dataset = tables.load_for(saved, data, chosen)
         name = dataset.name
         with compute_threads(dataset.X.size):
             scores, left_out = tables.score_rows(saved.dgn, dataset.X)
         summary = {**tables.summarise(scores["log_p"]), "left_out": left_out}
+    scores["percentile"] = tables.percentiles(scores["log_p"])
     with folder.results() as results:
         tables.write_csv(results / _SCORES, scores)
         write_json(results / _SUMMARY, summary)
@@ -74,6 +83,7 @@ def score(
             "lowest 5%": f"below {quantiles['0.05']:.4f}",
             "least likely": "\n".join(f"row {x['row']:<8} {x['log_p']:10.3f}" for x in summary["least_probable"]),
         }
+        | ({"strange": f"{summary['strange']} with p <= {threshold:g}"} if "strange" in summary else {})
         | ({"left out": f"at most {summary['left_out']:.1e} of any p(x), by proof"} if "left_out" in summary else {})
     )
     if "missing" in scores:
@@ -91,23 +101,27 @@ def sample(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many rows.")] = 100,
     seed: Seed = 0,
     *,
+    given: Given = None,
     output: Output,
 ) -> None:
-    """Draw new rows from a model.
+    """Draw new rows from a model; with [b]--given[/b], of a table, those that have some entries.
 
     Writes [b]samples.csv[/b], numbers also as [b]samples.npy[/b] (images in their shape), rows of a model of a parquet
     file also as [b]samples.parquet[/b], and for images and plane data a picture, [b]samples.png[/b].
     """
-    from girih.cli import table_data, table_rows, tables
+    from girih.cli import conditions, table_data, table_rows, tables
 
     terminal = Terminal(output.as_json)
     saved = table_data.read_any(model)
     files = (_SAMPLES, _SAMPLES_NPY, _SAMPLES_PARQUET, _PICTURE)
     folder = OutputFolder(default_out(output.out, saved.name, "sample"), "sample", files)
     if isinstance(saved, table_data.SavedTable):
-        written = table_rows.write_sample(folder, saved, count, seed)
+        known = conditions.parse_given(saved, given or [])
+        written = table_rows.write_sample(folder, saved, count, seed, known)
         _tell_sample(terminal, folder, written, count, len(saved.names), seed)
         return
+    if given:
+        raise CommandError("--given needs the model of a table; this is a single generator")
     X = saved.dgn().sample((count,), seed=seed).cpu().numpy()
     written = [_SAMPLES, _SAMPLES_NPY]
     with folder.results() as results:
@@ -178,8 +192,8 @@ def impute(
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
     written = [_IMPUTED]
     with folder.results() as results:
-        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, reading.header)
-        if Path(data).suffix.lower() == ".npy":
+        tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, chosen.reading)
+        if data.lower().endswith(".npy"):
             tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))
             written.append(_IMPUTED_NPY)
 
@@ -228,6 +242,36 @@ def anomalies(
 
 
 @command
+def condition(
+    model: ModelArgument,
+    given: Given = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            "--draws", min=1, metavar="M", help="Also draw this many rows with these entries.", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 0,
+    *,
+    output: Output,
+) -> None:
+    """Say what the columns of a table are, given some entries of a row.
+
+    Writes [b]condition.csv[/b]: of each other column of numbers the exact mean, standard deviation, and 5, 50 and 95 %
+    quantiles; of each other column of text the probability of every value. Without [b]--given[/b] that is what the
+    table is like on the whole.
+    """
+    from girih.cli import conditions, table_data
+
+    terminal = Terminal(output.as_json)
+    saved = table_data.read_any(model)
+    if not isinstance(saved, table_data.SavedTable):
+        raise CommandError("girih condition needs the model of a table; this is a single generator")
+    known = conditions.parse_given(saved, given or [])
+    conditions.condition(terminal, saved, known, default_out(output.out, saved.name, "condition"), draws, seed)
+
+
+@command
 def info(
     model: Annotated[
         Path | None,
@@ -260,13 +304,13 @@ def datasets(as_json: Json = False) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of girih and of what it computes with."""
-    import torch
-
+    """Versions of girih and of what it computes with, told without loading any of it."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        **girih.report.versions(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "girih": girih.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or processors or 1),
         "platform": platform.platform(),
     }
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from girih._formats import SEPARATORS, FileFormat
 
 data_option = partial(typer.Option, rich_help_panel="Data")
 _output = partial(typer.Option, rich_help_panel="Output")
@@ -21,8 +23,8 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A csv, npy, npz or parquet file, or a built-in name (see [b]girih datasets[/b]); [b]girih fit[/b] also "
-        "takes a folder of parquet files. Empty cells are missing entries.",
+        help="A csv, tsv, xlsx, npy, npz or parquet file, or a built-in name (see [b]girih datasets[/b]); "
+        "[b]girih fit[/b] also takes a folder of parquet files. Empty cells are missing entries.",
         show_default=False,
     ),
 ]
@@ -33,6 +35,14 @@ ModelArgument = Annotated[
     ),
 ]
 Json = Annotated[bool, _output("--json", help="Print one JSON object and nothing else.")]
+Explorer = Annotated[
+    bool,
+    _output("--explorer/--no-explorer", help="Write [b]explorer.html[/b], one page to look around in the model."),
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--given", metavar="NAME=VALUE", help="An entry that is known; may be repeated.", show_default=False),
+]
 Rows = Annotated[int | None, data_option("--rows", min=1, help="Use this many rows, drawn at random.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random draw reproducible.")]
 # Up to this many entries of the table, the steps of EM are so short that threads mostly wait for each other; beside
@@ -40,18 +50,33 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Makes every random dra
 _SMALL = 5_000_000
 
 
+class Separator(StrEnum):
+    """A `Separator` stands between the cells of a csv file."""
+
+    comma = "comma"
+    semicolon = "semicolon"
+    tab = "tab"
+
+
+class Decimal(StrEnum):
+    """A `Decimal` is the decimal sign of a csv file."""
+
+    point = "point"
+    comma = "comma"
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The part of DATA that is asked for: names of columns, or of those to drop, and how many rows, drawn with a seed.
 
-    `header` says whether the first line of a csv file holds names, where that is not to be detected.
+    `reading` says how a csv file is written, where that is not to be detected.
     """
 
     columns: Sequence[str] | None = None
     drop: Sequence[str] | None = None
     rows: int | None = None
     seed: int = 0
-    header: bool | None = None
+    reading: FileFormat = field(default_factory=FileFormat)
 
 
 @dataclass(frozen=True)
@@ -70,10 +95,32 @@ class Reading:
             show_default="detected",
         ),
     ] = None
+    separator: Annotated[
+        Separator | None,
+        data_option("--separator", help="What stands between the cells of a csv file.", show_default="detected"),
+    ] = None
+    decimal: Annotated[
+        Decimal | None,
+        data_option("--decimal", help="The decimal sign of a csv file, a point or a comma.", show_default="detected"),
+    ] = None
+    missing: Annotated[
+        str | None,
+        data_option(
+            "--missing",
+            metavar="TEXT,...",
+            help="Texts that mean a missing entry, beside empty cells and NA; [b]none[/b] for no others.",
+            show_default="?, ., -, -- and * among numbers",
+        ),
+    ] = None
 
     def chosen(self, seed: int, rows: int | None = None) -> Chosen:
         """The columns that were asked for, and `rows` of the rows, drawn with the seed."""
-        return Chosen(split_names(self.columns), split_names(self.drop), rows, seed, self.header)
+        separator = None if self.separator is None else SEPARATORS[self.separator.value]
+        decimal = None if self.decimal is None else {"point": ".", "comma": ","}[self.decimal.value]
+        missing = split_names(self.missing)
+        marks = None if missing is None else () if missing == ["none"] else tuple(missing)
+        reading = FileFormat(self.header, separator, decimal, marks)
+        return Chosen(split_names(self.columns), split_names(self.drop), rows, seed, reading)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import numpy as np
 
 import girih
 from girih._files import atomic_path, write_json, write_text
+from girih._formats import FileFormat
+from girih.cli.explorers import EXPLORER, explore_fit
 from girih.cli.fitting import CHECKPOINT, Fitted, Settings, last_gain
 from girih.cli.folder import OutputFolder
 from girih.cli.tables import DATA_FILE, METRICS, MODEL, Array, has_names, is_file, plural, score_rows, write_csv
 from girih.cli.terminal import Terminal
-from girih.report import Picture, explain, noise_text, pictures, render, versions
+from girih.report import Page, Picture, explain, noise_text, pictures, versions
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -33,7 +35,7 @@ PICTURES = (
     "partition.png",
     "embedding.png",
 )
-FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES)
+FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, EXPLORER, CHECKPOINT, *PICTURES)
 
 # Columns up to which the noise of each is listed in the metrics.
 _LISTED = 64
@@ -42,9 +44,17 @@ SELECTION_FILES = (TABLE, NUMBERS, PICTURE, DATA_FILE)
 
 
 def write(
-    folder: OutputFolder, fitted: Fitted, dataset: Dataset, settings: Settings, terminal: Terminal
+    folder: OutputFolder,
+    fitted: Fitted,
+    dataset: Dataset,
+    settings: Settings,
+    terminal: Terminal,
+    exploring: bool = True,
 ) -> dict[str, Any]:
-    """Write everything and return the metrics. Model and numbers come first: they outlive a Ctrl-C in the rest."""
+    """Write everything, with the explorer if asked for, and return the metrics.
+
+    Model and numbers come first: they outlive a Ctrl-C in the rest.
+    """
     est = fitted.est
     start = time.perf_counter()
     scores, _ = score_rows(est.dgn_, dataset.X)
@@ -62,7 +72,12 @@ def write(
             with terminal.drawing(fitted.seconds):
                 drawn = pictures.draw_fit(results, est, dataset, scores["log_p"], standard_units=settings.standardize)
             metrics |= {"seconds": _rounded(fitted.seconds), "pictures": [picture.file.name for picture in drawn]}
-            write_text(results / REPORT, _page(folder.path, metrics, dataset, settings, drawn))
+            report = _page(folder.path, metrics, dataset, settings, drawn)
+            if exploring:
+                with terminal.busy("making the explorer"):
+                    explore_fit(results / EXPLORER, est, dataset)
+                report = report._replace(explorer=EXPLORER)
+            write_text(results / REPORT, report.html())
             write_json(results / METRICS, metrics)
     return metrics
 
@@ -125,6 +140,8 @@ def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
     terminal.say(f"Pictures: {out}/ ({', '.join(metrics['pictures'])})")
     terminal.say(f"Model:    {out / MODEL}")
     terminal.say(f"Report:   {out / REPORT}")
+    if (out / EXPLORER).exists():
+        terminal.say(f"Explorer: {out / EXPLORER}")
     terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
 
 
@@ -138,7 +155,7 @@ def _notes(dataset: Dataset, source: str) -> dict[str, Any]:
     }
 
 
-def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settings, drawn: list[Picture]) -> str:
+def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settings, drawn: list[Picture]) -> Page:
     options = {
         "data": settings.source,
         "rows, columns": f"{metrics['data']['rows']:,}, {metrics['data']['columns']:,}",
@@ -165,19 +182,32 @@ def _page(out: Path, metrics: dict[str, Any], dataset: Dataset, settings: Settin
         f"A generator with {latents}, x = g(z) + noise, fitted by exact EM to {what}. Every number here is "
         "computed from the exact likelihood; none is estimated by sampling."
     )
-    return render(dataset.name, lead, explain(metrics), drawn, options, _code(out, dataset, settings))
+    code = _code(out, dataset, settings)
+    return Page(dataset.name, lead, explain(metrics), drawn, options, code, _verdict(dataset, settings))
+
+
+def _verdict(dataset: Dataset, settings: Settings) -> str:
+    """What the NLL does not say."""
+    if settings.early_stopping:
+        return (
+            "The parameters were chosen by rows that were held out, but the NLL below is over all rows. "
+            f"girih select {settings.source} --criterion held-out compares models on rows that they have not seen."
+        )
+    return (
+        f"No row was held out: the NLL below says how well the model fits these {len(dataset):,} rows, and flatters it "
+        f"on fresh ones. girih select {settings.source} --criterion held-out compares models, and other methods, on "
+        "rows that they have not seen."
+    )
 
 
 def _code(out: Path, dataset: Dataset, settings: Settings) -> str:
     """A few lines of Python that load the model and use it on the same rows."""
     imports, rows = "import girih", f"girih.datasets.load({settings.source!r}, seed={settings.seed}).X"
     if is_file(settings.source):
-        header = "" if settings.header is None else f", header={settings.header}"
-        rows = f"girih.datasets.load({settings.source!r}{header}).X"
+        reading = FileFormat.of(settings.reading).code("reading")
+        rows = f"girih.datasets.load({settings.source!r}{reading}).X"
         if has_names(dataset):
-            imports = "import girih\nimport pandas as pd"
-            reader = "read_parquet" if settings.source.lower().endswith(".parquet") else "read_csv"
-            rows = f"pd.{reader}({settings.source!r})[model.feature_names_in_]"
+            rows = f"girih.datasets.load_frame({settings.source!r}{reading})[model.feature_names_in_]"
     return f"""{imports}
 
 model = girih.load({str(out / MODEL)!r})

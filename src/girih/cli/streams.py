@@ -81,6 +81,9 @@ def check(reading: Reading, rows: int | None, standardize: bool | None) -> None:
         "--columns": reading.columns,
         "--drop": reading.drop,
         "--header": reading.header,
+        "--separator": reading.separator,
+        "--decimal": reading.decimal,
+        "--missing": reading.missing,
         "--rows": rows,
         "--standardize": standardize or None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,10 +32,12 @@ from girih.cli.tables import (
 )
 from girih.cli.terminal import CommandError
 from girih.datasets import Dataset
-from girih.datasets.csvfile import is_value
 from girih.datasets.dataset import check_count, make_rng
-from girih.datasets.files import load_frame
+from girih.datasets.files import file_kind, read_frame
+from girih.datasets.reading import FileFormat, Findings
+from girih.datasets.texts import is_value, write
 from girih.errors import DataSourceError
+from girih.report.table_numbers import TablePage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +46,14 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = "pd.DataFrame | NDArray[np.float64]"
 
-_NAMES_ROWS = 20  # rows from which on text that never repeats says nothing of them
-_FRAMES = (".csv", ".parquet")
+_NAMES_ROWS = 20  # rows from which on an entry that never repeats says nothing of them
+_COUNTED = 300  # rows from which on numbers without a gap count the rows, wherever they begin
+_YEARS = (1000.0, 2999.0)
+_ID = re.compile(
+    r"(?i:(^|[_\W])(id|uid|uuid|key|index|nr|no)$|^(id|rownames?|row|index|unnamed)([_\W]|$))|[a-z](ID|Id)$"
+)
+_OWN = ("row", "log_p", "z", "z_deviation", "missing", "below_usual", "reasons")  # columns of scores and anomalies
+_FRAMES = ("csv", "xlsx", "parquet")
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,10 @@ class TableData:
         description: one line on what the rows are.
         source: DATA as it was given.
         entropy: of the distribution that the rows were drawn from, in nats, if known.
-        left_out: columns that only name the rows.
+        left_out: columns that only name the rows, which go along into outputs.
+        reading: how the file is written, as far as that was said.
+        findings: what was found out about the file.
+        ids: the columns that are left out.
     """
 
     rows: Rows = field(repr=False)
@@ -68,6 +80,9 @@ class TableData:
     source: str
     entropy: float | None = None
     left_out: tuple[str, ...] = ()
+    reading: FileFormat = field(default_factory=FileFormat)
+    findings: Findings = field(default_factory=Findings)
+    ids: pd.DataFrame | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,7 +116,7 @@ def load_table(data: str, chosen: Chosen) -> TableData | Dataset:
     if chosen.columns is not None and chosen.drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     path = Path(data).expanduser()
-    frame = load_frame(path, columns=chosen.columns, drop=chosen.drop, header=chosen.header)
+    frame, findings = read_frame(path, chosen.reading, chosen.columns, chosen.drop)
     if chosen.rows is not None:
         count = check_count(chosen.rows)
         if count > len(frame):
@@ -109,7 +124,8 @@ def load_table(data: str, chosen: Chosen) -> TableData | Dataset:
         frame = frame.iloc[np.sort(make_rng(chosen.seed).choice(len(frame), count, replace=False))]
         frame = frame.reset_index(drop=True)
     names = [str(name) for name in frame.columns]
-    return TableData(frame, names, path.name, f"{len(frame):,} rows of {len(names):,} columns from {path.name}", data)
+    about = f"{len(frame):,} rows of {len(names):,} columns from {path.name}"
+    return TableData(frame, names, path.name, about, data, reading=chosen.reading, findings=findings)
 
 
 def of_dataset(dataset: Dataset, source: str) -> TableData:
@@ -127,24 +143,78 @@ def of_dataset(dataset: Dataset, source: str) -> TableData:
 
 def is_frame(data: str) -> bool:
     """Tell whether DATA is a file whose columns may hold text."""
-    return Path(data).suffix.lower() in _FRAMES
+    return file_kind(data) in _FRAMES
 
 
-def without_names_of_rows(data: TableData, chosen: Chosen) -> TableData:
-    """The table without the columns of text that are different in every row, unless they were asked for by name."""
+def without_ids(data: TableData, chosen: Chosen, kinds: Collection[str | int] = ()) -> TableData:
+    """The table without the columns that only name its rows, unless they were asked for by name.
+
+    Those are texts that are different in every row, and whole numbers that are and either count the rows or are called
+    an id: as a part of the model each costs the log of the number of rows in nats, and says nothing.
+
+    Args:
+        data: the table.
+        chosen: what was asked for.
+        kinds: the columns whose kind was said.
+    """
     if isinstance(data.rows, np.ndarray) or chosen.columns is not None:
         return data
-    frame, out = data.rows, []
-    for name in data.names:
-        column = frame[name]
-        if column.dtype.kind not in "fiubMm" and not hasattr(column, "cat"):
-            seen = column.dropna()
-            if len(seen) >= _NAMES_ROWS and seen.is_unique and all(isinstance(value, str) for value in seen):
-                out.append(name)
+    frame = data.rows
+    out = [name for name in data.names if name not in kinds and _names_rows(name, frame[name])]
     names = [name for name in data.names if name not in out]
     if not names:
-        raise CommandError(f"{data.name} holds nothing but texts that name its rows; a model needs other columns")
-    return replace(data, rows=frame[names], names=names, left_out=tuple(out))
+        raise CommandError(f"{data.name} holds nothing but columns that name its rows; a model needs other columns")
+    return replace(data, rows=frame[names], names=names, left_out=tuple(out), ids=frame[out] if out else None)
+
+
+def _names_rows(name: str, column: pd.Series) -> bool:
+    seen = column.dropna()
+    if len(seen) < _NAMES_ROWS or hasattr(column, "cat") or column.dtype.kind in "bmMc" or not seen.is_unique:
+        return False
+    if column.dtype.kind not in "fiu":
+        return all(isinstance(value, str) for value in seen)
+    values = seen.to_numpy(dtype=np.float64)
+    if len(seen) < len(column) or not bool((values == np.rint(values)).all()):
+        return False
+    low, high = float(values.min()), float(values.max())
+    if _YEARS[0] <= low and high <= _YEARS[1] and "year" in name.lower():
+        return False
+    counts = high - low == len(values) - 1 and (low in (0.0, 1.0) or len(values) >= _COUNTED)
+    return counts or _ID.search(name) is not None
+
+
+def page_of(model: TableModel, data: TableData) -> TablePage:
+    """The model and its rows as reports take them, named by the first of the columns that name them."""
+    labels = () if data.ids is None else data.ids.iloc[:, 0].tolist()
+    return TablePage(model, data.rows, data.entries, data.names, data.missing, data.findings.written, labels)
+
+
+READ = ("what", "found", "to change it")
+
+
+def what_was_read(data: TableData) -> list[tuple[str, str, str]]:
+    """How the file was understood, as rows under `READ`."""
+    rows = data.findings.kept([*data.names, *data.left_out]).table()
+    missing = int(data.missing.sum())
+    if missing:
+        rows.append(("missing entries", f"{missing:,} of {data.missing.size:,}", ""))
+    if data.left_out:
+        rows.append(("names of rows, left out", ", ".join(data.left_out), "--kind NAME=number, --columns"))
+    if not isinstance(data.rows, np.ndarray):
+        twice = int(data.rows.duplicated().sum())
+        if twice:
+            rows.append(("rows that came before", f"{twice:,}", "remove them from the file, if they are no rows"))
+    return rows
+
+
+def dated(columns: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Columns by name, those of dates as dates instead of days."""
+    return {
+        name: [write(value, written[name]) if value == value else None for value in np.asarray(values, dtype=float)]
+        if "date" in str(written.get(name, ""))
+        else values
+        for name, values in columns.items()
+    }
 
 
 def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
@@ -176,9 +246,16 @@ def check_cells(data: TableData, kinds: Collection[str | int]) -> None:
             )
 
 
+def id_columns(data: TableData) -> dict[str, Any]:
+    """The columns that name the rows, for outputs that have columns of their own."""
+    if data.ids is None:
+        return {}
+    return {f"{name}." if name in _OWN else name: data.ids[name].to_numpy() for name in data.ids.columns}
+
+
 def scores_of(model: TableModel, data: TableData) -> dict[str, np.ndarray[Any, Any]]:
     """`log p` of each row, where it lies along the curve, and how many entries are missing."""
-    table = {"row": np.arange(len(data)), "log_p": model.score_samples(data.rows)}
+    table = {"row": np.arange(len(data)), **id_columns(data), "log_p": model.score_samples(data.rows)}
     if model._curve is not None:
         z, deviation = model.transform(data.rows, return_std=True)
         table |= {"z": z[:, 0], "z_deviation": deviation[:, 0]}
@@ -197,6 +274,7 @@ class SavedTable:
     names: list[str]
     metrics: dict[str, Any]
     source: str
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -219,12 +297,15 @@ def read_any(path: Path) -> SavedModel | SavedTable:
     if not model.columns_.named:
         fits = isinstance(noted, list) and len(noted) == len(names)
         names = [str(name) for name in noted] if fits and noted else [f"x{i}" for i in range(len(names))]
-    return SavedTable(path, model, names, read_notes(home / METRICS), str(notes.get("source", "")))
+    return SavedTable(path, model, names, read_notes(home / METRICS), str(notes.get("source", "")), notes)
 
 
 def rows_for(saved: SavedTable, data: str, chosen: Chosen) -> TableData:
     """Rows for a fitted model: its columns are found by name where both have names, by position otherwise."""
     picked = chosen.columns is not None or chosen.drop is not None
+    if chosen.reading.missing is None and file_kind(data) == "csv":  # what meant a missing entry in the fit does here
+        missing = FileFormat.of(saved.notes.get("reading")).missing
+        chosen = replace(chosen, reading=replace(chosen.reading, missing=missing))
     found = load_table(data, chosen)
     if isinstance(found, Dataset):
         found = of_dataset(replace(found, image_shape=None), data)
@@ -235,7 +316,8 @@ def rows_for(saved: SavedTable, data: str, chosen: Chosen) -> TableData:
         unnamed = found.names == [f"x{i}" for i in range(len(found.names))]
         if not lacking:
             rows = frame[saved.names].set_axis(list(saved.model.columns_.names), axis=1)
-            return replace(found, rows=rows, names=list(saved.names))
+            ids = [name for name in saved.metrics.get("left_out", []) if name in found.names]
+            return replace(found, rows=rows, names=list(saved.names), ids=frame[ids] if ids else None)
         if not (unnamed and len(found.names) == count):
             some = ", ".join(found.names[:12]) + (", ..." if len(found.names) > 12 else "")
             raise DataSourceError(f"{found.name} has no column {lacking[0]!r}; it has {some}")
@@ -255,8 +337,7 @@ def write_rows(folder: Path, stem: str, rows: Rows, names: Sequence[str], source
     written = [f"{stem}.csv"]
     table = dict(zip(names, rows.T, strict=True)) if isinstance(rows, np.ndarray) else rows.set_axis(names, axis=1)
     write_csv(folder / written[0], table)
-    suffix = Path(source).suffix.lower()
-    if suffix == ".parquet" and not isinstance(table, dict):
+    if file_kind(source) == "parquet" and not isinstance(table, dict):
         written.append(f"{stem}.parquet")
         with atomic_path(folder / written[-1]) as temporary:
             table.to_parquet(temporary, index=False)
@@ -267,19 +348,18 @@ def write_rows(folder: Path, stem: str, rows: Rows, names: Sequence[str], source
 
 
 def write_imputed(
-    folder: Path, stem: str, data: TableData, filled: Rows, header: bool | None
+    folder: Path, stem: str, data: TableData, filled: Rows, reading: FileFormat
 ) -> tuple[list[str], NDArray[np.bool_]]:
     """Write the table as it was, other columns included, with its gaps filled; which entries were filled, `(N, D)`."""
     new, gaps = cells(filled), data.missing & ~gaps_of(filled)
-    suffix = Path(data.source).suffix.lower()
-    if suffix == ".csv":
-        text = filled_text(Path(data.source).expanduser(), data.names, lambda n, d: _cell(new[n, d]), gaps, header)
+    if file_kind(data.source) == "csv":
+        text = filled_text(Path(data.source).expanduser(), data.names, lambda n, d: _cell(new[n, d]), gaps, reading)
         if text is not None:
             write_text(folder / f"{stem}.csv", text)
             return [f"{stem}.csv"], gaps
     if not is_frame(data.source) or isinstance(filled, np.ndarray):
         return write_rows(folder, stem, filled, data.names, data.source), gaps
-    whole = load_frame(Path(data.source).expanduser(), header=header).copy()
+    whole = read_frame(Path(data.source).expanduser(), reading)[0].copy()
     named = filled.set_axis(data.names, axis=1)
     for place, name in enumerate(data.names):
         if gaps[:, place].any():
@@ -287,9 +367,9 @@ def write_imputed(
     return write_rows(folder, stem, whole, [str(name) for name in whole.columns], data.source), gaps
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> float | str:
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     if isinstance(value, (float, np.floating)):
-        return repr(float(value)) if math.isfinite(value) else ""
+        return float(value) if math.isfinite(value) else ""
     return str(value)

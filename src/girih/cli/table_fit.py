@@ -11,22 +11,24 @@ import numpy as np
 
 import girih
 from girih._files import write_json, write_text
+from girih.cli.explorers import EXPLORER, explore_table
 from girih.cli.fitting import CHECKPOINT, cannot_resume
 from girih.cli.folder import OutputFolder
 from girih.cli.results import CURVE, PICTURES, REPORT, SCORES
-from girih.cli.table_data import TableData, scores_of
+from girih.cli.table_data import READ, TableData, is_frame, page_of, scores_of, what_was_read
 from girih.cli.tables import DATA_FILE, METRICS, MODEL, plural, write_csv
 from girih.cli.terminal import CommandError, Terminal
 from girih.errors import ModelFileError
-from girih.report import versions
+from girih.report import Section, versions
 from girih.report.rivals import Rival, rivals
 from girih.report.table_numbers import setting_text, weighty
-from girih.report.table_page import TablePage, draw_table, table_page
+from girih.report.table_page import draw_table, table_page
+from girih.report.trust import trust
 from girih.tables import TableModel
 
 _LISTED = 12  # columns that are listed in the terminal
 _PICTURES = ("pairs.png", "curve.png")
-FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, CHECKPOINT, *PICTURES, *_PICTURES)
+FILES = (METRICS, DATA_FILE, SCORES, CURVE, REPORT, EXPLORER, CHECKPOINT, *PICTURES, *_PICTURES)
 
 
 def parse_kinds(texts: list[str] | None, data: TableData) -> dict[str | int, str] | None:
@@ -54,7 +56,14 @@ def fit_table(
 ) -> tuple[TableModel, dict[str, float]]:
     """Fit the density of a table, going on from the checkpoint of an unfinished fit; the model and how long it took."""
     for name in data.left_out:
-        terminal.note(f"{name!r} holds a different text in each row: it names the rows and is left out")
+        kind = "text" if data.ids is not None and data.ids[name].dtype.kind not in "fiu" else "number"
+        terminal.note(
+            f"{name!r} holds a different {kind} in each row: it names the rows and is left out "
+            f"(--kind {name}=number or =category keeps it)"
+        )
+    for name, doubts in data.findings.doubts.items():
+        for doubt in doubts:
+            terminal.note(f"{name!r}: {doubt}")
     missing = data.missing
     if missing.any():
         terminal.note(
@@ -76,16 +85,25 @@ def fit_table(
 
 
 def write_table(
-    folder: OutputFolder, model: TableModel, data: TableData, seconds: dict[str, float], terminal: Terminal
+    folder: OutputFolder,
+    model: TableModel,
+    data: TableData,
+    seconds: dict[str, float],
+    terminal: Terminal,
+    exploring: bool = True,
 ) -> dict[str, Any]:
-    """Write everything and return the metrics. Model and numbers come first: they outlive a Ctrl-C in the rest."""
+    """Write everything, with the explorer if asked for, and return the metrics.
+
+    Model and numbers come first: they outlive a Ctrl-C in the rest.
+    """
     start = time.perf_counter()
     scores = scores_of(model, data)
     seconds["score"] = time.perf_counter() - start
     metrics = _metrics(model, data, scores["log_p"], seconds)
     with folder.results() as results:
         girih.save(model, results / MODEL)
-        notes = {"source": data.source, "name": data.name, "columns": data.names, "image_shape": None}
+        notes: dict[str, Any] = {"source": data.source, "name": data.name, "columns": data.names, "image_shape": None}
+        notes |= {"reading": data.reading.known(), "written": data.findings.written}
         write_json(results / DATA_FILE, notes)
         write_json(results / METRICS, metrics)
         write_csv(results / SCORES, scores)
@@ -94,11 +112,21 @@ def write_table(
                 others = rivals(model, data.rows)
             metrics["rivals"] = {one.name: one.nll for one in others}
             with terminal.drawing(seconds):
-                page = TablePage(model, data.rows, data.entries, data.names, data.missing)
+                page = page_of(model, data)
                 drawn = draw_table(results, page)
-                text = table_page(data.name, _lead(data), page, _numbers(metrics, others), drawn, _code(folder, data))
+                report = table_page(data.name, _lead(data), page, _numbers(metrics, others), drawn, _code(folder, data))
+            verdict = trust(metrics["held_out_nll"], metrics["nll_per_row"], others, len(data), len(data.names))
+            read = [
+                Section("What was read", "The file as it was understood, and what changes that.", READ, metrics["read"])
+            ]
+            report = report._replace(verdict=verdict, sections=[*read, *report.sections])
+            if exploring:
+                with terminal.busy("making the explorer"):
+                    explore_table(results / EXPLORER, model, data)
+                report = report._replace(explorer=EXPLORER)
             metrics |= {"seconds": _rounded(seconds), "pictures": [picture.file.name for picture in drawn]}
-            write_text(results / REPORT, text)
+            metrics["verdict"] = verdict
+            write_text(results / REPORT, report.html())
             write_json(results / METRICS, metrics)
     return metrics
 
@@ -106,6 +134,12 @@ def write_table(
 def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: dict[str, Any]) -> None:
     """The last lines of `girih fit`: columns, numbers, weights, and where all of it is."""
     columns = metrics["columns"]
+    if metrics["read"]:
+        terminal.say("What was read", style="bold")
+        terminal.table(
+            {what: found + (f" ({change})" if change else "") for what, found, change in metrics["read"]}, ""
+        )
+        terminal.say()
     terminal.say("Columns", style="bold")
     terminal.table({one["column"]: one["note"] for one in columns[:_LISTED]}, style="")
     if len(columns) > _LISTED:
@@ -120,6 +154,8 @@ def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: d
     terminal.say()
     terminal.columns(("weight", "mixture"), [(f"{one['weight']:.2f}", one["setting"]) for one in metrics["weights"]])
     terminal.say(f"Best single model: {metrics['best']['setting']}")
+    if "verdict" in metrics:
+        terminal.say(metrics["verdict"])
     seconds = metrics["seconds"]
     terminal.say(f"Time: {seconds['fit']:.1f} s for the fit, {seconds.get('pictures', 0.0):.1f} s for the report")
     terminal.say()
@@ -127,6 +163,8 @@ def tell(terminal: Terminal, folder: OutputFolder, model: TableModel, metrics: d
     terminal.say(f"Pictures: {out}/ ({', '.join(metrics.get('pictures', ()))})")
     terminal.say(f"Model:    {out / MODEL}")
     terminal.say(f"Report:   {out / REPORT}")
+    if (folder / EXPLORER).exists():
+        terminal.say(f"Explorer: {out / EXPLORER}")
     terminal.say(f"Go on:    girih anomalies {out} DATA, girih impute {out} DATA --std, girih sample {out}")
     terminal.result({"out": str(out), "report": str(out / REPORT), "model": str(out / MODEL), **metrics})
 
@@ -154,6 +192,7 @@ def _metrics(
         if model.columns_.named
         else [one | {"column": name} for one, name in zip(model.columns_.summary(), data.names, strict=True)],
         "left_out": list(data.left_out),
+        "read": what_was_read(data),
         "data": {
             "source": data.source,
             "name": data.name,
@@ -211,10 +250,11 @@ def _code(folder: OutputFolder, data: TableData) -> str:
     """A few lines of Python that load the model and use it on the same rows."""
     imports, rows = "import girih", f"girih.datasets.load({data.source!r}).X"
     if not isinstance(data.rows, np.ndarray):
-        imports = "import girih\nimport pandas as pd"
-        reader = "read_parquet" if data.source.lower().endswith(".parquet") else "read_csv"
-        rows = f"pd.{reader}({data.source!r})[list(model.feature_names_in_)]"
-        if not data.source.lower().endswith((".csv", ".parquet")):
+        rows = (
+            f"girih.datasets.load_frame({data.source!r}{data.reading.code('reading')})[list(model.feature_names_in_)]"
+        )
+        if not is_frame(data.source):
+            imports = "import girih\nimport pandas as pd"
             rows = f"pd.DataFrame(girih.datasets.load({data.source!r}).X, columns=model.feature_names_in_)"
     return f"""{imports}
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import girih
+from girih.cli.conditions import drawn_rows, with_dates
 from girih.cli.folder import OutputFolder
 from girih.cli.options import Chosen, compute_threads
-from girih.cli.table_data import Rows, SavedTable, TableData, cells, rows_for, write_imputed, write_rows
+from girih.cli.table_data import (
+    SavedTable,
+    TableData,
+    cells,
+    id_columns,
+    page_of,
+    rows_for,
+    write_imputed,
+    write_rows,
+)
 from girih.cli.tables import plural, write_csv, write_npy
 from girih.cli.terminal import Terminal
-from girih.report.table_numbers import setting_text, strangest, text_of, weighty
+from girih.report.table_numbers import Scored, setting_text, strangest, text_of, weighty
+from girih.tables import TableModel
+from girih.tables.outliers import simulated_p_values
 
 _IMPUTED = ("imputed.csv", "imputed.parquet", "imputed.npy")
 _DEVIATIONS, _DRAWS = ("deviations.csv", "deviations.npy"), ("draws.csv", "draws.npy")
 _ANOMALIES = "anomalies.csv"
+_SIMULATED = 300_000  # rows that are drawn for p-values, for all patterns of holes together
+_REASONED = 200  # rows whose reasons are told
 
 
 def impute(
@@ -33,11 +49,11 @@ def impute(
         drawn = None if draws is None else model.impute(table.rows, draws=draws, random_state=chosen.seed)
     filled, deviations = completed
     with folder.results() as results:
-        written, gaps = write_imputed(results, "imputed", table, filled, chosen.header)
+        written, gaps = write_imputed(results, "imputed", table, filled, table.reading)
         if std:
             write_csv(results / _DEVIATIONS[0], dict(zip(table.names, deviations.T, strict=True)))
             written.append(_DEVIATIONS[0])
-            if Path(data).suffix.lower() == ".npy":
+            if data.lower().endswith(".npy"):
                 write_npy(results / _DEVIATIONS[1], deviations)
                 written.append(_DEVIATIONS[1])
         if drawn is not None:
@@ -58,15 +74,32 @@ def impute(
     )
 
 
+def judged(model: TableModel, table: TableData, threshold: float, seed: int) -> dict[str, Any]:
+    """By row how often the model draws one that is as unlikely, whether it is strange by that, and why."""
+    x, codes = model.columns_.read(table.rows)
+    patterns = len(np.unique(table.missing, axis=0))
+    n = int(np.clip(_SIMULATED // patterns, 99, 999))
+    log_p = torch.as_tensor(model.score_held_out(table.rows))
+    p_value = simulated_p_values(model, x, codes, log_p, n, seed).numpy()
+    strange = p_value <= threshold
+    reasons = [""] * len(p_value)
+    rarest = Scored(log_p.numpy(), -p_value)
+    for one in strangest(page_of(model, table), min(int(strange.sum()), _REASONED), rarest) if strange.any() else []:
+        reasons[one.row] = "; ".join(f"{r.column} = {r.value} (given the rest: {r.usual})" for r in one.reasons)
+    return {"p_value": p_value, "strange": [bool(one) for one in strange], "reasons": reasons}
+
+
 def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, path: Path, count: int) -> None:
     """Write and tell the strangest rows, and the columns that make them so."""
     table = rows_for(saved, data, chosen)
     folder = OutputFolder(path, "anomalies", (_ANOMALIES,))
     with compute_threads(table.missing.size), terminal.busy("comparing"):
-        found = strangest(saved.model, table.rows, table.entries, table.names, table.missing, count)
+        page = page_of(saved.model, table)
+        found = strangest(page, count)
     reasons = ["; ".join(f"{r.column} = {r.value} (given the rest: {r.usual})" for r in one.reasons) for one in found]
     out: dict[str, list[object]] = {
         "row": [one.row for one in found],
+        **{name: values[[one.row for one in found]].tolist() for name, values in id_columns(table).items()},
         "log_p": [one.log_p for one in found],
         "below_usual": [one.surprise for one in found],
         "reasons": list(reasons),
@@ -80,7 +113,7 @@ def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, 
     lines: list[tuple[str, ...]] = []
     for one in found:
         for place, r in enumerate(one.reasons):
-            head = (str(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
+            head = (page.label(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
             lines.append((*head, r.column, r.value, r.usual, f"{r.below:.1f}"))
     terminal.columns(("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"), lines)
     terminal.note(
@@ -101,15 +134,16 @@ def anomalies(terminal: Terminal, saved: SavedTable, data: str, chosen: Chosen, 
     terminal.result({"out": str(folder.path), "rows": len(table), "anomalies": rows})
 
 
-def write_sample(folder: OutputFolder, saved: SavedTable, count: int, seed: int) -> list[str]:
+def write_sample(folder: OutputFolder, saved: SavedTable, count: int, seed: int, known: Mapping[Any, Any]) -> list[str]:
     """Draw rows and write them; with a picture of two columns of numbers."""
-    drawn: Any = saved.model.sample(count, random_state=seed)
-    rows: Rows = np.asarray(drawn) if not hasattr(drawn, "columns") else drawn
-    if not isinstance(rows, np.ndarray) and not hasattr(rows, "iloc"):
-        rows = rows.to_pandas()  # a model that was fitted to another frame in Python
+    kinds = saved.notes.get("written") or {}
+    rows = with_dates(drawn_rows(saved, count, seed, known), kinds)
     with folder.results() as results:
         written = write_rows(results, "samples", rows, saved.names, saved.source)
         numbers = [item.x is not None and item.code is None for item in saved.model.columns_.items]
+        numbers = [
+            plain and "date" not in str(kinds.get(name, "")) for plain, name in zip(numbers, saved.names, strict=True)
+        ]
         plain = cells(rows).astype(np.float64) if all(numbers) else None
         if plain is not None and "samples.npy" not in written:
             write_npy(results / "samples.npy", plain)
@@ -154,7 +188,7 @@ def _write_draws(folder: Path, table: TableData, drawn: Any) -> list[str]:
         out[name if name not in out else f"{name}."] = [_plain(value) for value in whole[:, place]]
     write_csv(folder / _DRAWS[0], out)
     written = [_DRAWS[0]]
-    if Path(table.source).suffix.lower() == ".npy":
+    if table.source.lower().endswith(".npy"):
         write_npy(folder / _DRAWS[1], np.stack(many).astype(np.float64))
         written.append(_DRAWS[1])
     return written

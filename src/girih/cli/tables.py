@@ -20,8 +20,10 @@ from girih.cli.options import Chosen
 from girih.cli.terminal import CommandError
 from girih.datasets import Dataset
 from girih.datasets.arrayfile import MEMORY
-from girih.datasets.csvfile import read_csv, scan_csv
-from girih.datasets.files import SUFFIXES, read_parquet
+from girih.datasets.csvfile import scan_csv
+from girih.datasets.files import file_kind, read_frame, read_parquet
+from girih.datasets.reading import FileFormat
+from girih.datasets.texts import Written, write
 from girih.em import DGNEstimator
 from girih.errors import DataSourceError, ModelFileError
 from girih.inference import DGN
@@ -85,7 +87,7 @@ def read_model(path: Path, model: Model | None = None) -> SavedModel:
 
 def is_file(data: str) -> bool:
     """Tell whether DATA is a path rather than a built-in name."""
-    return Path(data).suffix.lower() in SUFFIXES
+    return file_kind(data) != ""
 
 
 def has_names(dataset: Dataset) -> bool:
@@ -95,13 +97,13 @@ def has_names(dataset: Dataset) -> bool:
 
 def load_data(data: str, chosen: Chosen) -> Dataset:
     """The rows of a file or of a built-in data set, with the columns that were asked for."""
-    columns, drop, header = chosen.columns, chosen.drop, chosen.header
+    columns, drop, reading = chosen.columns, chosen.drop, chosen.reading
     if columns is not None and drop is not None:
         raise CommandError("--columns and --drop exclude each other; give one of them")
     if is_file(data):
-        return datasets.load(data, n=chosen.rows, seed=chosen.seed, columns=columns, drop=drop, header=header)
-    if header is not None:
-        raise CommandError(f"--header and --no-header are options of csv files, and {data!r} is none; leave them out")
+        return datasets.load(data, n=chosen.rows, seed=chosen.seed, columns=columns, drop=drop, reading=reading)
+    for option in reading.known():
+        raise CommandError(f"--{option} is an option of csv files, and {data!r} is none; leave it out")
     dataset = datasets.load(data, n=chosen.rows, seed=chosen.seed)
     if columns is None and drop is None:
         return dataset
@@ -199,6 +201,11 @@ def score_rows(dgn: DGN, X: Array) -> tuple[dict[str, NDArray[Any]], float]:
     return table, left_out
 
 
+def percentiles(log_p: Array) -> Array:
+    """The share of these rows that are no likelier than each, in percent, `(N,)`."""
+    return 100.0 * np.searchsorted(np.sort(log_p), log_p, side="right") / len(log_p)
+
+
 def summarise(log_p: Array, least: int = 5) -> dict[str, Any]:
     """Mean, quantiles and the least probable rows."""
     order = np.argsort(log_p, kind="stable")[:least]
@@ -238,7 +245,7 @@ def write_completed(
     dataset: Dataset,
     filled: Array,
     missing: NDArray[np.bool_],
-    header: bool | None = None,
+    reading: FileFormat,
 ) -> None:
     """Write the completed table as csv, atomically.
 
@@ -248,31 +255,41 @@ def write_completed(
         dataset: those rows, `(N, D)`.
         filled: the rows with every entry, `(N, D)`.
         missing: which entries were not there, `(N, D)`.
-        header: whether the first line of a csv file holds names; detected by default.
+        reading: how a csv file is written, as far as that was said.
     """
-    suffix = Path(data).suffix.lower()
+    kind = file_kind(data)
     text = None
-    if suffix == ".csv":
+    if kind == "csv":
         origin, names = Path(data).expanduser(), dataset.feature_names
-        text = filled_text(origin, names, lambda n, d: repr(float(filled[n, d])), missing, header)
+        text = filled_text(origin, names, lambda n, d: float(filled[n, d]), missing, reading)
     if text is not None:
         write_text(path, text)
     else:
-        write_csv(path, _fill_columns(_columns(data, suffix, dataset, header), dataset, filled, missing))
+        write_csv(path, _fill_columns(_columns(data, kind, dataset, reading), dataset, filled, missing))
 
 
 def filled_text(
-    path: Path, names: Sequence[str], value: Callable[[int, int], str], gaps: NDArray[np.bool_], header: bool | None
+    path: Path,
+    names: Sequence[str],
+    value: Callable[[int, int], float | str],
+    gaps: NDArray[np.bool_],
+    reading: FileFormat,
 ) -> str | None:
-    """The csv text with its gaps `(N, D)` filled; `None` where its cells do not line up with the rows one to one."""
-    found = scan_csv(path, header)
+    """The csv text with its gaps `(N, D)` filled; `None` where its cells do not line up with the rows one to one.
+
+    Numbers and dates are written as in the file.
+    """
+    found = scan_csv(path, reading)
+    written = read_frame(path, reading)[1].written
+    usual: Written = "comma" if "comma" in written.values() or reading.decimal == "," else "plain"
     cells = found.records()
     if len(cells) != len(gaps):
         return None
     known = found.names if found.names is not None else [f"x{i}" for i in range(len(cells[0]))]
     at = [known.index(name) for name in names]
     for n, d in np.argwhere(gaps):
-        cells[n][at[d]] = value(int(n), int(d))
+        one = value(int(n), int(d))
+        cells[n][at[d]] = one if isinstance(one, str) else write(one, written.get(names[d], usual))
     out = io.StringIO()
     csv.writer(out, delimiter=found.separator, lineterminator="\n").writerows(cells)
     return found.text[: found.start] + out.getvalue()
@@ -294,11 +311,11 @@ def _fill_columns(
     return table
 
 
-def _columns(data: str, suffix: str, dataset: Dataset, header: bool | None) -> pd.DataFrame | dict[str, NDArray[Any]]:
+def _columns(data: str, kind: str, dataset: Dataset, reading: FileFormat) -> pd.DataFrame | dict[str, NDArray[Any]]:
     """The columns of the file, the others too, or those of a data set that has no others."""
-    if suffix == ".csv":
-        return read_csv(Path(data).expanduser(), header)
-    if suffix == ".parquet":
+    if kind in ("csv", "xlsx"):
+        return read_frame(Path(data).expanduser(), reading)[0]
+    if kind == "parquet":
         table = read_parquet(Path(data).expanduser(), MEMORY)
         table.columns = [str(name) for name in table.columns]
         return table if table.index.name is None else table.reset_index()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import itertools
 import math
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,14 +18,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from girih._extras import require
+from girih.datasets.arrayfile import MEMORY
+from girih.datasets.reading import FileFormat, Findings
+from girih.datasets.texts import MARKERS, MISSING, is_value, number_of, read, tell
 from girih.errors import DataSourceError, EmptyDataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a"}
 _FIRST_YEAR, _LAST_YEAR = 1000, 2999
 _SEPARATORS = (",", ";", "\t")
+_ANY = FileFormat()
 # Records that tell a line of names from a line of numbers.
 _SAMPLE = 200
 
@@ -35,28 +40,12 @@ class Guess(NamedTuple):
     doubt: str
 
 
-def is_value(cell: str) -> bool:
-    """Tells whether a cell is a number or means a missing one."""
-    if cell.lower() in _MISSING:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # 1_000 is a number in Python alone
-
-
-def number_of(cell: str) -> float:
-    """The number in a cell for which `is_value` is true; NaN where it means a missing one."""
-    return math.nan if cell.lower() in _MISSING else float(cell)
-
-
 def guess_header(first: list[str], rest: list[list[str]]) -> Guess:
     """Tells whether `first` holds the names of the columns, given some of the rows that follow."""
     numbers = [cell for cell in first if cell and is_value(cell)]
     shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
     if not all(is_value(cell) for cell in first):
-        odd = [cell for cell in numbers if not _is_year(cell) and not cell.isdigit() and cell.lower() not in _MISSING]
+        odd = [cell for cell in numbers if not _is_year(cell) and not cell.isdigit() and cell.lower() not in MISSING]
         doubt = f"the first line ({shown}) holds numbers and was taken as names; say header=False if it is a row"
         return Guess(True, doubt if odd else "")
     # "0,1,2" above rows of decimals is what pandas writes for columns without names
@@ -115,6 +104,7 @@ class CsvText:
         width: the number of columns.
         names: of the columns, each once; `None` where the file has none.
         unnamed: the columns whose names are empty in the file.
+        renamed: names that the file has several times.
     """
 
     text: str
@@ -123,6 +113,7 @@ class CsvText:
     width: int
     names: list[str] | None
     unnamed: list[int]
+    renamed: tuple[str, ...] = ()
 
     def records(self) -> list[list[str]]:
         """The rows, as texts."""
@@ -131,12 +122,12 @@ class CsvText:
         return [row for row in reader if row and (self.width == 1 or row != [""])]
 
 
-def scan_csv(path: Path, header: bool | None = None) -> CsvText:
+def scan_csv(path: Path, reading: FileFormat = _ANY) -> CsvText:
     """Separator, names and rows of a csv file.
 
     The separator is the one of comma, semicolon and tab that gives all of the first lines the same number of cells, or
     the one that the first line has most of. Lines that begin with # before
-    the first row are comments; the last one may hold the names. Where `header` is not given, the first line is one of
+    the first row are comments; the last one may hold the names. Where the header is not given, the first line is one of
     names unless each of its cells is a number or empty; numbers that look like names (years, counted columns) are
     taken as such with a warning.
 
@@ -144,9 +135,9 @@ def scan_csv(path: Path, header: bool | None = None) -> CsvText:
         DataSourceError: a line has more or fewer cells than the first, or the text is not UTF-8.
         EmptyDataError: no rows.
     """
-    text = _read_text(path)
+    text, header = _read_text(path), reading.header
     comment, at = _skip_comments(text)
-    separator = max(_SEPARATORS, key=lambda one: _fits(text, at, one))
+    separator = reading.separator or max(_SEPARATORS, key=lambda one: _fits(text, at, one))
     try:
         sample = list(itertools.islice(_rows(_lines(text, at), separator), _SAMPLE))
         above = next(_rows([comment.lstrip("# ")], separator), [])
@@ -160,7 +151,8 @@ def scan_csv(path: Path, header: bool | None = None) -> CsvText:
     if len(above) == len(first) and not all(map(is_value, above)) and any(c and is_value(c) for c in first):
         names = None if header is False else above
     else:
-        guess = guess_header(first, rest) if header is None else Guess(header, "")
+        plain = [[_plainly(cell, separator, reading) for cell in row] for row in sample] if header is None else []
+        guess = guess_header(plain[0], plain[1:]) if header is None else Guess(header, "")
         if guess.doubt:
             warnings.warn(f"{path.name}: {guess.doubt}", UserWarning, stacklevel=7)
         names = first if guess.header else None
@@ -169,13 +161,16 @@ def scan_csv(path: Path, header: bool | None = None) -> CsvText:
         if guess.header:
             at = _after_first(text, at, separator)
     unnamed = [i for i, cell in enumerate(names or []) if not cell]
-    return CsvText(text, at, separator, len(first), None if names is None else _distinct(names, path.name), unnamed)
+    twice = tuple(dict.fromkeys(name for name in names or [] if name and (names or []).count(name) > 1))
+    distinct = None if names is None else _distinct(names, path.name)
+    return CsvText(text, at, separator, len(first), distinct, unnamed, twice)
 
 
-def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
-    """A csv file as a frame with names for its columns; empty cells become NaN.
+def read_csv(path: Path, reading: FileFormat = _ANY) -> tuple[pd.DataFrame, Findings]:
+    """A csv file as a frame with names for its columns, and what was found out about it; empty cells become NaN.
 
-    A column of row numbers without a name, as pandas writes it, is left out. See `scan_csv` for the header.
+    A column of row numbers without a name, as pandas writes it, is left out. See `scan_csv` for the header, and
+    `girih.datasets.texts` for numbers and dates that are not written plainly.
 
     Raises:
         DataSourceError: a line has more or fewer cells than the first, or the text is not UTF-8.
@@ -183,40 +178,122 @@ def read_csv(path: Path, header: bool | None = None) -> pd.DataFrame:
         MissingExtraError: pandas is not installed.
     """
     pandas = require("pandas", "tables")
-    found = scan_csv(path, header)
+    found = scan_csv(path, reading)
     rows = _count_rows(path.name, found)
     body = io.StringIO(found.text[found.start :])
+    as_text = {"dtype": str} if reading.decimal == "," else {"low_memory": False}
     try:
         table = pandas.read_csv(
-            body, sep=found.separator, header=None, index_col=False, skipinitialspace=True, low_memory=False
+            body, sep=found.separator, header=None, index_col=False, skipinitialspace=True, **as_text
         )
     except (ValueError, csv.Error) as error:  # pandas' ParserError is a ValueError
         raise DataSourceError(f"{path.name} is not a table ({' '.join(str(error).split())})") from None
     if len(table) != rows:
         raise DataSourceError(f"{path.name} is not a table: quotes or line ends are misplaced; save it again as csv")
-    for index in np.flatnonzero([kind.kind not in "fiubM" for kind in table.dtypes]):
-        values = table[index].dropna()
-        if len(values) and all(is_value(str(value)) for value in values):  # whole numbers of more than 64 bits
-            table[index] = [number_of("" if cell is None or cell != cell else str(cell)) for cell in table[index]]
+    table.columns = found.names if found.names is not None else [f"x{index}" for index in range(table.shape[1])]
+    findings = Findings(found.separator if found.width > 1 else "", found.names is not None, renamed=found.renamed)
+    table = settled(table, findings, reading, found.separator)
     if found.names is None:
-        table.columns = [f"x{index}" for index in range(table.shape[1])]
-        return table
-    table.columns = found.names
+        return table, findings
     if 0 in found.unnamed and table.shape[1] > 1 and _counts_rows(table.iloc[:, 0]):
-        return table.iloc[:, 1:]
-    if table.shape[1] - 1 in found.unnamed and table.iloc[:, -1].isna().all():  # each line ends with a separator
-        return table.iloc[:, :-1]
-    return table
+        table = table.iloc[:, 1:]
+    elif table.shape[1] - 1 in found.unnamed and table.iloc[:, -1].isna().all():  # each line ends with a separator
+        table = table.iloc[:, :-1]
+    return table, findings.kept(list(table.columns))
+
+
+def settled(table: pd.DataFrame, findings: Findings, reading: FileFormat, separator: str) -> pd.DataFrame:
+    """The table with columns of text that are numbers or dates made such; `findings` are told which."""
+    pandas = require("pandas", "tables")
+    table = with_days(table, findings)
+    out = {}
+    for place, name in enumerate(map(str, table.columns)):
+        column = table.iloc[:, place]
+        if column.dtype.kind in "fiu":
+            gone = [float(text) for text in reading.missing or () if is_value(text)]
+            found = column.isin(gone)
+            if found.any():
+                out[place] = column.where(~found)
+                findings.markers[name] = tuple(text for text in reading.missing or () if is_value(text))
+            continue
+        codes, distinct = pandas.factorize(column)
+        # whole numbers of more than 64 bits are Python's own
+        plain = all(isinstance(text, (str, int)) and not isinstance(text, bool) for text in distinct)
+        if column.dtype.kind in "bmMc" or hasattr(column, "cat") or not len(distinct) or not plain:
+            continue
+        told = tell([str(text).strip() for text in distinct], separator, reading.decimal, reading.missing)
+        if told.numbers:
+            values = np.append(np.array(told.values, dtype=np.float64), np.nan)[codes]
+            whole = "date" not in told.written and bool((np.abs(values) < 2.0**53).all() and (values % 1 == 0).all())
+            out[place] = pandas.Series(values.astype(np.int64) if whole else values, index=table.index)
+        elif None in told.values:
+            texts = np.array([*told.values, None], dtype=object)[codes]
+            out[place] = pandas.Series(texts, index=table.index, dtype=column.dtype)
+        if told.numbers and told.written != "plain":
+            findings.written[name] = told.written
+        if told.markers:
+            findings.markers[name] = told.markers
+        if told.doubts:
+            findings.doubts[name] = told.doubts
+    return _replaced(table, out)
+
+
+def with_days(table: pd.DataFrame, findings: Findings) -> pd.DataFrame:
+    """The table with dates, as their containers have them, as days since 1970-01-01; `findings` are told which."""
+    pandas = require("pandas", "tables")
+    out = {}
+    for place, name in enumerate(map(str, table.columns)):
+        column = table.iloc[:, place]
+        if column.dtype.kind == "M":
+            start = pandas.Timestamp(0, tz=getattr(column.dtype, "tz", None))
+            out[place] = (column - start) / pandas.Timedelta(days=1)
+            findings.written[name] = "date"
+    return _replaced(table, out)
+
+
+def _replaced(table: pd.DataFrame, columns: dict[int, pd.Series]) -> pd.DataFrame:
+    """The table with some columns, by place, in the place of its own."""
+    if not columns:
+        return table
+    every = [columns.get(place, table.iloc[:, place]) for place in range(table.shape[1])]
+    new: pd.DataFrame = require("pandas", "tables").concat(every, axis=1)
+    new.columns = table.columns
+    return new
+
+
+def _plainly(cell: str, separator: str, reading: FileFormat) -> str:
+    """A cell as it would be written plainly, for the guess of a header."""
+    if not cell or is_value(cell):
+        return cell
+    if cell in (MARKERS if reading.missing is None else reading.missing):
+        return ""
+    told = tell([cell], separator, reading.decimal, reading.missing)
+    return repr(read(cell, told.written)) if told.written in ("comma", "thousands") else cell
 
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _unpacked(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataSourceError(f"{path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8 csv") from None
     if "\0" in text:
         raise DataSourceError(f"{path.name} holds NUL bytes, so it is no csv text; save it as UTF-8 csv")
     return text
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, unpacked where it is a .gz: up to the memory that packed files may take."""
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    most = int(max(MEMORY * 1e9, 32 * path.stat().st_size))
+    try:
+        with gzip.open(path) as file:
+            out = file.read(most + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataSourceError(f"{path.name} is no intact gzip file ({error}); pack it again") from None
+    if len(out) > most:
+        raise DataSourceError(f"{path.name} unpacks to more than {most / 1e9:g} GB; unpack it first, if it is yours")
+    return out
 
 
 def _skip_comments(text: str) -> tuple[str, int]:

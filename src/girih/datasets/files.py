@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -14,17 +16,32 @@ from numpy.typing import NDArray
 
 from girih._extras import require
 from girih.datasets.arrayfile import MEMORY, check_regular, check_rows, damaged, read_array
-from girih.datasets.csvfile import read_csv
+from girih.datasets.csvfile import read_csv, settled, with_days
 from girih.datasets.dataset import Dataset
+from girih.datasets.reading import FileFormat, Findings
 from girih.errors import DataSourceError, EmptyDataError, GirihError, NonFiniteError, ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow.parquet as pq
 
-SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx", ".npy", ".npz", ".parquet")
+_TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 # Bytes of texts and entries of lists in the footer.
 _LIMITS = {"thrift_string_size_limit": 100_000_000, "thrift_container_size_limit": 1_000_000}
+
+
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """What a file is by its name: "csv", "xlsx", "npy", "npz", "parquet", or "" for another.
+
+    Example:
+        >>> from girih.datasets.files import file_kind
+        >>> file_kind("a/rows.TSV.gz"), file_kind("rows.parquet"), file_kind("circle")
+        ('csv', 'parquet', '')
+    """
+    name = Path(path).name.lower()
+    suffix = next((one for one in SUFFIXES if name.endswith(one) and name != one), "")
+    return "csv" if suffix in _TEXTS else suffix[1:]
 
 
 def load_file(
@@ -34,6 +51,7 @@ def load_file(
     drop: Sequence[str] | None = None,
     header: bool | None = None,
     memory: float = MEMORY,
+    reading: FileFormat | None = None,
 ) -> Dataset:
     r"""The numeric columns of a file; empty cells and NaN are missing entries.
 
@@ -41,16 +59,19 @@ def load_file(
     Columns without a name are called x0, x1, ...; values are kept as they are, so scale images yourself.
 
     Args:
-        path: a .csv, .npy, .npz (with one array) or .parquet file.
+        path: a .csv, .tsv (packed with gzip too), .xlsx (its first sheet), .npy, .npz (with one array) or .parquet
+            file.
         columns: the names of the columns to keep, in this order; all by default.
         drop: the names of columns to leave out.
         header: for csv, whether the first line holds names; detected by default, with a warning where both are likely.
         memory: GB of rows (8 bytes an entry) that a packed file (npz, parquet) may unpack to; 32 times its own size is
             always allowed.
+        reading: for csv and xlsx, how numbers and missing entries are written; found out by default. Dates become days
+            since 1970-01-01.
 
     Raises:
         DataSourceError, EmptyDataError, NonFiniteError, ParameterError.
-        MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`.
+        MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`; xlsx needs the extra `excel`.
 
     Example:
         >>> import tempfile, pathlib, numpy as np
@@ -64,7 +85,7 @@ def load_file(
     """
     path = Path(path)
     with _reading(path):
-        X, names, shape = _table(_read(path, header, memory), path.name, columns, drop)
+        X, names, shape = _table(_read(path, _format(header, reading), memory)[0], path.name, columns, drop)
     count = f"{len(X):,} rows of {X.shape[1]:,} columns"
     return Dataset(X, names, path.name, f"{count} from {path.name}", image_shape=shape)
 
@@ -76,6 +97,7 @@ def load_frame(
     drop: Sequence[str] | None = None,
     header: bool | None = None,
     memory: float = MEMORY,
+    reading: FileFormat | None = None,
 ) -> pd.DataFrame:
     """The columns of a csv or parquet file with text, categories and booleans as they are; arguments as `load_file`.
 
@@ -83,9 +105,19 @@ def load_frame(
         DataSourceError, EmptyDataError, ParameterError.
         MissingExtraError: csv needs pandas, parquet pyarrow too, the extra `tables`.
     """
-    path = Path(path)
+    return read_frame(Path(path), _format(header, reading), columns, drop, memory)[0]
+
+
+def read_frame(
+    path: Path,
+    reading: FileFormat,
+    columns: Sequence[str] | None = None,
+    drop: Sequence[str] | None = None,
+    memory: float = MEMORY,
+) -> tuple[pd.DataFrame, Findings]:
+    """The frame of `load_frame`, and what was found out about the file."""
     with _reading(path):
-        table = _read(path, header, memory)
+        table, findings = _read(path, reading, memory)
         if isinstance(table, np.ndarray):
             raise DataSourceError(f"{path.name} is an array, which has no columns with names; use load_file")
         names = _named(table, path.name, columns, drop)
@@ -94,7 +126,12 @@ def load_frame(
             raise EmptyDataError(f"{path.name} has no {'columns left' if len(table) else 'rows'}; keep at least one")
         for name in _packed_text(path) & set(names):
             table = table.assign(**{name: table[name].astype(object)})
-    return table
+    return table, findings.kept(names)
+
+
+def _format(header: bool | None, reading: FileFormat | None) -> FileFormat:
+    given = FileFormat() if reading is None else reading
+    return given if header is None else replace(given, header=header)
 
 
 def _packed_text(path: Path) -> set[str]:
@@ -116,24 +153,49 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataSourceError(f"{path.name} is too large for the memory of this machine; use fewer rows") from None
 
 
-def _read(path: Path, header: bool | None, memory: float) -> NDArray[Any] | pd.DataFrame:
-    suffix = path.suffix.lower()
+def _read(path: Path, reading: FileFormat, memory: float) -> tuple[NDArray[Any] | pd.DataFrame, Findings]:
+    kind = file_kind(path)
     if os.path.isdir(path):
         raise DataSourceError(f"{path} is a folder; pass a file ({', '.join(SUFFIXES)})")
     if not os.path.exists(path):
         raise DataSourceError(f"there is no file {path}; check the path")
-    if suffix not in SUFFIXES:
+    if not kind:
         found = f"'{path.suffix}'" if path.suffix else "no suffix"
         raise DataSourceError(
             f"{path.name} has {found}, and girih reads {', '.join(SUFFIXES)}; convert the file to one of them"
         )
-    if header is not None and suffix != ".csv":
-        raise ParameterError(f"header is an option of csv files, and {path.name} is not one; leave it out")
+    said = list(reading.known())
+    if said and kind != "csv" and (kind != "xlsx" or set(said) - {"missing", "decimal"}):
+        raise ParameterError(f"{said[0]} is an option of csv files, and {path.name} is not one; leave it out")
     if check_regular(path) == 0:
         raise EmptyDataError(f"{path.name} is empty; a data set needs at least one row")
-    if suffix == ".csv":
-        return read_csv(path, header)
-    return read_parquet(path, memory) if suffix == ".parquet" else read_array(path, memory)
+    if kind == "csv":
+        return read_csv(path, reading)
+    findings = Findings()
+    if kind == "xlsx":
+        return settled(read_excel(path), findings, reading, ";"), findings
+    if kind == "parquet":
+        return with_days(read_parquet(path, memory), findings), findings
+    return read_array(path, memory), findings
+
+
+def read_excel(path: Path) -> pd.DataFrame:
+    """The first sheet of an .xlsx file, whose first line holds the names of the columns.
+
+    Raises:
+        DataSourceError: it is damaged.
+        EmptyDataError: it has no rows.
+        MissingExtraError: pandas or openpyxl is not installed.
+    """
+    pandas = require("pandas", "tables")
+    require("openpyxl", "excel")
+    try:
+        table: pd.DataFrame = pandas.read_excel(path, sheet_name=0, engine="openpyxl")
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, SyntaxError) as error:
+        raise damaged(path, error) from None
+    if not len(table):
+        raise EmptyDataError(f"{path.name} has no rows in its first sheet; a data set needs at least one")
+    return table
 
 
 def _table(

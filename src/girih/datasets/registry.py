@@ -13,6 +13,7 @@ from typing import Any
 from girih.datasets import published, toys
 from girih.datasets.dataset import Dataset, check_count
 from girih.datasets.files import SUFFIXES, load_file
+from girih.datasets.reading import FileFormat
 from girih.errors import DataSourceError, ParameterError
 
 # Drawn afresh: called with (n, seed, **options).
@@ -75,6 +76,7 @@ def load(
     columns: Sequence[str] | None = None,
     drop: Sequence[str] | None = None,
     header: bool | None = None,
+    reading: FileFormat | None = None,
     memory: float | None = None,
     path: str | os.PathLike[str] | None = None,
     part: str | None = None,
@@ -99,6 +101,7 @@ def load(
         columns: of files, the names of the columns to keep.
         drop: of files, the names of columns to leave out.
         header: of csv files, true or false when the detection of a first line of names is not wanted.
+        reading: of csv and xlsx files, a `FileFormat`: how numbers and missing entries are written, if that is known.
         memory: of files, images too, GB of rows that a packed one may unpack to.
         path: of "mnist-full", "cifar10" and "svhn", their local files.
         part: of these, "train", "test" or "all".
@@ -123,8 +126,8 @@ def load(
     """
     given = {
         "noise": noise, "radius": radius, "frequency": frequency, "turns": turns, "inner": inner, "side": side,
-        "modes": modes, "columns": columns, "drop": drop, "header": header, "memory": memory, "path": path,
-        "part": part, "grey": grey, "data_home": data_home,
+        "modes": modes, "columns": columns, "drop": drop, "header": header, "reading": reading, "memory": memory,
+        "path": path, "part": part, "grey": grey, "data_home": data_home,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value is not None}
     if not isinstance(name_or_path, (str, os.PathLike)):

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from girih._devices import room
+from girih.gaussian.prepared import serve
 from girih.gaussian.tables import gather, slots
 from girih.inference.certificate import Pairs, normalise, select_pairs
 from girih.inference.gaussians import Geometry
@@ -24,8 +25,9 @@ from girih.partition import Partition
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _REACH = 7.5  # standard deviations of q; beyond them lie 1e-13 of it
+_FEW, _SOME = 32, 128  # pairs of a row that are found by compiled code, and those by tables
 _LARGE = 1e-3  # above this a raw mass is right enough in any case
-_FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
+_FLOOR = 1e-4  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
 class SparseMoments(NamedTuple):
@@ -215,10 +217,13 @@ class Polytopes(Region):
     def _geometry(self, model: Model) -> Geometry:
         return Geometry(model, self.pieces)
 
-    def entries(self, model: Model) -> int:
-        """Four for each pair that is likely to be kept."""
-        count = self.pieces.count
-        return 4 * (count if model.tol <= 0.0 else max(128, len(self.geometry(model).unbounded)))
+    def entries(self, model: Model, complete: bool) -> int:
+        """Four for each pair that is likely to be kept; compiled code keeps no others on the way."""
+        if model.tol <= 0.0:
+            return 4 * self.pieces.count
+        geometry = self.geometry(model)
+        usual = _FEW if complete and serve(geometry.origin) else _SOME
+        return 4 * max(usual, len(geometry.unbounded))
 
     def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
         """`log p(x)`, and a certified bound on the share that was left out."""

@@ -10,6 +10,7 @@ draw at (`lattice`, `grid_lines`, `spread_latents`) and `posterior_grid`.
 from girih._extras import needs
 
 with needs("plots"):
+    from girih.partition.polygons import Polygons, cell_polygons
     from girih.plots.cells import TINTS, CellStyle, plot_cells, quantity, tints
     from girih.plots.curves import plot_nll_curve, plot_selection, plot_training_curves
     from girih.plots.densities import plot_marginal, plot_posteriors, posterior_grid
@@ -28,7 +29,6 @@ with needs("plots"):
     )
     from girih.plots.numbers import Plane, lattice, limits_around, plane_of, spread_latents
     from girih.plots.partition import plot_line_partition, plot_line_values, plot_partition, plot_slices
-    from girih.plots.polygons import Polygons, cell_polygons
     from girih.plots.style import (
         BLACK,
         BLUE,

@@ -21,8 +21,8 @@ from girih._arrays import as_tensor
 from girih._deprecated import gathered
 from girih.errors import LatentDimensionError, ParameterError
 from girih.partition import Partition
+from girih.partition.polygons import Ints, Polygons, Window, axis_names, cell_polygons, window
 from girih.plots.numbers import Array, to_array
-from girih.plots.polygons import Ints, Polygons, Window, axis_names, cell_polygons, window
 from girih.plots.style import LIGHT, latent_colours, new_axes, styled
 
 # Tints that differ in hue and in lightness; six are enough for any map of cells in the plane.

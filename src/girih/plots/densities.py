@@ -18,6 +18,7 @@ from girih._options import wholes
 from girih.errors import ParameterError
 from girih.inference import DGN, Model, Posterior, evidence
 from girih.partition import Partition
+from girih.partition.polygons import Window
 from girih.plots.embedding import draw_limits
 from girih.plots.numbers import (
     Array,
@@ -35,7 +36,6 @@ from girih.plots.numbers import (
     spread_latents,
     to_array,
 )
-from girih.plots.polygons import Window
 from girih.plots.style import (
     BLACK,
     BLUE,

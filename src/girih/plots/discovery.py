@@ -19,9 +19,9 @@ from girih.errors import ParameterError
 from girih.networks import Trace
 from girih.partition import Partition
 from girih.partition.complex import FAKE, IDEAL
+from girih.partition.polygons import Polygons, Window, axis_names, cell_polygons, planar_cells, segments, window
 from girih.plots.cells import draw_cells, edge_width
 from girih.plots.numbers import Array
-from girih.plots.polygons import Polygons, Window, axis_names, cell_polygons, planar_cells, segments, window
 from girih.plots.style import BLACK, PALE, VERMILLION, new_figure, styled
 
 _NEW, _OLD, _UNKNOWN = np.array([[0.941, 0.690, 0.549, 1.0], [0.812, 0.890, 0.945, 1.0], [1.0, 1.0, 1.0, 1.0]])

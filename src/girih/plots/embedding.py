@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN, Posterior
 from girih.partition import Partition
+from girih.partition.polygons import Window, segments
 from girih.plots.numbers import Array, check_axes, plain_text, prior_deviation, quantiles, thin, to_array
-from girih.plots.polygons import Window, segments
 from girih.plots.style import (
     BLACK,
     BLUE,

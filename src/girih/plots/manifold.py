@@ -18,6 +18,7 @@ from scipy.special import ndtri
 from girih.errors import LatentDimensionError, ParameterError
 from girih.inference import DGN
 from girih.partition import Partition
+from girih.partition.polygons import Polygons, axis_names, cell_polygons, window
 from girih.plots.cells import CellStyle, cell_style, colouring, draw_cells, scale_bar, with_style
 from girih.plots.densities import draw_density
 from girih.plots.numbers import (
@@ -38,7 +39,6 @@ from girih.plots.numbers import (
     spread_latents,
     to_array,
 )
-from girih.plots.polygons import Polygons, axis_names, cell_polygons, window
 from girih.plots.style import (
     BLACK,
     GREEN,

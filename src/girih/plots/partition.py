@@ -25,9 +25,9 @@ from girih.errors import CellLimitError, LatentDimensionError, ParameterError, S
 from girih.geometry import Cells, log_volume
 from girih.networks import Trace, trace
 from girih.partition import Partition
+from girih.partition.polygons import Window, cell_polygons
 from girih.plots.cells import CellStyle, draw_cells, plot_cells, with_style
 from girih.plots.numbers import Array, to_array
-from girih.plots.polygons import Window, cell_polygons
 from girih.plots.style import (
     BLACK,
     BLUE,

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from girih.report.inspection import Inspection, Verdict, inspect_decoder
-from girih.report.page import Number, Picture, explain, noise_text, render, versions
+from girih.report.page import Number, Page, Picture, Section, explain, noise_text, render, versions
 
 if TYPE_CHECKING:
     from girih.report.inspection_facts import cell_table, facts
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Inspection",
     "Number",
+    "Page",
     "Picture",
+    "Section",
     "Verdict",
     "captions",
     "cell_table",

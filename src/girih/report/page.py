@@ -5,14 +5,23 @@ from __future__ import annotations
 import base64
 import platform
 from collections.abc import Mapping, Sequence
-from html import escape
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from girih._extras import needs
+
+with needs("plots"):
+    import jinja2
 
 import numpy as np
 import torch
 
 from girih._version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 # Up to this many columns are listed one by one.
 _FEW = 6
@@ -122,21 +131,6 @@ class Picture(NamedTuple):
     wide: bool = False
 
 
-class Section(NamedTuple):
-    """A part of a report with a heading of its own; `html` is what `html_table` makes."""
-
-    title: str
-    lead: str
-    html: str
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with a heading, which scrolls where the page is narrow."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<div class=scroll><table class=list>\n<tr>{head}</tr>\n{body}</table></div>\n"
-
-
 def versions() -> dict[str, str]:
     """Collect the versions that a result was made with, as results note them."""
     return {
@@ -145,6 +139,50 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
+
+
+class Section(NamedTuple):
+    """A part of a report with a heading of its own, and a table with a heading line."""
+
+    title: str
+    lead: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Page(NamedTuple):
+    """A `Page` is a report, before it is HTML.
+
+    Attributes:
+        title: the heading.
+        lead: one or two sentences below it.
+        numbers: the table of results.
+        pictures: shown in this order, two in a row unless they are wide.
+        settings: what the fit was asked for.
+        code: how to go on in Python.
+        verdict: whether the model is to be trusted, in words.
+        explorer: the file of the page to look around in, beside the report.
+        footer: a last line; by default the versions of what made the page.
+        sections: further parts, after the pictures.
+    """
+
+    title: str
+    lead: str
+    numbers: Sequence[Number]
+    pictures: Sequence[Picture]
+    settings: Mapping[str, str]
+    code: str
+    verdict: str = ""
+    explorer: str = ""
+    footer: str | None = None
+    sections: Sequence[Section] = ()
+
+    def html(self) -> str:
+        """The page as HTML, with pictures and style inside."""
+        values = self._asdict()
+        if self.footer is None:
+            values["footer"] = "girih {girih}, Python {python}, torch {torch}".format(**versions())
+        return _template().render(**values, style=_read("page.css"), data_of=_data_of)
 
 
 def render(
@@ -157,113 +195,23 @@ def render(
     footer: str | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
-    """The page as HTML.
+    """Render a report as HTML: `Page(...).html()`, which says what the arguments are and has more of them."""
+    return Page(title, lead, numbers, pictures, settings, code, footer=footer, sections=sections).html()
 
-    Args:
-        title: the heading.
-        lead: one or two sentences below it.
-        numbers: the table of results.
-        pictures: shown in this order, two in a row unless they are wide.
-        settings: what the fit was asked for.
-        code: how to go on in Python.
-        footer: a last line; by default the versions of what made the page.
-        sections: further parts, after the pictures.
-    """
-    if footer is None:
-        footer = "girih {girih}, Python {python}, torch {torch}".format(**versions())
-    return _PAGE.format(
-        title=escape(title),
-        lead=escape(lead),
-        style=_STYLE,
-        hero="".join(_figure(picture, True) for picture in pictures[:1]),
-        numbers="".join(
-            f"<tr><th>{escape(n.name)}</th><td class=value>{escape(n.value)}</td><td>{escape(n.meaning)}</td></tr>\n"
-            for n in numbers
-        ),
-        pictures=_pictures(pictures[1:]),
-        sections="".join(
-            f"<h2>{escape(part.title)}</h2>\n<p class=lead>{escape(part.lead)}</p>\n{part.html}" for part in sections
-        ),
-        settings="".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>\n" for k, v in settings.items()),
-        code=escape(code),
-        footer=escape(footer),
+
+@cache
+def _template() -> Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    return environment.from_string(_read("page.html.jinja"))
 
 
-def _pictures(pictures: Sequence[Picture]) -> str:
-    if not pictures:
-        return ""
-    return f"<h2>Pictures</h2>\n<div class=pictures>\n{''.join(_figure(p, p.wide) for p in pictures)}</div>"
+def _read(name: str) -> str:
+    return (files("girih.report") / name).read_text(encoding="utf-8")
 
 
-def _figure(picture: Picture, wide: bool) -> str:
+def _data_of(picture: Picture) -> str:
+    """A picture as an address that holds it."""
     kind = "svg+xml" if picture.file.suffix == ".svg" else "png"
-    data = base64.b64encode(picture.file.read_bytes()).decode("ascii")
-    return (
-        f'<figure{" class=wide" if wide else ""}><img src="data:image/{kind};base64,{data}" '
-        f'alt="{escape(picture.title, quote=True)}"><figcaption><b>{escape(picture.title)}.</b> '
-        f"{escape(picture.caption)}</figcaption></figure>\n"
-    )
-
-
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: #1c2430; }
-body { font: 16px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 40px 28px 56px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; }
-h2 { font-size: 20px; margin: 44px 0 12px; }
-.lead { color: #4a5565; margin: 0 0 24px; max-width: 48em; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 8px 16px 8px 0; border-top: 1px solid #e3e7ed; }
-th { font-weight: 600; white-space: nowrap; }
-td.value { white-space: nowrap; font-variant-numeric: tabular-nums; }
-td:last-child { color: #4a5565; }
-.pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 28px; }
-figure { margin: 0; break-inside: avoid; }
-figure.wide { grid-column: 1 / -1; }
-figure img { display: block; max-width: 100%; max-height: 560px; margin: 0 auto; }
-figcaption { color: #4a5565; font-size: 14px; margin-top: 6px; }
-figcaption b { color: #1c2430; }
-.scroll { overflow-x: auto; }
-.list td, .list th { padding: 5px 16px 5px 0; font-variant-numeric: tabular-nums; }
-.list th { color: #4a5565; font-weight: 400; }
-.settings { width: auto; }
-.settings th { font-weight: 400; padding-right: 48px; }
-pre { background: #f5f7fa; padding: 16px 18px; overflow-x: auto; border-radius: 6px; }
-pre, code { font: 14px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-footer { margin-top: 44px; color: #6a7585; font-size: 14px; }
-@media (max-width: 720px) {
-  .pictures { grid-template-columns: 1fr; }
-  table:not([class]) tr { display: block; border-top: 1px solid #e3e7ed; padding: 8px 0; }
-  table:not([class]) :is(th, td) { display: block; border: 0; padding: 0; white-space: normal; }
-}
-@media print { main { max-width: none; padding: 0; } body { font-size: 12px; } h2 { break-after: avoid; } }
-"""
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body><main>
-<h1>{title}</h1>
-<p class="lead">{lead}</p>
-{hero}
-<h2>Numbers</h2>
-<table>
-{numbers}</table>
-{pictures}
-{sections}
-<h2>Go on in Python</h2>
-<pre>{code}</pre>
-<h2>Settings</h2>
-<table class="settings">
-{settings}</table>
-<footer>{footer}</footer>
-</main></body>
-</html>
-"""
+    return f"data:image/{kind};base64,{base64.b64encode(picture.file.read_bytes()).decode('ascii')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from girih.datasets.texts import Written, write
 from girih.tables import Setting, TableModel
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -18,6 +20,61 @@ _DRAWS = 6000  # rows drawn in all to say what is usual where some entries are m
 _FEWEST, _MOST = 16, 300  # for each pattern of gaps
 _PATTERNS = 1000
 _INTERVAL = (0.05, 0.5, 0.95)
+_REASONS = 3  # columns that are named for a strange row
+
+
+@dataclass(frozen=True)
+class TablePage:
+    """A `TablePage` holds what the page is about.
+
+    Attributes:
+        model: fitted.
+        rows: as it takes them.
+        entries: the same as objects, `(N, D)`.
+        names: of the columns.
+        missing: which entries are, `(N, D)`.
+        written: by column, how its numbers are written where not plainly: dates are shown as such.
+        labels: names of the rows, where they have any.
+    """
+
+    model: TableModel
+    rows: object
+    entries: NDArray[Any]
+    names: Sequence[str]
+    missing: NDArray[np.bool_]
+    written: Mapping[str, Written] = field(default_factory=dict)
+    labels: Sequence[object] = ()
+
+    def label(self, row: int) -> str:
+        """The number of a row, from 0, and its name where it has one."""
+        return f"{row} ({text_of(self.labels[row])})" if len(self.labels) else str(row)
+
+    def text(self, place: int, value: float, digits: int = 6) -> str:
+        """A number of a column as text, or the day that it stands for."""
+        written = self.written.get(self.names[place], "plain")
+        return write(float(value), written) if "date" in written else f"{float(value):.{digits}g}"
+
+    def interval(self, place: int, low: float, high: float) -> str:
+        """Two numbers of a column with what is between."""
+        return f"{self.text(place, low, 4)} to {self.text(place, high, 4)}"
+
+    def entry(self, row: int, place: int) -> str:
+        """An entry as text."""
+        value = self.entries[row, place]
+        dated = "date" in self.written.get(self.names[place], "")
+        return self.text(place, value) if dated and value == value else text_of(value)
+
+    def numbers(self) -> list[tuple[str, int, NDArray[np.float64]]]:
+        """The columns of numbers: name, place in x, and the entries, atoms included, NaN where missing."""
+        out = []
+        for place, item in enumerate(self.model.columns_.items):
+            if item.x is not None:
+                values = [
+                    np.nan if gap else float(v)
+                    for v, gap in zip(self.entries[:, place], self.missing[:, place], strict=True)
+                ]
+                out.append((self.names[place], item.x, np.array(values)))
+        return out
 
 
 class Reason(NamedTuple):
@@ -55,6 +112,18 @@ class Strange(NamedTuple):
     reasons: list[Reason]
 
 
+class Scored(NamedTuple):
+    """How strange rows are.
+
+    Attributes:
+        log_p: nats, `(N,)`.
+        surprise: how far it is below its mean over rows with the same entries, in standard deviations, `(N,)`.
+    """
+
+    log_p: NDArray[np.float64]
+    surprise: NDArray[np.float64]
+
+
 class Gap(NamedTuple):
     """A missing entry.
 
@@ -71,65 +140,61 @@ class Gap(NamedTuple):
     interval: str
 
 
-def strangest(
-    model: TableModel,
-    rows: object,
-    entries: NDArray[Any],
-    names: Sequence[str],
-    missing: NDArray[np.bool_],
-    count: int,
-    few: int = 3,
-) -> list[Strange]:
-    """The strangest rows.
+def scored_rows(model: TableModel, rows: object) -> Scored:
+    """How strange rows are.
 
     A row of which more is known has another density than one of which less is known. So each is compared with rows that
     the model draws, of which the same entries are known. Rows of the fit are judged by the models that have not seen
     them, as a strange row that was learned looks less strange.
-
-    Args:
-        model: fitted.
-        rows: as the model takes them.
-        entries: the same as objects, `(N, D)`.
-        names: of the columns.
-        missing: which entries are, `(N, D)`.
-        count: how many rows.
-        few: how many reasons each.
     """
     log_p = model.score_held_out(rows)
     x, codes = model.columns_.read(rows)
-    surprise = _surprise(model, x, codes, log_p)
+    return Scored(log_p, _surprise(model, x, codes, log_p))
+
+
+def strangest(page: TablePage, count: int, scored: Scored | None = None) -> list[Strange]:
+    """The strangest rows: those whose `log p` is furthest below usual, see `scored_rows`.
+
+    Args:
+        page: the model and its rows.
+        count: how many.
+        scored: from `scored_rows`, where it is known.
+    """
+    model, rows = page.model, page.rows
+    log_p, surprise = scored_rows(model, rows) if scored is None else scored
+    x, codes = model.columns_.read(rows)
     worst = np.argsort(-surprise, kind="stable")[:count]
     at = torch.as_tensor(worst.copy())
-    nats = model.explain(_taken(rows, worst), held_out=True)
-    seen = ~missing[worst]
-    below = -model.explain(_taken(rows, worst), held_out=True, relative=True)
-    order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :few]
+    nats = model.explain(taken(rows, worst), held_out=True)
+    seen = ~page.missing[worst]
+    below = -model.explain(taken(rows, worst), held_out=True, relative=True)
+    order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :_REASONS]
     pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
-    usual = _given_the_rest(model, x[at], codes[at], pairs)
+    usual = _given_the_rest(page, x[at], codes[at], pairs)
     out: list[Strange] = []
     for n, row in enumerate(worst.tolist()):
         reasons = [
-            Reason(names[j], text_of(entries[row, j]), float(below[n, j]), usual[n, j]) for m, j in pairs if m == n
+            Reason(page.names[j], page.entry(row, j), float(below[n, j]), usual[n, j]) for m, j in pairs if m == n
         ]
         out.append(Strange(row, float(log_p[row]), float(surprise[row]), nats[n], reasons))
     return out
 
 
-def gaps(model: TableModel, rows: object, names: Sequence[str], missing: NDArray[np.bool_], count: int) -> list[Gap]:
+def gaps(page: TablePage, count: int) -> list[Gap]:
     """The first missing entries, with what they are filled with and how sure that is."""
-    places = np.argwhere(missing)[:count]
+    model, names = page.model, page.names
+    places = np.argwhere(page.missing)[:count]
     if not len(places):
         return []
     some = np.unique(places[:, 0])
-    given = model.condition(_taken(rows, some))
+    given = model.condition(taken(page.rows, some))
     low, _, high = given.quantile(_INTERVAL)
     mean = given.mean
     out: list[Gap] = []
     for row, j in places.tolist():
         item, n = model.columns_.items[j], int(np.searchsorted(some, row))
         if item.x is not None:
-            interval = f"{low[n, j]:.4g} to {high[n, j]:.4g}"
-            out.append(Gap(row, names[j], f"{mean[n, j]:.4g}", interval))
+            out.append(Gap(row, names[j], page.text(j, mean[n, j], 4), page.interval(j, low[n, j], high[n, j])))
         elif item.code is not None and item.size == len(item.levels):
             value, chance = _likeliest(given, item.name, n)
             out.append(Gap(row, names[j], value, f"probability {chance:.0%}"))
@@ -206,9 +271,10 @@ def _surprise(model: TableModel, x: Tensor, codes: Tensor, log_p: NDArray[np.flo
 
 
 def _given_the_rest(
-    model: TableModel, x: Tensor, codes: Tensor, pairs: Sequence[tuple[int, int]]
+    page: TablePage, x: Tensor, codes: Tensor, pairs: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], str]:
     """What entries are, given the others of their rows, in words."""
+    model = page.model
     if not pairs:
         return {}
     at = torch.tensor([n for n, _ in pairs])
@@ -228,7 +294,7 @@ def _given_the_rest(
             n, j = pairs[pair]
             item = model.columns_.items[j]
             if item.x is not None:
-                out[n, j] = f"{low[place, j]:.4g} to {high[place, j]:.4g}"
+                out[n, j] = page.interval(j, low[place, j], high[place, j])
             elif item.size == len(item.levels):
                 value, chance = _likeliest(given, item.name, place)
                 out[n, j] = f"{value} ({chance:.0%})"
@@ -243,7 +309,8 @@ def _likeliest(given: TableConditional, column: str | int, row: int) -> tuple[st
     return text_of(value), float(chances[value][row])
 
 
-def _taken(rows: object, places: NDArray[np.intp]) -> object:
-    if isinstance(rows, np.ndarray):
-        return rows[places]
-    return rows.iloc[places]  # type: ignore[attr-defined]
+def taken(rows: object, places: NDArray[np.intp]) -> object:
+    """Some of the rows, in a table of the same kind."""
+    if isinstance(rows, list):
+        return [rows[place] for place in places.tolist()]
+    return rows.iloc[places] if hasattr(rows, "iloc") else rows[places]  # type: ignore[index]

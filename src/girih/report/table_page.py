@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from girih._extras import needs
 
@@ -18,47 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from girih.plots import BLUE, GREY, LIGHT, ORANGE, VERMILLION, latent_colours, new_figure, styled
-from girih.report.page import Number, Picture, Section, html_table, render
+from girih.report.page import Number, Page, Picture, Section
 from girih.report.pictures import save
-from girih.report.table_numbers import gaps, strangest, weighty
-from girih.tables import TableModel
+from girih.report.table_numbers import TablePage, gaps, strangest, weighty
 
 _PAIRS, _CURVES = 5, 6  # columns in the pictures
 _DRAWN = 1500  # rows, and draws, in a picture
 _GAPS, _STRANGE = 20, 10
 _PIXELS = 80
 _MASSES = (0.95, 0.8, 0.5, 0.2)  # of the model, within the contours of its density
-
-
-@dataclass(frozen=True)
-class TablePage:
-    """A `TablePage` holds what the page is about.
-
-    Attributes:
-        model: fitted.
-        rows: as it takes them.
-        entries: the same as objects, `(N, D)`.
-        names: of the columns.
-        missing: which entries are, `(N, D)`.
-    """
-
-    model: TableModel
-    rows: object
-    entries: NDArray[Any]
-    names: Sequence[str]
-    missing: NDArray[np.bool_]
-
-    def numbers(self) -> list[tuple[str, int, NDArray[np.float64]]]:
-        """The columns of numbers: name, place in x, and the entries, atoms included, NaN where missing."""
-        out = []
-        for place, item in enumerate(self.model.columns_.items):
-            if item.x is not None:
-                values = [
-                    np.nan if gap else float(v)
-                    for v, gap in zip(self.entries[:, place], self.missing[:, place], strict=True)
-                ]
-                out.append((self.names[place], item.x, np.array(values)))
-        return out
 
 
 def draw_table(out: Path, page: TablePage) -> list[Picture]:
@@ -91,8 +57,8 @@ def draw_table(out: Path, page: TablePage) -> list[Picture]:
 
 def table_page(
     title: str, lead: str, page: TablePage, numbers: Sequence[Number], drawn: Sequence[Picture], code: str
-) -> str:
-    """The page as HTML, with everything inside."""
+) -> Page:
+    """The page, with sections on columns, settings, imputed entries and the strangest rows."""
     model = page.model
     columns = [(name, one["kind"], one["note"]) for name, one in zip(page.names, model.columns_.summary(), strict=True)]
     weights = weighty(model)
@@ -101,19 +67,18 @@ def table_page(
         Section(
             "Columns",
             "What was found in each column, and what was done with it.",
-            html_table(("column", "kind", "what was done"), columns),
+            ("column", "kind", "what was done"),
+            columns,
         ),
         Section(
             "Settings that carry weight",
             "The density is an average of these mixtures. The last column: how much worse each is alone, on the first "
             "fold, than the best of them.",
-            html_table(
-                ("mixture", "weight", "nats a row"),
-                [(text, f"{weight:.2f}", f"{score - best:+.2f}") for text, weight, score in weights],
-            ),
+            ("mixture", "weight", "nats a row"),
+            [(text, f"{weight:.2f}", f"{score - best:+.2f}") for text, weight, score in weights],
         ),
     ]
-    filled = gaps(model, page.rows, page.names, page.missing, _GAPS)
+    filled = gaps(page, _GAPS)
     if filled:
         count = int(page.missing.sum())
         which = f"The first {_GAPS} of {count:,} missing entries" if count > _GAPS else "All missing entries"
@@ -122,17 +87,15 @@ def table_page(
                 "Imputed entries",
                 f"{which}: the mean given the rest of the row, and the interval that holds the entry with probability "
                 "0.9. Rows are counted from 0.",
-                html_table(
-                    ("row", "column", "imputed", "90 % interval"),
-                    [(str(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
-                ),
+                ("row", "column", "imputed", "90 % interval"),
+                [(page.label(gap.row), gap.column, gap.value, gap.interval) for gap in filled],
             )
         )
-    strange = strangest(model, page.rows, page.entries, page.names, page.missing, _STRANGE)
+    strange = strangest(page, _STRANGE)
     lines = []
     for one in strange:
         for place, reason in enumerate(one.reasons):
-            head = (str(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
+            head = (page.label(one.row), f"{one.log_p:.2f}", f"{one.surprise:.1f}") if place == 0 else ("", "", "")
             lines.append((*head, reason.column, reason.value, reason.usual, f"{reason.below:.1f}"))
     sections.append(
         Section(
@@ -140,7 +103,8 @@ def table_page(
             "Log p in nats; below usual: standard deviations below rows of which the same entries are known. For each, "
             "the columns that make it strange: what the entry is, the 90 % interval of it given the rest of the row, "
             "and how far its log density there is below what is usual in that column.",
-            html_table(("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"), lines),
+            ("row", "log p", "below usual", "column", "entry", "given the rest", "nats below"),
+            lines,
         )
     )
     settings = {
@@ -149,7 +113,7 @@ def table_page(
         "folds": str(model.n_folds),
         "seed": str(model.random_state),
     }
-    return render(title, lead, numbers, drawn, settings, code, sections=sections)
+    return Page(title, lead, numbers, drawn, settings, code, sections=sections)
 
 
 @styled

@@ -119,7 +119,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         x, codes = self.model_.columns_.read(X)
         generator = torch.Generator().manual_seed(self._seed)
         given = Conditional(self.model_._ensemble, x, codes, self.model_._atoms)
-        patterns = len(self._seen(x, codes).unique(dim=0))
+        patterns = len(seen(self.model_, x, codes).unique(dim=0))
         folds = self.model_._unseen.folds_of(x, codes)
         x, codes = (part[0] for part in given.sample(1, generator))
         self.offset_ = self.threshold_ = self._quantile(self.model_._log_prob(x, codes, folds))
@@ -147,7 +147,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         """
         x, codes = self._read(X)
         out = self._log_prob(x, codes)
-        for pattern, rows in self._patterns(x, codes):
+        for pattern, rows in patterns_of(self.model_, x, codes):
             out[rows] = out[rows] - self._offset(pattern) if bool(pattern.any()) else 0.0
         return np.asarray(out.numpy())
 
@@ -177,14 +177,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         n = whole(n_simulations, "n_simulations")
         x, codes = self._read(X)
         log_p = self._log_prob(x, codes)
-        generator = torch.Generator().manual_seed(self._seed)
-        drawn_x, drawn_codes = (part[:, 0] for part in self.model_._anything().sample(n, generator))
-        out = torch.ones(len(x), dtype=torch.float64)
-        for pattern, rows in self._patterns(x, codes):
-            drawn = self.model_._log_prob(*self._through(pattern, drawn_x, drawn_codes)).sort().values
-            below = torch.searchsorted(drawn, log_p[rows], right=True)
-            out[rows] = (1.0 + below.double()) / (1.0 + n)
-        return np.asarray(out.numpy())
+        return np.asarray(simulated_p_values(self.model_, x, codes, log_p, n, self._seed).numpy())
 
     def explain(self, X: object, relative: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
@@ -217,32 +210,6 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         check_rows(self, X)
         return self.model_.columns_.read(X)
 
-    def _seen(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
-        out = torch.zeros(len(x), self.n_features_in_, dtype=torch.bool)
-        for place, item in enumerate(self.model_.columns_.items):
-            if item.x is not None:
-                out[:, place] |= ~x[:, item.x].isnan()
-            if item.code is not None:
-                out[:, place] |= codes[:, item.code] >= 0
-        return out
-
-    def _patterns(self, x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each pattern of holes `(columns,)`, True where observed, and its rows."""
-        patterns, which = self._seen(x, codes).unique(dim=0, return_inverse=True)
-        for p, pattern in enumerate(patterns):
-            yield pattern, (which == p).nonzero()[:, 0]
-
-    def _through(self, pattern: Tensor, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Complete rows as a pattern of holes shows them."""
-        x, codes = x.clone(), codes.clone()
-        for item, seen in zip(self.model_.columns_.items, pattern.tolist(), strict=True):
-            if not seen and item.x is not None:
-                x[:, item.x] = torch.nan
-            if not seen and item.code is not None:
-                codes[:, item.code] = -1
-        return x, codes
-
     def _offset(self, pattern: Tensor) -> float:
         """The threshold of a pattern of holes."""
         known = [item.x is not None or item.code is not None for item in self.model_.columns_.items]
@@ -251,8 +218,58 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         key = pattern.numpy().tobytes()
         if key not in self._offsets:
             x, codes, folds = self._reference
-            self._offsets[key] = self._quantile(self.model_._log_prob(*self._through(pattern, x, codes), folds))
+            self._offsets[key] = self._quantile(self.model_._log_prob(*through(self.model_, pattern, x, codes), folds))
         return self._offsets[key]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "offset_")
+
+
+def simulated_p_values(model: TableModel, x: Tensor, codes: Tensor, log_p: Tensor, n: int, seed: int) -> Tensor:
+    """How often the model draws a row that is as unlikely or more, with the same holes, `(N,)`.
+
+    Args:
+        model: fitted.
+        x: rows `(N, D)`, NaN where missing.
+        codes: `(N, C)`, -1 where missing.
+        log_p: of these rows, nats.
+        n: how many rows are drawn, the same for all patterns of holes.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn_x, drawn_codes = (part[:, 0] for part in model._anything().sample(n, generator))
+    out = torch.ones(len(x), dtype=torch.float64)
+    for pattern, rows in patterns_of(model, x, codes):
+        drawn = model._log_prob(*through(model, pattern, drawn_x, drawn_codes)).sort().values
+        below = torch.searchsorted(drawn, log_p[rows], right=True)
+        out[rows] = (1.0 + below.double()) / (1.0 + n)
+    return out
+
+
+def seen(model: TableModel, x: Tensor, codes: Tensor) -> Tensor:
+    """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
+    out = torch.zeros(len(x), len(model.columns_), dtype=torch.bool)
+    for place, item in enumerate(model.columns_.items):
+        if item.x is not None:
+            out[:, place] |= ~x[:, item.x].isnan()
+        if item.code is not None:
+            out[:, place] |= codes[:, item.code] >= 0
+    return out
+
+
+def patterns_of(model: TableModel, x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each pattern of holes `(columns,)`, True where observed, and its rows."""
+    patterns, which = seen(model, x, codes).unique(dim=0, return_inverse=True)
+    for p, pattern in enumerate(patterns):
+        yield pattern, (which == p).nonzero()[:, 0]
+
+
+def through(model: TableModel, pattern: Tensor, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Complete rows as a pattern of holes shows them."""
+    x, codes = x.clone(), codes.clone()
+    for item, shown in zip(model.columns_.items, pattern.tolist(), strict=True):
+        if not shown and item.x is not None:
+            x[:, item.x] = torch.nan
+        if not shown and item.code is not None:
+            codes[:, item.code] = -1
+    return x, codes

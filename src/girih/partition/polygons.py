@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from girih.errors import LatentDimensionError, ParameterError
-from girih.partition import Partition
+from girih.partition.memory import Array
+from girih.partition.partition import Partition
 from girih.partition.polytope_cells import PolytopeCells
-from girih.plots.numbers import Array, to_array
 
 Ints = NDArray[np.int64]
 Window = tuple[tuple[float, float], tuple[float, float]]
@@ -58,7 +58,7 @@ def cell_polygons(part: Partition, span: ArrayLike | None = None) -> Polygons:
 
     Example:
         >>> import girih
-        >>> from girih.plots.polygons import cell_polygons
+        >>> from girih.partition.polygons import cell_polygons
         >>> part = girih.Partition(girih.mlp([2, 8, 2], seed=0))
         >>> polygons = cell_polygons(part, (-2.0, 2.0))
         >>> round(float(polygons.areas().sum()), 10)
@@ -113,7 +113,7 @@ def window(part: Partition, span: ArrayLike | None = None) -> Window:
         points = planar_cells(part).complex.points
         finite = points[points[:, 2] > 0, :2]
         low, high = finite.min(0), finite.max(0)
-        deviation = np.sqrt(np.diag(to_array(part.prior_covariance)))
+        deviation = np.sqrt(np.diag(part.prior_covariance.numpy()))
         if (points[:, 2] == 0).any():
             reach = _REACH * deviation
             inside = part.domain is None or bool((low < reach).all() and (high > -reach).all())

@@ -1,0 +1,58 @@
+"""The page to look around in that `girih fit` and `girih inspect` leave beside the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from girih.cli.table_data import TableData
+from girih.errors import CellLimitError
+from girih.explorer import Wanted, explorer_of
+from girih.geometry.priors import UniformPrior
+from girih.report import Inspection
+
+if TYPE_CHECKING:
+    from girih.cli.decoders import Decoder
+    from girih.datasets import Dataset
+    from girih.em import DGNEstimator
+    from girih.tables import TableModel
+
+EXPLORER = "explorer.html"
+_ROWS = {1: 50_000, 2: 5_000, 3: 600}  # by S: those of S = 3 take a hundredth of a second each
+_PAIRS = 5  # columns whose pairs are shown, as in the pictures of the report
+
+
+def explore_table(path: Path, model: TableModel, data: TableData) -> None:
+    """Write the page of a table."""
+    items = model.columns_.items
+    numbers = [item.name for item in items if item.x is not None][:_PAIRS]
+    beside = None if data.ids is None else {name: data.ids[name].to_numpy() for name in data.ids.columns}
+    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name, beside=beside)).save(path)
+
+
+def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:
+    """Write the page of a fitted generator."""
+    wanted = Wanted(
+        columns=dataset.feature_names,
+        image_shape=dataset.image_shape,
+        most=_ROWS[est.dgn_.latent_dim],
+        title=dataset.name,
+    )
+    explorer_of(est, np.asarray(dataset.X, dtype=np.float64), wanted).save(path)
+
+
+def explore_decoder(path: Path, decoder: Decoder, found: Inspection, image_shape: tuple[int, ...] | None) -> str:
+    """Write the page of a decoder; the reason where there is none."""
+    prior = found.cells.prior
+    if isinstance(prior, UniformPrior) or prior is None:
+        return "there is no explorer for a uniform latent prior"
+    if found.note and found.latent_dim <= 2:
+        return "there is no explorer, since there are too many cells for a page"
+    wanted = Wanted(columns=decoder.columns, image_shape=image_shape, title=decoder.name, prior=prior.covariance)
+    try:
+        explorer_of(decoder.trace, None, wanted).save(path)
+    except CellLimitError:
+        return "there is no explorer, since there are too many cells for a page"
+    return ""
