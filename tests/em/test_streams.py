@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.exceptions
 import torch
 
 import girih
@@ -110,6 +111,24 @@ def test_one_pass_over_many_blocks_approaches_all_rows(monkeypatch):
     whole = held_out(dgn)
     assert whole < best < once < few and best - whole < 0.6 * (few - whole)
     assert np.mean(result.curve[-20:]) == pytest.approx(best, abs=0.1)  # what is said is of fresh rows
+
+
+def test_a_batch_that_no_step_can_be_made_from_is_said(monkeypatch, rows):
+    monkeypatch.setattr(stepwise, "SAMPLE", 100)
+    monkeypatch.setattr(stepwise, "_BATCH", 100)
+    take, failed = stepwise.batch_step, []
+
+    def fail_once(*arguments):
+        if not failed:
+            failed.append(True)
+            raise NonFiniteError("too large")
+        return take(*arguments)
+
+    monkeypatch.setattr(stepwise, "batch_step", fail_once)
+    blocks = (rows[i : i + 100] for i in range(0, 600, 100))
+    with pytest.warns(sklearn.exceptions.ConvergenceWarning, match="1 of 5 batches were left out"):
+        result = fit_em(build(NET), blocks, n_init=1, max_iter=3)
+    assert len(result.curve) == 6
 
 
 def test_a_killed_fit_goes_on_and_one_of_other_rows_does_not(rows, tmp_path, monkeypatch):

@@ -126,6 +126,12 @@ def test_a_block_that_cannot_be_read_is_named(folder):
         rows_of(blocks)
 
 
+def test_a_filter_that_blocks_would_pass_over_is_refused(folder):
+    few = pa.dataset.dataset(folder, format="parquet").filter(pa.dataset.field("a") > 9.0)
+    with pytest.raises(StreamError, match=r"the first block of X cannot be read .*filtered"):
+        rows_of(Blocks(few))
+
+
 def test_what_is_no_stream_is_refused(tmp_path):
     with pytest.raises(DataSourceError, match="there is no file or folder"):
         Blocks(tmp_path / "nothing")

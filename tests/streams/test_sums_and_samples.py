@@ -51,7 +51,7 @@ BLOCKS = [np.stack((np.full(n, i), np.arange(n)), 1) for i, n in enumerate((40, 
 @pytest.mark.parametrize("as_block", [np.asarray, pd.DataFrame, torch.from_numpy, lambda a: pa.table({"i": a[:, 0]})])
 def test_a_sample_is_the_same_for_any_number_of_processes(as_block):
     def drawn(size, ranks):
-        samples = [Sample(size, 5) for _ in range(ranks)]
+        samples = [Sample(size, -5) for _ in range(ranks)]
         for number, block in enumerate(BLOCKS):
             samples[number % ranks].add(number, as_block(block))
         return samples[0].drawn(samples[1:])

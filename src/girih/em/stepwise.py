@@ -80,6 +80,7 @@ def fit_once(dgn: DGN, blocks: Blocks, validation: object, options: EMOptions, a
             interrupted = True
         finally:
             bar.close()
+    warn_of(steps.left_out, len(steps.curve))
     curve = np.array([first.curve[-1], *steps.curve])
     history = {"step": np.arange(len(curve)), "nll": curve}
     if steps.held_out is not None:
@@ -96,6 +97,17 @@ def fit_once(dgn: DGN, blocks: Blocks, validation: object, options: EMOptions, a
     )
 
 
+def warn_of(left_out: int, batches: int) -> None:
+    """Warn where batches were passed that no step could be made from."""
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {batches} batches were left out, as a step from them has no finite numbers; look for "
+            "extreme values in the stream, or give larger blocks",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
 class _Steps:
     """The statistics so far, and the steps that batches take from there."""
 
@@ -104,6 +116,7 @@ class _Steps:
         now = problem.evaluate()
         self.rows, self.blended = len(problem.x), now.statistics
         self.curve: list[float] = []
+        self.left_out = 0  # batches whose step failed
         self.scores = [] if held_out is None else [held_out.nll(now.model)]
 
     def take(self, x: Tensor, shift: float) -> float:
@@ -120,6 +133,7 @@ class _Steps:
             good = False
         if not good:
             problem.restore(before)
+            self.left_out += 1
         else:
             self.rows, self.blended = rows, blended
         self.curve.append(-part.log_likelihood + shift)

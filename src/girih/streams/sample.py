@@ -71,7 +71,7 @@ class Sample:
 
     def add(self, number: int, block: Any) -> None:
         """Take what belongs to the sample so far of a block."""
-        key = np.random.default_rng([self.seed, number]).random(count(block))
+        key = np.random.default_rng([self.seed % 2**64, number]).random(count(block))
         place = np.flatnonzero(key <= self._bound)
         if len(place):
             self.parts.append(Drawn(taken(block, place), np.full(len(place), number), place, key[place]))

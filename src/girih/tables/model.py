@@ -147,9 +147,9 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             if sample_weight is not None:
                 raise ParameterError("rows in blocks have no sample_weight; leave it out, or give rows in memory")
             return self._fit_stream(Blocks.of(X), seed)
-        return self._fit_rows(X, sample_weight, seed)
+        return self._fit_rows(X, sample_weight, seed, Processes())
 
-    def _fit_rows(self, X: object, sample_weight: object, seed: int) -> Self:
+    def _fit_rows(self, X: object, sample_weight: object, seed: int, processes: Processes) -> Self:
         check_axes(X)
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
@@ -162,10 +162,8 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        finished = Finished(
-            self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, Processes.now(), self.n_jobs
-        )
-        with self._bar() as report:
+        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, processes, self.n_jobs)
+        with self._bar(processes) as report:
             try:
                 choice = choose(table, seed, report, finished, self.n_folds)
             finally:
@@ -178,22 +176,23 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
         """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
-        with self._bar() as report:
+        processes = Processes.now()
+        seed = processes.agreed(lambda: seed)
+        with self._bar(processes) as report:
             if blocks.once:
                 found = choose_once(blocks, self.kinds, seed, report, self.n_jobs)
             else:
                 found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint, self.n_jobs)
         if isinstance(found, Whole):
-            return self._fit_rows(found.rows, None, seed)
+            return self._fit_rows(found.rows, None, seed, processes)
         columns, chosen = found
         self._take(columns, chosen.choice, chosen.held, chosen.members.__getitem__)
         chosen.finished.remove()
         return self
 
     @contextmanager
-    def _bar(self) -> Iterator[Report]:
-        shown = bool(self.verbose) and Processes.now().leads
-        bar = Progress("fitting the table", _EXPECTED, show=shown)
+    def _bar(self, processes: Processes) -> Iterator[Report]:
+        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose) and processes.leads)
         try:
             yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
         finally:

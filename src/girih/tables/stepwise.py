@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from girih.em.stepwise import rate
+from girih.em.stepwise import rate, warn_of
 from girih.errors import StreamError
 from girih.streams import Blocks, count, joined
 from girih.tables.choice import HELD_OUT, Report
@@ -46,6 +46,7 @@ class Online:
     def __init__(self, member: Member, prior: Prior, x: Tensor, codes: Tensor) -> None:
         self.mixture, self.scales, self.prior = member.mixture, member.scales, prior
         self.rows, self.sums = len(x), self._expected(x, codes)
+        self.left_out = 0  # batches whose step failed
 
     @property
     def member(self) -> Member:
@@ -71,11 +72,14 @@ class Online:
         try:
             moved = maximised(self.mixture, sums, self.prior)
             torch.linalg.cholesky(moved.noise)
+            good = _finite(moved)
         except LinAlgError:
+            good = False
+        if not good:
+            self.left_out += 1
             return
-        if _finite(moved):
-            self.sums, self.rows = sums.about(moved.maps - self.mixture.maps), rows
-            self.mixture = moved
+        self.sums, self.rows = sums.about(moved.maps - self.mixture.maps), rows
+        self.mixture = moved
 
     def _expected(self, x: Tensor, codes: Tensor) -> Expected:
         return Expected.of(self.mixture, statistics(self.mixture, Rows.of(self.scales.forward(x), codes)))
@@ -115,10 +119,12 @@ def choose_once(
     online = [
         Online(member, prior, kept.x, kept.codes) for member, prior in zip(begun.members, begun.priors, strict=True)
     ]
+    place = -1
     for place, (x, codes) in enumerate(_batches(columns, passed)):
         for one in online:
             one.take(x, codes)
         report(len(begun.settings) + place, f"batch {place + 1}, {online[0].rows:,} rows")
+    warn_of(max(one.left_out for one in online), place + 1)
     return columns, begun.end([one.member for one in online])
 
 

@@ -102,7 +102,6 @@ def choose_streamed(
 ) -> tuple[Columns, Chosen] | Whole:
     """The schema and the density for a stream; or all its rows, where the sample holds them."""
     processes = Processes.now()
-    seed = processes.agreed(lambda: seed)
     found = Survey.of(blocks, kinds, SAMPLE, seed, processes)
     columns, drawn = found.columns, found.drawn
     if found.rows == len(drawn):
