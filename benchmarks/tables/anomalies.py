@@ -127,7 +127,7 @@ def run(key: Key) -> list[tuple[Key, Record]]:
     train, fresh, rare = rows_of(key.table, key.split)
     start = time.process_time()
     if key.model == "girih":
-        scores = -np.asarray(girih.TableModel(random_state=0).fit(train).score_samples(fresh))
+        scores = -girih.DGNOutlierDetector(random_state=0).fit(train).score_samples(fresh)
     else:
         spread = np.where(train.std(0) > 0, train.std(0), 1.0)
         centre = train.mean(0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -14,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import girih
 from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.tables.pairs import strongest
 
 NAN = float("nan")
 pytestmark = pytest.mark.usefixtures("fewest_settings")
@@ -42,10 +45,74 @@ def holey(fewest_settings):
     return detector(contamination=0.1).fit(array(120, 1, 0.25))
 
 
+def by_pairs(model, X):
+    """The score of rows, one pair of columns at a time as rows of which nothing else is known."""
+    X = np.asarray(X)
+    folds = model._unseen.folds_of(*model.columns_.read(X))
+    total, count = np.zeros(len(X)), np.zeros(len(X))
+    for pair in itertools.combinations(range(X.shape[1]), 2):
+        less = np.full_like(X, NAN)
+        less[:, pair] = X[:, pair]
+        both = ~np.isnan(less[:, pair]).any(1)
+        log_p = model._log_prob(*model.columns_.read(less), folds).numpy()
+        total, count = total + np.where(both, log_p, 0.0), count + both
+    shown = (~np.isnan(X)).sum(1)
+    return np.where(
+        count > 0, 0.5 * shown * total / np.maximum(count, 1), model._log_prob(*model.columns_.read(X), folds)
+    )
+
+
+def test_the_score_is_the_mean_of_all_pairs(holey):
+    X = np.vstack([array(40, 3, 0.4), [[NAN, NAN, NAN], [1.0, NAN, NAN]]])
+    np.testing.assert_allclose(holey.score_samples(X), by_pairs(holey.model_, X), rtol=1e-11, atol=1e-12)
+
+
+def test_pairs_with_categories_and_spikes():
+    rng = np.random.default_rng(1)
+    a = rng.gamma(2.0, size=80)
+    a[::4] = 0.0
+    X = pd.DataFrame({"a": a, "b": rng.normal(size=80), "c": np.where(a > 1, "up", "down")})
+    one = detector().fit(X)
+    model, fresh = one.model_, pd.DataFrame({"a": [0.0, 1.5, 0.2], "b": [0.3, -1.0, NAN], "c": ["up", "up", None]})
+    folds = torch.full((3,), -1)
+    total, count = np.zeros(3), np.zeros(3)
+    for pair in itertools.combinations(fresh, 2):
+        less = fresh.assign(**{name: None for name in fresh if name not in pair})
+        both = fresh[list(pair)].notna().all(axis=1).to_numpy()
+        total = total + np.where(both, model._log_prob(*model.columns_.read(less), folds).numpy(), 0.0)
+        count += both
+    expected = total[:2] / count[:2] * 1.5
+    np.testing.assert_allclose(one.score_samples(fresh)[:2], expected, rtol=1e-10)
+    assert one.score_samples(fresh)[2] == pytest.approx(model.score_samples(fresh)[2])
+
+
+def test_the_joint_density_can_be_the_score():
+    X = array()
+    joint = detector(score="joint").fit(X)
+    np.testing.assert_array_equal(joint.score_samples(X), joint.model_.score_held_out(X))
+    with pytest.raises(ParameterError, match="score must be"):
+        detector(score="all").fit(X)
+
+
+def test_of_many_columns_each_has_its_closest_ones():
+    rng = np.random.default_rng(0)
+    x = torch.as_tensor(rng.normal(size=(500, 30)))
+    x[:, 15:] = x[:, :15] + 0.1 * torch.as_tensor(rng.normal(size=(500, 15)))
+    codes, groups = torch.empty(500, 0, dtype=torch.long), [([j], []) for j in range(30)]
+    found = strongest(x, codes, groups, 100)
+    assert {(j, j + 15) for j in range(15)} <= set(found) and len(found) <= 100
+    assert {j for pair in found for j in pair} == set(range(30)) and all(i < j for i, j in found)
+    order = torch.as_tensor(rng.permutation(30))
+    place = order.argsort()
+    moved = {tuple(sorted((int(place[i]), int(place[j])))) for i, j in found}
+    assert moved == set(strongest(x[:, order], codes, groups, 100))
+    assert strongest(x[:, :4], codes, [([j], []) for j in range(4)]) == list(itertools.combinations(range(4), 2))
+
+
 def test_complete_rows_are_judged_by_one_threshold(fitted):
     X = array()
     scores, decision = fitted.score_samples(X), fitted.decision_function(X)
-    np.testing.assert_array_equal(scores, fitted.model_.score_held_out(X))
+    np.testing.assert_allclose(scores, by_pairs(fitted.model_, X), rtol=1e-12)
     np.testing.assert_allclose(decision, scores - fitted.offset_, rtol=1e-12)
     assert fitted.threshold_ == fitted.offset_ == pytest.approx(np.percentile(scores, 10.0))
     assert (fitted.predict(X) == -1).sum() == 8

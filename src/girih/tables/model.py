@@ -283,24 +283,25 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             return out
         drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
         usual = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
-        return np.where(self._known(x, codes), out - usual, 0.0)
+        return np.where(self._known(x, codes).numpy(), out - usual, 0.0)
 
-    def _known(self, x: Tensor, codes: Tensor) -> NDArray[np.bool_]:
-        """Which entries of the table are observed, `(N, columns)`."""
-        known = np.zeros((len(x), len(self.columns_)), dtype=bool)
-        for place, item in enumerate(self.columns_.items):
-            if item.x is not None:
-                known[:, place] |= ~x[:, item.x].isnan().numpy()
-            if item.code is not None:
-                known[:, place] |= (codes[:, item.code] >= 0).numpy()
+    def _known(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
+        known = torch.zeros(len(x), len(self.columns_), dtype=torch.bool)
+        for place, (numbers, categories) in enumerate(self._groups()):
+            known[:, place] = (~x[:, numbers].isnan()).any(1) | (codes[:, categories] >= 0).any(1)
         return known
 
-    def _reasons(self, x: Tensor, codes: Tensor, folds: Tensor) -> Array:
-        """`explain` for encoded rows, by the models that have not seen their folds."""
-        groups = [
+    def _groups(self) -> list[tuple[list[int], list[int]]]:
+        """The encoded numbers and categories of each column of the table."""
+        return [
             ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
             for item in self.columns_.items
         ]
+
+    def _reasons(self, x: Tensor, codes: Tensor, folds: Tensor) -> Array:
+        """`explain` for encoded rows, by the models that have not seen their folds."""
+        groups = self._groups()
         out = np.empty((len(x), len(groups)))
         for ensemble, rows in self._unseen.parts(self._ensemble, folds):
             out[rows] = reasons(ensemble, x[rows], codes[rows], groups).numpy()
