@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
+from girih._shown import line_of, table_of
 from girih.errors import ParameterError
 from girih.training import evaluating
 from girih.vae.free_energy import FreeEnergyModel
@@ -33,6 +34,16 @@ class Gap(NamedTuple):
     amortisation: Tensor  # the rest: what the encoder costs
     error: Tensor  # a bound, or for quadrature an estimate, of the error of any of these
     best: Distribution  # the best q of each row, of the kind that `encode` gives
+
+    def _facts(self) -> dict[str, str]:
+        """The means over rows."""
+        return {"rows": f"{len(self.nll):,}", **{name: f"{value:.4g}" for name, value in self.mean().items()}}
+
+    def __repr__(self) -> str:
+        return line_of("Gap", self._facts())
+
+    def _repr_html_(self) -> str:
+        return table_of("Gap: means over rows, nats", self._facts())
 
     def mean(self) -> dict[str, float]:
         """The means over rows by name, and the largest error.
