@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
     """`Wanted` says what a page is asked to show beside the model and its rows, see `girih.explore`.
 
     Of more rows than `most`, so many are drawn at random; the title is the name of the model unless it is given;
-    `prior` `(S, S)` is that of a decoder alone, 1 by default.
+    `prior` `(S, S)` is that of a decoder alone, 1 by default; `dates` are columns of a table that hold days since 1970.
     """
 
     latents: ArrayLike | None = None
@@ -33,6 +33,7 @@ class Wanted(NamedTuple):
     image_shape: Sequence[int] | None = None
     most: int = 50_000
     prior: torch.Tensor | None = None
+    dates: frozenset[str] = frozenset()
     title: str = ""
 
 

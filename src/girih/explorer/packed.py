@@ -65,8 +65,8 @@ def _rank(label: object) -> tuple[bool, float, str]:
     return not plain, float(label) if plain else 0.0, str(label)  # type: ignore[arg-type]
 
 
-def column(raw: Raw) -> Packed:
-    """A column of a table as it was given."""
+def column(raw: Raw, date: bool = False) -> Packed:
+    """A column of a table as it was given; `date` where its numbers are days since 1970-01-01, shown as dates."""
     if raw.family in ("number", "empty") and isinstance(raw.values, np.ndarray) and not raw.levels:
-        return number_column(raw.name, raw.values)
+        return number_column(raw.name, raw.values) | ({"date": True} if date else {})
     return label_column(raw.name, raw.labels(), raw.levels or ())
