@@ -149,6 +149,8 @@ def _notes(payload: dict[str, Any], shown: list[Any], count: int, what: str) -> 
             notes.append(f"{kept:,} of the {count:,} rows, drawn at random, are in this page.")
         if payload["S"] > 2:
             notes.append("They are seen along the other latents, onto the plane.")
+    if any(spec.get("cut") for spec in shown):
+        notes.append("The planes end where more cells would be too many for a page.")
     if payload["network"] is None:
         kept = sum(spec["maps"]["count"] for spec in shown)
         total = sum(spec["cells"] for spec in shown)

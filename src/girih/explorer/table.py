@@ -60,7 +60,8 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
         entries[:, place] = raw.labels()
     missing = np.array([[entry is None for entry in line] for line in entries]).reshape(entries.shape)
     scored = scored_rows(model, rows)
-    strange = strangest(TablePage(model, rows, entries, names, missing), _STRANGE, scored)
+    most = min(_STRANGE, max(5, len(chosen) // 10))
+    strange = strangest(TablePage(model, rows, entries, names, missing), most, scored)
     axes = _axes(model, x, wanted.columns)
     payload: dict[str, Any] = {
         "kind": "table",
