@@ -3,7 +3,8 @@
     python benchmarks/estep.py [--quick]
 
 Both get the same weights and rows in one process; medians over several runs, with the largest difference of the
-results beside the time. A second table shows how our time grows with N, R and D.
+results beside the time. The floor is two `log_ndtr` for each pair of a row and a cell. A second table shows how our
+time grows with N, R and D.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def compare(quick: bool) -> dict[str, dict[str, float]]:
         loop = seconds(lambda: published_style(part, x.numpy(), noise), 1 if quick else 3)  # noqa: B023
         moments = seconds(lambda: ours(model, x), 20 if quick else 200)  # noqa: B023
         full = seconds(lambda: accumulate(model, x, weight), 20 if quick else 200)  # noqa: B023
+        ends = torch.randn(2, n, cells, dtype=torch.float64)
+        floor = seconds(lambda: torch.special.log_ndtr(ends), 20 if quick else 200)  # noqa: B023
         their_log_p, theirs = published_style(part, x.numpy(), noise)
         our_log_p, mine = raw_moments(model, ours(model, x))
         results[name] = {
@@ -100,6 +103,8 @@ def compare(quick: bool) -> dict[str, dict[str, float]]:
             "loop_seconds": loop,
             "estep_seconds": moments,
             "estep_with_statistics_seconds": full,
+            "floor_seconds": floor,
+            "times_the_floor": moments / floor,
             "ratio": loop / moments,
             "ratio_with_statistics": loop / full,
             "largest_difference_log_p": float((our_log_p - torch.as_tensor(their_log_p)).abs().max()),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         plots,
         report,
         selection,
+        streams,
         tables,
         training,
         vae,
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from girih.networks import mlp, trace
     from girih.partition import Partition
     from girih.selection import select_model
+    from girih.streams import Blocks
     from girih.tables import DGNImputer, DGNOutlierDetector, TableModel
     from girih.training import FitOptions, FitResult
 
 __all__ = [
     "DGN",
+    "Blocks",
     "Covariance",
     "DGNEstimator",
     "DGNImputer",
@@ -74,6 +77,7 @@ __all__ = [
     "save",
     "select_model",
     "selection",
+    "streams",
     "tables",
     "trace",
     "train",
@@ -83,6 +87,7 @@ __all__ = [
 
 # Loaded at first use: torch, pandas and matplotlib take seconds to import, and `girih --help` needs none.
 _HOMES = {
+    "Blocks": "streams",
     "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",

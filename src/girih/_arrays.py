@@ -18,6 +18,7 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
+from girih._devices import check_device
 from girih.errors import EmptyDataError, NonFiniteError, NotNumericError, ShapeError
 
 _DATES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
@@ -195,12 +196,15 @@ ArrayLike = npt.ArrayLike | Tensor  # whatever `as_tensor` makes a tensor of; a 
 
 
 def as_tensor(value: object, name: str, device: torch.device | None = None) -> Tensor:
-    """Return `value` as a float64 tensor; a tensor that asks for gradients keeps them.
+    """Return `value` as a float64 tensor on a device; a tensor that asks for gradients keeps them.
+
+    A tensor on another device is refused (`DeviceError`); what has no device, as NumPy arrays and lists, goes there.
 
     Masked entries (`numpy.ma`), `None`, `pd.NA` and the nulls of data frames become NaN.
     """
     if isinstance(value, Tensor):
-        return _from_torch(value, name).to(device=device or value.device, dtype=torch.float64)
+        check_device(_from_torch(value, name), name, device)
+        return value.to(device=device or value.device, dtype=torch.float64)
     if isinstance(value, (list, tuple)) and _holds_arrays(value):
         parts = [as_tensor(part, name, device) for part in value]
         if any(part.shape != parts[0].shape for part in parts):

@@ -28,6 +28,10 @@ class ParameterError(GirihError):
     """An option has a value outside its domain."""
 
 
+class DeviceError(ParameterError):
+    """A tensor is on another device than the parameters that it is to be used with."""
+
+
 class UnsupportedLayerError(GirihError):
     """A network holds a layer that is not affine or piecewise linear."""
 
@@ -50,6 +54,14 @@ class CheckpointError(ParameterError, ModelFileError):
 
 class DataSourceError(GirihError):
     """A data set is unknown, or its file cannot be read."""
+
+
+class StreamError(DataSourceError):
+    """A stream of rows changed between passes, or a block of it cannot be read; the message names the block."""
+
+
+class ProcessError(GirihError):
+    """A process of a run of several has ended, or does not answer."""
 
 
 class CellLimitError(GirihError):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import girih.em.loop as em
+from effort import FEWEST, try_few_settings
+from girih.tables.fitter import Fitter
 
 LONG = ("fit", "circle", "--rows", "60", "--hidden", "4", "--max-iter", "150", "--n-init", "2", "--tol", "0")
 
@@ -93,6 +95,38 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_numbers(girih):
     assert done.json["resumed"]
     assert done.json["nll_per_row"] == pytest.approx(straight["nll_per_row"], abs=1e-10)
     assert done.json["n_iter"] == straight["n_iter"]
+
+
+def test_the_fit_of_a_table_goes_on_too(girih, monkeypatch):
+    try_few_settings(monkeypatch, **FEWEST)
+    for name in ("draw_table", "rivals"):
+        monkeypatch.setattr(f"girih.cli.table_fit.{name}", lambda *arguments: [])
+    table = ("fit", "circle", "--rows", "60", "--model", "table")
+    straight = girih(*table, "--out", "straight", "--json").json
+    with monkeypatch.context() as patch:
+        patch.setattr("girih.tables.choice.Choice", _press_ctrl_c)  # when all folds are fitted
+        assert girih(*table, "--out", "o").code == 130
+    assert Path("o/checkpoint.safetensors").exists() and not Path("o/model").exists()
+    done = girih(*table, "--seed", 1, "--out", "o")
+    assert done.code == 2 and "the unfinished fit cannot be continued" in done.error and "--restart" in done.error
+    monkeypatch.setattr("girih.tables.fitter.Fitter.fit", _at_most(2, Fitter.fit))  # the best, and the longest curve
+    done = girih(*table, "--out", "o", "--json")
+    assert done.code == 0 and "note: o holds an unfinished fit; going on from there" in done.err
+    assert done.json["held_out_nll"] == straight["held_out_nll"] and not Path("o/checkpoint.safetensors").exists()
+
+
+def _press_ctrl_c(*arguments):
+    raise KeyboardInterrupt
+
+
+def _at_most(calls, function):
+    def limited(*arguments):
+        limited.left -= 1
+        assert limited.left >= 0
+        return function(*arguments)
+
+    limited.left = calls
+    return limited
 
 
 def test_an_unfinished_fit_with_other_settings_is_not_taken_up(girih, stop_after, monkeypatch):

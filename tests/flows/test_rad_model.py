@@ -11,8 +11,9 @@ import pytest
 import torch
 import zuko
 
+import girih
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
-from girih.flows import RAD, Flow, RADCoupling, RealNVP, Standardise, masks
+from girih.flows import RAD, DGNFlow, Flow, RADCoupling, RealNVP, Standardise, masks
 
 from .rad_cases import f64, livened, make, rad
 
@@ -235,3 +236,9 @@ def test_torch_keeps_its_checks():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "checked\n"
+
+
+def test_distributions_of_flows_have_short_reprs():
+    assert repr(RAD(2)()) == "FlowDistribution(D=2, 7 transforms, 6 of them folds)"
+    net = girih.mlp([2, 3, 2], seed=0)
+    assert repr(DGNFlow(net)()) == "PushForward(Trace(S=2, D=2, U=3: 2 linear, 1 activation))"

@@ -16,7 +16,8 @@ from torch import Tensor
 import girih
 from effort import LONG, cases
 from girih.inference import chunks
-from girih.inference.certificate import affine_bound, gap_from, select_pairs, unbounded_bounds
+from girih.inference.bounded import gap_from
+from girih.inference.certificate import affine_bound, select_pairs, unbounded_bounds
 from girih.inference.polytope_posterior import find_peaks
 from twins import noise_of_kind
 

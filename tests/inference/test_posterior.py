@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
+from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
 import girih
 from girih.errors import NonFiniteError, ParameterError, ShapeError
@@ -199,3 +199,23 @@ def test_bad_input_is_refused():
         post.kl(Normal(f64(0.0), f64(-1.0), validate_args=False))
     with pytest.raises(NonFiniteError, match="row 1 has no posterior"):
         MODELS["small noise"]().posterior([[0.0] * 4, [1e200] * 4])
+
+
+def test_torch_finds_the_divergence_from_gaussians():
+    dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.05)
+    posterior = dgn.posterior(dgn().sample((3,), seed=0))
+    normal = Normal(f64([[0.1], [0.2], [0.3]]), f64([[0.5]] * 3))
+    full = MultivariateNormal(normal.loc, scale_tril=torch.diag_embed(normal.scale))
+    for q in (normal, Independent(normal, 1), full):
+        assert torch.equal(kl_divergence(q, posterior), posterior.kl(q))
+    with pytest.raises(NotImplementedError):
+        kl_divergence(Laplace(normal.loc, normal.scale), posterior)
+
+
+def test_a_posterior_has_a_short_repr():
+    dgn = girih.DGN(girih.mlp([2, 8, 2], seed=0), noise=0.05)
+    x = dgn().sample((3,), seed=0)
+    assert (
+        repr(dgn.posterior(x)) == f"PolytopePosterior(3 rows, S=2, log p(x) {dgn().log_prob(x).mean():.4g} nats a row)"
+    )
+    assert repr(dgn.posterior(x[:1])).startswith("PolytopePosterior(1 row, S=2, ")

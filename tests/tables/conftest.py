@@ -16,7 +16,7 @@ def short_search():
 def shortest_search():
     """For scikit-learn's checks, which fit a hundred times."""
     with pytest.MonkeyPatch.context() as patch:
-        try_few_settings(patch, _SIZES=(1,), _CURVE=1, _KINKS=5, _TRIED=1, _KEPT=1)
+        try_few_settings(patch, _SIZES=(1,), CURVE=1, _KINKS=5, _TRIED=1, _KEPT=1)
         yield
 
 

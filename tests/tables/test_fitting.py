@@ -12,16 +12,18 @@ import torch
 
 from girih.em.orderings import orderings
 from girih.tables.basis import Basis
-from girih.tables.choice import Fitter, Setting, Table
-from girih.tables.fitting import Prior, fit, m_step
+from girih.tables.fitter import Fitter
+from girih.tables.fitting import Prior, _shared, fit, m_step
 from girih.tables.member import Ensemble
 from girih.tables.mixture import Mixture, Rows, log_prob, statistics
 from girih.tables.scales import Scales
-from girih.tables.starts import bent, clustered, completed, curve, gaussian
+from girih.tables.setting import Setting, Table
+from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
 from table_twins import Brute, ensemble
 
 NAN = float("nan")
 LINE = Basis.line(4)
+ALIKE = Setting(3, kinks=11, tied=True, shared=True)
 KINDS = ("full", "diagonal", "spherical", "low_rank")
 
 
@@ -83,6 +85,33 @@ def test_the_penalised_likelihood_never_falls(kind, tied, holes, basis):
     steps = np.diff(values)
     assert steps.min() > -1e-9 * abs(values[-1])
     assert values[-1] > values[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("holes", [0.0, 0.3])
+def test_curves_with_the_same_bends_keep_them_and_never_get_less_likely(kind, holes):
+    one = table(holes=holes)
+    rows, p = rows_of(one), prior(kind, True, rank=2, shared=True)
+    mixture = beside(fit(bent(gaussian(rows, prior(), one.levels), LINE), rows, prior(kind, rank=2), 5)[0], 3)
+    values = []
+    for _ in range(25):
+        found = statistics(mixture, rows)
+        values.append(float(found.log_likelihood - p.penalty(mixture)))
+        mixture = m_step(mixture, found, p)
+        assert torch.equal(mixture.maps[:1, :, 2:].expand(3, -1, -1), mixture.maps[:, :, 2:])
+    assert np.diff(values).min() > -1e-9 * abs(values[-1]) and values[-1] > values[0] + 1.0
+    assert float(mixture.maps[:, :, :2].diff(dim=0).abs().min()) > 0.0
+
+
+def test_shared_bends_are_those_of_one_regression():
+    g = torch.Generator().manual_seed(0)
+    G, H = torch.randn(3, 6, 6, generator=g).double(), torch.randn(3, 2, 6, generator=g).double()
+    G = G @ G.mT
+    W = _shared(G, H).requires_grad_()
+    own, bends = W[:, :, :2].detach().requires_grad_(), W[0, :, 2:].detach().requires_grad_()
+    maps = torch.cat((own, bends.expand(3, -1, -1)), 2)
+    (0.5 * (maps @ G @ maps.mT).diagonal(dim1=1, dim2=2).sum() - (H * maps).sum()).backward()
+    assert float(own.grad.abs().max()) < 1e-10 and float(bends.grad.abs().max()) < 1e-10
 
 
 def test_the_curve_of_a_fit_falls_and_ends_where_the_model_is():
@@ -181,7 +210,14 @@ def test_the_order_of_rows_and_columns_changes_nothing(kinks):
 
 
 @pytest.mark.parametrize(
-    "setting", [Setting(), Setting(2, "diagonal"), Setting(2, kinks=3), Setting(kinks=5, bend=True)]
+    "setting",
+    [
+        Setting(),
+        Setting(2, "diagonal"),
+        Setting(2, kinks=3),
+        Setting(kinks=5, bend=True),
+        Setting(2, kinks=11, tied=True, shared=True),
+    ],
 )
 def test_units_of_measurement_change_the_density_by_their_jacobian_alone(setting):
     one = table(levels=())
@@ -235,7 +271,16 @@ def test_curves_find_the_order_of_rows_on_a_circle():
 
 
 @pytest.mark.parametrize("N", [2, 3, 12])
-@pytest.mark.parametrize("setting", [Setting(4), Setting(2, "low_rank", rank=1), Setting(kinks=5), Setting(3, kinks=2)])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(4),
+        Setting(2, "low_rank", rank=1),
+        Setting(kinks=5),
+        Setting(3, kinks=2),
+        Setting(3, kinks=11, tied=True, shared=True),
+    ],
+)
 def test_more_components_and_kinks_than_rows_are_no_hindrance(N, setting):
     one = table(N, 3, levels=(2,))
     one = replace(one, x=one.x.nan_to_num(0.5))

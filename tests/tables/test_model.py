@@ -162,6 +162,20 @@ def test_reasons_are_conditional_densities(fitted, numbers):
     assert fitted.explain(alone)[0].sum() == pytest.approx(fitted.score_samples(alone)[0])
 
 
+@pytest.mark.usefixtures("fewest_settings")
+def test_relative_reasons_do_not_depend_on_units(numbers):
+    units = np.array([1e-3, 1.0, 1e4])
+    both = [girih.TableModel(n_folds=2, random_state=0).fit(numbers * unit) for unit in (1.0, units)]
+    reasons = [one.explain(numbers * unit, relative=True) for one, unit in zip(both, (1.0, units), strict=True)]
+    np.testing.assert_allclose(reasons[1], reasons[0], atol=1e-6)
+    assert (reasons[0][np.isnan(numbers)] == 0.0).all()
+    drawn = both[1].explain(both[1].sample(4000, random_state=1), relative=True)
+    assert (np.abs(drawn.mean(0)) < 6.0 * drawn.std(0) * np.sqrt(1 / 4000 + 1 / 1000)).all()
+    plain = both[1].explain(numbers * units)
+    gaps = (plain - reasons[1])[~np.isnan(numbers).any(1)]
+    np.testing.assert_allclose(gaps, gaps[:1].repeat(len(gaps), 0), atol=1e-9)  # the usual value of each column
+
+
 def test_reasons_of_text_and_atoms(mixed):
     X = frame()
     reasons, log_p = mixed.explain(X), mixed.score_samples(X)

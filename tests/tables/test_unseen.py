@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import girih
-from girih.tables import choice
+from girih.tables import choice, fitter
 
 pytestmark = pytest.mark.usefixtures("few_sizes")
 
@@ -90,7 +90,8 @@ def test_the_detector_flags_what_the_fit_held_out():
 def test_many_rows_are_searched_on_samples(monkeypatch):
     """Beyond 4,000 rows (here 100) curves are compared on samples and fitted to all rows."""
     monkeypatch.setattr(choice, "_LARGE", 100)
-    monkeypatch.setattr(choice, "_SCREENED", 40)
+    for module in (choice, fitter):
+        monkeypatch.setattr(module, "SCREENED", 40)
     rng = np.random.default_rng(0)
     t = rng.uniform(0.0, 2.0 * np.pi, 240)
     X = np.column_stack((np.cos(t), np.sin(t))) + 0.05 * rng.normal(size=(240, 2))

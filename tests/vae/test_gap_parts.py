@@ -194,3 +194,9 @@ def test_fits_of_logarithms_are_exact_where_they_can_be():
     wanted = draw(2, 5)
     found = nearest.fitted(wanted @ powers.mT + 3.0, torch.ones(2, 21, dtype=torch.float64), used) @ change.mT
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gap_has_a_short_repr():
+    vae = girih.vae.GaussVAE(girih.mlp([1, 8, 2], seed=0), noise=0.1, seed=0)
+    found = girih.vae.gap(vae, vae().sample((200,), seed=0))
+    assert repr(found).startswith("Gap(200 rows; means: nll ") and len(repr(found)) < 140

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -139,8 +140,8 @@ class Generator:
         if self.weight_prior is not None:
             parse_weight_prior(self.weight_prior)
 
-    def settings(self, source: str, dataset: Dataset, seed: int, reading: FileFormat) -> Settings:
-        """Settle what is fitted to a data set: an option that was not given may depend on it."""
+    def settings(self, source: str, dataset: Dataset | None, seed: int, reading: FileFormat) -> Settings:
+        """Settle what is fitted to a data set, None for a stream: an option that was not given may depend on it."""
         from girih.cli import fitting
 
         widths, prior = parse_widths(self.hidden), self.weight_prior
@@ -186,9 +187,9 @@ class Run:
             "--threads", min=1, help="Processor threads.", show_default="1; all for more than 5 million entries"
         ),
     ] = None
-    restart: Annotated[
-        bool, _training("--restart", help="Start anew instead of going on with the unfinished fit of a generator.")
-    ] = False
+    restart: Annotated[bool, _training("--restart", help="Start anew instead of going on with an unfinished fit.")] = (
+        False
+    )
     explorer: Explorer = True
 
 
@@ -217,9 +218,12 @@ def fit(
     by exact EM, and so does every table with [b]--model dgn[/b] or an option that only generators have.
 
     Writes the model, its numbers and pictures, [b]report.html[/b], one page with all of it, and [b]explorer.html[/b],
-    one page to look around in. The fit of a generator
-    that was killed goes on when the same command is run again, and Ctrl-C ends it with the best model so far; the fit
-    of a table starts anew.
+    one page to look around in. A fit that was killed goes on when the same command is run again, and Ctrl-C ends that
+    of a generator with the best model so far.
+
+    A folder of Parquet files is read in blocks, again in each pass, and need not fit into memory; then the model and
+    its numbers are all that is written. Several processes share it:
+    [b]torchrun --nproc-per-node 2 -m girih fit DATA[/b].
     """
     generator.check()
     own = [option.name for option in fields(Generator) if _given(context, option.name)]
@@ -230,6 +234,16 @@ def fit(
     single = model is ModelKind.dgn or bool(own)
     if single and reading.kind:
         raise CommandError("--kind is an option of tables, and a single generator takes numbers alone; leave it out")
+    if _is_stream(data):
+        from girih.cli import fitting, streams
+
+        fitting.check_latent_dim(generator.latent_dim)
+        streams.check(reading, reading.rows, generator.standardize)
+        kinds = streams.parse_kinds(reading.kind)
+        chosen_model = generator.settings(data, None, run.seed, FileFormat()) if single else kinds
+        with compute_threads(0, run.threads):
+            streams.fit(data, chosen_model, run.seed, run.restart, output)
+        return
     terminal = Terminal(output.as_json)
     started = time.perf_counter()
     with terminal.busy("loading"):
@@ -260,6 +274,15 @@ def fit(
         _fit_table(found, kinds, folder, run, seconds, terminal)
 
 
+def _is_stream(data: str) -> bool:
+    """Whether DATA is read in blocks; what is slow to import is left out where it cannot be."""
+    if not Path(data).expanduser().is_dir() and "WORLD_SIZE" not in os.environ:
+        return False
+    from girih.cli import streams
+
+    return streams.is_stream(data)
+
+
 def _fit_table(
     table: TableData,
     kinds: dict[str | int, str] | None,
@@ -269,11 +292,12 @@ def _fit_table(
     terminal: Terminal,
 ) -> None:
     from girih.cli import table_fit, tables
+    from girih.cli.fitting import CHECKPOINT
 
     about = f"{tables.plural(len(table), 'row')} of {tables.plural(len(table.names), 'column')}"
     terminal.say(f"{table.name}: {about}", style="bold")
     with compute_threads(len(table) * len(table.names), run.threads):
-        fitted, taken = table_fit.fit_table(table, kinds, run.seed, terminal)
+        fitted, taken = table_fit.fit_table(table, kinds, run.seed, folder / CHECKPOINT, run.restart, terminal)
         metrics = table_fit.write_table(folder, fitted, table, taken | seconds, terminal, run.explorer)
     table_fit.tell(terminal, folder, fitted, metrics)
 

@@ -80,14 +80,14 @@ class Fitted:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def default_hidden(dataset: Dataset) -> tuple[int, ...]:
+def default_hidden(dataset: Dataset | None) -> tuple[int, ...]:
     """One layer of 8 units, and a second of 16 for images, which need more cells."""
-    return (8, 16) if dataset.image_shape is not None else (8,)
+    return (8, 16) if dataset is not None and dataset.image_shape is not None else (8,)
 
 
-def default_weight_prior(dataset: Dataset) -> str | None:
+def default_weight_prior(dataset: Dataset | None) -> str | None:
     """Take a Gaussian prior for images: without one, the ends of the latent that hold no row draw wild pixels."""
-    return "gaussian:0.3" if dataset.image_shape is not None else None
+    return "gaussian:0.3" if dataset is not None and dataset.image_shape is not None else None
 
 
 def check_columns(dataset: Dataset) -> None:
@@ -137,16 +137,9 @@ def check_model_folder(out: Path) -> None:
         raise CommandError(f"{folder} exists and is not a girih model; move it away or choose another --out") from None
 
 
-def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal: Terminal) -> Fitted:
-    """Fit by exact EM, going on from the checkpoint of an unfinished run if there is one."""
-    start = time.perf_counter()
-    checkpoint = out / CHECKPOINT
-    if restart:
-        checkpoint.unlink(missing_ok=True)
-    resumed = checkpoint.exists()
-    if resumed:
-        terminal.note(f"{out} holds an unfinished fit{_progress_of(checkpoint)}; going on from there")
-    est = DGNEstimator(
+def estimator(settings: Settings, checkpoint: Path, verbose: int) -> DGNEstimator:
+    """The estimator that does what was asked for."""
+    return DGNEstimator(
         latent_dim=settings.latent_dim,
         hidden=settings.hidden,
         activation=settings.activation,
@@ -157,7 +150,7 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
         tol=settings.tol,
         n_init=settings.n_init,
         random_state=settings.seed,
-        verbose=int(terminal.shows_progress),
+        verbose=verbose,
         learn_prior=settings.learn_prior,
         noise_floor=settings.noise_floor,
         checkpoint=checkpoint,
@@ -169,13 +162,25 @@ def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal
         early_stopping=settings.early_stopping,
         validation_fraction=settings.validation_fraction,
     )
+
+
+def fit(dataset: Dataset, settings: Settings, out: Path, restart: bool, terminal: Terminal) -> Fitted:
+    """Fit by exact EM, going on from the checkpoint of an unfinished run if there is one."""
+    start = time.perf_counter()
+    checkpoint = out / CHECKPOINT
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    resumed = checkpoint.exists()
+    if resumed:
+        terminal.note(f"{out} holds an unfinished fit{_progress_of(checkpoint)}; going on from there")
+    est = estimator(settings, checkpoint, int(terminal.shows_progress))
     scaling = _scaling(dataset, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said in the words of the command line below
         try:
             est.fit(dataset.X if scaling is None else scaling.apply(dataset.X).numpy())
         except ModelFileError as error:
-            raise _cannot_resume(out, error) from None
+            raise cannot_resume(error) from None
     if scaling is not None:
         fold_estimator(est, scaling, dataset.X)
     # a saved model should not go on from, or write to, this run's files
@@ -217,7 +222,8 @@ def _progress_of(checkpoint: Path) -> str:
         return ""
 
 
-def _cannot_resume(out: Path, error: ModelFileError) -> CommandError:
+def cannot_resume(error: ModelFileError) -> CommandError:
+    """What to do about a checkpoint that is damaged, or of another run."""
     reason = str(error).split(";")[0]
     return CommandError(
         f"the unfinished fit cannot be continued: {reason}; repeat the command that began it, add --restart to begin "

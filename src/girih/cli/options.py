@@ -23,8 +23,8 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A csv, tsv, xlsx, npy, npz or parquet file, or a built-in name (see [b]girih datasets[/b]). "
-        "Empty cells are missing entries.",
+        help="A csv, tsv, xlsx, npy, npz or parquet file, or a built-in name (see [b]girih datasets[/b]); "
+        "[b]girih fit[/b] also takes a folder of parquet files. Empty cells are missing entries.",
         show_default=False,
     ),
 ]

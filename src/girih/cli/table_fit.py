@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import numpy as np
 import girih
 from girih._files import write_json, write_text
 from girih.cli.explorers import EXPLORER, explore_table
-from girih.cli.fitting import CHECKPOINT
+from girih.cli.fitting import CHECKPOINT, cannot_resume
 from girih.cli.folder import OutputFolder
 from girih.cli.results import CURVE, PICTURES, REPORT, SCORES
 from girih.cli.table_data import READ, TableData, is_frame, page_of, scores_of, what_was_read
 from girih.cli.tables import DATA_FILE, METRICS, MODEL, plural, write_csv
 from girih.cli.terminal import CommandError, Terminal
+from girih.errors import ModelFileError
 from girih.report import Section, versions
 from girih.report.rivals import Rival, rivals
 from girih.report.table_numbers import setting_text, weighty
@@ -45,9 +47,14 @@ def parse_kinds(texts: list[str] | None, data: TableData) -> dict[str | int, str
 
 
 def fit_table(
-    data: TableData, kinds: Mapping[str | int, str] | None, seed: int, terminal: Terminal
+    data: TableData,
+    kinds: Mapping[str | int, str] | None,
+    seed: int,
+    checkpoint: Path,
+    restart: bool,
+    terminal: Terminal,
 ) -> tuple[TableModel, dict[str, float]]:
-    """Fit the density of a table; the model and how long it took."""
+    """Fit the density of a table, going on from the checkpoint of an unfinished fit; the model and how long it took."""
     for name in data.left_out:
         kind = "text" if data.ids is not None and data.ids[name].dtype.kind not in "fiu" else "number"
         terminal.note(
@@ -63,9 +70,17 @@ def fit_table(
             f"{missing.sum():,} entries in {missing.any(1).sum():,} rows are missing ({missing.mean():.1%}); "
             "they are integrated out"
         )
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        terminal.note(f"{checkpoint.parent} holds an unfinished fit; going on from there")
     start = time.perf_counter()
-    model = TableModel(kinds=kinds, random_state=seed, verbose=int(terminal.shows_progress)).fit(data.rows)
-    model.set_params(verbose=0)
+    model = TableModel(kinds=kinds, random_state=seed, verbose=int(terminal.shows_progress), checkpoint=checkpoint)
+    try:
+        model.fit(data.rows)
+    except ModelFileError as error:
+        raise cannot_resume(error) from None
+    model.set_params(verbose=0, checkpoint=None)
     return model, {"fit": time.perf_counter() - start}
 
 

@@ -3,8 +3,8 @@
 from girih._deprecated import moved
 from girih.em.estimator import NOISES, DGNEstimator, fold_estimator
 from girih.em.fit import fit_em
-from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, count_parameters
 from girih.em.scaling import Scaling, noise_floor
 

@@ -24,14 +24,15 @@ from girih._arrays import Rows, as_rows, as_tensor, check_finite, check_largest,
 from girih._options import real, whole, wholes
 from girih.covariance import Covariance
 from girih.em.fit import fit_em
-from girih.em.loop import EMOptions
 from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.parameters import count_parameters
 from girih.em.scaling import Scaling
 from girih.em.starting_points import warm_model
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.inference import DGN
 from girih.networks import mlp
+from girih.streams import Blocks, Stream, is_stream
 from girih.training import FitResult
 
 NOISES = ("isotropic", "diagonal", "full", "low_rank")
@@ -77,6 +78,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             that are best on them.
         validation_fraction: share of the rows that is held out.
         n_iter_no_change: stop when this many iterations in a row gain less than `tol` on the held-out rows.
+        n_jobs: starts that are tried at once, through joblib, to the same numbers; -1 for one on each processor, `None`
+            for what `joblib.parallel_config` says, else one.
 
     Attributes:
         dgn_: the fitted `girih.DGN`.
@@ -128,6 +131,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
+        n_jobs: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -153,28 +157,40 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.n_jobs = n_jobs
 
     def fit(
-        self, X: Rows, y: object = None, sample_weight: Tensor | np.ndarray | Sequence[float] | float | None = None
+        self,
+        X: Rows | Stream,
+        y: object = None,
+        sample_weight: Tensor | np.ndarray | Sequence[float] | float | None = None,
     ) -> DGNEstimator:
         """Fit by exact EM.
 
         Args:
-            X: `(N, D)`; NaN entries are missing.
+            X: `(N, D)`; NaN entries are missing. Or a stream of rows that need not fit into memory, see
+                `girih.em.fit_em`: a path, a dataset of pyarrow, blocks of rows, `girih.Blocks` around a table.
             y: ignored.
             sample_weight: `(N,)` non-negative weights.
 
         Raises:
             NotNumericError: X holds text, dates or other objects, by column.
-            ShapeError, EmptyDataError, NonFiniteError, ParameterError, ModelFileError.
+            ShapeError, EmptyDataError, NonFiniteError, ParameterError, ModelFileError, StreamError, ProcessError.
         """
-        X = self._validate(X, reset=True)
+        if is_stream(X):
+            blocks = Blocks.of(X)
+            self._validate(blocks.first(), reset=True)  # type: ignore[arg-type]
+            return self._fit(blocks, None if sample_weight is None else np.asarray(sample_weight))
+        X = self._validate(X, reset=True)  # type: ignore[arg-type]
         weight: np.ndarray | None = None
         if sample_weight is not None:
             given = sample_weight if np.isscalar(sample_weight) else _as_numpy(sample_weight, "sample_weight")
             weight = _check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True)
+        return self._fit(X, weight)
+
+    def _fit(self, X: np.ndarray | Blocks, weight: np.ndarray | None) -> DGNEstimator:
         warm = self.warm_start and hasattr(self, "dgn_")
-        dgn = self._new_model(X.shape[1])
+        dgn = self._new_model(self.n_features_in_)
         if warm:
             dgn = warm_model(self.dgn_, dgn)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -187,6 +203,7 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             progress=bool(self.verbose),
             checkpoint=self.checkpoint,
             validation=self._validation(),
+            n_jobs=self.n_jobs,
             **vars(replace(options, n_init=0) if warm else options),
         )
         self.dgn_ = dgn
@@ -283,7 +300,11 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         """The generated rows `g(z)`, `(N, D)`."""
         check_is_fitted(self)
         with torch.no_grad():
-            return self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim")).cpu().numpy()
+            return (
+                self.dgn_.trace(as_rows(Z, "Z", self.dgn_.latent_dim, "latent_dim", device=self.dgn_.trace.device))
+                .cpu()
+                .numpy()
+            )
 
     def impute(self, X: Rows) -> np.ndarray:
         """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`."""

@@ -6,27 +6,28 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_observed
-from girih._options import real
-from girih.em.iteration import Problem
-from girih.em.loop import EMOptions, HeldOut, Loop, told_apart_by
+from girih.em.in_memory import Around, fit_rows
 from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
-from girih.em.scaling import Scaling
-from girih.em.scaling import noise_floor as floor_of
+from girih.em.stepwise import fit_once
+from girih.em.streamed import fit_stream
 from girih.errors import ParameterError, ShapeError
 from girih.inference import DGN
-from girih.training import Checkpoint, FitResult, seed_of_run, split
+from girih.streams import Blocks, Stream, is_stream
+from girih.training import FitResult, seed_of_run, split
 
 
 def fit_em(
     dgn: DGN,
-    X: Rows,
+    X: Rows | Stream,
     *,
     sample_weight: Tensor | np.ndarray | Sequence[float] | None = None,
     weight_prior: WeightPrior | tuple[str, float] | str | None = None,
@@ -48,6 +49,7 @@ def fit_em(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 2.0,
     callback: Callable[[int, float], None] | None = None,
+    n_jobs: int | None = 1,
 ) -> FitResult:
     r"""Fit a `DGN` by exact EM, in place.
 
@@ -61,7 +63,10 @@ def fit_em(
 
     Args:
         dgn: the model; its network's float64 layers, noise and (if asked) prior are changed in place.
-        X: `(N, D)`; NaN entries are missing.
+        X: `(N, D)`; NaN entries are missing. Or a stream of rows that need not fit into memory: whatever `girih.Blocks`
+            takes but for a table. A uniform sample of 10,000 rows, drawn in a first pass, then chooses the start, and
+            the fit goes on from there over all blocks; several processes of `torch.distributed` share them. An iterator
+            is passed once, by stepwise EM (see `girih.em.stepwise`).
         sample_weight: `(N,)` non-negative row weights; only their ratios matter, as they are scaled to the mean 1
             over the rows that have any.
         weight_prior: as all down to `seed`, a field of `girih.em.EMOptions`, which says what it means.
@@ -77,7 +82,8 @@ def fit_em(
         batch_size: rows in a batch.
         init: "auto", or "random" for no curves.
         validation: held-out rows `(M, D)`, or the fraction of the rows, drawn with `seed`, that is held out; `None`
-            holds out none. The model keeps the parameters that are best on them.
+            holds out none. The model keeps the parameters that are best on them. Of a stream it is that fraction of
+            the sample.
         patience: end when this many iterations in a row gain less than `tol` on the held-out rows; `None` never does.
         seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
         progress: show a bar with the NLL on a terminal or in a notebook.
@@ -85,12 +91,17 @@ def fit_em(
             again ends with the same numbers.
         checkpoint_seconds: time between writes of that file.
         callback: called as `callback(iteration, nll)` after each iteration of the kept run.
+        n_jobs: starts that are tried at once, through joblib, to the same numbers; -1 for one on each processor.
 
     Returns:
-        The `FitResult`; its curve is the penalised exact NLL (nats per row) before the first iteration and after each.
+        The `FitResult`; its curve is the penalised exact NLL (nats per row) before the first iteration and after each;
+        of a stream, from where all rows are passed on, and of one that is passed once, the NLL of each batch before it
+        was learned.
 
     Raises:
         ShapeError, NonFiniteError, EmptyDataError, ParameterError, ModelFileError, UnsupportedLayerError.
+        StreamError: a block of a stream cannot be read, or the blocks change between passes.
+        ProcessError: another process of the run has ended or does not answer.
 
     Source:
         EM-DGN, section 4 and appendices G, H.
@@ -103,32 +114,18 @@ def fit_em(
         >>> bool(result.curve[-1] < result.curve[0]), result.converged
         (True, True)
     """
-    x, weight = _check_data(dgn, X, sample_weight)
     seed = seed_of_run(seed, checkpoint)
     options = EMOptions.among(locals())
+    around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
+    if is_stream(X):
+        if sample_weight is not None:
+            raise ParameterError("rows that come in blocks have no sample_weight; leave it out, or give rows in memory")
+        blocks = Blocks.of(X)
+        return (fit_once if blocks.once else fit_stream)(dgn, blocks, validation, options, around)
+    x, weight = _check_data(dgn, cast("Rows", X), sample_weight)
     x, weight, held_out = _held_out(dgn, x, weight, validation, options.seed)
     Trained.of(dgn.net, dgn.trace)  # refuses what EM cannot train before anything is changed
-    scaling = Scaling.for_fit(dgn, x, weight, rescale=options.prior is None)
-    floor = scaling.variance(floor_of(dgn, x, weight, options.noise_floor))
-    shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
-    with scaling.inside(dgn):
-        problem = Problem(dgn, scaling.apply(x), weight, options.prior, floor)
-        problem.kink_ridge = options.kink_ridge
-        if options.noise_prior:
-            own = scaling.variance(floor_of(dgn, x, weight, options.noise_prior))
-            problem.noise_prior = own.expand(dgn.output_dim)
-        watched = None if held_out is None else HeldOut.of(*held_out, scaling)
-        saved = None
-        if checkpoint is not None:
-            seconds = real(checkpoint_seconds, "checkpoint_seconds", positive=False)
-            saved = Checkpoint(checkpoint, told_apart_by(problem, x, options, watched), seconds)
-
-        def watch(iteration: int, nll: float) -> None:
-            if callback is not None:
-                with scaling.outside(dgn):
-                    callback(iteration, nll + shift)
-
-        result = Loop(problem, options, watch, saved, watched).run(progress, shift)
+    result = fit_rows(dgn, x, weight, held_out, options, around)
     reason = overfit_reason(count_parameters(dgn, learn_prior), x, weight)
     if reason is not None:
         warnings.warn(reason, OverfitWarning, stacklevel=2)

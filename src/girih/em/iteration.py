@@ -52,7 +52,7 @@ RATE = 0.7
 _DAMPING = 0.1
 
 # The statistics of the last map, the noise and the prior; the others belong to the cells, which move.
-_BLENDED = ("outer", "features", "scatter", "latent")
+BLENDED = ("outer", "features", "scatter", "latent")
 
 
 @dataclass
@@ -77,10 +77,12 @@ class Problem:
     Attributes:
         kink_ridge, noise_prior: the penalties of `girih.em.penalties`: lambda, and the variances `rho U` `(D,)` or
             `None`.
+        shared: whether other processes take part in every evaluation.
     """
 
     kink_ridge: float = 0.0
     noise_prior: Tensor | None = None
+    shared: bool = False
 
     def __init__(
         self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor: Tensor | None = None
@@ -102,23 +104,33 @@ class Problem:
         Args:
             index: the rows of a batch, which then stands for all rows: their weights are scaled up.
         """
-        x, weight = self.x, self.weight
-        if index is None:
-            self.evaluations += 1
-        else:
-            x, weight = x[index], weight[index]
-            weight = weight * (self.weight.sum() / weight.sum())
         with torch.no_grad():
-            partition = self.dgn.partition
-            model = self.dgn.model(partition)
-            _, s = accumulate(model, x, weight)
-            penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
-            total = float(s.log_likelihood)
-            rows = float(s.weight)
-            if self.kink_ridge or self.noise_prior is not None:
-                s, more = penalised(model, s, self.kink_ridge, self.noise_prior)
-                penalty += more
-            return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
+            if index is None:
+                self.evaluations += 1
+                return self._evaluated(self.expect)
+            return self.evaluate_on(self.x[index], self.weight[index], self.weight.sum())
+
+    @torch.no_grad()
+    def evaluate_on(self, x: Tensor, weight: Tensor, total: Tensor) -> Evaluation:
+        """The E-step of rows `(B, D)`, whose weights `(B,)` are scaled to the sum `total`."""
+        weight = weight * (total / weight.sum())
+        return self._evaluated(lambda model: accumulate(model, x, weight)[1])
+
+    def expect(self, model: Model) -> Statistics:
+        """The statistics of all rows."""
+        return accumulate(model, self.x, self.weight)[1]
+
+    def _evaluated(self, expect: Callable[[Model], Statistics]) -> Evaluation:
+        partition = self.dgn.partition
+        model = self.dgn.model(partition)
+        s = expect(model)
+        penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
+        total = float(s.log_likelihood)
+        rows = float(s.weight)
+        if self.kink_ridge or self.noise_prior is not None:
+            s, more = penalised(model, s, self.kink_ridge, self.noise_prior)
+            penalty += more
+        return Evaluation((penalty - total) / rows, total / rows, model, partition, s)
 
     def parameters(self) -> dict[str, Tensor]:
         """A copy of everything that EM changes."""
@@ -273,7 +285,7 @@ def epoch(
     try:
         for index in order.split(batch):
             if float(problem.weight[index].sum()) > 0.0:
-                blended = _batch_step(problem, problem.evaluate(index), blended, chosen)
+                blended = batch_step(problem, problem.evaluate(index), blended, chosen)
     except (NonFiniteError, LinAlgError):
         problem.restore(before)
         return None
@@ -281,16 +293,26 @@ def epoch(
 
 
 @torch.no_grad()
-def _batch_step(problem: Problem, part: Evaluation, blended: Statistics, chosen: set[str]) -> Statistics:
-    """Move all parameters on a batch; returns the blended statistics about the new residuals."""
-    blended = _blend(blended, part.statistics)
+def batch_step(
+    problem: Problem, part: Evaluation, blended: Statistics, chosen: set[str], rate: float = RATE
+) -> Statistics:
+    """Move all parameters on a batch; returns the blended statistics about the new residuals.
+
+    Args:
+        problem: at the parameters of `part`.
+        part: the E-step of the batch, which stands for all rows.
+        blended: the statistics so far, about the same residuals.
+        chosen: what is updated.
+        rate: the share of the batch.
+    """
+    blended = _blend(blended, part.statistics, rate)
     system = problem.system(part) if "hidden" in chosen else None
     change = _m_step(problem, part, blended, chosen)
     if system is not None:
-        problem.change(system.changes(RATE * system.direction(_DAMPING)))
+        problem.change(system.changes(rate * system.direction(_DAMPING)))
     problem.change_head(change)
     return about(part.model.noise, blended, change)
 
 
-def _blend(old: Statistics, new: Statistics) -> Statistics:
-    return replace(new, **{n: torch.lerp(getattr(old, n), getattr(new, n), RATE) for n in _BLENDED})
+def _blend(old: Statistics, new: Statistics, rate: float) -> Statistics:
+    return replace(new, **{n: torch.lerp(getattr(old, n), getattr(new, n), rate) for n in BLENDED})

@@ -1,4 +1,4 @@
-"""The EM loop and its options: trials of random starts, the continuation of the best, convergence, the saved state."""
+"""The EM loop: trials of random starts, the continuation of the best, convergence, the saved state."""
 
 from __future__ import annotations
 
@@ -6,247 +6,32 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from girih._options import real, whole
+from girih._jobs import jobs, side_by_side
 from girih._progress import Progress
 from girih.em.iteration import INITIAL_DAMPING, Evaluation, Problem, em_step, epoch, exact_step
-from girih.em.mstep import WeightPrior
+from girih.em.options import EMOptions
 from girih.em.orderings import Ordered, ordered_rows
-from girih.em.quasi_newton import Pace, no_pairs, quasi_newton_step
-from girih.em.scaling import Scaling
+from girih.em.quasi_newton import no_pairs, quasi_newton_step
+from girih.em.runs import HeldOut, Run, State
 from girih.em.starting_points import be_constant, be_curve, randomise
-from girih.errors import NonFiniteError, ParameterError
-from girih.inference import Model, evidence
-from girih.training import Checkpoint, Ended, FitResult, digest
+from girih.errors import NonFiniteError
+from girih.training import Checkpoint, Ended, FitResult
 
-ACCELERATIONS = ("none", "quasi-newton")
-INITS = ("auto", "random")
 # A run has converged when this many iterations in a row each gained less than `tol`.
 _PATIENCE = 3
 # So many orderings of the rows are tried as starts, those that a regression explains best.
 _CURVES = 2
 # A finalist among the starts has this many times the iterations of a trial.
 _FINAL = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class EMOptions:
-    """They are the options of `girih.em.fit_em` that its numbers depend on, checked; `DGNEstimator` has them too.
-
-    Attributes:
-        weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`; see `WeightPrior`. The last two
-            need a chain of Linear layers and activations.
-        learn_prior: also update the latent prior.
-        noise_floor: lower bound on the noise variance, as a share of the variance of the data (column by column
-            unless the noise is isotropic). Without one the likelihood is unbounded: a network that passes through
-            points can let the noise go to 0.
-        noise_prior: rho, the scale of an inverse Wishart prior on the noise in units of the data's variances U
-            (column by column unless the noise is isotropic): the penalty is `rho tr(noise^-1 U) / 2`, and the noise of
-            N rows `(scatter + rho U) / N`. It keeps columns from collapsing, which a bound does not; 0 for none.
-        kink_ridge: lambda, the weight of `lambda E |noise^-1/2 (g(z) - l(z))|^2 / 2`, with l the best affine
-            approximation of the generator g under the latent prior: a matrix-normal prior on what bends, which leaves
-            the linear part free and counts like lambda rows that lie on l. Large values give factor analysis.
-        max_iter: iterations of the run that is kept.
-        tol: converged when three iterations in a row each gain less than this (nats per row).
-        n_init: random starts, beside which curves are tried (see `init`); each gets `init_iter` iterations, the best
-            is continued. 1 is the best curve alone, or one random start. 0 keeps the parameters that the model has
-            (a warm start).
-        init_iter: trial iterations of each start.
-        acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
-        batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,
-            undone where it raised the exact NLL of all rows. Batches double when that happens or little is gained,
-            until all rows are used together. `None` uses all rows from the start.
-        init: "random", or "auto": for S = 1, curves through the rows are tried as well, in the order of their first
-            principal component, Fiedler vector or Laplacian eigenvectors: the two that a regression explains best. The
-            best curve and the best random start then go on to `4 init_iter` iterations before they are compared.
-        patience: where rows are held out, end when this many iterations in a row gain less than `tol` on them;
-            `None` never does.
-        seed: of the starts, the batches and the rows that are held out.
-
-    Raises:
-        ParameterError: an option is out of its domain.
-
-    Example:
-        >>> from girih.em import EMOptions
-        >>> EMOptions(weight_prior=("gaussian", 1.0)).updates
-        ('head', 'noise', 'hidden')
-    """
-
-    weight_prior: WeightPrior | tuple[str, float] | str | None = None
-    learn_prior: bool = False
-    noise_floor: float = 1e-6
-    noise_prior: float = 0.0
-    kink_ridge: float = 0.0
-    max_iter: int = 200
-    tol: float = 1e-6
-    n_init: int = 5
-    init_iter: int = 25
-    acceleration: str = "quasi-newton"
-    batch_size: int | None = None
-    init: str = "auto"
-    patience: int | None = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.acceleration not in ACCELERATIONS:
-            raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {self.acceleration!r}")
-        if self.init not in INITS:
-            raise ParameterError(f"init must be one of {', '.join(INITS)}; got {self.init!r}")
-        checked = {
-            "weight_prior": WeightPrior.parse(self.weight_prior),
-            "learn_prior": bool(self.learn_prior),
-            "noise_floor": real(self.noise_floor, "noise_floor"),
-            "noise_prior": real(self.noise_prior, "noise_prior", positive=False),
-            "kink_ridge": real(self.kink_ridge, "kink_ridge", positive=False),
-            "max_iter": whole(self.max_iter, "max_iter"),
-            "tol": real(self.tol, "tol", positive=False),
-            "n_init": whole(self.n_init, "n_init", 0),
-            "init_iter": whole(self.init_iter, "init_iter"),
-            "batch_size": None if self.batch_size is None else whole(self.batch_size, "batch_size"),
-            "patience": None if self.patience is None else whole(self.patience, "patience"),
-            "seed": whole(self.seed, "seed", None),
-        }
-        if self.kink_ridge and self.learn_prior:
-            raise ParameterError(
-                "kink_ridge measures bends under the latent prior, which learn_prior would move; leave learn_prior "
-                "out, as the first layer can scale the latents as well"
-            )
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)  # frozen: only while it is made
-
-    @classmethod
-    def among(cls, named: Mapping[str, Any]) -> EMOptions:
-        """The options among named values; those that are not there have their defaults."""
-        return cls(**{field.name: named[field.name] for field in fields(cls) if field.name in named})
-
-    @property
-    def prior(self) -> WeightPrior | None:
-        """The prior of the weights."""
-        return WeightPrior.parse(self.weight_prior)
-
-    @property
-    def updates(self) -> tuple[str, ...]:
-        """These are changed by an iteration."""
-        return ("head", "noise", "hidden", *(("prior",) if self.learn_prior else ()))
-
-    def plain(self) -> dict[str, Any]:
-        """The options as plain values, for the checks of a checkpoint."""
-        return {**vars(self), "weight_prior": str(self.weight_prior)}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run is where EM stands after an iteration: parameters, NLL curve, and what decides the next one."""
-
-    parameters: dict[str, Tensor]
-    pairs: Tensor  # the memory of the acceleration
-    damping: float
-    curve: list[float]
-    quiet: int = 0  # iterations in a row that gained less than tol
-    batch: int = 0  # rows in a batch; 0 once all rows are used together
-    pace: Pace = field(default_factory=Pace)
-    warmup: int = 0  # iterations without the weight prior that are left; the curve begins after them
-    held_out: list[float] = field(default_factory=list)  # NLL of the held-out rows, as long as the curve
-    best: dict[str, Tensor] = field(default_factory=dict)  # the parameters where it is lowest
-
-    @property
-    def best_step(self) -> int:
-        """The iteration whose parameters are kept: the last, or the best on the held-out rows."""
-        return int(np.argmin(self.held_out)) if self.held_out else len(self.curve) - 1
-
-    @property
-    def score(self) -> float:
-        """What runs are compared by: the lowest NLL on the held-out rows, or the last of the curve."""
-        return min(self.held_out) if self.held_out else self.curve[-1]
-
-    def idle(self, tol: float) -> int:
-        """Iterations in a row that have gained less than tol on the held-out rows."""
-        since, best = 0, math.inf
-        for value in self.held_out:
-            since, best = (0, value) if value < best - tol else (since + 1, best)
-        return since
-
-    def contents(self) -> dict[str, Any]:
-        """The run as tensors and plain values."""
-        return {**vars(self), "pace": astuple(self.pace)}
-
-    @classmethod
-    def of(cls, contents: Mapping[str, Any]) -> Run:
-        """The run of such contents."""
-        return cls(**{**contents, "pace": Pace(*contents["pace"])})
-
-
-@dataclass
-class State:
-    """The state says how far the whole fit has come: the trials done, the best of them, and the run under way."""
-
-    run: Run
-    start: int = 0  # the start under trial, then the finalist; the number of both once the best is being continued
-    finalists: dict[str, Run] = field(default_factory=dict)  # the best of each kind of start
-    starts: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def best(self) -> Run | None:
-        """The best of the trials that are done."""
-        return min(self.finalists.values(), key=lambda run: run.score, default=None)
-
-    def contents(self) -> dict[str, Any]:
-        """The state as tensors and plain values."""
-        finalists = {kind: run.contents() for kind, run in self.finalists.items()}
-        return {**vars(self), "run": self.run.contents(), "finalists": finalists}
-
-    @classmethod
-    def of(cls, contents: Mapping[str, Any]) -> State:
-        """The state of such contents."""
-        finalists = {kind: Run.of(run) for kind, run in contents["finalists"].items()}
-        return cls(**{**contents, "run": Run.of(contents["run"]), "finalists": finalists})
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """These are rows that are held out, in the units that EM works in.
-
-    Attributes:
-        x: `(M, D)`.
-        weight: `(M,)`.
-        shift: their NLL is larger by this in the units of the data, nats per row.
-    """
-
-    x: Tensor
-    weight: Tensor
-    shift: float
-
-    @classmethod
-    def of(cls, x: Tensor, weight: Tensor, scaling: Scaling) -> HeldOut:
-        """Rows in the units of the data, in those of a scaling."""
-        return cls(scaling.apply(x), weight, float(weight @ scaling.log_jacobian(x) / weight.sum()))
-
-    def nll(self, model: Model) -> float:
-        """Mean exact NLL, without penalties, nats per row; infinite where it is no number."""
-        nll = -float(self.weight @ evidence(model, self.x).log_prob / self.weight.sum())
-        return math.inf if math.isnan(nll) else nll
-
-
-def told_apart_by(problem: Problem, x: Tensor, options: EMOptions, held_out: HeldOut | None) -> dict[str, Any]:
-    """Everything that the numbers of a fit to the rows x depend on, by name."""
-    return {
-        **options.plain(),
-        "the shapes of the parameters": [list(p.shape) for p in problem.dgn.parameters()],
-        "the bounds on the noise": problem.noise_floor.tolist(),
-        "data": digest(x),
-        "sample_weight": digest(problem.weight),
-        "validation": None if held_out is None else digest(held_out.x, held_out.weight),
-    }
 
 
 class Loop:
@@ -259,8 +44,9 @@ class Loop:
         callback: Callable[[int, float], None],
         checkpoint: Checkpoint | None,
         held_out: HeldOut | None = None,
+        n_jobs: int | None = 1,
     ) -> None:
-        self.held_out = held_out
+        self.held_out, self.n_jobs = held_out, n_jobs
         self.problem, self.updates, self.options = problem, options.updates, options
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
@@ -283,6 +69,8 @@ class Loop:
             for description in self._iterations(state):
                 bar.show(self._done(state), f"NLL {state.run.curve[-1] + shift:.4f}", description)
         except KeyboardInterrupt:
+            if self.problem.shared:  # the other processes wait in a pass that this one has left
+                raise
             interrupted = True
         finally:
             bar.close()
@@ -295,6 +83,8 @@ class Loop:
 
     def _iterations(self, state: State) -> Iterator[str]:
         """Run to the end, yielding what is going on after each iteration."""
+        if jobs(self.n_jobs) > 1:
+            yield from self._tried_together(state)
         while state.start < self.trials + self._finals:
             trial, kind = state.start < self.trials, self._kind(state.start)
             of = f"start {state.start + 1} of {self.trials}" if trial else f"{kind} goes on"
@@ -302,12 +92,7 @@ class Loop:
             while not self._ended(state.run, self.trial_length if trial else self.final_length):
                 now = self._iterate(state, now)
                 yield of + ", no weight prior yet" * bool(state.run.warmup)
-            best = state.finalists.get(kind)
-            if not trial or best is None or state.run.score < best.score:
-                state.finalists[kind] = state.run
-            if trial:
-                state.starts.append(state.run.curve[-1])
-            state.start += 1
+            self._end(state)
             state.run = self._begin(state)
         now = None
         while not self._ended(state.run, self.options.max_iter):
@@ -315,6 +100,35 @@ class Loop:
             self.callback(len(state.run.curve) - 1, state.run.curve[-1])
             yield "EM"
         state.run = self._no_worse_than_constant(state.run)
+
+    def _end(self, state: State) -> None:
+        """Note what a trial or a finalist has come to."""
+        trial, kind = state.start < self.trials, self._kind(state.start)
+        best = state.finalists.get(kind)
+        if not trial or best is None or state.run.score < best.score:
+            state.finalists[kind] = state.run
+        if trial:
+            state.starts.append(state.run.curve[-1])
+        state.start += 1
+
+    def _tried_together(self, state: State) -> Iterator[str]:
+        """Make the trials that are left side by side; they count in their order, so the numbers are the same."""
+        left = range(state.start, self.trials)
+        if len(left) < 2:
+            return
+        self.problem.prior = self.prior
+        tasks = [_Trial(self.problem, self.options, self.held_out, start) for start in left]
+        done: dict[int, Run] = {}
+        for place, run in side_by_side(_tried, tasks, self.n_jobs):
+            done[left[place]] = run
+            while state.start in done:
+                state.run = done.pop(state.start)
+                self._end(state)
+                if self.checkpoint is not None and self.checkpoint.due():
+                    state.run = self._begin(state)
+                    self._save(state)
+                yield f"{state.start} of {self.trials} starts"
+        state.run = self._begin(state)
 
     @property
     def _finals(self) -> int:
@@ -484,14 +298,14 @@ class Loop:
             warnings.warn(
                 f"EM was interrupted after {len(run.curve) - 1} iterations; the best model so far is kept",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         elif not converged and patient:
             warnings.warn(
                 f"EM did not converge in {self.options.max_iter} iterations: it still gains more than "
                 f"tol={self.options.tol:g} nats per row; raise max_iter or tol",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         curve = np.array(run.curve) + shift
         history = {"step": np.arange(len(curve)), "nll": curve}
@@ -508,6 +322,29 @@ class Loop:
             log_likelihood=now.log_likelihood - shift,
             starts=[nll + shift for nll in state.starts or run.curve[-1:]],
         )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A start that is tried in another process."""
+
+    problem: Problem
+    options: EMOptions
+    held_out: HeldOut | None
+    start: int
+
+
+def _tried(trial: _Trial) -> Run:
+    """Where a start has come to after its iterations."""
+    loop = Loop(trial.problem, trial.options, _ignore, None, trial.held_out)
+    state, now = State(loop._new_run(trial.start), trial.start), None
+    while not loop._ended(state.run, loop.trial_length):
+        now = loop._iterate(state, now)
+    return state.run
+
+
+def _ignore(iteration: int, nll: float) -> None:
+    """A callback of a trial, which has none."""
 
 
 def _mix(seed: int, start: int) -> int:

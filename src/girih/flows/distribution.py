@@ -83,6 +83,11 @@ class FlowDistribution(Shown, Distribution):
         layers = f"{len(self.transforms)} ({len(self.folds)} fold)" if self.folds else str(len(self.transforms))
         return {"D": str(self.event_shape[0]), "layers": layers, "base": type(self.base).__name__}
 
+    def __repr__(self) -> str:
+        layers, folds = len(self.transforms), len(self.folds)
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"FlowDistribution(D={self.event_shape[0]}, {layers} transforms, {folds} of them folds{batch})"
+
     @property
     def folds(self) -> list[FoldTransform]:
         """The layers that have a discrete latent."""

@@ -67,6 +67,9 @@ class PushForward(Distribution):
         self._search: Search | None = None
         super().__init__(torch.Size([]), torch.Size([flow.features]), validate_args=False)
 
+    def __repr__(self) -> str:
+        return f"PushForward({self._traced!r})"
+
     def log_prob(self, value: Rows) -> Tensor:
         """`log p(x)` in nats, `(...)` for x `(..., D)`; minus infinity where x has no preimage.
 

@@ -9,19 +9,25 @@ from typing import Any
 from torch import Tensor
 
 from girih.gaussian.any_gaussian import Moments, log_mass, moments
+from girih.gaussian.batched import box_log_mass, box_moments, polytope_log_mass, polytope_moments
+from girih.gaussian.clipping import from_halfspaces
 from girih.gaussian.interval import IntervalMoments, interval_log_mass, interval_moments, sample_truncated
-from girih.gaussian.polytopes import Polygons, Polyhedra, from_halfspaces
+from girih.gaussian.polytopes import Polygons, Polyhedra
 
 __all__ = [
     "IntervalMoments",
     "Moments",
     "Polygons",
     "Polyhedra",
+    "box_log_mass",
+    "box_moments",
     "from_halfspaces",
     "interval_log_mass",
     "interval_moments",
     "log_mass",
     "moments",
+    "polytope_log_mass",
+    "polytope_moments",
     "sample_truncated",
 ]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from girih._arrays import ArrayLike, as_tensor
 from girih.errors import EmptyDataError, LatentDimensionError, NoiseError, NonFiniteError, ParameterError, ShapeError
+from girih.gaussian.clipping import from_halfspaces
 from girih.gaussian.halfspaces import Array, halfspaces_of, tidy
 from girih.gaussian.interval import interval_log_mass, interval_moments
-from girih.gaussian.polytopes import from_halfspaces
 
 Points = ArrayLike | Sequence[ArrayLike]
 Rays = ArrayLike | Sequence[ArrayLike | None]

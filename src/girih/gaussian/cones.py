@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._devices import Constant, room
 from girih.gaussian.tables import PolygonTable, PolyhedronTable, Table
 
 # nodes for each dimension, and the exponent up to which they serve
 _RULES = ((6, 0.15), (8, 0.8), (12, 4.0), (16, 8.0))
+_LIMITS = Constant(torch.tensor([limit for _, limit in _RULES], dtype=torch.float64))
 _NONE = len(_RULES)
 _THIN = 1e-4  # ratio of variances below which a polytope is turned to its own axes
 _CELLS = 1 << 17  # values of the integrand at a time
@@ -55,7 +57,7 @@ def _exponent(vertex: Tensor, finite: Tensor, apex: Tensor) -> Tensor:
 
 def _served(size: Tensor) -> Tensor:
     """The rule for each exponent, an index; `_NONE` where none serves."""
-    return torch.bucketize(size, size.new_tensor([limit for _, limit in _RULES]))
+    return torch.bucketize(size, _LIMITS.on(size.device))
 
 
 def cones_of(table: Table) -> tuple[Tensor, Cones]:
@@ -116,7 +118,7 @@ def _integrate(cones: Cones) -> Integrals:
     used = height > 0
     of_cone = rule[owner]
     for k, (nodes, _) in enumerate(_RULES):
-        for part in (used & (of_cone == k)).nonzero()[:, 0].split(max(1, _CELLS // nodes**S)):
+        for part in (used & (of_cone == k)).nonzero()[:, 0].split(max(1, room(_CELLS, base.device) // nodes**S)):
             if len(part):
                 own = owner[part]
                 for total, terms in zip(out, _cones(base[part], apex[own], height[part], nodes), strict=True):
@@ -125,7 +127,7 @@ def _integrate(cones: Cones) -> Integrals:
 
 
 @cache
-def _rule(nodes: int, S: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _rule(nodes: int, S: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes s and the weights of `s^(S - 1 + k)`, places on the base as weights of its corners, and their weights."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     x, w = 0.5 + 0.5 * x, 0.5 * w
@@ -135,11 +137,12 @@ def _rule(nodes: int, S: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     else:
         a, b = (part.reshape(-1) for part in np.meshgrid(x, x, indexing="ij"))
         place, weight = np.stack((1.0 - a, a * (1.0 - b), a * b), 1), np.outer(w * x, w).reshape(-1)
-    return torch.as_tensor(x), torch.as_tensor(powers), torch.as_tensor(place), torch.as_tensor(weight)
+    rule = (torch.as_tensor(part).to(device) for part in (x, powers, place, weight))
+    return next(rule), next(rule), next(rule), next(rule)
 
 
 def _cones(base: Tensor, apex: Tensor, height: Tensor, nodes: int) -> Integrals:
-    s, powers, place, weight = (part.to(base) for part in _rule(nodes, base.shape[1]))
+    s, powers, place, weight = _rule(nodes, base.shape[1], base.device)
     p = place @ base  # (C, M, S), points of the base
     slope, bend = (p @ apex[..., None])[..., 0], 0.5 * p.square().sum(-1)
     integrand = torch.addcmul(slope[..., None], bend[..., None], s).mul_(-s).exp_()

@@ -20,24 +20,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_RANGE = 35.0  # exp(-35) is 6e-16
+from girih._devices import Constant, room
 
-_NEAR, _WIDE = 4.0, 0.5  # anchors and widths for which the closed form is good
-_LEVELS = ((8, 3.0), (16, 12.0), (36, math.inf))  # nodes, and the range of the exponent up to which they serve
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+RANGE = 35.0  # exp(-35) is 6e-16
+
+NEAR, WIDE = 4.0, 0.5  # anchors and widths for which the closed form is good
+LEVELS = ((8, 3.0), (16, 12.0), (36, math.inf))  # nodes, and the range of the exponent up to which they serve
 _CELLS = 1 << 17  # values of the integrand at a time: what fits a cache
 _FAR = 4.0  # anchors beyond which draws take the tail's own form
 _NARROW = 1e-3  # nats by which the density falls over an interval on which it is as good as exponential
 
 
-def _rule(nodes: int) -> tuple[Tensor, Tensor]:
+def _rule(nodes: int) -> tuple[Constant, Constant]:
     """Nodes s in [0, 2], and the weights of 1, s and s^2."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     s = torch.as_tensor(1.0 + x)[:, None]
-    return s, torch.as_tensor(w) * torch.cat((torch.ones_like(s), s, s.square()), 1).mT
+    return Constant(s), Constant(torch.as_tensor(w) * torch.cat((torch.ones_like(s), s, s.square()), 1).mT)
 
 
-_RULES = tuple((*_rule(nodes), limit) for nodes, limit in _LEVELS)
+_RULES = tuple((*_rule(nodes), limit) for nodes, limit in LEVELS)
 
 
 class IntervalMoments(NamedTuple):
@@ -78,7 +80,7 @@ def interval_moments(lower: Tensor, upper: Tensor) -> IntervalMoments:
     anchor = torch.zeros_like(lower).clamp(lower, upper)
     flat = anchored_moments((lower - anchor).reshape(-1), (upper - anchor).reshape(-1), anchor.reshape(-1))
     log_k0, mean, variance = (part.view(anchor.shape) for part in flat)
-    return IntervalMoments(log_k0 - 0.5 * anchor.square() - _HALF_LOG_2PI, log_k0, anchor, mean, variance)
+    return IntervalMoments(log_k0 - 0.5 * anchor.square() - HALF_LOG_2PI, log_k0, anchor, mean, variance)
 
 
 def anchored_moments(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,21 +89,23 @@ def anchored_moments(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tens
     Counted from its anchor an interval keeps its digits where it is narrow and the anchor is far from 0.
     """
     slope = anchor.abs()
-    reach = (2.0 * _RANGE) / (slope + torch.addcmul(slope.new_full((), 2.0 * _RANGE), slope, slope).sqrt())
+    reach = (2.0 * RANGE) / (slope + torch.addcmul(slope.new_full((), 2.0 * RANGE), slope, slope).sqrt())
     start = torch.maximum(below, -reach)
     half = 0.5 * (torch.minimum(above, reach) - start)
-    closed = (slope <= _NEAR) & (half >= 0.5 * _WIDE)
+    closed = (slope <= NEAR) & (half >= 0.5 * WIDE)
     if closed.all():
         return _by_error_functions(below, above, anchor)
     # on one side of the anchor the exponent runs from 0; on both, it is at most half of this
     range_ = 2.0 * half * (slope + half)
     out = tuple(torch.empty_like(half) for _ in range(3))
-    for part in closed.nonzero()[:, 0].split(_CELLS // 8):
+    cells = room(_CELLS, anchor.device)
+    for part in closed.nonzero()[:, 0].split(cells // 8):
         _write(out, part, _by_error_functions(below[part], above[part], anchor[part]))
     left, least = ~closed, -torch.inf
-    for nodes, weights, limit in _RULES:
+    for *rule, limit in _RULES:
+        nodes, weights = (part.on(anchor.device) for part in rule)
         here = left & (range_ > least) & (range_ <= limit) if limit < torch.inf else left & ~(range_ <= least)
-        for part in here.nonzero()[:, 0].split(_CELLS // len(nodes)):
+        for part in here.nonzero()[:, 0].split(cells // len(nodes)):
             _write(out, part, _by_nodes(start[part], half[part], anchor[part], nodes, weights))
         least = limit
     return out[0], out[1], out[2]
@@ -115,8 +119,8 @@ def _write(out: tuple[Tensor, ...], part: Tensor, values: tuple[Tensor, ...]) ->
 def _by_nodes(
     start: Tensor, half: Tensor, anchor: Tensor, nodes: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    t = torch.addcmul(start, half, nodes.to(half.device))  # (nodes, n): this order is the fast one
-    total, first, second = weights.to(half.device) @ torch.add(-anchor, t, alpha=-0.5).mul_(t).exp_()
+    t = torch.addcmul(start, half, nodes)  # (nodes, n): this order is the fast one
+    total, first, second = weights @ torch.add(-anchor, t, alpha=-0.5).mul_(t).exp_()
     first = first / total
     variance = half.square() * (second / total - first.square())
     return (half * total).log(), torch.addcmul(start, half, first), variance.clamp(min=0.0)
@@ -124,7 +128,7 @@ def _by_nodes(
 
 def _by_error_functions(below: Tensor, above: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With `D(t) = exp(-c t - t^2 / 2)`, `k1 = [-D] - c k0` and `k2 = k0 - c k1 - [t D]`."""
-    far = math.sqrt(2.0 * _RANGE) + _NEAR + 4.0
+    far = math.sqrt(2.0 * RANGE) + NEAR + 4.0
     lower, upper = (anchor + below).clamp(min=-far), (anchor + above).clamp(max=far)
     mirrored = lower + upper < 0  # to the side where the difference does not cancel
     near, end = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from girih._devices import room
 from girih.gaussian.cones import cones_of, log_mass_of, moments_of, own_axes, square_root
 from girih.gaussian.interval import interval_log_mass, interval_moments
 from girih.gaussian.quadrature import NODES, WEIGHTS, integrate, log_sum
@@ -102,7 +103,7 @@ def _rest(table: Table, rows: Tensor, done: Tensor, form: Form, log_p: Tensor) -
 def chunks(table: Table, rows: Tensor) -> Iterator[Tensor]:
     """Rows of a table, so many at a time as fit a cache when they are sliced."""
     places = math.prod(max(1, size) for size in table.tail.shape[1:-1])
-    yield from rows.split(max(1, _limits(table).chunk // places)) if len(rows) else ()
+    yield from rows.split(max(1, room(_limits(table).chunk, rows.device) // places)) if len(rows) else ()
 
 
 def slice_log_mass(slices: Slices, panel: Tensor, t: Tensor) -> Tensor:
@@ -148,9 +149,9 @@ def local_moments(table: Table, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
 
     total, accepted = integrate(slices.lower, slices.upper, slices.owner, count, log_f)
     owner = slices.owner[accepted.panel]
-    t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES)
+    t = torch.addcmul(accepted.middle[:, None], accepted.half[:, None], NODES.on(owner.device))
     value, across, root = (torch.cat(part)[accepted.call] for part in zip(*calls, strict=True))
-    w = (value - total.clamp(min=-1e300)[owner, None]).exp() * accepted.half[:, None] * WEIGHTS
+    w = (value - total.clamp(min=-1e300)[owner, None]).exp() * accepted.half[:, None] * WEIGHTS.on(owner.device)
     at = torch.where((w > 0)[..., None], torch.cat((t[..., None], across), -1), 0.0)  # (m, 33, S)
     root = torch.where((w > 0)[..., None, None], root, 0.0)
     mean = at.new_zeros(count, S).index_add_(0, owner, (w[..., None] * at).sum(1))

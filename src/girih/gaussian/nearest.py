@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from girih._devices import room
+
 _CHUNK = 1 << 14  # edges at a time: what fits a cache
 _PARALLEL = 1e-14  # sine of the angle to a boundary direction that may be rounding
 _CORNER = 1e-3  # the same where the nearest point is a corner
@@ -114,7 +116,8 @@ def _of_polyhedra(edge: _Points, face: Tensor, normal: Tensor, offset: Tensor, o
 
 def _chunks(owner: Tensor, count: int) -> Iterator[tuple[slice, slice]]:
     """Ranges of the flat list, some thousand places each, and of the owners whose places these are."""
-    items = owner[_CHUNK::_CHUNK].unique_consecutive()
+    size = room(_CHUNK, owner.device)
+    items = owner[size::size].unique_consecutive()
     first = torch.searchsorted(owner, items).tolist()
     ends = zip([0, *first], [*first, len(owner)], [0, *items.tolist()], [*items.tolist(), count], strict=True)
     for a, b, i, j in ends:

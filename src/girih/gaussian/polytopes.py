@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._devices import room
 from girih.gaussian import masses, prepared
-from girih.gaussian.halfspaces import Array, Boundary, polygon_boundary, polyhedron_boundary
 from girih.gaussian.masses import Form
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
 from girih.gaussian.prepared import Prepared, first_of_each, lines
@@ -147,7 +147,8 @@ class Polytopes:
         asked = which.unique()
         for chosen, table in self._tables(asked):
             places = max(1, int(np.prod([max(1, size) for size in table.tail.shape[1:-1]])))
-            for some in torch.arange(len(chosen), device=which.device).split(max(1, self._drawn // places)):
+            per = max(1, room(self._drawn, which.device) // places)
+            for some in torch.arange(len(chosen), device=which.device).split(per):
                 place = which.new_full((self.count,), -1)
                 place[chosen[some]] = torch.arange(len(some), device=which.device)
                 draws = (place[which] >= 0).nonzero()[:, 0]
@@ -166,7 +167,7 @@ class Polytopes:
     def _open(self, owner: Tensor) -> Tensor:
         """The sets that reach infinity, from the owners of edges: an index."""
         rays = self.tail[:, -1] + self.head[:, -1] == 1.0
-        some = torch.ones(self.count, dtype=torch.bool)
+        some = torch.ones(self.count, dtype=torch.bool, device=owner.device)
         some[owner] = False  # those without edges
         some[owner[rays]] = True
         return some.nonzero()[:, 0]
@@ -243,7 +244,7 @@ class Polygons(Polytopes):
 
     def _tables(self, among: Tensor | None = None) -> Iterator[tuple[Tensor, PolygonTable]]:
         size, _ = slots(self.owner, self.count)
-        for some, width in buckets(size if among is None else size[among], self._cells):
+        for some, width in buckets(size if among is None else size[among], room(self._cells, size.device)):
             chosen = some if among is None else among[some]
             index, real = gather(chosen, width, size)
             yield chosen, polygon_table(pad(self.tail, index, real), pad(self.head, index, real))
@@ -317,8 +318,9 @@ class Polyhedra(Polytopes):
         if len(self.owner):
             widest = widest.scatter_reduce(0, self.owner, edges, "amax", include_self=True)
         among = torch.arange(self.count, device=edges.device) if among is None else among
-        for outer, width in buckets(size[among], self._cells):
-            for inner, depth in buckets(widest[among[outer]], max(1, self._cells // max(1, width))):
+        cells = room(self._cells, edges.device)
+        for outer, width in buckets(size[among], cells):
+            for inner, depth in buckets(widest[among[outer]], max(1, cells // max(1, width))):
                 some = among[outer[inner]]
                 f, real = gather(some, width, size)
                 if not len(self.owner):
@@ -327,48 +329,20 @@ class Polyhedra(Polytopes):
                 e, used = gather(f.reshape(-1), depth, edges)
                 used = used.view(*f.shape, depth) & real[..., None]
                 tail, head = (pad(ends, e.view(*f.shape, depth), used) for ends in (self.tail, self.head))
-                normal = torch.where(real[..., None], self.normal[f], self.normal.new_tensor([0.0, 0.0, 1.0]))
+                normal = torch.where(real[..., None], self.normal[f], _third_axis(self.normal))
                 yield some, polyhedron_table(tail, head, normal, torch.where(real, self.offset[f], 0.0), real)
 
     def _whole_spaces(self, n: int) -> PolyhedronTable:
         ends, offset = self.tail.new_zeros(n, 1, 0, 4), self.tail.new_zeros(n, 1)
-        normal = self.tail.new_tensor([0.0, 0.0, 1.0]).expand(n, 1, 3)
+        normal = _third_axis(self.tail).expand(n, 1, 3)
         return polyhedron_table(ends, ends, normal, offset, torch.zeros_like(offset, dtype=torch.bool))
+
+
+def _third_axis(like: Tensor) -> Tensor:
+    return torch.eye(3, dtype=like.dtype, device=like.device)[2]
 
 
 def _seen_from(ends: Sequence[Tensor], apex: Tensor) -> tuple[Tensor, Tensor]:
     """From apices `(k, S)` to ends of edges, or their directions at infinity, `(k, S, S)`; which are directions."""
     step = [torch.addcmul(end[:, :-1], apex, end[:, -1:], value=-1.0) for end in ends]
     return torch.stack(step, 1), torch.stack([end[:, -1] == 0.0 for end in ends], 1)
-
-
-def from_halfspaces(pairs: Sequence[tuple[Array, Array]]) -> tuple[Polygons | Polyhedra, Tensor]:
-    """Lists of edges from half-spaces, by clipping: for tens of half-spaces each.
-
-    Args:
-        pairs: `(H, h)` of shapes `(m, S)` and `(m,)` for `{x: H x <= h}`, S = 2 or 3, redundant rows allowed.
-
-    Returns:
-        `Polygons` or `Polyhedra`, and which of them hold no open set, `(n,)`: these have no meaning in the list.
-
-    Example:
-        >>> import numpy as np
-        >>> from girih.gaussian import from_halfspaces
-        >>> octants, empty = from_halfspaces([(-np.eye(3), np.zeros(3))])
-        >>> octants.log_mass().exp(), empty
-        (tensor([0.1250], dtype=torch.float64), tensor([False]))
-    """
-    S = pairs[0][0].shape[1]
-    boundaries: list[Boundary] = [(polygon_boundary if S == 2 else polyhedron_boundary)(H, h) for H, h in pairs]
-    empty = torch.tensor([b.empty for b in boundaries])
-    tail, head = (torch.as_tensor(np.concatenate([b[i] for b in boundaries])) for i in (0, 1))
-    if S == 2:
-        edges = torch.tensor([len(b.tail) for b in boundaries])
-        return Polygons(tail, head, torch.arange(len(edges)).repeat_interleave(edges), len(edges)), empty
-    faces = [len(b.normal) for b in boundaries]
-    start = np.cumsum([0, *faces[:-1]])
-    face = torch.as_tensor(np.concatenate([b.face + s for b, s in zip(boundaries, start, strict=True)]))
-    normal = torch.as_tensor(np.concatenate([b.normal for b in boundaries]))
-    offset = torch.as_tensor(np.concatenate([b.offset for b in boundaries]))
-    owner = torch.arange(len(faces)).repeat_interleave(torch.tensor(faces))
-    return Polyhedra(tail, head, face, normal, offset, owner, len(faces)), empty

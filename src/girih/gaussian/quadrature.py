@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._devices import Constant
+
 _LOG_TOLERANCE = math.log(1e-11)
 _ROUNDS = 64
 _PANELS = 64
@@ -46,13 +48,12 @@ _RULE = torch.as_tensor(np.concatenate((_HALF_RULE[:0:-1] * [-1.0, 1.0, 1.0], _H
 # The ends of a panel come first and last, with weight 0: they only show what hides beyond the outermost nodes.
 _RULE = torch.nn.functional.pad(_RULE, (0, 0, 1, 1))
 _RULE[0, 0], _RULE[-1, 0] = -1.0, 1.0
-NODES, WEIGHTS = _RULE[:, 0].clone(), _RULE[:, 1].clone()
-_BOTH = _RULE[:, 1:].clone()
+NODES, WEIGHTS, _BOTH = (Constant(part.clone()) for part in (_RULE[:, 0], _RULE[:, 1], _RULE[:, 1:]))
 
 
 def _extrapolation() -> torch.Tensor:
     """Weights `(33, 2)` of the values at the inner nodes in the interpolating polynomial at the two ends."""
-    x = NODES[1:-1].numpy()
+    x = _RULE[1:-1, 0].numpy()
     scale = np.prod(2.0 * (x[:, None] - x + np.eye(len(x))), 1) / 2.0  # barycentric
     out = np.zeros((len(x) + 2, 2))
     for column, end in enumerate((-1.0, 1.0)):
@@ -61,8 +62,8 @@ def _extrapolation() -> torch.Tensor:
     return torch.as_tensor(out)
 
 
-_ENDS = _extrapolation()
-_ROOM = 1.0 + float(NODES[1])
+_ENDS = Constant(_extrapolation())
+_ROOM = 1.0 + float(_RULE[1, 0])
 
 
 class Accepted(NamedTuple):
@@ -94,6 +95,7 @@ def integrate(
         count: the number of owners.
         log_f: called with the indices `(k,)` of panels and with points `(k, 33)` in them, `NODES`.
     """
+    nodes, weights, both, ends = (part.on(lower.device) for part in (NODES, WEIGHTS, _BOTH, _ENDS))
     panel = torch.arange(len(owner), device=owner.device)
     middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
     most = torch.bincount(owner, minlength=count) + _PANELS
@@ -101,12 +103,12 @@ def integrate(
     calls = 0
     log_done = lower.new_full((count,), -torch.inf)
     for turn in range(_ROUNDS):
-        values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], NODES))
-        values = torch.where(torch.isnan(values) & (WEIGHTS == 0.0), -torch.inf, values)  # an empty slice at an end
+        values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], nodes))
+        values = torch.where(torch.isnan(values) & (weights == 0.0), -torch.inf, values)  # an empty slice at an end
         peak = values.amax(1).clamp(min=torch.finfo(values.dtype).min)
         f = (values - peak[:, None]).exp()
-        kronrod, gauss = (f @ _BOTH).unbind(1)
-        hidden = _ROOM * ((f @ _ENDS)[:, 0] - f[:, 0]).abs() + _ROOM * ((f @ _ENDS)[:, 1] - f[:, -1]).abs()
+        kronrod, gauss = (f @ both).unbind(1)
+        hidden = _ROOM * ((f @ ends)[:, 0] - f[:, 0]).abs() + _ROOM * ((f @ ends)[:, 1] - f[:, -1]).abs()
         scale = peak + half.log()
         log_panel = scale + kronrod.log()
         total = torch.logaddexp(log_done, log_sum(log_panel, owner[panel], count))

@@ -12,6 +12,7 @@ differ until the area below is a third of that above: then a draw takes at most 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,7 +135,7 @@ def _grid(lower: Tensor, upper: Tensor, log_f: LogDensity) -> tuple[Tensor, Tens
     for _ in range(_REFINE):
         _, (below, above) = _envelope(x[rows], g[rows])
         total = below.logsumexp(1)
-        poor = ~(total > above.logsumexp(1) + torch.log(x.new_tensor(_GOOD))) & (upper[rows] > lower[rows])
+        poor = ~(total > above.logsumexp(1) + math.log(_GOOD)) & (upper[rows] > lower[rows])
         rows, below, above = rows[poor], below[poor], above[poor]
         if not len(rows):
             break

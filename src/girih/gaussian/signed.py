@@ -32,24 +32,27 @@ import torch
 from scipy.special import owens_t
 from torch import Tensor
 
+from girih._devices import Constant
 from girih.gaussian.tables import Edges, PolygonTable, PolyhedronTable, Table, angle_at_infinity, is_unbounded
 
 _SQRT_2PI = math.sqrt(2.0 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
 _FAR = 8.8  # erfc(8.8 / sqrt 2) is 1e-18
 _STEP = 2.0
-_NODES, _WEIGHTS = (torch.as_tensor(array) for array in np.polynomial.legendre.leggauss(20))
+_NODES, _WEIGHTS = (Constant(torch.as_tensor(array)) for array in np.polynomial.legendre.leggauss(20))
 # Directions in which to look for a viewpoint off all planes
-_VIEWS = torch.tensor(
-    [
-        [0.0, 0, 0],
-        [0.39, 0.61, 0.69],
-        [-0.71, 0.33, 0.62],
-        [0.53, -0.83, 0.17],
-        [0.23, 0.37, -0.9],
-        [-0.47, -0.59, -0.66],
-    ],
-    dtype=torch.float64,
+_VIEWS = Constant(
+    torch.tensor(
+        [
+            [0.0, 0, 0],
+            [0.39, 0.61, 0.69],
+            [-0.71, 0.33, 0.62],
+            [0.53, -0.83, 0.17],
+            [0.23, 0.37, -0.9],
+            [-0.47, -0.59, -0.66],
+        ],
+        dtype=torch.float64,
+    )
 )
 
 
@@ -76,8 +79,27 @@ def _polygon_mass(edges: Edges) -> Tensor:
 
 def _owens_t(p: Tensor, t: Tensor) -> Tensor:
     """`T(p, t/p)` for p > 0, nearly 0 beyond p = 9."""
+    if p.device.type != "cpu":
+        return _owens_t_by_nodes(p, t)
     ratio = (t / p).clamp(-1e300, 1e300)
-    return torch.as_tensor(owens_t(p.cpu().numpy(), ratio.cpu().numpy())).to(p)
+    return torch.as_tensor(owens_t(p.numpy(), ratio.numpy()))
+
+
+def _owens_t_by_nodes(p: Tensor, t: Tensor) -> Tensor:
+    """The same on any device, to 1e-16 (absolute).
+
+    `T(h, a) = int_0^a exp(-h^2 (1 + x^2) / 2) / (1 + x^2) dx / (2 pi)` for a up to 1 and, with Q the upper tail,
+    `T(h, a) = (Q(h) + Q(a h)) / 2 - Q(h) Q(a h) - T(a h, 1 / a)` beyond: what is integrated is smooth either way.
+    """
+    size = t.abs()
+    near, far = torch.minimum(p, size), torch.maximum(p, size)
+    ratio = torch.where(torch.isfinite(far), near / far, 0.0)
+    x2 = (0.5 * ratio[:, None] * (1.0 + _NODES.on(p.device))).square_()
+    far2 = -0.5 * far.clamp(max=1e3).square()
+    density = torch.addcmul(far2[:, None], far2[:, None], x2).exp_()
+    inner = (density / x2.add_(1.0)) @ _WEIGHTS.on(p.device) * ratio / (4.0 * math.pi)
+    q, q_far = 0.5 * (p * _ROOT_HALF).erfc(), 0.5 * (size * _ROOT_HALF).erfc()
+    return t.sign() * torch.where(size <= p, inner, 0.5 * (q + q_far) - q * q_far - inner)
 
 
 def _polygon_moments(edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,9 +159,9 @@ def _remainder(size: Tensor, edges: Edges) -> Tensor:
     while len(active):
         low = lower[active]
         half = 0.5 * (upper[active] - low).clamp(max=_STEP)
-        cosh = torch.addcmul((low + half)[:, None], half[:, None], _NODES.to(h.device)).cosh()
+        cosh = torch.addcmul((low + half)[:, None], half[:, None], _NODES.on(h.device)).cosh()
         r = torch.addcmul(h[active, None].square(), q[active, None] * cosh, q[active, None] * cosh).sqrt()
-        total[active] += h[active] * half * (((r * _ROOT_HALF).erfc() / (r * cosh)) @ _WEIGHTS.to(h.device))
+        total[active] += h[active] * half * (((r * _ROOT_HALF).erfc() / (r * cosh)) @ _WEIGHTS.on(h.device))
         lower[active] = low + 2.0 * half
         active = active[upper[active] - lower[active] > 0]
     out = torch.zeros_like(p)
@@ -165,7 +187,7 @@ def solid_angle_at_infinity(faces: PolyhedronTable) -> Tensor:
     centre = points.sum(1) / number
     off = torch.where(finite.flatten(1), (points - centre[:, None]).norm(dim=-1), 0.0)
     scale = 1.0 + off.amax(1) if off.shape[1] else torch.ones_like(centre[:, 0])
-    views = centre[:, None] + scale[:, None, None] * _VIEWS.to(centre.device)
+    views = centre[:, None] + scale[:, None, None] * _VIEWS.on(centre.device)
     gap = some.offset[:, None] - torch.einsum("nfi,nvi->nvf", some.normal, views)
     gap = torch.where(some.real[:, None], gap.abs(), torch.inf).amin(-1)
     view = views[torch.arange(len(rows), device=rows.device), gap.argmax(1)]

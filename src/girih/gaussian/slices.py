@@ -106,8 +106,13 @@ def find_frame(table: Table) -> Frame:
         facing = table.normal[torch.arange(n, device=f.device), lowest]
         some = table.real.any(-1)
     up = torch.where((height > 0)[:, None], anchor / torch.where(height > 0, height, 1.0)[:, None], -facing)
-    up = torch.where(some[:, None], up, up.new_tensor([1.0, 0.0] if up.shape[1] == 2 else [0.0, 0.0, 1.0]))
+    up = torch.where(some[:, None], up, _axis(up))
     return Frame(anchor, height, _basis(up))
+
+
+def _axis(like: Tensor) -> Tensor:
+    """The first axis of the plane, or the last one of space."""
+    return torch.eye(like.shape[1], dtype=like.dtype, device=like.device)[0 if like.shape[1] == 2 else 2]
 
 
 def tilted_frame(tilt: Tensor) -> Frame:
@@ -161,8 +166,8 @@ def _line(spans: Tensor, base: Tensor, step: Tensor, missing: float) -> tuple[Te
     found = spans[rows, k]
     base, step = base[rows, k], step[rows, k]
     slope = step[:, 1] / torch.where(found, step[:, 0], 1.0)
-    line = torch.stack((base[:, 1], base[:, 0], slope), -1)
-    return torch.where(found[:, None], line, line.new_tensor([missing, 0.0, 0.0])), found
+    parts = (base[:, 1], missing), (base[:, 0], 0.0), (slope, 0.0)
+    return torch.stack([torch.where(found, part, none) for part, none in parts], -1), found
 
 
 def _cut_polyhedra(faces: PolyhedronTable, frame: Frame) -> Sections:

@@ -19,6 +19,19 @@ def slots(owner: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return size, torch.arange(len(owner), device=owner.device) - start[owner]
 
 
+def ragged(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of all entries of the segments `start[i] : start[i] + length[i]`, and the segment of each entry."""
+    owner = torch.repeat_interleave(length)
+    first = length.cumsum(0) - length
+    return torch.arange(len(owner), device=owner.device) + (start - first)[owner], owner
+
+
+def sorted_in_rows(row: Tensor, value: Tensor) -> Tensor:
+    """An index that sorts by row, and by value within each row."""
+    order = value.argsort(stable=True)
+    return order[row[order].argsort(stable=True)]
+
+
 def buckets(size: Tensor, cells: int) -> Iterator[tuple[Tensor, int]]:
     """Groups of owners of similar size: their indices and a width that holds them; at most `cells` cells a group."""
     largest = int(size.max()) if size.numel() else 0

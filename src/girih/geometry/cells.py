@@ -323,7 +323,7 @@ def distinct_cells(traced: Trace, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     first: list[int] = []
     owner: list[int] = []
     for start in range(0, len(z), _CHUNK):
-        patterns = traced.pattern(z[start : start + _CHUNK])
+        patterns = traced.pattern(z[start : start + _CHUNK].to(traced.device))
         new = []
         for row, code in enumerate(patterns.cpu().numpy()):
             index = known.setdefault(code.tobytes(), len(known))

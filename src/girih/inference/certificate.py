@@ -17,16 +17,17 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
 from girih.gaussian import prepared
+from girih.gaussian.tables import sorted_in_rows
+from girih.inference import bounded
+from girih.inference.gaussians import Gaussians, Geometry, range_of
 from girih.inference.model import Rows
-from girih.inference.pieces import Gaussians, Geometry, range_of
 from girih.inference.search import Search
-from girih.inference.tree import ROUNDING, Centres, Gap, Level
+from girih.inference.tree import ROUNDING, Level
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _WORTH = 20.0  # nats
@@ -76,13 +77,12 @@ def select_pairs(g: Geometry, rows: Rows) -> Pairs:
             "numbers; rescale x, or check the noise"
         )
     if tol <= 0.0:
-        row = torch.arange(count).repeat_interleave(pieces.count)
-        piece = torch.arange(pieces.count).repeat(count)
+        row, piece = _every_pair(count, torch.arange(pieces.count, device=rows.y.device))
         nothing = rows.far2.new_full((count,), -torch.inf)
         gaussian = g.gaussians(rows, row, piece)
         return Pairs(row, piece, gaussian, nothing, nothing, g.raw_error(piece, gaussian))
 
-    if rows.observed is None and prepared.kernels() is not None:
+    if rows.observed is None and prepared.serve(rows.y):
         return _compiled(g, rows)
     return _by_tables(g, rows)
 
@@ -102,17 +102,13 @@ def _by_tables(g: Geometry, rows: Rows) -> Pairs:
     """Pairs of rows by operations on tables of pairs."""
     pieces, tol, count = g.pieces, g.model.tol, len(rows.x)
     constant = rows.constant - 0.5 * rows.far2
-    gap = gap_from(g, rows)
-
-    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
-        return constant[row] + level.log_mass[node] - 0.5 * gap2
-
     lost = _Lost(count)
     # a lower bound on p(x), from a few promising pieces
-    row, piece = g.tree.promising(gap, centres_of(g, rows), count, _BEAM)
+    row, piece = bounded.promising(g, rows, _BEAM)
     outer_bound = unbounded_bounds(g, rows)
     if len(g.unbounded):
-        row, piece = torch.cat((row, torch.arange(count))), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
+        every = torch.arange(count, device=row.device)
+        row, piece = torch.cat((row, every)), torch.cat((piece, g.unbounded[outer_bound.argmax(1)]))
     gaussian = g.gaussians(rows, row, piece)
     known = rows.far2.new_full((count,), -torch.inf)
     anchor = g.nearest(piece, gaussian)
@@ -121,8 +117,8 @@ def _by_tables(g: Geometry, rows: Rows) -> Pairs:
     # a bound that is below this, and above by its rounding, is still small enough
     least = _lowered(known + math.log(tol / _STAGES) - math.log(pieces.count))
 
-    row, piece, dropped_row, dropped = g.tree.search(gap, count, bound, least)
-    lost.add(dropped_row, dropped)
+    row, piece, dropped_row, dropped = bounded.search(g, rows, _log_mass, least - constant)
+    lost.add(dropped_row, dropped + constant[dropped_row])
     keep = ~(outer_bound < least[:, None])
     out_row, out = (~keep).nonzero(as_tuple=True)
     lost.add(out_row, outer_bound[out_row, out])
@@ -137,7 +133,7 @@ def _by_tables(g: Geometry, rows: Rows) -> Pairs:
 
     anchor = g.nearest(piece, gaussian)
     value = value - 0.5 * anchor.square().sum(1)
-    order = torch.as_tensor(np.lexsort((value.numpy(), row.numpy())))
+    order = sorted_in_rows(row, value)
     row, piece, value = row[order], piece[order], value[order]
     gaussian, anchor = gaussian.take(order), anchor[order]
     # the piece with the best of these bounds is likely to hold much of p(x)
@@ -147,6 +143,15 @@ def _by_tables(g: Geometry, rows: Rows) -> Pairs:
     lost.add(row[dropped], value[dropped])
     row, piece, gaussian = row[~dropped], piece[~dropped], gaussian.take(~dropped)
     return Pairs(row, piece, gaussian, known, lost.log_total(), g.raw_error(piece, gaussian))
+
+
+def _every_pair(count: int, piece: Tensor) -> tuple[Tensor, Tensor]:
+    """Each of so many rows with each of these pieces."""
+    return torch.arange(count, device=piece.device).repeat_interleave(len(piece)), piece.repeat(count)
+
+
+def _log_mass(level: Level) -> Tensor:
+    return level.log_mass
 
 
 def unbounded_bounds(g: Geometry, rows: Rows) -> Tensor:
@@ -159,7 +164,7 @@ def unbounded_bounds(g: Geometry, rows: Rows) -> Tensor:
     constant = (rows.constant - 0.5 * rows.far2).expand(count)[:, None]
     log_mass = g.pieces.log_mass[outer]
     if rows.observed is not None or not len(outer):
-        row, piece = torch.arange(count).repeat_interleave(len(outer)), outer.repeat(count)
+        row, piece = _every_pair(count, outer)
         pairs = g.gaussians(rows, row, piece)
         log_volume = pairs.log_volume()
         distance2 = torch.zeros_like(log_volume)
@@ -230,7 +235,7 @@ def _raise(
     unknown = (torch.isneginf(least) & (value > known[row] + _WORTH)).nonzero()[:, 0]
     if not len(unknown):
         return known
-    order = unknown[torch.as_tensor(np.lexsort((value[unknown].numpy(), row[unknown].numpy())))]
+    order = unknown[sorted_in_rows(row[unknown], value[unknown])]
     best = order[_last_of_each_row(row[order])]
     some = gaussian.take(best)
     shape, root = g.shape(some)
@@ -264,38 +269,6 @@ class _Lost:
         top = value.new_full((self._count,), -torch.inf).scatter_reduce(0, row, value, "amax")
         top = torch.where(torch.isfinite(top), top, 0.0)
         return top + value.new_zeros(self._count).index_add(0, row, (value - top[row]).exp()).log()
-
-
-def gap_from(g: Geometry, rows: Rows) -> Gap:
-    """Bounds on the distances of rows from nodes of the tree."""
-    if rows.observed is None:
-        return g.tree.gap(rows.y)
-
-    def incomplete(row: Tensor, level: Level, node: Tensor) -> tuple[Tensor, Tensor]:
-        # distances between observed entries are at most those between all: the ball holds them too
-        per = max(1, 2**20 // rows.reduced[0].numel())
-        parts = [
-            torch.linalg.vector_norm(rows.y[r] - (rows.reduced[r] @ level.feature[k, :, None])[:, :, 0], dim=1)
-            for r, k in zip(row.split(per), node.split(per), strict=True)
-        ]
-        distance = torch.cat(parts) if parts else rows.y.new_empty(0)
-        square = (distance - level.radius[node]).clamp(min=0.0).square()
-        return (square - ROUNDING * distance.square()).clamp(min=0.0), distance
-
-    return incomplete
-
-
-def centres_of(g: Geometry, rows: Rows) -> Centres:
-    """Distances of rows from the centres of nodes."""
-    if rows.observed is None:
-        return g.tree.centres(rows.y)
-
-    def incomplete(some: Tensor, level: Level) -> Tensor:
-        image = (rows.reduced[some] @ level.feature.mT).mT  # (n, m, K)
-        result: Tensor = torch.linalg.vector_norm(rows.y[some][:, None, :] - image, dim=2)
-        return result
-
-    return incomplete
 
 
 def normalise(row: Tensor, log_joint: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -159,11 +159,6 @@ class DGN(nn.Module):
             traced: the network, where its trace is known.
         """
         traced = self.trace if traced is None else traced
-        if traced.latent_dim > 1 and traced.device.type != "cpu":
-            raise ParameterError(
-                f"exact inference with S = {traced.latent_dim} runs on the CPU, and the network is on "
-                f"{traced.device}; call net.cpu() first"
-            )
         with torch.no_grad():
             parts = tuple(_plain(part, "noise") for part in self.noise_tensors)
             noise, prior = Covariance.from_tensors(parts, traced.output_dim), _plain(self.prior, "prior")
@@ -175,7 +170,8 @@ class DGN(nn.Module):
                     "the last layer of the network has weights that are not finite; reload the network, or train it "
                     "with smaller steps"
                 )
-            cells = AffinePieces(partition.piece_origins, value, slope, _REGIONS[traced.latent_dim](partition, prior))
+            origin = partition.piece_origins.to(value.device)
+            cells = AffinePieces(origin, value, slope, _REGIONS[traced.latent_dim](partition, prior))
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
@@ -292,7 +288,7 @@ class DGNDistribution(Shown, Distribution):
                 "the parameters were made in torch.inference_mode, where nothing can be differentiated in them; use a "
                 "copy.deepcopy of the model made outside of it, or torch.no_grad() for densities alone"
             )
-        jet = traced.hidden_jet(state.partition.piece_patterns, state.partition.piece_origins)
+        jet = traced.hidden_jet(state.partition.piece_patterns, state.model.cells.origin)
         return *jet, *traced.head_parameters(), dgn.prior, *dgn.noise_tensors
 
     @property

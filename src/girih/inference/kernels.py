@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from girih.gaussian.kernels import compiled
-from girih.inference.pieces import LOUD, ROUNDING_OF_VERTICES
+from girih.inference.gaussians import LOUD
+from girih.inference.pieces import ROUNDING_OF_VERTICES
 
 Array = NDArray[Any]
 

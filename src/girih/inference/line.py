@@ -211,7 +211,7 @@ class Line(Region):
         (lower, upper), origin = part.bounds, part.piece_origins[:, 0]
         self._knots = Knots(lower - origin, upper - origin, origin)
 
-    def entries(self, model: Model) -> int:
+    def entries(self, model: Model, complete: bool) -> int:
         """The images of all cells."""
         return len(self._knots.origin) * min(model.weight.shape)
 

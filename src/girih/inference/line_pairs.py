@@ -17,19 +17,26 @@ cells: their peaks are counted from the highest one.
 
 from __future__ import annotations
 
+import importlib
 import math
+from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from girih.gaussian.interval import anchored_moments
+from girih.gaussian.prepared import serve
 from girih.inference.model import Model, Rows
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
 # Pairs below exp(-46) = 1e-20 of their row's mass cannot change the last bit of a sum over cells.
 NEGLIGIBLE = 46.0
+
+# The bounds of an integral that decide about it are so many nats apart.
+_SLACK = 2.42
 
 # Up to so many pairs, finding out which ones matter takes longer than integrating them all.
 _FEW = 4096
@@ -150,41 +157,81 @@ class Pairs(NamedTuple):
 
 def pair_up(model: Model, rows: Rows, knots: Knots) -> Pairs:
     """The truncated Gaussian of every row on every cell."""
-    cells, prior, origin = model.cells, model.prior[0, 0], knots.origin
+    cells, prior = model.cells, model.prior[0, 0]
     start = cells.value @ rows.reduced.mT  # (R, K) or (n, R, K)
     direction = cells.slope[:, :, 0] @ rows.reduced.mT
-    speed2 = direction.square().sum(-1)
-    speed = speed2.sqrt()
-    unit = direction / torch.where(speed > 0, speed, 1.0)[..., None]
-    off = rows.y[:, None, :] - start
-    position = (off * unit).sum(-1)
-    off = torch.addcmul(off, position[..., None], unit, value=-1.0)
-
-    precision = speed2 + 1.0 / prior
-    deviation = precision.rsqrt()
-    centre = (speed * position - origin / prior) / precision
-    anchor = centre.clamp(knots.lower, knots.upper)
-    tilt = (anchor - centre) / deviation
-    energy = torch.linalg.vector_norm(off, dim=-1).square_()
-    energy += torch.addcmul(position, speed, origin).square_() / (1.0 + prior * speed2)
-    energy += tilt.square()
+    deviation = (direction.square().sum(-1) + 1.0 / prior).rsqrt()
+    fast = _fast(rows.y, start)
+    if fast is None or direction.ndim == 3:
+        anchor, tilt, energy = _peaks(rows.y, start, direction, prior, knots)
+    else:
+        anchor, tilt, energy = _compiled_peaks(fast, rows.y, start, direction, prior, knots)
     least = energy.amin(1)
-    if least.isnan().any():  # a pair that overflowed counts as infinitely far
-        energy = energy.nan_to_num(torch.inf, torch.inf)
-        least = energy.amin(1)
     log_peak = 0.5 * (least[:, None] - energy)
     distant = (least > _DISTANT).nonzero()[:, 0]
     if len(distant):
         of = (start, direction) if direction.ndim == 2 else (start[distant], direction[distant])
         log_peak[distant] = distant_peaks(knots, rows.y[distant], *of, prior, anchor[distant], energy[distant])
     log_highest = rows.constant - 0.5 * (rows.far2 + least + _LOG_2PI + prior.log())
-    return _integrate(log_highest, log_peak, anchor, tilt, deviation.expand_as(anchor), knots)
+    deviation = deviation.expand_as(anchor)
+    integrals = (_integrals if fast is None else partial(_compiled_integrals, fast))(
+        log_peak, anchor, tilt, deviation, knots
+    )
+    return Pairs(log_highest, log_peak, anchor, tilt, deviation, *integrals)
 
 
-def _integrate(
-    log_highest: Tensor, log_peak: Tensor, anchor: Tensor, tilt: Tensor, deviation: Tensor, knots: Knots
-) -> Pairs:
-    """Integrals over the cells, for the pairs that can matter.
+def _fast(*tensors: Tensor) -> ModuleType | None:
+    """The module of compiled code, where it takes such tensors."""
+    return importlib.import_module("girih.inference.line_kernels") if all(map(serve, tensors)) else None
+
+
+def _peaks(y: Tensor, start: Tensor, direction: Tensor, prior: Tensor, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, tilts and energies of all pairs, `(n, R)` each."""
+    speed2 = direction.square().sum(-1)
+    speed = speed2.sqrt()
+    unit = direction / torch.where(speed > 0, speed, 1.0)[..., None]
+    off = y[:, None, :] - start
+    position = (off * unit).sum(-1)
+    off = torch.addcmul(off, position[..., None], unit, value=-1.0)
+
+    precision = speed2 + 1.0 / prior
+    centre = (speed * position - knots.origin / prior) / precision
+    anchor = centre.clamp(knots.lower, knots.upper)
+    tilt = (anchor - centre) / precision.rsqrt()
+    energy = torch.linalg.vector_norm(off, dim=-1).square_()
+    energy += torch.addcmul(position, speed, knots.origin).square_() / (1.0 + prior * speed2)
+    energy += tilt.square()
+    if energy.amin(1).isnan().any():  # a pair that overflowed counts as infinitely far
+        energy = energy.nan_to_num(torch.inf, torch.inf)
+    return anchor, tilt, energy
+
+
+def _compiled_peaks(
+    fast: ModuleType, y: Tensor, start: Tensor, direction: Tensor, prior: Tensor, knots: Knots
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_peaks` by compiled code, for rows without holes."""
+    speed = direction.square().sum(-1).sqrt()
+    unit = direction / torch.where(speed > 0, speed, 1.0)[:, None]
+    lines = tuple(part.contiguous().numpy() for part in (start.mT, unit.mT, speed))
+    ends = tuple(part.contiguous().numpy() for part in (knots.lower, knots.upper, knots.origin))
+    found = fast.peaks(y.contiguous().numpy(), lines, ends, float(prior))
+    anchor, tilt, energy = map(torch.from_numpy, found)
+    return anchor, tilt, energy
+
+
+def _compiled_integrals(
+    fast: ModuleType, log_peak: Tensor, anchor: Tensor, tilt: Tensor, deviation: Tensor, knots: Knots
+) -> Tensor:
+    """`_integrals` by compiled code."""
+    out = anchor.new_empty(5, *anchor.shape)
+    place = tuple(part.contiguous().numpy() for part in (anchor, tilt, deviation))
+    ends = knots.lower.contiguous().numpy(), knots.upper.contiguous().numpy()
+    fast.integrate(log_peak.contiguous().numpy(), place, ends, NEGLIGIBLE + _SLACK, out.numpy())
+    return out
+
+
+def _integrals(log_peak: Tensor, anchor: Tensor, tilt: Tensor, deviation: Tensor, knots: Knots) -> Tensor:
+    """`(5, n, R)`: the last five of `Pairs`, for the pairs that can matter.
 
     With w the width of the cell in units of the deviation and c = |tilt|, the integral k0 lies between
     `exp(-1.5) min(w, 1 / (1 + c))` and `sqrt(2 pi) = exp(0.92)`: bounds that need no special function.
@@ -194,7 +241,7 @@ def _integrate(
     if anchor.numel() > _FEW:
         width = (knots.upper - knots.lower) / deviation
         least = torch.minimum(width, (1.0 + tilt.abs()).reciprocal_()).log_().add_(log_height)
-        matters = (log_height > least.amax(1, keepdim=True) - (NEGLIGIBLE + 2.42)).view(-1).nonzero()[:, 0]
+        matters = (log_height > least.amax(1, keepdim=True) - (NEGLIGIBLE + _SLACK)).view(-1).nonzero()[:, 0]
         if 2 * len(matters) < anchor.numel():  # with most pairs kept, picking them out costs more than it saves
             kept = matters
 
@@ -211,8 +258,7 @@ def _integrate(
     integrals[1, kept] = torch.addcmul(at, scale, local_mean)
     integrals[2, kept] = scale.square() * local_variance
     integrals[3, kept], integrals[4, kept] = local_mean, local_variance
-    integrals = integrals.view(5, *anchor.shape)
-    return Pairs(log_highest, log_peak, anchor, tilt, deviation, *integrals)
+    return integrals.view(5, *anchor.shape)
 
 
 def left_out_bound(log_p: Tensor, cells: int) -> Tensor:

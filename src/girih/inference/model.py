@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from girih._devices import room
 from girih.covariance import Covariance, Observed
 from girih.errors import LatentDimensionError
 from girih.inference.posterior import Posterior
@@ -185,17 +186,18 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
 
 def chunks(model: Model, x: Tensor) -> Iterator[tuple[Tensor, Rows]]:
     """Index and reduced rows of chunks: complete rows first, then rows with missing entries."""
-    incomplete, entries = torch.isnan(x).any(1), model.cells.region.entries(model)
+    incomplete, region = torch.isnan(x).any(1), model.cells.region
+    size = room(_CHUNK, x.device)
     complete = (~incomplete).nonzero()[:, 0]
     if len(complete):
-        for index in complete.split(max(1, _CHUNK // entries)):
+        for index in complete.split(max(1, size // region.entries(model, True))):
             yield index, reduce_complete(model, x if len(index) == len(x) else x[index])
     if len(complete) == len(x):
         return
     width = min(model.weight.shape)
     whitening = width + model.noise.width
-    per_row = max(entries, model.output_dim * whitening)
-    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * _CHUNK // per_row)):
+    per_row = max(region.entries(model, False), model.output_dim * whitening)
+    for index in incomplete.nonzero()[:, 0].split(max(1, 4 * size // per_row)):
         yield index, reduce_incomplete(model, x[index])
 
 
@@ -287,8 +289,8 @@ class Region(ABC):
     """
 
     @abstractmethod
-    def entries(self, model: Model) -> int:
-        """The entries of the largest temporary for one row."""
+    def entries(self, model: Model, complete: bool) -> int:
+        """The entries of the largest temporary for one row, complete or with missing entries."""
 
     @abstractmethod
     def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:

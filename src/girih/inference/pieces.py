@@ -1,25 +1,14 @@
-r"""The convex pieces of a two- or three-dimensional latent space, and the un-truncated Gaussian of each row on them.
+r"""The convex pieces of a two- or three-dimensional latent space.
 
 Latents are whitened by the prior, `u = L^-1 z` with `L L^T` the prior, so that u is standard normal, and
 vertices are kept relative to an origin in each piece.
-
-With u the whitened latent (prior N(0, I)), `u = o + t` on a piece with origin o, and `T h = f + J t` there,
-
-    log p(x, z) + S/2 log 2 pi + 1/2 log det prior = const - (far^2 + |y - f - J t|^2 + |o + t|^2) / 2
-                                                   = base - |R t - c|^2 / 2
-
-by the QR factors of `[J; I] = Q R`, `c = Q^T b`, `b = [y - f; -o]`, `base = const - (far^2 + |b - Q c|^2) / 2`. So
-`w = R t - c` is standard normal before truncation: for complete rows all that a row changes on a piece is a shift.
-Nothing is formed as a difference of squares, so steep maps and small noise lose no digits. Where the signal is more
-than 1e6 times the noise, `b - Q c` is projected once more: what rounding left of it along Q goes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,14 +16,10 @@ from torch import Tensor
 
 from girih.gaussian import Polygons, Polyhedra, prepared
 from girih.gaussian.prepared import Prepared
-from girih.inference.model import Model, Rows
-from girih.inference.tree import Leaves, Tree
+from girih.gaussian.tables import ragged
 from girih.partition.cells import Corners
 from girih.partition.measures import boundary, volumes
-from girih.partition.memory import ragged
 from girih.partition.polytope_cells import PolytopeCells
-
-T = TypeVar("T")
 
 # Raw masses are right to this (absolute) error, times the distance of the farthest vertex where it is more than 1.
 SIGNED_ERROR = 1e-13
@@ -43,13 +28,12 @@ ROUNDING_OF_VERTICES = 1e-14
 
 # Points so many deviations out are seen from themselves, not from the mean.
 _FAR_OUT = 30.0
-_CHUNK = 2**19  # entries of the largest temporary
-_RAW_ERROR = 1e-10  # a raw mass below this may be nothing, or below its error where vertices are far away
-LOUD = 1e6  # signals beyond which residuals are projected twice
 
 
 class Pieces:
-    """They are polygons (S = 2) or polyhedra (S = 3) that cover the latent space.
+    """They are polygons (S = 2) or polyhedra (S = 3) that cover the latent space, on the device of the prior.
+
+    The complex of the partition is on the host: what is made of it there goes to the device once.
 
     Args:
         cells: the partition.
@@ -67,6 +51,7 @@ class Pieces:
     """
 
     def __init__(self, cells: PolytopeCells, factor: Tensor) -> None:
+        device, factor = factor.device, factor.cpu()
         white = torch.linalg.inv(factor)
         self.dim, self.count, self.cells = len(factor), cells.complex.count, len(cells)
         self.cell = torch.as_tensor(cells.cell_of_piece)
@@ -100,6 +85,14 @@ class Pieces:
             torch.as_tensor(volumes(complex_, inside, sides)[0]), ROUNDING_OF_VERTICES * far
         )
         self.log_mass = self._mass_bound(far)
+        self._move(device)
+
+    def _move(self, device: torch.device) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+            elif isinstance(value, _Segments):
+                setattr(self, name, _Segments(*(part.to(device) for part in value)))
 
     def _relative(self, ends: np.ndarray, owner: np.ndarray) -> Tensor:
         out = torch.as_tensor(ends).clone()
@@ -132,31 +125,26 @@ class Pieces:
         Returns:
             Polygons (S = 2) or polyhedra (S = 3).
         """
-        index = piece.numpy()
         if self.dim == 2:
-            position, owner = ragged(self._edges.start[index], self._edges.length[index])
-            return Polygons(*self._moved(position, owner, root, centre), torch.as_tensor(owner), len(piece))
-        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
-        position, face = ragged(self._edges.start[faces], self._edges.length[faces])
+            position, owner = self._edges.of(piece)
+            return Polygons(*self._moved(position, owner, root, centre), owner, len(piece))
+        faces, owner = self._faces.of(piece)
+        position, face = self._edges.of(faces)
         tail, head = self._moved(position, owner[face], root, centre)
-        of = torch.as_tensor(owner)
         normal, offset = self._normal[faces], self._offset[faces]
         if root is not None:  # n t <= d becomes (R^-T n) w <= d - (R^-T n) c
-            normal, offset = _moved_planes(root, of, normal, offset)
-        offset = offset - (normal * centre[of]).sum(1)
-        return Polyhedra(tail, head, torch.as_tensor(face), normal, offset, of, len(piece))
+            normal, offset = _moved_planes(root, owner, normal, offset)
+        offset = offset - (normal * centre[owner]).sum(1)
+        return Polyhedra(tail, head, face, normal, offset, owner, len(piece))
 
-    def _moved(
-        self, position: np.ndarray, owner: np.ndarray, root: Tensor | None, centre: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _moved(self, position: Tensor, owner: Tensor, root: Tensor | None, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Tails and heads of edges in the coordinates of their owners."""
-        ends, of = self._ends[torch.as_tensor(position)], torch.as_tensor(owner)
-        shift = centre[of]
+        ends, shift = self._ends[position], centre[owner]
         out = []
         for part in ends.split(self.dim + 1, 1):
             at, finite = part[:, :-1], part[:, -1:]
             if root is not None:
-                at.copy_(torch.einsum("eij,ej->ei", root[of], at))
+                at.copy_(torch.einsum("eij,ej->ei", root[owner], at))
             at.addcmul_(shift, finite, value=-1.0)
             out.append(part)
         return out[0], out[1]
@@ -166,18 +154,18 @@ class Pieces:
         other = copy.copy(self)
         other._for_kernels = None
         zero = torch.zeros_like(self.origin)
-        every = np.arange(len(self._ends))
-        other._ends = torch.cat(self._moved(every, self._edge_owner.numpy(), root, zero), 1)
+        every = torch.arange(len(self._ends), device=zero.device)
+        other._ends = torch.cat(self._moved(every, self._edge_owner, root, zero), 1)
         if self.dim == 3:
             other._normal, other._offset = _moved_planes(root, self._face_owner, self._normal, self._offset)
         return other
 
     def edges(self) -> Edges:
         """All edges of the pieces, sorted by piece, and the planes of the faces (S = 3)."""
-        owner, nothing = self._edge_owner, torch.zeros(0, dtype=torch.long)
+        owner, nothing = self._edge_owner, self._edge_owner[:0]
         if self.dim == 2:
             return Edges(self._ends, owner, nothing, self._ends.new_zeros(0, 2), self._ends.new_zeros(0), nothing)
-        fan = torch.as_tensor(np.repeat(self._edges.start, self._edges.length))
+        fan = self._edges.start.repeat_interleave(self._edges.length)
         return Edges(self._ends, owner, self._face_owner, self._normal, self._offset, fan)
 
     def near(self, point: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,11 +206,9 @@ class Pieces:
 
     def beyond(self, piece: Tensor, point: Tensor) -> Tensor:
         """Points w are this far beyond the farthest face of a polyhedron, `(m,)`; negative inside (S = 3)."""
-        index = piece.numpy()
-        faces, owner = ragged(self._faces.start[index], self._faces.length[index])
-        of = torch.as_tensor(owner)
+        faces, owner = self._faces.of(piece)
         out = point.new_full((len(piece),), -torch.inf)
-        return out.scatter_reduce(0, of, (self._normal[faces] * point[of]).sum(1) - self._offset[faces], "amax")
+        return out.scatter_reduce(0, owner, (self._normal[faces] * point[owner]).sum(1) - self._offset[faces], "amax")
 
     def local_moments(self, piece: Tensor, root: Tensor, place: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `moments`, of `w - tilt` about points `w = tilt` of the pieces, `root t = place`, without their heights.
@@ -250,7 +236,7 @@ class Pieces:
             drawn = some[which].nonzero()[:, 0]
             if not len(drawn):
                 continue
-            number[some] = torch.arange(int(some.sum()))
+            number[some] = torch.arange(int(some.sum()), device=some.device)
             piece, root, place, tilt = (part[some] for part in pairs)
             own = number[which[drawn]]
             if some is far:
@@ -286,159 +272,14 @@ class Edges(NamedTuple):
 
 
 class _Segments(NamedTuple):
-    start: np.ndarray
-    length: np.ndarray
+    start: Tensor
+    length: Tensor
+
+    def of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of what belongs to some owners, and its place among these."""
+        return ragged(self.start[index], self.length[index])
 
 
 def _segments(owner: np.ndarray, count: int) -> _Segments:
-    length = np.bincount(owner, minlength=count)
-    return _Segments(np.cumsum(length) - length, length)
-
-
-class Maps(NamedTuple):
-    """All complete rows share these maps on each piece."""
-
-    start: Tensor  # (P, K + S): [f; o]
-    basis: Tensor  # (P, K + S, S): Q
-    root: Tensor  # (P, S, S): R, upper triangular with a positive diagonal
-
-
-class Gaussians(NamedTuple):
-    """Each pair of a row and a piece has one of these Gaussians."""
-
-    base: Tensor  # (m,)
-    root: Tensor  # (m, S, S)
-    centre: Tensor  # (m, S)
-    shared: bool  # whether the roots are those of `Maps`
-
-    def take(self, index: Tensor) -> Gaussians:
-        """Those of some pairs."""
-        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared)
-
-    def log_volume(self) -> Tensor:
-        """`-log det R`: what a volume in w is more than one in u."""
-        return -self.root.diagonal(dim1=1, dim2=2).log().sum(1)
-
-
-class Geometry:
-    """It holds the pieces with the maps of a model on them: what does not depend on the rows.
-
-    Args:
-        model: the parameters.
-        pieces: of its latent space.
-
-    Attributes:
-        origin: u of each piece's origin, `(P, S)`.
-        factor: L `(S, S)`, the Cholesky factor of the prior.
-        slope: `d h / d u` on each piece, `(P, H, S)`.
-        maps: for complete rows.
-        tree: over the bounded pieces.
-        unbounded: the other pieces, `(U,)`.
-        stretched: the pieces in the coordinates `R t` of `maps`.
-        far: how far vertices are from the origin of each of these, `(P,)`.
-        affine_range: orthonormal columns that span the range of the whole map of each of these, `(U, K, S)`.
-    """
-
-    def __init__(self, model: Model, pieces: Pieces) -> None:
-        self.model, self.pieces, self.origin = model, pieces, pieces.origin
-        self._found: dict[object, object] = {}
-        self.factor = torch.linalg.cholesky(model.prior)
-        self.slope = model.cells.slope @ self.factor
-        reduced = model.head[1]
-        start = torch.cat((model.cells.value @ reduced.mT, self.origin), 1)
-        self.maps = Maps(start, *_factor(torch.einsum("kh,phs->pks", reduced, self.slope)))
-        self.stretched = pieces.stretched(self.maps.root)
-        self.tree = self._tree(model)
-        self.unbounded = (~pieces.bounded).nonzero()[:, 0]
-        self.affine_range = range_of(model.head[1] @ self.slope[self.unbounded])
-        corner = (self.maps.root[pieces.corner_owner] @ pieces.corner[:, :, None])[:, :, 0]
-        far = self.origin.new_zeros(pieces.count)
-        self.far = far.scatter_reduce(0, pieces.corner_owner, torch.linalg.vector_norm(corner, dim=1), "amax")
-
-    def recall(self, make: Callable[[Geometry], T]) -> T:
-        """What `make` finds out about this geometry, at the first call only."""
-        if make not in self._found:
-            self._found[make] = make(self)
-        return cast("T", self._found[make])
-
-    def shape(self, gaussian: Gaussians) -> tuple[Pieces, Tensor | None]:
-        """The pieces, and the roots that take them to w."""
-        return (self.stretched, None) if gaussian.shared else (self.pieces, gaussian.root)
-
-    def nearest(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
-        """The w of each piece that is nearest to 0, `(m, S)`."""
-        shape, root = self.shape(gaussian)
-        return shape.nearest(piece, root, gaussian.centre)
-
-    def least_log_mass(self, piece: Tensor, gaussian: Gaussians, anchor: Tensor) -> Tensor:
-        """A lower bound on the log-mass of each piece in w, `(m,)`, from the `nearest` points."""
-        shape, root = self.shape(gaussian)
-        slack = ROUNDING_OF_VERTICES * (self.far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1))
-        return shape.polytopes(piece, root, gaussian.centre).least_log_mass(anchor, slack)
-
-    def raw_error(self, piece: Tensor, gaussian: Gaussians) -> Tensor:
-        """At least the error of raw masses, `(m,)`; roots of incomplete rows take no vertex farther than those here."""
-        far = self.far[piece] + torch.linalg.vector_norm(gaussian.centre, dim=1)
-        result: Tensor = (SIGNED_ERROR * far).clamp(min=_RAW_ERROR)
-        return result
-
-    def maps_of(self, rows: Rows, row: Tensor, piece: Tensor) -> Maps:
-        """`Maps` of the pairs (row, piece): those of the pieces, or the row's own where entries are missing."""
-        maps = self.maps
-        if rows.observed is None:
-            return Maps(maps.start[piece], maps.basis[piece], maps.root[piece])
-        columns = rows.reduced[row] @ torch.cat((self.slope[piece], self.model.cells.value[piece, :, None]), 2)
-        return Maps(torch.cat((columns[:, :, -1], self.origin[piece]), 1), *_factor(columns[:, :, :-1]))
-
-    def gaussians(self, rows: Rows, row: Tensor, piece: Tensor) -> Gaussians:
-        """The Gaussians of the pairs (row, piece), `(m,)` each."""
-        S = self.pieces.dim
-        width = self.maps.start.shape[1] * (1 if rows.observed is None else rows.reduced.shape[2])
-        parts = []
-        for r, p in zip(*(index.split(max(1, _CHUNK // width)) for index in (row, piece)), strict=True):
-            start, basis, root = self.maps_of(rows, r, p)
-            b = torch.nn.functional.pad(rows.y[r], (0, S)) - start
-            centre = (basis * b[:, :, None]).sum(1)
-            off = b - (basis @ centre[:, :, None])[:, :, 0]
-            if len(r) and centre.abs().max() > LOUD:
-                off = off - (basis @ (basis * off[:, :, None]).sum(1)[:, :, None])[:, :, 0]
-            constant = rows.constant if rows.observed is None else rows.constant[r]
-            square = torch.linalg.vector_norm(off, dim=1).square()
-            parts.append((constant - 0.5 * (rows.far2[r] + square), root, centre))
-        if not parts:
-            parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
-        base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Gaussians(base, root, centre, rows.observed is None)
-
-    def _tree(self, model: Model) -> Tree:
-        pieces = self.pieces
-        owner, index = pieces.corner_owner, pieces.bounded.nonzero()[:, 0]
-        size = torch.bincount(owner, minlength=pieces.count)
-        middle = self.origin.new_zeros(pieces.count, pieces.dim).index_add(0, owner, pieces.corner) / size[:, None]
-        feature = model.cells.value + (self.slope @ middle[:, :, None])[:, :, 0]
-        place = torch.full_like(size, -1)
-        place[index] = torch.arange(len(index))
-        inner = pieces.bounded[owner]
-        around = (pieces.corner - middle[owner])[inner]
-        # |R t| is at least |J t|, and no K-dimensional vectors are needed
-        length = torch.linalg.vector_norm((self.maps.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
-        leaves = Leaves(index, feature[index], self.slope[index], around, length, place[owner[inner]])
-        return Tree(pieces, leaves, model.head[1])
-
-
-def _factor(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and R of `[J; I]`, `J (m, K, S)`."""
-    S = image.shape[2]
-    eye = torch.eye(S, dtype=image.dtype, device=image.device).expand(len(image), S, S)
-    basis, root = torch.linalg.qr(torch.cat((image, eye), 1))
-    sign = root.diagonal(dim1=1, dim2=2).sign()
-    return basis * sign[:, None, :], root * sign[:, :, None]
-
-
-def range_of(image: Tensor) -> Tensor:
-    """Orthonormal columns `(m, K, s)` whose span holds the range of `image (m, K, S)`; zeros where that is 0.
-
-    Where the rank is below S but not 0 the span is larger than the range, and distances from it are only shorter.
-    """
-    result: Tensor = torch.linalg.qr(image).Q * (image != 0).any(2).any(1)[:, None, None]
-    return result
+    length = torch.as_tensor(np.bincount(owner, minlength=count))
+    return _Segments(length.cumsum(0) - length, length)

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.inference.certificate import centres_of, gap_from, normalise, select_pairs
+from girih._devices import room
+from girih.inference import bounded
+from girih.inference.certificate import normalise, select_pairs
+from girih.inference.gaussians import Gaussians, Geometry
 from girih.inference.model import LEAST, MATTERS, Rows, chunks, posterior_rounding
-from girih.inference.pieces import Gaussians, Geometry
 from girih.inference.posterior import Posterior
 from girih.inference.tree import Level
 from girih.networks import Trace
@@ -63,7 +65,7 @@ def find_anchors(g: Geometry, rows: Rows, row: Tensor, piece: Tensor, gaussian: 
     if len(distant):
         pairs = rows, row[distant], piece[distant]
         place[distant], tilt[distant] = _refined(g, *pairs, gaussian.take(distant), place[distant])
-    best = torch.zeros(count, dtype=torch.long)
+    best = torch.zeros_like(least, dtype=torch.long)
     highest = (energy == least[row]).nonzero()[:, 0]
     best[row[highest]] = highest
     image = _images(g, rows, row[best], piece[best], place[best])
@@ -112,7 +114,7 @@ def _refined(
 
 def _shorter(g: Geometry, rows: Rows, anchors: Anchors) -> Tensor:
     """The rows `(n,)` whose image, from that of z = 0 on, is shorter than their residual: that of few digits."""
-    every = torch.arange(len(rows.x))
+    every = torch.arange(len(rows.x), device=rows.y.device)
     nearest = g.origin.square().sum(1).argmin().expand(len(rows.x))
     zero = _images(g, rows, every, nearest, torch.zeros_like(anchors.tilt[:1]).expand(len(every), -1))
     length = torch.linalg.vector_norm((anchors.image - zero)[:, : rows.y.shape[1]], dim=1)
@@ -127,11 +129,9 @@ def find_peaks(g: Geometry, rows: Rows) -> Tensor:
     are left out where `-gap^2 / 2 - |u|^2 / 2` is below a peak that is known.
     """
     count, rows = len(rows.x), rows.relative()
-    gap = gap_from(g, rows)
 
-    def bound(level: Level, node: Tensor, row: Tensor, gap2: Tensor) -> Tensor:
-        away = torch.zeros_like(level.low[node]).clamp(level.low[node], level.high[node])
-        return -0.5 * (gap2 + away.square().sum(1))
+    def below(level: Level) -> Tensor:
+        return -0.5 * torch.zeros_like(level.low).clamp(level.low, level.high).square().sum(1)
 
     def peaks(row: Tensor, piece: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, pieces and heights of the peaks of pairs that may be above what is known."""
@@ -141,12 +141,12 @@ def find_peaks(g: Geometry, rows: Rows) -> Tensor:
         return row, piece, gaussian.base - 0.5 * g.nearest(piece, gaussian).square().sum(1)
 
     least = rows.y.new_full((count,), -torch.inf)
-    found = [peaks(*g.tree.promising(gap, centres_of(g, rows), count, _BEAM), least)]
+    found = [peaks(*bounded.promising(g, rows, _BEAM), least)]
     least = least.scatter_reduce(0, found[0][0], found[0][2], "amax")
-    outer = torch.arange(count).repeat_interleave(len(g.unbounded))
+    outer = torch.arange(count, device=least.device).repeat_interleave(len(g.unbounded))
     found.append(peaks(outer, g.unbounded.repeat(count), least))
     least = least.scatter_reduce(0, found[1][0], found[1][2], "amax")
-    row, piece, _, _ = g.tree.search(gap, count, bound, _below(least))
+    row, piece, _, _ = bounded.search(g, rows, below, _below(least))
     found.append(peaks(row, piece, least))
     row, piece, height = (torch.cat(parts) for parts in zip(*found, strict=True))
     least = least.scatter_reduce(0, row, height, "amax")
@@ -288,7 +288,7 @@ class PolytopePosterior(Posterior):
     @property
     def mode(self) -> Tensor:
         """The z of highest posterior density, exact over all cells, `(N, S)`."""
-        out = torch.empty(len(self.log_evidence), self._geometry.pieces.dim, dtype=torch.float64)
+        out = self.log_evidence.new_empty(len(self.log_evidence), self._geometry.pieces.dim)
         for index, rows, *_ in self._chunks:
             out[index] = find_peaks(self._geometry, rows) @ self._factor.mT
         return out
@@ -303,7 +303,7 @@ class PolytopePosterior(Posterior):
     def _log_density(self, z: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(z.shape[:-1], self.batch_shape)
         z = z.expand(*shape, z.shape[-1]).reshape(-1, *self.batch_shape, z.shape[-1])
-        out = torch.empty(z.shape[:-1], dtype=torch.float64)
+        out = z.new_empty(z.shape[:-1])
         whole = self._trace.hidden_values
         for index, rows, anchors, *_ in self._chunks:
             some = z[:, index]
@@ -312,7 +312,7 @@ class PolytopePosterior(Posterior):
             image = h @ rows.reduced.mT if rows.observed is None else torch.einsum("nkh,mnh->mnk", rows.reduced, h)
             u = torch.linalg.solve_triangular(self._factor, some.reshape(-1, z.shape[-1]).mT, upper=False).mT
             image = torch.cat((image, u.reshape(some.shape)), 2)
-            out[:, index] = anchors.log_ratio(torch.arange(len(index)), image)
+            out[:, index] = anchors.log_ratio(torch.arange(len(index), device=index.device), image)
         result: Tensor = (out + self._log_scale - self._log_total).reshape(shape)
         return result
 
@@ -329,9 +329,9 @@ class PolytopePosterior(Posterior):
         end = self._share.cumsum(0)
         first = size.cumsum(0) - size
         below = torch.where(first > 0, end[(first - 1).clamp(min=0)], 0.0)
-        u = torch.rand((count, len(size)), dtype=torch.float64, generator=generator)
+        u = torch.rand((count, len(size)), dtype=torch.float64, device=end.device, generator=generator)
         pair = torch.searchsorted(end, (below + u * (end[first + size - 1] - below)).reshape(-1))
-        rows = torch.arange(len(size)).repeat(count)
+        rows = torch.arange(len(size), device=size.device).repeat(count)
         pair = torch.minimum(torch.maximum(pair, first[rows]), (first + size - 1)[rows])
         used, which = torch.unique(pair, return_inverse=True)
         p = self._pairs
@@ -357,7 +357,7 @@ def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor,
     F = torch.linalg.solve_triangular(g.factor, factor, upper=False)
     reach = _REACH * F.norm(dim=2)
     out = torch.empty_like(rows.far2)
-    for index in torch.arange(len(m)).split(max(1, _ENTRIES // g.pieces.count)):
+    for index in torch.arange(len(m), device=m.device).split(max(1, room(_ENTRIES, m.device) // g.pieces.count)):
         row, piece = g.pieces.near(m[index], reach[index])
         row = index[row]
         inverse = torch.linalg.inv(F)[row]

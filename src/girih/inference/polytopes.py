@@ -12,18 +12,22 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from girih._devices import room
+from girih.gaussian.prepared import serve
 from girih.gaussian.tables import gather, slots
 from girih.inference.certificate import Pairs, normalise, select_pairs
+from girih.inference.gaussians import Geometry
 from girih.inference.model import AffinePieces, Expected, Model, Region, Rows
-from girih.inference.pieces import Geometry, Pieces
+from girih.inference.pieces import Pieces
 from girih.inference.polytope_posterior import DISTANT, PolytopePosterior, find_anchors
 from girih.networks import Trace
 from girih.partition import Partition
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _REACH = 7.5  # standard deviations of q; beyond them lie 1e-13 of it
+_FEW, _SOME = 32, 128  # pairs of a row that are found by compiled code, and those by tables
 _LARGE = 1e-3  # above this a raw mass is right enough in any case
-_FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
+_FLOOR = 1e-4  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
 class SparseMoments(NamedTuple):
@@ -80,6 +84,18 @@ class SparseMoments(NamedTuple):
         """E[(t, 1)(t, 1)^T], `(m, S + 1, S + 1)`."""
         return torch.cat((torch.cat((self.e2, self.e1[:, None, :]), 1), self._first()[:, :, None]), 2)
 
+    def _by_row(self, values: Tensor, table: Tensor) -> Tensor:
+        """Sums of `values[k] table[piece of k]` over the pairs k of each row, `(n, C)`, for a table `(P, C)`."""
+        if self.row.device.type == "cpu":
+            return torch.as_tensor(self._matrix(values) @ table.numpy())
+        return _sums(self.shape[0], self.row, values, table, self.piece)
+
+    def _by_piece(self, values: Tensor, table: Tensor) -> Tensor:
+        """Sums of `values[k] table[row of k]` over the pairs k of each piece, `(P, C)`, for a table `(n, C)`."""
+        if self.row.device.type == "cpu":
+            return torch.as_tensor(self._matrix(values).T @ table.numpy())
+        return _sums(self.shape[1], self.piece, values, table, self.row)
+
     def _matrix(self, values: Tensor) -> csr_matrix:
         size = np.bincount(self.row.numpy(), minlength=self.shape[0])
         return csr_matrix(
@@ -88,10 +104,10 @@ class SparseMoments(NamedTuple):
 
     def features(self, cells: AffinePieces) -> Tensor:
         """`E[h | x]`, `(n, H)`."""
-        out = self._matrix(self.e0) @ cells.value.numpy()
+        out = self._by_row(self.e0, cells.value)
         for s in range(self.e1.shape[1]):
-            out += self._matrix(self.e1[:, s]) @ cells.slope[:, :, s].numpy()
-        return torch.as_tensor(out)
+            out += self._by_row(self.e1[:, s], cells.slope[:, :, s])
+        return out
 
     def moments(self, weight: Tensor) -> Tensor:
         """`sum_n g_n E[1_piece (t, 1)(t, 1)^T]`, `(P, S + 1, S + 1)`."""
@@ -101,16 +117,15 @@ class SparseMoments(NamedTuple):
     def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
         """`sum_n g_n y_n E[1_piece (t, 1)^T]`, `(P, K, S + 1)`, for y `(n, K)`."""
         first = weight[self.row][:, None] * self._first()
-        parts = [torch.as_tensor(self._matrix(first[:, s]).T @ y.numpy()) for s in range(first.shape[1])]
-        return torch.stack(parts, -1)
+        return torch.stack([self._by_piece(first[:, s], y) for s in range(first.shape[1])], -1)
 
     def incomplete_pull(self, weight: Tensor, rows: Rows, cells: AffinePieces) -> Tensor:
         """`sum_n g_n E[1_piece T_n^T (y - T_n h)(t, 1)^T]`, `(P, H, S + 1)`, for rows with their own T_n."""
         columns = _columns(cells)
         out = torch.zeros_like(columns)
         g, first, second = weight[self.row], self._first(), self._second()
-        per = max(1, 2**20 // rows.reduced[0].numel())
-        for pair in torch.arange(len(self.row)).split(per):
+        per = max(1, room(2**20, out.device) // rows.reduced[0].numel())
+        for pair in torch.arange(len(self.row), device=self.row.device).split(per):
             row, piece = self.row[pair], self.piece[pair]
             reduced = rows.reduced[row]
             off = rows.y[row][:, :, None] * first[pair][:, None, :] - reduced @ (columns[piece] @ second[pair])
@@ -122,7 +137,7 @@ class SparseMoments(NamedTuple):
         about = _columns(cells)[self.piece]  # h - mean = about (t, 1)
         about[:, :, -1] -= mean[self.row, :-1]
         size, _ = slots(self.row, self.shape[0])
-        index, real = gather(torch.arange(self.shape[0]), int(size.max()), size)
+        index, real = gather(torch.arange(self.shape[0], device=size.device), int(size.max()), size)
 
         def table(columns: Tensor) -> Tensor:  # (n, H, p (S + 1)), p pairs a row
             padded = torch.where(real[:, :, None, None], columns[index], 0.0)
@@ -144,6 +159,15 @@ def _from_anchors(
     first = (inverse @ (anchors.place + mean)[:, :, None])[:, :, 0]
     second = inverse @ spread @ inverse.mT + first[:, :, None] * first[:, None, :]
     return total - 0.5 * anchors.least, share, share[:, None] * first, share[:, None, None] * second
+
+
+def _sums(count: int, to: Tensor, values: Tensor, table: Tensor, of: Tensor) -> Tensor:
+    """`values[k] table[of[k]]`, added up at `to[k]`, `(count, C)`."""
+    out = table.new_zeros(count, table.shape[1])
+    per = max(1, room(2**20, out.device) // max(1, table.shape[1]))
+    for t, v, o in zip(to.split(per), values.split(per), of.split(per), strict=True):
+        out.index_add_(0, t, v[:, None] * table[o])
+    return out
 
 
 def _columns(cells: AffinePieces) -> Tensor:
@@ -193,10 +217,13 @@ class Polytopes(Region):
     def _geometry(self, model: Model) -> Geometry:
         return Geometry(model, self.pieces)
 
-    def entries(self, model: Model) -> int:
-        """Four for each pair that is likely to be kept."""
-        count = self.pieces.count
-        return 4 * (count if model.tol <= 0.0 else max(128, len(self.geometry(model).unbounded)))
+    def entries(self, model: Model, complete: bool) -> int:
+        """Four for each pair that is likely to be kept; compiled code keeps no others on the way."""
+        if model.tol <= 0.0:
+            return 4 * self.pieces.count
+        geometry = self.geometry(model)
+        usual = _FEW if complete and serve(geometry.origin) else _SOME
+        return 4 * max(usual, len(geometry.unbounded))
 
     def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
         """`log p(x)`, and a certified bound on the share that was left out."""

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, register_kl
 
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
@@ -65,6 +65,11 @@ class Posterior(Shown, Distribution):
             "S": str(self.event_shape[0]),
             "log_p": f"{span(low, high)} nats",
         }
+
+    def __repr__(self) -> str:
+        (n,), (S,) = self.batch_shape, self.event_shape
+        about = f", log p(x) {self.log_evidence.mean():.4g} nats a row" if n else ""
+        return f"{type(self).__name__}({n} {'row' if n == 1 else 'rows'}, S={S}{about})"
 
     @property
     @abstractmethod
@@ -141,6 +146,7 @@ class Posterior(Shown, Distribution):
 
         `log p(z | x)` is quadratic on each cell, so the expectation needs the mass and two moments of q there. For a q
         that is the posterior the result may be below 0, by no more than `rounding`.
+        `torch.distributions.kl_divergence(q, posterior)` is the same.
 
         Args:
             q: a `Normal` with batch shape `(N, S)` (or `(N,)` for S = 1), an `Independent` of one, or a
@@ -201,6 +207,15 @@ class Posterior(Shown, Distribution):
         if not least > 0:
             raise ParameterError(f"the scale of q must be positive, got {least.item():g}")
         return mean, factor
+
+
+def _kl(q: GaussianQ, posterior: Posterior) -> Tensor:
+    """`torch.distributions.kl_divergence(q, posterior)`."""
+    return posterior.kl(q)
+
+
+for _kind in (Normal, MultivariateNormal, Independent):
+    register_kl(_kind, Posterior)(_kl)
 
 
 def gaussian_entropy(factor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from girih.gaussian.prepared import Array, first_of_each, in_threads
+from girih.inference.gaussians import Geometry
 from girih.inference.model import Rows
-from girih.inference.pieces import Geometry
 from girih.inference.tree import Tree
 
 _SHARE = 32  # rows that are worth a thread

@@ -14,7 +14,7 @@ third depth is a level of the tree.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -80,13 +80,15 @@ class Tree:
         pieces: of which some become leaves.
         leaves: those.
         reduced: T `(K, H)`.
+        flat: a tree of leaves alone, in their own order, on any device: for `Flat`.
     """
 
-    def __init__(self, pieces: Boxes, leaves: Leaves, reduced: Tensor) -> None:
+    def __init__(self, pieces: Boxes, leaves: Leaves, reduced: Tensor, flat: bool = False) -> None:
         index, count = leaves.piece, len(leaves.piece)
-        order = torch.as_tensor(halving_order(0.5 * (pieces.low + pieces.high)[index].numpy()))
+        every = torch.arange(count, device=index.device)
+        order = every if flat else torch.as_tensor(halving_order(0.5 * (pieces.low + pieces.high)[index].numpy()))
         place = torch.empty_like(order)
-        place[order] = torch.arange(count)
+        place[order] = every
         self.piece, feature = index[order], leaves.feature[order]
         image = feature @ reduced.mT
         self._basis = _principal_directions(image)
@@ -98,13 +100,18 @@ class Tree:
         size = torch.linalg.matrix_norm(reduced) * torch.linalg.vector_norm(feature, dim=1)
         base = _Base(feature, image, self.project(image)[0], main, away, leaves.length[by_leaf], owner, size)
         masses = pieces.log_mass[self.piece], pieces.low[self.piece], pieces.high[self.piece]
-        self.levels = [_join(base, masses, np.arange(count), np.zeros(count, np.int64), 0, self.project)]
+        none = np.zeros(0 if flat else count, np.int64)
+        self.levels = [_join(base, masses, every, count, (none, none), self.project)]
+        if flat:
+            return
         depth = _STEP * max(0, (count.bit_length() - 1) // _STEP)
         below = np.arange(count)  # where the nodes below begin
         while count and depth >= 0:
             start = -(-np.arange(2**depth) * count // 2**depth)
             first = np.searchsorted(below, start)
-            self.levels.append(_join(base, masses, start, first, len(below), self.project))
+            of = torch.as_tensor(np.repeat(np.arange(len(start)), np.diff(np.append(start, count))))
+            children = first, np.diff(np.append(first, len(below)))
+            self.levels.append(_join(base, masses, of, len(start), children, self.project))
             below, depth = start, depth - _STEP
 
     def project(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,36 +222,35 @@ class _Base(NamedTuple):
 def _join(
     base: _Base,
     masses: tuple[Tensor, Tensor, Tensor],
-    start: Array,
-    first: Array,
-    below: int,
+    of: Tensor,
+    count: int,
+    children: tuple[Array, Array],
     project: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Level:
-    """The nodes that begin at these leaves."""
-    count = len(base.feature)
-    size = np.diff(np.append(start, count))
-    of = torch.as_tensor(np.repeat(np.arange(len(start)), size))
-    corners = np.searchsorted(base.owner.numpy(), start)
+    """Nodes that hold the leaves: `of (B,)` says which one each."""
+    size = torch.bincount(of, minlength=count)
+    node = of[base.owner]
 
     def mean(values: Tensor) -> Tensor:
-        total = np.add.reduceat(values.flatten(1).numpy(), start, axis=0) if count else values.flatten(1).numpy()
-        return (torch.as_tensor(total) / torch.as_tensor(size)[:, None]).view(len(start), *values.shape[1:])
+        total = values.new_zeros(count, *values.shape[1:]).index_add(0, of, values)
+        return total / size.view(-1, *[1] * (values.ndim - 1))
+
+    def extreme(values: Tensor, owner: Tensor, kind: Literal["amax", "amin"]) -> Tensor:
+        start = values.new_full((count, *values.shape[1:]), -torch.inf if kind == "amax" else torch.inf)
+        return start.scatter_reduce(0, owner.view(-1, *[1] * (values.ndim - 1)).expand_as(values), values, kind)
 
     def largest(values: Tensor) -> Tensor:  # over the corners, with room for the rounding of all that it is made from
-        values = values + ROUNDING * rounded
-        return torch.as_tensor(np.maximum.reduceat(values.numpy(), corners)) if count else values
+        return extreme(values + ROUNDING * rounded, node, "amax")
 
     image = mean(base.image)
     centre, beyond = project(image)
     basis = torch.linalg.qr(mean(base.slope)).Q
-    node = of[base.owner]
     off = base.centre[base.owner] + base.away - centre[node]
     along = (off[:, None, :] @ basis[node])[:, 0]
     across = torch.linalg.vector_norm(off - (basis[node] @ along[:, :, None])[:, :, 0], dim=1)
     log_mass, low, high = masses
-    top = torch.as_tensor(np.maximum.reduceat(log_mass.numpy(), start)) if count else log_mass
-    top = top.clamp(min=torch.finfo(top.dtype).min)  # of nodes without any mass, too
-    total = torch.as_tensor(np.add.reduceat((log_mass - top[of]).exp().numpy(), start)) if count else log_mass
+    top = extreme(log_mass, of, "amax").clamp(min=torch.finfo(log_mass.dtype).min)  # of nodes without any mass, too
+    total = torch.zeros_like(top).index_add(0, of, (log_mass - top[of]).exp())
     # in all dimensions: the centres from that of the node, and the corners from these
     rounded = base.size[base.owner] + base.length
     reach = torch.linalg.vector_norm(base.image - image[of], dim=1)[base.owner] + base.length
@@ -257,10 +263,9 @@ def _join(
         largest(across),
         largest(reach),
         top + total.log(),
-        torch.as_tensor(np.minimum.reduceat(low.numpy(), start, axis=0)) if count else low,
-        torch.as_tensor(np.maximum.reduceat(high.numpy(), start, axis=0)) if count else high,
-        first,
-        np.diff(np.append(first, below)),
+        extreme(low, of, "amin"),
+        extreme(high, of, "amax"),
+        *children,
     )
 
 

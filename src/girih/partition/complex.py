@@ -10,13 +10,16 @@ So cells always fit together, whatever was rounded. A vertex within the error bo
 from __future__ import annotations
 
 import copy
+import importlib
 from itertools import product
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import null_space, qr
 
 from girih.errors import GirihError
+from girih.gaussian.prepared import kernels
 from girih.partition.memory import Array, Growing, ragged
 
 # Functions are handled in blocks of as many as there are bits in a word: which of them are positive or negative
@@ -105,9 +108,7 @@ class Complex:
         self.origin = Growing(np.arange(self.count))
         for level in self.levels.values():
             level.compact()
-        outside = np.abs(values) > errors
-        self.bits[0][0].data[...] = _pack(outside & (values > 0))
-        self.bits[0][1].data[...] = _pack(outside & (values < 0))
+        _write_signs(values, errors, *(side.data for side in self.bits[0]))
         self._spread()
 
     def _spread(self) -> None:
@@ -121,8 +122,12 @@ class Complex:
 
     def crossed(self, k: int, j: int) -> Array:
         """The k-faces on both sides of function j."""
-        positive, negative = self.bits[k]
-        return np.flatnonzero(positive.data & negative.data & (_ONE << np.uint64(j)))
+        positive, negative = (side.data for side in self.bits[k])
+        mask = _ONE << np.uint64(j)
+        if (fast := _fast()) is not None:
+            found: Array = fast.crossed(positive, negative, mask)
+            return found
+        return np.flatnonzero(positive & negative & mask)
 
     def cut(self, j: int, label: int) -> None:
         """Cut every cell that function j changes sign on; the new facets get the label."""
@@ -172,15 +177,13 @@ class Complex:
             a, b = a / norm, b / norm
         start = len(t)
         for column in self.columns.values():
-            data = column.data
-            column.append((a * data[low] + b * data[high]).astype(data.dtype, copy=False))
+            _append_blend(column, low, high, a[:, 0], b[:, 0])
         self.points[start:, -1] = np.where(t[low] + t[high] > 0, 1.0, 0.0)
+        _widen(self.columns["value"].data, self.columns["error"].data, low, high, a[:, 0], b[:, 0])
         value, error = self.columns["value"].data[start:], self.columns["error"].data[start:]
-        size = a * np.abs(self.columns["value"].data[low]) + b * np.abs(self.columns["value"].data[high])
-        error += 4 * _EPS * size
         value[:, j] = 0.0
-        outside = np.abs(value) > error
-        signs = _pack(outside & (value > 0)), _pack(outside & (value < 0))
+        signs = np.empty(len(low), np.uint64), np.empty(len(low), np.uint64)
+        _write_signs(value, error, *signs)
         below_or_above = [side.data[low] | side.data[high] for side in self.bits[0]]
         crossed = below_or_above[0] & below_or_above[1]
         for side, ends, sign in zip(self.bits[0], below_or_above, signs, strict=True):
@@ -325,6 +328,40 @@ class Complex:
         """Tells whether each of the `count` functions of the block is positive on each cell, `(R, count)` bool."""
         words = self.bits[self.dim][0].data
         return np.unpackbits(words[:, None].view(np.uint8), axis=1, bitorder="little")[:, :count].astype(bool)
+
+
+def _fast() -> ModuleType | None:
+    """The module of compiled code, where it can be had."""
+    return None if kernels() is None else importlib.import_module("girih.partition.kernels")
+
+
+def _append_blend(column: Growing, low: Array, high: Array, a: Array, b: Array) -> None:
+    """Append `a data[low] + b data[high]`."""
+    if (fast := _fast()) is not None:
+        new = column.extend(len(low))
+        fast.blend(column.data, low, high, a, b, new)
+        return
+    data = column.data
+    column.append((a[:, None] * data[low] + b[:, None] * data[high]).astype(data.dtype, copy=False))
+
+
+def _widen(value: Array, error: Array, low: Array, high: Array, a: Array, b: Array) -> None:
+    """Add what the rounding of blended values can be to the errors of the last vertices."""
+    if (fast := _fast()) is not None:
+        fast.widen(value, error, low, high, a, b, 4 * _EPS)
+        return
+    size = a[:, None] * np.abs(value[low]) + b[:, None] * np.abs(value[high])
+    error[len(value) - len(low) :] += 4 * _EPS * size
+
+
+def _write_signs(value: Array, error: Array, positive: Array, negative: Array) -> None:
+    """Which of up to 64 values `(n, w)` are positive and negative beyond their errors, a word for each row."""
+    if (fast := _fast()) is not None:
+        fast.signs(value, error, positive, negative)
+        return
+    outside = np.abs(value) > error
+    positive[...] = _pack(outside & (value > 0))
+    negative[...] = _pack(outside & (value < 0))
 
 
 def _pack(flags: Array) -> Array:

@@ -179,7 +179,10 @@ def write_mesh(part: Partition, path: str | os.PathLike[str], span: ArrayLike | 
         )
     latent, triangles, cells = _triangles(part, span)
     with torch.no_grad():
-        rows = [part.trace(torch.as_tensor(latent[i : i + _ROWS])) for i in range(0, len(latent), _ROWS)]
+        rows = [
+            part.trace(torch.as_tensor(latent[i : i + _ROWS], device=part.trace.device))
+            for i in range(0, len(latent), _ROWS)
+        ]
     vertices = torch.cat(rows).cpu().numpy()
     with atomic_path(path) as temporary:
         (_write_ply if kind == ".ply" else _write_obj)(temporary, vertices, triangles, cells)

@@ -232,7 +232,10 @@ class PolytopeCells(Cells):
         """The cell with the pattern of each z, -1 for none."""
         rows = max(_KEPT // max(self.trace.hidden_units, 1), 1)
         return np.concatenate(
-            [self._lookup.find(self.packing.pack(self.trace.pattern(part).cpu().numpy())) for part in z.split(rows)]
+            [
+                self._lookup.find(self.packing.pack(self.trace.pattern(part.to(self.trace.device)).cpu().numpy()))
+                for part in z.split(rows)
+            ]
         )
 
     def _room(self, points: Array) -> Array:
@@ -250,7 +253,7 @@ class PolytopeCells(Cells):
         known = self._room(rows.numpy()) >= 0.0
         for row in np.flatnonzero(known & (index < 0)):  # on a face, where the pattern is that of no cell
             index[row] = self._nearest(rows[row].numpy())
-        return torch.as_tensor(np.where(known, index, -1))
+        return torch.as_tensor(np.where(known, index, -1)).to(z.device)
 
     def _nearest(self, point: Array) -> int:
         """The cell of a point on a face: that of the nearest point that is inside one."""

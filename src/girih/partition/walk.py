@@ -386,7 +386,7 @@ def _affine(traced: Trace, pattern: Array) -> tuple[Tensor, Tensor]:
 
 
 def _at(traced: Trace, point: Array) -> Constraints:
-    return cell_constraints(traced, traced.pattern(torch.as_tensor(point)[None])[0])
+    return cell_constraints(traced, traced.pattern(torch.as_tensor(point, device=traced.device)[None])[0])
 
 
 def _first_cell(traced: Trace, start: Array) -> tuple[Constraints, Array, Inner]:

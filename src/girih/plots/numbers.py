@@ -123,7 +123,7 @@ def curve_latents(dgn: DGN, partition: Partition, count: int = 200) -> tuple[Arr
 def generate(dgn: DGN, z: Array) -> Array:
     """g(z) at latents `(n, S)`, or `(n,)` for S = 1, `(n, D)`."""
     with torch.no_grad():
-        return to_array(dgn.trace(torch.as_tensor(z if z.ndim == 2 else z[:, None])))
+        return to_array(dgn.trace(torch.as_tensor(z if z.ndim == 2 else z[:, None], device=dgn.trace.device)))
 
 
 def spread_latents(dgn: DGN, count: int = 1024) -> Array:

@@ -124,7 +124,7 @@ def plot_line_partition(
     inside = limits[(limits > low) & (limits < high)]
     z = np.concatenate(([low], inside, [high]))
     with torch.no_grad():
-        values = to_array(part.trace(torch.as_tensor(z[:, None])))
+        values = to_array(part.trace(torch.as_tensor(z[:, None], device=part.trace.device)))
     lines = _lines(part, values.shape[1], coordinates)
 
     own, ax = ax is None, new_axes(ax, height=2.9)
@@ -163,7 +163,7 @@ def _lines(part: Partition, total: int, coordinates: Sequence[int] | None) -> li
             return list(range(total))
         z = math.sqrt(part.prior) * ndtri((np.arange(200) + 0.5) / 200)
         with torch.no_grad():
-            spread = to_array(part.trace(torch.as_tensor(z[:, None]))).std(0)
+            spread = to_array(part.trace(torch.as_tensor(z[:, None], device=part.trace.device))).std(0)
         return sorted(int(i) for i in np.argsort(-spread, kind="stable")[:_MAX_LINES])
     lines = list(wholes(coordinates, "coordinates", None))
     if not 1 <= len(lines) <= len(CYCLE) or min(lines) < 0 or max(lines) >= total:
@@ -342,7 +342,7 @@ def _panels(
         return [cells]
     steps = (np.arange(pixels) + 0.5) / pixels * 2.0 - 1.0
     grid = np.stack(np.meshgrid(middle[0] + half[0] * steps, middle[1] + half[1] * steps), -1).reshape(-1, 2)
-    spots = traced.pattern(start + torch.as_tensor(grid) @ basis.mT)
+    spots = traced.pattern((start + torch.as_tensor(grid) @ basis.mT).to(traced.device))
     return [Panel(window(1.0), None, slice_values(traced, spots, quantity).reshape(pixels, pixels)), cells]
 
 

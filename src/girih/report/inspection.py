@@ -75,7 +75,7 @@ def first_neighbours(cells: Cells, most: int, seed: int) -> Cells:
 
     def codes(share: Tensor) -> Tensor:
         z = start + share[:, None] * (ends - start)
-        return torch.cat([cells.trace.pattern(some) for some in z.split(_ROWS)])
+        return torch.cat([cells.trace.pattern(some.to(cells.trace.device)) for some in z.split(_ROWS)])
 
     left = (codes(far) != own).any(1).cpu()
     for _ in range(_HALVINGS):
@@ -166,7 +166,7 @@ def _along(cells: Cells, k: int) -> Tensor | None:
     null = torch.linalg.svd(triangle(A))[2][0, -1].cpu()
     start = cells.points[k].cpu()
     steps = torch.tensor(_SHRINK, dtype=torch.float64)[:, None]
-    codes = cells.trace.pattern(torch.cat((start[None], start + steps * null)))
+    codes = cells.trace.pattern(torch.cat((start[None], start + steps * null)).to(cells.trace.device))
     inside = (codes[1:] == codes[:1]).all(1).nonzero()[:, 0]
     if not len(inside):
         return None
@@ -323,7 +323,7 @@ def affordable(traced: Trace, most: int) -> int:
 def _check_finite(traced: Trace, latent: GaussianPrior | UniformPrior, seed: int) -> None:
     z = latent.sample(64, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        finite = torch.isfinite(traced(z)).all(1)
+        finite = torch.isfinite(traced(z.to(traced.device))).all(1)
     if not finite.all():
         raise NonFiniteError(
             f"the decoder gives values that are not finite at {int((~finite).sum())} of {len(z)} prior draws; its "

@@ -272,7 +272,7 @@ def _samples(found: Inspection, shape: tuple[int, ...], seed: int) -> Axes:
     assert prior is not None
     z = prior.sample(32, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        images = to_array(_as_images(found.trace(z), shape))
+        images = to_array(_as_images(found.trace(z.to(found.trace.device)), shape))
     ax = new_figure(7.4, 0.3 + 0.95 * images.shape[1] / images.shape[2]).add_subplot()
     rows = images.reshape(len(images), -1)
     return plots.plot_image_samples(rows, images.shape[1:], rows=2, cols=16, ax=ax, label="g(z)")

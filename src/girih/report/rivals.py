@@ -14,7 +14,9 @@ from torch import Tensor
 
 from girih.tables import Member, Mixture, Setting, TableModel
 from girih.tables.basis import Basis
-from girih.tables.choice import Fitter, Table, fold_count, folds
+from girih.tables.choice import fold_count, folds
+from girih.tables.fitter import Fitter
+from girih.tables.setting import Table
 
 _SIZES = (1, 2, 3, 4, 6, 8)
 _KINDS = ("full", "diag")

@@ -167,7 +167,7 @@ def strangest(page: TablePage, count: int, scored: Scored | None = None) -> list
     at = torch.as_tensor(worst.copy())
     nats = model.explain(taken(rows, worst), held_out=True)
     seen = ~page.missing[worst]
-    below = model.explain(model.sample(_MOST, random_state=0)).mean(0) - nats
+    below = -model.explain(taken(rows, worst), held_out=True, relative=True)
     order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :_REASONS]
     pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
     usual = _given_the_rest(page, x[at], codes[at], pairs)
@@ -206,17 +206,17 @@ def gaps(page: TablePage, count: int) -> list[Gap]:
 def setting_text(setting: Setting | Mapping[str, Any]) -> str:
     """Describe a mixture in words: a `Setting`, or a line of `TableModel.cv_results_`."""
     if isinstance(setting, Setting):
-        components, kinks, tied, kind, bend = (
-            setting.components, setting.kinks, setting.tied, setting.kind, setting.bend,
-        )  # fmt: skip
+        components, kinks, tied = setting.components, setting.kinks, setting.tied
+        kind, bend, alike = setting.kind, setting.bend, setting.shared
     else:
         components, kinks, tied = setting["components"], setting["kinks"], setting["tied"]
-        kind, bend = setting["noise"], setting["transformed"]
+        kind, bend, alike = setting["noise"], setting["transformed"], setting.get("shared_bends", False)
     what = "curve" if kinks else "Gaussian"
     noise = {"full": "full", "diagonal": "diagonal", "spherical": "spherical", "low_rank": "low-rank"}[kind]
     shared = " shared by all" if tied and components > 1 else ""
     text = f"{components} {what}{'s' if components > 1 else ''}"
     text += f" with {kinks} kinks" if kinks else ""
+    text += " and the same bends" if alike else ""
     text += f", {noise} {'noise' if kinks else 'covariance'}{shared}"
     return text + (", columns transformed" if bend else "")
 

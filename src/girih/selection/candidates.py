@@ -7,7 +7,6 @@ rows, their number of components chosen by BIC.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.decomposition import FactorAnalysis
@@ -242,8 +240,6 @@ def fit_candidate(
         KeyboardInterrupt: Ctrl-C; with a checkpoint the fit goes on from there later.
         GirihError: the rows cannot be fitted.
     """
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)  # the other processors have fits of their own
     train, test = X[split.train], X[split.test]
     start = time.perf_counter()
     if not candidate.is_dgn:

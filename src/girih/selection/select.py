@@ -15,11 +15,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils.parallel import Parallel, delayed
 
 from girih._arrays import Rows, as_rows, check_observed
 from girih._deprecated import renamed
 from girih._files import finite, read_json, write_json
+from girih._jobs import side_by_side
 from girih._options import whole
 from girih._progress import Progress
 from girih.em import DGNEstimator, WeightPrior
@@ -91,7 +91,8 @@ def select_model(
         n_init: random starts.
         noise_floor: least noise variance, as a share of the variance of the data.
         seed: of the split and of every fit.
-        n_jobs: processes that fit at the same time; -1 for one on each processor.
+        n_jobs: fits at the same time, through joblib, whose backend may be a cluster (see `girih fit` at scale in the
+            docs); -1 for one on each processor. The fits of a worker that is killed are made again.
         out: a folder for finished fits. A comparison that was killed, or is asked for more, takes them from there.
         refit: fit the best to all rows.
         progress: show a bar.
@@ -166,9 +167,9 @@ def _fit_all(
     resumed = len(found) - len(missing)
     bar = Progress("fits", len(found), resumed, progress)
     try:
-        work = (delayed(_fit)(c, X, splits[i], shared, store) for c, i in missing)
-        done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
-        for count, (key, outcome) in enumerate(zip(missing, done, strict=True), 1):
+        tasks = [(c, X, splits[i], shared, store) for c, i in missing]
+        for count, (place, outcome) in enumerate(side_by_side(_fit, tasks, n_jobs), 1):
+            key = missing[place]
             found[key] = outcome
             bar.show(resumed + count, f"{key[0].label}: NLL {-outcome.log_likelihood / outcome.n_train:.4g}")
     finally:
@@ -176,8 +177,9 @@ def _fit_all(
     return {c: [found[c, i] for i in range(len(splits))] for c in candidates}, resumed  # type: ignore[misc]
 
 
-def _fit(candidate: Candidate, X: Array, split: Split, shared: Shared, store: Store) -> Outcome:
+def _fit(task: tuple[Candidate, Array, Split, Shared, Store]) -> Outcome:
     """One fit, kept as soon as it is finished."""
+    candidate, X, split, shared, store = task
     outcome = fit_candidate(candidate, X, split, shared, store.checkpoint(candidate, split))
     store.write(candidate, split, outcome)
     return outcome

@@ -1,6 +1,5 @@
 """The exact joint model of an incomplete table."""
 
-from girih.tables.choice import Setting
 from girih.tables.columns import Columns
 from girih.tables.conditioned import TableConditional
 from girih.tables.imputer import DGNImputer
@@ -8,6 +7,7 @@ from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture
 from girih.tables.model import TableModel
 from girih.tables.outliers import DGNOutlierDetector
+from girih.tables.setting import Setting
 
 __all__ = [
     "Columns",

@@ -10,206 +10,39 @@ and an average of exact densities is an exact density.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih.em.orderings import orderings
-from girih.tables.basis import Basis
-from girih.tables.fitting import Kind, Prior, fit
+from girih._jobs import jobs, side_by_side
+from girih.tables.finished import Finished
+from girih.tables.fitter import CURVE, SCREENED, Fitter, fit_apart
 from girih.tables.member import Ensemble, Member
-from girih.tables.mixture import Mixture, Rows
-from girih.tables.scales import Scales
-from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
+from girih.tables.setting import Setting, Table
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS_EACH = 8  # rows that a component needs
-_KINKS, _CURVE = 5, 11  # of the curves of a mixture, and of a single curve or several side by side
+_KINKS = 5  # of the curves of a mixture
 _RIDGES, _FINER, _SIDE_BY_SIDE = (0.1, 0.01, 1e-3), (19,), (2, 3, 4, 6)  # what a curve goes on to
-_SCREENED = 2000  # rows on which settings are compared
+_ALIKE_BENT = (3, 6, 12)  # curves side by side with the same bends
 _SMALL = 300  # rows up to which there are 10 folds
 _JUDGES, _MOST_JUDGES = 80, 4  # held-out rows by which settings are compared, and the most folds that have them
+_DOUBT = 3.0  # standard errors by which the best must be ahead for a setting not to be fitted on more folds
 _TRIED, _ALIKE, _KEPT = 12, 2, 8  # settings on two folds, of them alike, and on all
 _APART = 0.3  # nats a row by which one choice of scales decides for the curves too
 _WORTH = 0.01  # nats a row, for which the next rung of a ladder is tried
 _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
-_LARGE, _HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
-_RESUMED = 20  # iterations on all rows, from a fit to a sample
-_WORK = 1.2e6  # rows times components times cells times iterations of one fit
-_CUBES = 300.0  # D^3 that cost what a row and a cell does
+_LARGE, HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
+SAMPLED = 4 * SCREENED  # rows that larger settings, and those that are kept, are fitted to first
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
 
 Report = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What one mixture is like.
-
-    Attributes:
-        components: K.
-        kind: of noise.
-        tied: whether the components share it.
-        rank: of low-rank noise.
-        kinks: of each curve; 0 for plain Gaussians.
-        ridge: lambda of the kinks.
-        floor: rho of the noise.
-        bend: whether columns may be transformed.
-    """
-
-    components: int = 1
-    kind: Kind = "full"
-    tied: bool = False
-    rank: int = 1
-    kinks: int = 0
-    ridge: float = 1.0
-    floor: float = 0.01
-    bend: bool = False
-
-    @property
-    def latent_dim(self) -> int:
-        """S: 1 for curves, 0 for plain mixtures."""
-        return int(self.kinks > 0)
-
-    def parameters(self, columns: int, levels: int = 0) -> int:
-        """The number of free parameters in D columns, with `levels` more for each component."""
-        each = {
-            "full": columns * (columns + 1) // 2,
-            "diagonal": columns,
-            "spherical": 1,
-            "low_rank": columns * (self.rank + 1) - self.rank * (self.rank - 1) // 2,
-        }[self.kind]
-        maps = columns * (self.kinks + 2 if self.kinks else 1)
-        return self.components * (maps + levels + 1) - 1 + each * (1 if self.tied else self.components)
-
-    def prior(self, least: Tensor) -> Prior:
-        """What its fit is kept by."""
-        return Prior(least, self.kind, self.tied, self.rank, self.ridge, self.floor)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Encoded rows.
-
-    Attributes:
-        x: `(N, D)`, NaN where missing.
-        codes: `(N, C)`, -1 where missing.
-        weight: `(N,)`.
-        width: `(D,)`, rounding widths, 0 for none.
-        levels: how many categories each code has.
-    """
-
-    x: Tensor
-    codes: Tensor
-    weight: Tensor
-    width: Tensor
-    levels: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, index: Tensor) -> Table:
-        """Some of the rows."""
-        return replace(self, x=self.x[index], codes=self.codes[index], weight=self.weight[index])
-
-    def without(self, index: Tensor) -> Table:
-        """The other rows."""
-        left = torch.ones(len(self), dtype=torch.bool)
-        left[index] = False
-        return self.take(left.nonzero()[:, 0])
-
-    def mean(self, values: Tensor) -> float:
-        """The weighted mean of values of the rows."""
-        return float((values * self.weight).sum() / self.weight.sum())
-
-
-class Fitter:
-    """Fits settings to one set of rows; what they share (scales, completed rows, plain mixtures) is found once."""
-
-    def __init__(self, table: Table, seed: int) -> None:
-        self.table, self.seed = table, seed
-        self._scaled: dict[bool, _Scaled] = {}
-        self._plain: dict[Setting, Mixture] = {}
-        self._curves: dict[Setting, Mixture] = {}
-
-    def scaled(self, bend: bool) -> _Scaled:
-        """The rows in their own units, or in bent ones."""
-        if bend not in self._scaled:
-            scales = Scales.learn(self.table.x, self.table.weight, self.table.width, bend)
-            self._scaled[bend] = _Scaled(self.table, scales)
-        return self._scaled[bend]
-
-    def resume(self, setting: Setting, start: Member) -> Member:
-        """The mixture of a setting, from one for other rows, with its scales."""
-        on = _Scaled(self.table, start.scales)
-        return Member(fit(start.mixture, on.rows, setting.prior(on.least), _RESUMED)[0], start.scales)
-
-    def fit(self, setting: Setting) -> Member:
-        """The mixture of a setting."""
-        on = self.scaled(setting.bend)
-        prior = setting.prior(on.least)
-        if not setting.kinks:
-            return Member(self._plain_of(setting), on.scales)
-        basis = Basis.line(setting.kinks)
-        starts = [bent(self._plain_of(setting), basis)]
-        if setting.components == 1 and len(on.rows) <= 2 * _SCREENED:
-            loose = replace(prior, ridge=max(10.0, prior.ridge))
-            x, levels = on.completed, self.table.levels
-            starts += [curve(x, z, basis, on.rows, loose, levels) for z in orderings(x)]
-            trials = [fit(one, on.rows, prior, 8) for one in starts]
-            starts = [min(trials, key=lambda trial: trial[1][-1])[0]]
-        elif setting.kinks >= _CURVE and setting.components > 1:
-            starts = [beside(self._curve_of(replace(setting, components=1)), setting.components)]
-        mixture = fit(starts[0], on.rows, prior, _iterations(on.rows, starts[0]))[0]
-        if setting.components == 1:
-            self._curves[setting] = mixture
-        return Member(mixture, on.scales)
-
-    def _curve_of(self, setting: Setting) -> Mixture:
-        return self._curves[setting] if setting in self._curves else self.fit(setting).mixture
-
-    def _plain_of(self, setting: Setting) -> Mixture:
-        key = replace(setting, kinks=0, ridge=0.0)
-        if key not in self._plain:
-            on = self.scaled(setting.bend)
-            prior, levels = key.prior(on.least), self.table.levels
-            if key.components == 1:
-                self._plain[key] = gaussian(on.rows, prior, levels)
-            else:
-                start = clustered(on.completed, on.rows, key.components, prior, levels, self.seed)
-                self._plain[key] = fit(start, on.rows, prior, _iterations(on.rows, start))[0]
-        return self._plain[key]
-
-
-def _iterations(rows: Rows, mixture: Mixture) -> int:
-    """How many are made at most, so that fits of many rows, components and cells end in time."""
-    solved = len(rows.masks) * rows.x.shape[1] ** 3 / _CUBES  # a covariance for each pattern of holes
-    return int(min(60, max(20, _WORK / (mixture.components * (len(rows) * len(mixture.basis.constant) + solved)))))
-
-
-class _Scaled:
-    """Rows in the units of a mixture."""
-
-    def __init__(self, table: Table, scales: Scales) -> None:
-        self.levels, self.scales = table.levels, scales
-        self.rows = Rows.of(self.scales.forward(table.x), table.codes, table.weight)
-        typical = self.scales.log_slope(table.x).nanmedian(0).values.nan_to_num(0.0)
-        self.least = ((table.width.log() + typical).exp().square() / 12.0).clamp(min=1e-8)  # slopes may be 1e310
-        self._completed: Tensor | None = None
-
-    @property
-    def completed(self) -> Tensor:
-        """The rows without holes, by one Gaussian."""
-        if self._completed is None:
-            whole = bool(self.rows.masks.all())
-            one = None if whole else gaussian(self.rows, Prior(self.least), self.levels)
-            self._completed = self.rows.x if one is None else completed(self.rows, one)
-        return self._completed
 
 
 def fold_count(rows: int, asked: int | None = None) -> int:
@@ -260,33 +93,89 @@ class Choice:
 class _Search:
     """Fits to the rows outside each fold, each made once and judged on the rows of the fold."""
 
-    def __init__(self, splits: Sequence[tuple[Table, Table]], seed: int, report: Report, judges: int = 1) -> None:
+    def __init__(
+        self,
+        splits: Sequence[tuple[Table, Table]],
+        seed: int,
+        report: Report,
+        finished: Finished,
+        name: str,
+        judges: int = 1,
+    ) -> None:
+        self.finished, self.name = finished, name
+        self._made: dict[tuple[Setting, int], Member] = {}  # ahead of the search
         self.fitters = [Fitter(train, seed) for train, _ in splits]
         self.held = [held for _, held in splits]
         self.report, self.judges = report, judges  # the first folds, by which settings are compared
         self.members: dict[tuple[Setting, int], tuple[Member, Tensor]] = {}
+        self.scores: dict[Setting, float] = {}
+        self.leader: Setting | None = None  # the best of them
 
     def member(self, setting: Setting, fold: int) -> tuple[Member, Tensor]:
         """The model, and `log p` of the rows that it did not see."""
         if (setting, fold) not in self.members:
-            self.add(setting, fold, self.fitters[fold].fit(setting))
+            self.add(setting, fold, self.fitters[fold].fit)
         return self.members[setting, fold]
 
-    def add(self, setting: Setting, fold: int, member: Member) -> None:
-        """Judge a model."""
-        held = self.held[fold]
+    def add(self, setting: Setting, fold: int, fit: Callable[[Setting], Member]) -> None:
+        """Fit and judge a model."""
+        held, made = self.held[fold], self._made.pop((setting, fold), None)
+        member = self.finished.member(self._of(fold), setting, lambda: fit(setting) if made is None else made)
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
         self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
 
+    def _of(self, fold: int) -> str:
+        return f"{self.name}, fold {fold}"
+
+    def ahead(self, settings: Iterable[Setting], number: int) -> None:
+        """Make the fits that the search will ask for, on the first folds, side by side where there are several jobs.
+
+        The search goes its way as without them, to the same numbers; some may be made for nothing.
+        """
+        if jobs(self.finished.n_jobs) == 1:
+            return
+        pairs = [(setting, fold) for setting in dict.fromkeys(settings) for fold in range(number)]
+        known = {*self.members, *self._made}
+        left = [(s, k) for s, k in pairs if (s, k) not in known and not self.finished.has(self._of(k), s)]
+        tasks = [(self.fitters[fold], setting) for setting, fold in left]
+        for place, (member, plain, curves) in side_by_side(fit_apart, tasks, self.finished.n_jobs):
+            setting, fold = left[place]
+            self._made[setting, fold] = member
+            self.fitters[fold].learn(plain, curves)
+            self.report(len(self.members) + len(self._made), f"{setting.components} components, {setting.kind} noise")
+
     def score(self, setting: Setting) -> float:
-        """The mean held-out log-likelihood on the folds that judge."""
-        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(self.judges)])
-        weight = torch.cat([held.weight for held in self.held[: self.judges]])
-        return float((log_p * weight).sum() / weight.sum())
+        """The mean held-out log-likelihood on the folds that judge.
+
+        A setting that the best so far beats beyond doubt on the first of these folds is not fitted on the others: its
+        score is that of the best less the difference on the rows that both have seen.
+        """
+        if setting not in self.scores:
+            self.ahead([setting], self.judges)
+            fold, ahead = 0, -math.inf
+            while fold < self.judges and ahead < _DOUBT:
+                fold += 1
+                behind, ahead = self._behind(setting, fold)
+            best = 0.0 if self.leader is None else self.scores[self.leader]
+            self.scores[setting] = best - behind
+            if self.leader is None or behind < 0.0:
+                self.leader = setting
+        return self.scores[setting]
+
+    def _behind(self, setting: Setting, number: int) -> tuple[float, float]:
+        """By how much the best is ahead on the first folds, nats a row, and in standard errors of that."""
+        weight = torch.cat([held.weight for held in self.held[:number]])
+        log_p = torch.cat([self.member(setting, fold)[1] for fold in range(number)])
+        if self.leader is None:
+            return -float((log_p * weight).sum() / weight.sum()), -math.inf
+        lead = torch.cat([self.member(self.leader, fold)[1] for fold in range(number)]) - log_p
+        mean = (lead * weight).sum() / weight.sum()
+        error = ((lead - mean).square() * weight.square()).sum().sqrt().clamp(min=1e-300) / weight.sum()
+        return float(mean), float(mean / error)
 
     def best(self, count: int) -> list[Setting]:
         """The best settings so far."""
-        return sorted((s for s, fold in self.members if fold == 0), key=self.score, reverse=True)[:count]
+        return sorted(self.scores, key=self.scores.__getitem__, reverse=True)[:count]
 
     def tried(self) -> list[Setting]:
         """The best settings, no more than two that differ in how they are kept from learning by heart only."""
@@ -301,6 +190,7 @@ class _Search:
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
+        self.ahead(settings, number)
         log_p = torch.cat([torch.stack([self.member(s, fold)[1] for s in settings], 1) for fold in range(number)])
         return stacked(log_p, torch.cat([held.weight for held in self.held[:number]])), log_p
 
@@ -322,19 +212,24 @@ def screen(search: _Search, lean: bool) -> None:
     if lean:
         bends = [max(bends, key=lambda bend: search.score(Setting(bend=bend)))]
     most = min(rows, _ROWS_EACH * 8) if lean else rows
+    search.ahead([one for bend in bends for kind in kinds for one in _first(replace(kind, bend=bend), most)], 1)
     plain = {bend: [_sizes(search, replace(kind, bend=bend), most) for kind in kinds] for bend in bends}
     best = {bend: max(search.score(found[0]) for found in plain[bend] if found) for bend in bends}
     for bend in bends:
         if not columns or best[bend] < max(best.values()) - _APART:
             continue
-        for found in plain[bend] if rows >= _ROWS_EACH * _KINKS else []:
+        both = plain[bend] if rows >= _ROWS_EACH * _KINKS else []
+        search.ahead([replace(found[0], kinks=_KINKS) for found in both if found], search.judges)
+        for found in both:
+            if found and found[0].tied:
+                search.score(replace(found[0], kinks=_KINKS, shared=True))
             for setting in found[: 2 if found and found[0].kind == "full" and not lean else 1]:
                 search.score(replace(setting, kinks=_KINKS))
                 smaller = [K for K in _SIZES if setting.components / 2 >= K]
                 if smaller and setting.components > 2 and not lean:
                     search.score(replace(setting, components=smaller[-1], kinks=_KINKS))
         if lean:
-            search.score(Setting(kinks=_CURVE, ridge=0.1, bend=bend))
+            search.score(Setting(kinks=CURVE, ridge=0.1, bend=bend))
         else:
             _curves(search, bend, rows)
     for setting in search.best(1 if lean else 2):
@@ -348,17 +243,26 @@ def screen(search: _Search, lean: bool) -> None:
 
 
 def _curves(search: _Search, bend: bool, rows: int) -> None:
-    """One curve, ever freer, with ever more kinks, and then several side by side, each as long as that is better."""
-    best = _along(search, Setting(kinks=_CURVE, bend=bend), "ridge", _RIDGES)
+    """One curve, ever freer, with ever more kinks, and several side by side, each as long as that is better.
+
+    Several with the same bends are what is left of a surface where its second dimension is a few levels.
+    """
+    best = _along(search, Setting(kinks=CURVE, bend=bend), "ridge", _RIDGES)
     best = _along(search, best, "kinks", [kinks for kinks in _FINER if rows >= _ROWS_EACH * kinks])
-    _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * _CURVE * K])
+    _along(search, best, "components", [K for K in _SIDE_BY_SIDE if rows >= _ROWS_EACH * CURVE * K])
+    alike = [replace(best, components=K, tied=True, shared=True) for K in _ALIKE_BENT if rows >= _ROWS_EACH * 2 * K]
+    _climb(search, best, alike)
 
 
 def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float]) -> Setting:
-    """The best of a setting and of others up one ladder, which is left where a rung is hardly worth it."""
-    for rung in rungs:
-        changed: dict[str, Any] = {name: rung}
-        one = replace(setting, **changed)
+    """The best of a setting and of others up one ladder."""
+    changes: list[dict[str, Any]] = [{name: rung} for rung in rungs]
+    return _climb(search, setting, [replace(setting, **change) for change in changes])
+
+
+def _climb(search: _Search, setting: Setting, rungs: Sequence[Setting]) -> Setting:
+    """The best of a setting and of a ladder, which is left where a rung is hardly worth it."""
+    for one in rungs:
         better = search.score(one) - search.score(setting)
         if better > 0.0:
             setting = one
@@ -367,11 +271,20 @@ def _along(search: _Search, setting: Setting, name: str, rungs: Sequence[float])
     return setting
 
 
+def _first(kind: Setting, rows: int) -> list[Setting]:
+    """The sizes of a kind that are tried whatever comes of them."""
+    return [replace(kind, components=K) for K in _SIZES[:4] if _fits(kind, K, rows)]
+
+
+def _fits(kind: Setting, components: int, rows: int) -> bool:
+    return not (components == 1 and kind.tied) and (components == 1 or rows >= components * _ROWS_EACH)
+
+
 def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     """Plain mixtures of one kind, best first; larger ones are not tried once two in a row were worse."""
     tried: list[Setting] = []
     for K in _SIZES:
-        if (K == 1 and kind.tied) or (K > 1 and rows < K * _ROWS_EACH):
+        if not _fits(kind, K, rows):
             continue
         tried.append(replace(kind, components=K))
         if len(tried) > 2 and max(map(search.score, tried[-2:])) < max(map(search.score, tried[:-2])):
@@ -379,7 +292,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Report, number: int | None = None) -> Choice:
+def choose(table: Table, seed: int, report: Report, finished: Finished, number: int | None = None) -> Choice:
     """The ensemble for a table.
 
     Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
@@ -389,16 +302,18 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
         table: the rows, two or more.
         seed: of folds and starts.
         report: is called after each fit, with the number of fits made and a few words.
+        finished: what an earlier run has fitted.
         number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
     parts = folds(len(table), fold_count(len(table), number), seed)
     if len(table) > _LARGE:
-        return _by_samples(table, parts[0][:_HELD_OUT], seed, report)
+        return _by_samples(table, parts[0][:HELD_OUT], seed, report, finished)
     lean = _cost(table) > _COSTLY
     if lean:
         parts = folds(len(table), min(3, len(table)), seed)
     judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
-    search = _Search([(table.without(part), table.take(part)) for part in parts], seed, report, judges)
+    splits = [(table.without(part), table.take(part)) for part in parts]
+    search = _Search(splits, seed, report, finished, "folds", judges)
     screen(search, lean)
     tried = search.heaviest(search.tried(), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
     weights, log_p = search.stacked(tried, len(parts))
@@ -411,33 +326,52 @@ def choose(table: Table, seed: int, report: Report, number: int | None = None) -
     return Choice(ensemble, tuple(tried), weights, held_out, table.weight, where, _screened(search))
 
 
-def _by_samples(table: Table, part: Tensor, seed: int, report: Report) -> Choice:
+def _by_samples(table: Table, part: Tensor, seed: int, report: Report, finished: Finished) -> Choice:
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
-    made = 0
+    second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report, finished)
+    made = len(screened) + len(second.members)
+    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "all")
+    for setting in kept:
+        start, _ = second.member(setting, 0)
+        last.add(setting, 0, partial(last.fitters[0].resume, start))
+    return judged(last, kept, held.weight, screened)
 
-    def counted(fits: int, words: str) -> None:
-        report(made + fits, words)
 
-    first = _Search([(left.take(order[:_SCREENED]), held.take(torch.arange(len(held))[:_SCREENED]))], seed, counted)
+Screened = tuple[tuple[Setting, float], ...]
+
+
+def narrowed(
+    left: Table, held: Table, seed: int, report: Report, finished: Finished
+) -> tuple[_Search, list[Setting], Screened]:
+    """The few settings that are worth a fit to all rows, their fits to some, and what was compared before.
+
+    Args:
+        left: `SAMPLED` rows at most, in random order, the first of which compare all settings.
+        held: the rows that judge, in random order too.
+        seed: of starts.
+        report: see `choose`.
+        finished: see `choose`.
+    """
+    few = left.take(slice(SCREENED)), held.take(slice(SCREENED))
+    first = _Search([few], seed, report, finished, "few")
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
     made = len(first.members)
-    second = _Search([(left.take(order[: 4 * _SCREENED]), held)], seed, counted)
-    kept = second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3)
-    made += len(second.members)
-    last = _Search([(left, held)], seed, counted)
-    for setting in kept:
-        start, _ = second.member(setting, 0)
-        last.add(setting, 0, last.fitters[0].resume(setting, start))
-    weights, log_p = last.stacked(kept, 1)
-    ensemble = Ensemble(tuple(last.member(setting, 0)[0] for setting in kept), weights)
-    return Choice(ensemble, tuple(kept), weights, log_p, held.weight, None, _screened(first))
+    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "more")
+    return second, second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3), _screened(first)
 
 
-def _screened(search: _Search) -> tuple[tuple[Setting, float], ...]:
+def judged(search: _Search, kept: list[Setting], weight: Tensor, screened: Screened) -> Choice:
+    """The average of the fits of settings, weighted by held-out rows with weights `(N,)`."""
+    weights, log_p = search.stacked(kept, 1)
+    ensemble = Ensemble(tuple(search.member(setting, 0)[0] for setting in kept), weights)
+    return Choice(ensemble, tuple(kept), weights, log_p, weight, None, screened)
+
+
+def _screened(search: _Search) -> Screened:
     return tuple((setting, search.score(setting)) for setting in search.best(len(search.members)))
 
 

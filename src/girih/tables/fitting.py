@@ -13,7 +13,8 @@ What is raised is the log-likelihood less penalties, which are minus the logarit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ Kind = Literal["full", "diagonal", "spherical", "low_rank"]
 
 _CONCENTRATION = 0.5  # rows that the Dirichlet priors add to each component and category
 _FACTOR_STEPS = 4  # of factor analysis in one M-step
+TOL = 3e-4  # nats a row
 HELD = 1e-9  # of the identity, added where a component may have no rows
 
 
@@ -36,6 +38,7 @@ class Prior:
         least: `(D,)`, the least variance of noise in each column.
         kind: of noise.
         tied: whether all components have the same noise.
+        shared: whether their curves have the same bends, which needs noise that is tied.
         rank: of low-rank noise.
         ridge: lambda.
         floor: rho.
@@ -47,6 +50,7 @@ class Prior:
     rank: int = 1
     ridge: float = 1.0
     floor: float = 0.01
+    shared: bool = False
 
     def penalty(self, mixture: Mixture) -> Tensor:
         """What is taken from the log-likelihood."""
@@ -60,26 +64,66 @@ class Prior:
         return total
 
 
-def m_step(mixture: Mixture, found: Found, prior: Prior) -> Mixture:
-    """The parameters that maximise the expected complete log-likelihood less the penalties.
+class Expected(NamedTuple):
+    """Expected sums of complete rows, by responsibility, about the curves of a mixture: `e = x - W phi`."""
 
-    With `dW` the step of W, the expected scatter about the new curves is
-    `N Sigma + Sigma V Sigma - dW (Sigma U)^T - Sigma U dW^T + dW G dW^T`. Low-rank noise takes steps of factor analysis
-    from where it stands, each of which raises the likelihood.
+    counts: Tensor  # (K,)
+    cross: Tensor  # sum of e phi^T, (K, D, F)
+    scatter: Tensor  # sum of e e^T, (K, D, D)
+    G: Tensor  # sum of phi phi^T, (K, F, F)
+    tables: tuple[Tensor, ...]  # (K, L) each
+
+    @staticmethod
+    def of(mixture: Mixture, found: Found) -> Expected:
+        """The sums that statistics at a mixture stand for."""
+        Sigma = mixture.noise
+        scatter = found.counts[:, None, None] * Sigma + Sigma @ found.V @ Sigma
+        return Expected(found.counts, Sigma @ found.U, scatter, found.G, found.tables)
+
+    def about(self, step: Tensor) -> Expected:
+        """The sums about the curves after W has changed by `step (K, D, F)`."""
+        cross = step @ self.cross.mT
+        scatter = self.scatter - cross - cross.mT + step @ self.G @ step.mT
+        return self._replace(cross=self.cross - step @ self.G, scatter=scatter)
+
+
+def m_step(mixture: Mixture, found: Found, prior: Prior) -> Mixture:
+    """The parameters that maximise the expected complete log-likelihood less the penalties."""
+    return maximised(mixture, Expected.of(mixture, found), prior)
+
+
+def maximised(mixture: Mixture, sums: Expected, prior: Prior) -> Mixture:
+    """The M-step from expected sums about the curves of the mixture.
+
+    Low-rank noise takes steps of factor analysis from where it stands, each of which raises the likelihood.
     """
-    W, Sigma, G = mixture.maps, mixture.noise, found.G
-    SU = Sigma @ found.U
+    W = mixture.maps
     eye = torch.eye(mixture.basis.size, dtype=W.dtype)
     ridge = torch.diag(mixture.basis.kinky) * prior.ridge + HELD * eye
-    new = torch.linalg.solve(G + ridge, W @ G + SU + HELD * W, left=False)
-    step = new - W
-    cross = step @ SU.mT
-    scatter = found.counts[:, None, None] * Sigma + Sigma @ found.V @ Sigma
-    scatter = scatter - cross - cross.mT + step @ G @ step.mT
-    weights = shares_of(found.counts)
-    tables = tuple(shares_of(table) for table in found.tables)
+    solve = _shared if prior.shared else partial(torch.linalg.solve, left=False)
+    new = solve(sums.G + ridge, W @ sums.G + sums.cross + HELD * W)
+    weights = shares_of(sums.counts)
+    tables = tuple(shares_of(table) for table in sums.tables)
     moved = replace(mixture, weights=weights, maps=new, tables=tables)
-    return with_noise(moved, scatter, found.counts, prior)
+    return with_noise(moved, sums.about(new - W).scatter, sums.counts, prior)
+
+
+def _shared(G: Tensor, H: Tensor) -> Tensor:
+    """The maps `(K, D, F)` that minimise `sum_k tr(W_k G_k W_k^T - 2 H_k W_k^T)` with the same bends for all k.
+
+    The first two functions, 1 and z, have columns of their own for each component in one regression.
+    """
+    K, D, F = H.shape
+    own, bends = 2 * K, F - 2
+    both = G.new_zeros(own + bends, own + bends)
+    both[:own, :own] = torch.block_diag(*G[:, :2, :2])
+    both[:own, own:] = G[:, :2, 2:].flatten(0, 1)
+    both[own:, :own] = both[:own, own:].mT
+    both[own:, own:] = G[:, 2:, 2:].sum(0)
+    right = torch.cat((H[:, :, :2].permute(1, 0, 2).flatten(1), H[:, :, 2:].sum(0)), 1)
+    found = torch.linalg.solve(both, right, left=False)
+    lines = found[:, :own].unflatten(1, (K, 2)).permute(1, 0, 2)
+    return torch.cat((lines, found[:, own:].expand(K, D, bends)), 2)
 
 
 def with_noise(mixture: Mixture, scatter: Tensor, counts: Tensor, prior: Prior) -> Mixture:
@@ -122,26 +166,51 @@ def _of_kind(covariance: Tensor, prior: Prior, own: Tensor | None) -> tuple[Tens
     return factor @ factor.mT + torch.diag_embed(own), own
 
 
-def fit(
-    mixture: Mixture, rows: Rows, prior: Prior, max_iter: int = 60, tol: float = 3e-4
-) -> tuple[Mixture, list[float]]:
-    """EM until an iteration gains less than `tol` nats a row; with the curve of the penalised NLL a row.
+class Ascent:
+    """A run of EM, which is given the statistics of its mixture again and again until it is done.
 
     The curve never rises: a step that would raise it (where a column stands at its least variance, the noise is not
     the best one) ends the run before it.
+
+    Args:
+        start: where it starts.
+        prior: what holds it.
+        tol: nats a row, below which a gain ends it.
+
+    Attributes:
+        mixture: whose statistics it asks for.
+        best: the last that was accepted.
+        curve: the penalised NLL a row.
+        done: whether it has ended.
     """
-    curve: list[float] = []
-    total = float(rows.weight.sum())
-    before = mixture
+
+    def __init__(self, start: Mixture, prior: Prior, tol: float) -> None:
+        self.mixture = self.best = start
+        self.prior, self.tol = prior, tol
+        self.curve: list[float] = []
+        self.done = False
+
+    def take(self, found: Found, total: float) -> None:
+        """One iteration, from the statistics of rows with weights of sum `total`."""
+        value = float(self.prior.penalty(self.mixture) - found.log_likelihood) / total
+        if self.curve and not value < self.curve[-1]:
+            self.done = True
+            return
+        self.best = self.mixture
+        self.curve.append(value)
+        if len(self.curve) > 1 and self.curve[-2] - value < self.tol:
+            self.done = True
+        else:
+            self.mixture = m_step(self.mixture, found, self.prior)
+
+
+def fit(
+    mixture: Mixture, rows: Rows, prior: Prior, max_iter: int = 60, tol: float = TOL
+) -> tuple[Mixture, list[float]]:
+    """EM until an iteration gains less than `tol` nats a row; with the curve of the penalised NLL a row (`Ascent`)."""
+    run, total = Ascent(mixture, prior, tol), float(rows.weight.sum())
     for _ in range(max_iter):
-        found = statistics(mixture, rows)
-        value = float(prior.penalty(mixture) - found.log_likelihood) / total
-        if curve and not value < curve[-1]:
-            return before, curve
-        curve.append(value)
-        if len(curve) > 1 and curve[-2] - value < tol:
+        run.take(statistics(run.mixture, rows), total)
+        if run.done:
             break
-        before, mixture = mixture, m_step(mixture, found, prior)
-    else:
-        return before, curve
-    return mixture, curve
+    return run.best, run.curve

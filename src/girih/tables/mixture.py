@@ -16,15 +16,18 @@ since given z the missing part of e has mean `Sigma L e` and covariance `Sigma -
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from girih.gaussian import interval_moments
+from girih.gaussian.prepared import kernels
 from girih.tables.basis import Basis
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -172,10 +175,8 @@ def gaussians_of(mixture: Mixture, rows: Rows, observed: Observed) -> Gaussians:
     shift = torch.einsum("kpij,krj->kpri", V, b)
     t = 1.0 + along.square().sum(-1)  # (K, P, R)
     p = rows.pattern
-    if len(rows.masks) == 1:
-        white = rows.x @ V[:, 0].mT  # (K, B, D)
-    else:
-        white = torch.einsum("kbij,bj->kbi", V[:, p], rows.x)
+    white = _by_pattern(V, rows)
+    if len(rows.masks) > 1:
         along, shift, t = along[:, p], shift[:, p], t[:, p]
     e = white[:, :, None] - shift
     mean = (e * along).sum(-1) / t  # (K, B, R)
@@ -193,7 +194,11 @@ def cells_of(
     out where `-d^2 / 2 >= log P`, d the distance from the mean to the cell in deviations, bounds it far below the best.
     """
     p = rows.pattern
-    constant, mean, t = gaussians_of(mixture, rows, observed) if gaussians is None else gaussians
+    if gaussians is None:
+        if mixture.basis.kinks and (fast := _fast()) is not None:
+            return _compiled(fast, mixture, rows, observed, everything)
+        gaussians = gaussians_of(mixture, rows, observed)
+    constant, mean, t = gaussians
     if mixture.basis.kinks == 0:
         return Cells(constant, mean, 1.0 / t)
     root = t.sqrt()
@@ -216,6 +221,53 @@ def cells_of(
         for total, exact in zip((log_p, centre, variance), cells_of(mixture, part, observed, True), strict=True):
             total[:, some] = exact
     return Cells(log_p, centre, variance)
+
+
+def _compiled(fast: ModuleType, mixture: Mixture, rows: Rows, observed: Observed, everything: bool) -> Cells:
+    """`cells_of` by compiled code."""
+    A, b = mixture.affine()
+    V = observed.whiten
+    along, shift = (torch.einsum("kpij,krj->kpir", V, part).contiguous() for part in (A, b))
+    size = rows.masks.sum(-1) * _LOG_2PI + observed.log_det
+    lines = along, shift, 1.0 + along.square().sum(2), size
+    out = tuple(along.new_empty(len(V), len(rows), A.shape[1]) for _ in range(3))
+    margins = (math.inf if everything else _NEGLIGIBLE, _LOOSE)
+    fast.cells(
+        _by_pattern(V, rows).numpy(),
+        tuple(part.numpy() for part in lines),
+        rows.pattern.numpy(),
+        mixture.basis.edges.numpy(),
+        margins,
+        tuple(part.numpy() for part in out),
+    )
+    return Cells(*out)
+
+
+def _fast() -> ModuleType | None:
+    """The module of compiled code, where it can be had."""
+    return None if kernels() is None else importlib.import_module("girih.tables.kernels")
+
+
+def _by_pattern(matrices: Tensor, rows: Rows) -> Tensor:
+    """The rows by matrices `(K, P, D, D)`, each by those of its pattern, `(K, B, D)`."""
+    if len(rows.masks) == 1:
+        return rows.x @ matrices[:, 0].mT
+    if (fast := _fast()) is None:
+        return torch.einsum("kbij,bj->kbi", matrices[:, rows.pattern], rows.x)
+    out = matrices.new_empty(len(matrices), *rows.x.shape)
+    fast.products(matrices.numpy(), rows.pattern.numpy(), rows.x.numpy(), out.numpy())
+    return out
+
+
+def _outer_sums(y: Tensor, phi: Tensor, rows: Rows) -> Tensor:
+    """The sums of `y phi^T` over the rows of each pattern, `(K, P, D, F)`, for `y (K, B, D)` and `phi (K, B, F)`."""
+    out = y.new_zeros((len(y), len(rows.masks), y.shape[2], phi.shape[2]))
+    if (fast := _fast()) is not None:
+        fast.outer_sums(y.numpy(), phi.numpy(), rows.pattern.numpy(), out.numpy())
+        return out
+    for total, one, other in zip(out, y, phi, strict=True):
+        total.index_add_(0, rows.pattern, one[:, :, None] * other[:, None, :])
+    return out
 
 
 def log_prior(mixture: Mixture, codes: Tensor) -> Tensor:
@@ -272,7 +324,7 @@ def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
     share = e0.sum(-1)  # (K, B)
     c, s = mixture.basis.constant, mixture.basis.slope
     phi = e0 @ c + e1 @ s  # (K, B, F)
-    K, P, D = mixture.components, len(rows.masks), rows.x.shape[1]
+    K, P = mixture.components, len(rows.masks)
     F = mixture.basis.size
     if P == 1:
         sums = [e.sum(1, keepdim=True) for e in (e0, e1, e2)]  # (K, 1, R)
@@ -289,14 +341,12 @@ def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
         second = L[:, 0] @ (rows.x.mT @ (share[..., None] * rows.x)) @ L[:, 0]
         cross = moment @ LW[:, 0].mT
     else:
-        y = torch.einsum("kbij,bj->kbi", L[:, rows.pattern], rows.x)
+        y = _by_pattern(L, rows)
         if len(rows) < P * 4:
             moment = y.mT @ phi
             cross = y.mT @ (LW[:, rows.pattern] @ phi[..., None])[..., 0]
         else:
-            each = y.new_zeros((K, P, D, F))
-            for k in range(K):
-                each[k].index_add_(0, rows.pattern, y[k, :, :, None] * phi[k, :, None, :])
+            each = _outer_sums(y, phi, rows)
             moment = each.sum(1)
             cross = (each @ LW.mT).sum(1)
         second = y.mT @ (share[..., None] * y)

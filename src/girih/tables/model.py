@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -17,25 +19,34 @@ from torch import Tensor
 from girih._options import whole
 from girih._progress import Progress
 from girih.errors import EmptyDataError, ParameterError, ShapeError
+from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Fitter, Setting, Table, choose
+from girih.tables.choice import Choice, Report, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
 from girih.tables.draws import seeded
 from girih.tables.encoded import Atom
 from girih.tables.events import probability
+from girih.tables.finished import Finished
+from girih.tables.fitter import Fitter
 from girih.tables.frames import Name
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import log_prob as log_prob_of
 from girih.tables.mixture import posterior_of
 from girih.tables.reasons import reasons
+from girih.tables.results import results, simplest
+from girih.tables.setting import Setting, Table
+from girih.tables.stepwise import choose_once
+from girih.tables.streamed import Whole, choose_streamed, observed
 from girih.tables.unseen import Unseen
+from girih.training.checkpoint import seed_of_run
 
 Array = NDArray[np.float64]
 
 _EXPECTED = 70  # fits of a usual run, for the bar
 _AT_ONCE = 4096  # rows
+_DRAWN = 1000  # rows that say what is usual in a column
 
 
 class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
@@ -56,6 +67,9 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             beyond. With more than 4,000 rows one part is held out.
         random_state: seed or `RandomState`.
         verbose: 1 shows a progress bar.
+        checkpoint: file that a killed fit goes on from, to the same numbers; it is removed when the fit is done.
+        n_jobs: fits that are made at once, through joblib, to the same numbers; -1 for one on each processor, `None`
+            for what `joblib.parallel_config` says, else one.
 
     Attributes:
         best_: the single model that the one-standard-error rule picks, fitted to all rows, as a `TableModel`.
@@ -94,60 +108,109 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         n_folds: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
     ) -> None:
         self.kinds = kinds
         self.n_folds = n_folds
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.n_jobs = n_jobs
 
     def fit(self, X: object, y: object = None, sample_weight: object = None) -> Self:
         """Fit the density.
 
         Args:
-            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing.
+            X: a data frame (pandas, polars, Arrow), an array or a list of rows; NaN and None are missing. Or a stream
+                of rows that need not fit into memory: whatever `girih.Blocks` takes but for a table. A uniform sample,
+                drawn in a first pass, then chooses settings and scales, and the few that are kept go on over all
+                blocks, which several processes of `torch.distributed` may share. An iterator is passed once: its first
+                13,000 rows choose, and stepwise EM learns the others (`girih.tables.stepwise`).
             y: ignored.
             sample_weight: `(N,)`, how many rows each counts for; not negative.
 
         Raises:
             ShapeError, EmptyDataError, NonFiniteError, NotNumericError: X is not a table that can be modelled.
             ParameterError: an option or a weight is out of its domain.
+            StreamError: a block of a stream cannot be read, or the blocks change between passes.
+            ProcessError: another process of the run has ended or does not answer.
         """
         number = self.n_folds
         if number is not None and (isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 2):
             raise ParameterError(f"n_folds must be a whole number, 2 or more, or None; got {number!r}")
+        if self.random_state is None and self.checkpoint is not None:
+            seed = seed_of_run(None, self.checkpoint)
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if is_stream(X):
+            if sample_weight is not None:
+                raise ParameterError("rows in blocks have no sample_weight; leave it out, or give rows in memory")
+            return self._fit_stream(Blocks.of(X), seed)
+        return self._fit_rows(X, sample_weight, seed, Processes())
+
+    def _fit_rows(self, X: object, sample_weight: object, seed: int, processes: Processes) -> Self:
         check_axes(X)
         columns = Columns.learn(X, self.kinds)
         x, codes = columns.read(X)
         weight = _weights(sample_weight, len(x))
         if not bool(weight.any()):
             raise ParameterError("every sample_weight is zero, so that no row counts; give some a weight above 0")
-        kept = (weight > 0.0) & (~x.isnan().all(1) | (codes >= 0).any(1))
+        kept = (weight > 0.0) & observed(x, codes)
         if int(kept.sum()) < 2:
             raise EmptyDataError(
                 f"a table needs at least 2 rows with an observed entry to be modelled; got n_samples={int(kept.sum())}"
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose))
-        try:
-            choice = choose(table, seed, lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words), number)
-        finally:
-            bar.close()
-        self._set(columns, choice.ensemble)
+        finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, processes, self.n_jobs)
+        with self._bar(processes) as report:
+            try:
+                choice = choose(table, seed, report, finished, self.n_folds)
+            finally:
+                finished.save()
+        self._take(columns, choice, table, Fitter(table, seed).fit)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
-        self.cv_results_ = _results(choice)
+        finished.remove()
+        return self
+
+    def _fit_stream(self, blocks: Blocks, seed: int) -> Self:
+        """Fit to rows that come in blocks; a stream that is all in the sample is a table in memory."""
+        processes = Processes.now()
+        seed = processes.agreed(lambda: seed)
+        with self._bar(processes) as report:
+            if blocks.once:
+                found = choose_once(blocks, self.kinds, seed, report, self.n_jobs)
+            else:
+                found = choose_streamed(blocks, self.kinds, seed, report, self.checkpoint, self.n_jobs)
+        if isinstance(found, Whole):
+            return self._fit_rows(found.rows, None, seed, processes)
+        columns, chosen = found
+        self._take(columns, chosen.choice, chosen.held, chosen.members.__getitem__)
+        chosen.finished.remove()
+        return self
+
+    @contextmanager
+    def _bar(self, processes: Processes) -> Iterator[Report]:
+        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose) and processes.leads)
+        try:
+            yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
+        finally:
+            bar.close()
+
+    def _take(self, columns: Columns, choice: Choice, table: Table, fit: Callable[[Setting], Member]) -> None:
+        """Take over what was chosen; `fit` gives the fit of a setting to all rows."""
+        self._set(columns, choice.ensemble)
+        self.cv_results_ = results(choice)
         atoms = table.mean(columns.log_offset(table.codes))
         held = choice.weight / choice.weight.sum()
         self.held_out_score_ = atoms + float(held @ (choice.held_out + choice.weights.log()).logsumexp(1))
-        fitter = Fitter(table, seed)
         best = simplest(choice, table.x.shape[1])
-        self.best_ = self._single(fitter.fit(best), best)
+        self.best_ = self._single(fit(best), best)
         self.best_.held_out_score_ = atoms + float(held @ choice.held_out[:, choice.settings.index(best)])
         curves = [setting for setting, _ in choice.screened if setting.kinks and setting.components == 1]
-        self._curve = fitter.fit(curves[0]).settled() if curves else None
+        self._curve = fit(curves[0]).settled() if curves else None
         self.best_._curve = self._curve
-        return self
 
     def _set(self, columns: Columns, ensemble: Ensemble) -> None:
         ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
@@ -200,22 +263,45 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         x, codes = self._read(X)
         return np.asarray(self._log_prob(x, codes, self._unseen.folds_of(x, codes)).numpy())
 
-    def explain(self, X: object, held_out: bool = False) -> Array:
+    def explain(self, X: object, held_out: bool = False, relative: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
-        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+        It is the log density of the entry given all others of its row, and 0 where missing. Within a column the lowest
+        is the strangest; columns are compared by `relative`, as densities depend on units of measurement.
 
         Args:
             X: the rows.
             held_out: by the models that have not seen a row, as `score_held_out`.
+            relative: less what it is on average for rows drawn from the model, in which units cancel.
+
+        Raises:
+            ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         x, codes = self._read(X)
+        out = self._reasons(x, codes, self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1))
+        if not relative:
+            return out
+        drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
+        usual = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
+        return np.where(self._known(x, codes), out - usual, 0.0)
+
+    def _known(self, x: Tensor, codes: Tensor) -> NDArray[np.bool_]:
+        """Which entries of the table are observed, `(N, columns)`."""
+        known = np.zeros((len(x), len(self.columns_)), dtype=bool)
+        for place, item in enumerate(self.columns_.items):
+            if item.x is not None:
+                known[:, place] |= ~x[:, item.x].isnan().numpy()
+            if item.code is not None:
+                known[:, place] |= (codes[:, item.code] >= 0).numpy()
+        return known
+
+    def _reasons(self, x: Tensor, codes: Tensor, folds: Tensor) -> Array:
+        """`explain` for encoded rows, by the models that have not seen their folds."""
         groups = [
             ([] if item.x is None else [item.x], [] if item.code is None else [item.code])
             for item in self.columns_.items
         ]
         out = np.empty((len(x), len(groups)))
-        folds = self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1)
         for ensemble, rows in self._unseen.parts(self._ensemble, folds):
             out[rows] = reasons(ensemble, x[rows], codes[rows], groups).numpy()
         for place, item in enumerate(self.columns_.items):
@@ -375,40 +461,6 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "columns_")
-
-
-def simplest(choice: Choice, columns: int) -> Setting:
-    """The setting with the fewest parameters whose held-out likelihood is within one standard error of the best.
-
-    The error is that of the difference, row by row.
-    """
-    mean = choice.held_out.mean(0)
-    best = int(mean.argmax())
-    apart = choice.held_out - choice.held_out[:, best, None]
-    error = apart.std(0) / math.sqrt(len(apart))
-    good = [m for m in range(len(mean)) if float(mean[m] - mean[best] + error[m]) >= 0.0]
-    return min((choice.settings[m] for m in good), key=lambda setting: setting.parameters(columns, 0))
-
-
-def _results(choice: Choice) -> dict[str, list[object]]:
-    kept = dict(zip(choice.settings, choice.weights.tolist(), strict=True))
-    out: dict[str, list[object]] = {}
-    for setting, score in choice.screened:
-        row = {
-            "latent_dim": setting.latent_dim,
-            "components": setting.components,
-            "noise": setting.kind,
-            "tied": setting.tied,
-            "kinks": setting.kinks,
-            "kink_ridge": setting.ridge if setting.kinks else math.nan,
-            "noise_prior": setting.floor,
-            "transformed": setting.bend,
-            "mean_test_score": score,
-            "weight": kept.get(setting, 0.0),
-        }
-        for name, value in row.items():
-            out.setdefault(name, []).append(value)
-    return out
 
 
 def _weights(sample_weight: object, rows: int) -> Tensor:

@@ -179,17 +179,22 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         log_p = self._log_prob(x, codes)
         return np.asarray(simulated_p_values(self.model_, x, codes, log_p, n, self._seed).numpy())
 
-    def explain(self, X: object) -> Array:
+    def explain(self, X: object, relative: bool = False) -> Array:
         """How strange each column makes each row: `log p(x) - log p(x without the column)`, `(N, columns)`, nats.
 
-        It is the log density of the entry given all others of its row: the lowest is the strangest. 0 where missing.
+        It is the log density of the entry given all others of its row, and 0 where missing. Within a column the lowest
+        is the strangest; columns are compared by `relative`, as in `TableModel.explain`.
+
+        Args:
+            X: the rows.
+            relative: less what it is on average, in which units of measurement cancel.
 
         Raises:
             ShapeError, NonFiniteError, NotNumericError, ParameterError: the rows do not fit the table.
         """
         check_is_fitted(self)
         check_rows(self, X)
-        return self.model_.explain(X, held_out=True)
+        return self.model_.explain(X, held_out=True, relative=relative)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from girih.errors import ModelFileError
 from girih.tables.basis import Basis
-from girih.tables.choice import Setting
 from girih.tables.columns import Columns
 from girih.tables.member import Ensemble, Member
 from girih.tables.mixture import Mixture
 from girih.tables.model import TableModel
 from girih.tables.scales import Scales
+from girih.tables.setting import Setting
 from girih.tables.unseen import Unseen
 
 _BASIS = ("constant", "slope", "kinky")

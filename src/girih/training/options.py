@@ -232,7 +232,7 @@ def split(
     return rows[order[count:].sort().values], rows[order[:count].sort().values]
 
 
-Ended = Literal["patience", "tol", "max_epochs", "max_steps", "max_iter", "interrupted"]
+Ended = Literal["patience", "tol", "max_epochs", "max_steps", "max_iter", "stream", "interrupted"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -245,7 +245,8 @@ class FitResult:
         steps: gradient steps, or iterations of EM, taken in all.
         seconds: training time, without recording, saving and starting up.
         ended: why: "patience" or "tol" where it no longer improved, "max_epochs", "max_steps" or "max_iter" where it
-            was as long as was asked for, or "interrupted" by Ctrl-C.
+            was as long as was asked for, "stream" where rows that can be passed once were all seen, or "interrupted" by
+            Ctrl-C.
         best_step: the step whose parameters the model was left with.
         held_out: what those gave on the held-out rows, nats per row; `None` without any.
         log_likelihood: mean exact log-likelihood of the training rows, nats per row, without a weight prior; where it

@@ -338,6 +338,10 @@ class VAEDistribution(Distribution):
         self.exact = vae.family.codes is not None and vae.family.codes <= MOST_CODES
         super().__init__(torch.Size([]), torch.Size([vae.output_dim]), validate_args=False)
 
+    def __repr__(self) -> str:
+        how = "exact" if self.exact else f"log_prob by {SAMPLES:,} draws"
+        return f"VAEDistribution(D={self.event_shape[0]}, {how})"
+
     def log_prob(self, value: ArrayLike) -> Tensor:
         """`log p(x)` in nats, `(N,)`: exact, or an estimate from 1,000 draws of a fixed seed."""
         return self.log_prob_with_error(value)[0]

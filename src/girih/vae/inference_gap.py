@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
-from girih._shown import line_of, table_of
+from girih._shown import table_of
 from girih.errors import ParameterError
 from girih.training import evaluating
 from girih.vae.free_energy import FreeEnergyModel
@@ -35,15 +35,12 @@ class Gap(NamedTuple):
     error: Tensor  # a bound, or for quadrature an estimate, of the error of any of these
     best: Distribution  # the best q of each row, of the kind that `encode` gives
 
-    def _facts(self) -> dict[str, str]:
-        """The means over rows."""
-        return {"rows": f"{len(self.nll):,}", **{name: f"{value:.4g}" for name, value in self.mean().items()}}
-
     def __repr__(self) -> str:
-        return line_of("Gap", self._facts())
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.mean().items())
+        return f"Gap({len(self.nll)} rows; means: {numbers})"
 
     def _repr_html_(self) -> str:
-        return table_of("Gap: means over rows, nats", self._facts())
+        return table_of("Gap: means over rows, nats", {name: f"{value:.4g}" for name, value in self.mean().items()})
 
     def mean(self) -> dict[str, float]:
         """The means over rows by name, and the largest error.

@@ -98,7 +98,7 @@ def _in_parts(vae: LatentModel, traced: Trace, x: Tensor, z: Tensor) -> Tensor:
 
 
 def _on_cells(vae: LatentModel, traced: Trace, z: Tensor) -> Tensor:
-    A, b = traced.affine(z)
+    A, b = traced.affine(z.to(traced.device))
     if vae.likelihood == "gaussian":
         return A.mT @ A / vae.noise.double()
     logits = (A @ z[..., None])[..., 0] + b
