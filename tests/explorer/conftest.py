@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import girih
+from effort import FEWEST, try_few_settings
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -95,5 +96,7 @@ def small_table():
     frame.loc[4, "b"] = 6.0
     frame.loc[[10, 11], "a"] = np.nan
     frame.loc[12, "group"] = None
-    model = girih.TableModel(random_state=0, n_folds=2).fit(frame)
+    with pytest.MonkeyPatch.context() as patch:
+        try_few_settings(patch, **FEWEST)
+        model = girih.TableModel(random_state=0, n_folds=2).fit(frame)
     return model, frame, girih.explore(model, frame, path=None)

@@ -297,3 +297,27 @@ def test_many_cells_and_rows_stay_quick_enough_to_draw(opened):
         page.ask("explorer.chart.setView([-1, 1, -1, 1]);")
         page.settle()
         assert page.ask("return explorer.rows.count;") == 50_000
+
+
+def test_a_widget_tells_python_which_rows_are_selected(browser):
+    pytest.importorskip("anywidget")
+    dgn = DGN(girih.mlp([2, 8, 3], seed=0), noise=0.05)
+    widget = girih.explore(dgn, dgn().sample((20,), seed=1), path=None).widget()
+    page = browser.new_page()
+    told = page.evaluate(
+        """async ([code, style, payload]) => {
+          const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+          const { default: widget } = await import(url);
+          document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
+          const told = {};
+          const model = { get: () => payload, set: (name, value) => (told[name] = value), save_changes() {} };
+          widget.render({ model, el: document.body });
+          await new Promise((done) => requestAnimationFrame(done));
+          const line = document.querySelector(".sheet tbody tr:not(.gap)");
+          line.dispatchEvent(new MouseEvent("click", { ctrlKey: true, bubbles: true }));
+          return told;
+        }""",
+        [widget._esm, widget._css, widget.payload],
+    )
+    page.close()
+    assert told == {"selected": [0]}

@@ -61,6 +61,23 @@ def test_planes_of_three_latents_know_the_cells_of_the_whole_space():
     assert np.allclose(unpacked(plane["volume"])[cells], part.volume[whole])
 
 
+def test_planes_with_too_many_cells_are_made_smaller(monkeypatch):
+    import girih.explorer.planes as planes
+
+    net = girih.mlp([5, 12, 12, 6], seed=1)
+    whole = girih.explore(net, path=None).payload
+    monkeypatch.setattr(planes, "_OF_PLANE", 60)
+    payload = girih.explore(net, path=None).payload
+    first, small = whole["planes"][0], payload["planes"][0]
+    assert first["cells"] > 60 >= small["cells"] and small["cut"] and not first["cut"]
+    assert small["home"][1] < first["home"][1] == pytest.approx(4.0) and len(payload["planes"]) == 3
+    assert "too many for a page" in " ".join(payload["notes"]) and whole["notes"] == []
+    # what is left is as it was
+    z = torch.tensor([[0.01, -0.02]], dtype=torch.float64)
+    at = girih.Partition.slice(net, small["origin"], *small["basis"], domain=(-28.0, 28.0)).locate(z)
+    assert np.isclose(unpacked(small["logVolume"]), unpacked(first["logVolume"])[at]).any()
+
+
 def test_the_liveliest_latents_are_those_that_the_outputs_follow():
     net = girih.mlp([5, 8, 6], seed=0)
     with torch.no_grad():

@@ -3,6 +3,12 @@
 import numpy as np
 import pytest
 
+import girih
+from effort import FEWEST, try_few_settings
+from girih.explorer import Wanted, explorer_of
+
+DATES = Wanted(dates=frozenset({"a"}))
+
 
 def test_a_table_shows_the_densities_and_conditionals_of_the_model(small_table, opened):
     model, frame, explorer = small_table
@@ -76,3 +82,31 @@ def test_imputed_entries_have_their_intervals(small_table, opened):
     assert ends == pytest.approx([low[0, 0], high[0, 0]], rel=1e-3)
     assert shown[3] == [best, f"missing; probability {round(100 * chance[best])} %", "filled"]
     assert shown[1][1] == "" and shown[2][2] != "filled"
+
+
+def test_dates_are_shown_as_such(small_table, opened, monkeypatch):
+    try_few_settings(monkeypatch, **FEWEST)
+    frame = small_table[1]
+    days = frame.assign(a=np.arange(60.0) + 19000.0)
+    days.loc[10, "a"] = np.nan
+    explorer = explorer_of(girih.TableModel(random_state=0, n_folds=2).fit(days[["a", "b"]]), days[["a", "b"]], DATES)
+    with opened(explorer) as page:
+        text, filled, tick = page.ask(
+            "return [explorer.own[0].text(3), explorer.own[0].sure(10), explorer.chart.tickText(0, 19003)];"
+        )
+    assert text == "2022-01-11" and tick == "2022-01" and filled.count("-") == 4
+
+
+def test_tables_with_few_columns_of_numbers(opened, monkeypatch):
+    try_few_settings(monkeypatch, **FEWEST)
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(1)
+    kind = np.where(rng.random(40) < 0.5, "x", "y")
+    number = np.where(rng.random(40) < 0.4, 0.0, rng.normal(size=40))  # zeros are atoms
+    for frame in (pandas.DataFrame({"kind": kind, "n": number}), pandas.DataFrame({"kind": kind, "other": kind[::-1]})):
+        model = girih.TableModel(random_state=0, n_folds=2).fit(frame)
+        with opened(girih.explore(model, frame, path=None)) as page:
+            page.page.locator(".sheet tbody tr:not(.gap)").first.click()
+            page.settle()
+            assert "Row " in page.page.locator(".card").inner_text()
+            assert page.page.locator(".stage canvas.density").count() == int("n" in frame)

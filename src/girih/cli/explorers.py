@@ -29,7 +29,8 @@ def explore_table(path: Path, model: TableModel, data: TableData) -> None:
     items = model.columns_.items
     numbers = [item.name for item in items if item.x is not None][:_PAIRS]
     beside = None if data.ids is None else {name: data.ids[name].to_numpy() for name in data.ids.columns}
-    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name, beside=beside)).save(path)
+    dates = frozenset(name for name, written in data.findings.written.items() if "date" in written)
+    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name, beside=beside, dates=dates)).save(path)
 
 
 def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:

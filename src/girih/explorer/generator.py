@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from girih.explorer.packed import Packed, packed
+from girih.explorer.packed import Packed, exactly, packed
 from girih.networks import AffineStep, KinkStep, LinearStep, MaxStep, Step, Trace
 from girih.networks.affine_maps import Convolution, LinearMap
 
@@ -62,10 +62,10 @@ def _step(step: Step, left: int) -> dict[str, Any] | None:
     shift: dict[str, Any] = {}
     bias = step.bias.detach().cpu()
     if bool((bias != 0.0).any()):
-        shift = {"bias": packed(bias, "f8")}
+        shift = {"bias": exactly(bias)}
     if isinstance(step, LinearStep) or (isinstance(step.operator, LinearMap) and len(step.shapes[0]) == 1):
         assert isinstance(step.operator, LinearMap)
-        return {"kind": "dense", "weight": packed(step.operator.weight.value.detach().cpu(), "f8"), **shift}
+        return {"kind": "dense", "weight": exactly(step.operator.weight.value.detach().cpu()), **shift}
     if isinstance(step.operator, Convolution):
         spec = _convolution(step, step.operator)
         if spec is not None:
@@ -83,7 +83,7 @@ def _kink(step: KinkStep) -> dict[str, Any]:
     return {
         "kind": "kink",
         "thresholds": list(step.thresholds),
-        "slopes": packed(slopes[:, :1] if same else slopes, "f8"),
+        "slopes": exactly(slopes[:, :1] if same else slopes),
         "offsets": list(step.constants),
     }
 
@@ -109,7 +109,7 @@ def _convolution(step: AffineStep, operator: Convolution) -> dict[str, Any] | No
     return {
         "kind": "convolution",
         "transposed": "transpose" in operator.function,
-        "kernel": packed(kernel, "f8"),
+        "kernel": exactly(kernel),
         "window": list(kernel.shape[2:]),
         "from": shapes[0],
         "to": shapes[1],
@@ -140,7 +140,7 @@ def _parts(step: AffineStep, left: int) -> list[dict[str, Packed]] | None:
             {
                 "row": packed(torch.cat(rows), "i4"),
                 "column": packed(torch.cat(columns), "i4"),
-                "value": packed(torch.cat(values), "f8"),
+                "value": exactly(torch.cat(values)),
             }
         )
     return out

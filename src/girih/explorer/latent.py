@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
     """`Wanted` says what a page is asked to show beside the model and its rows, see `girih.explore`.
 
     Of more rows than `most`, so many are drawn at random; the title is the name of the model unless it is given;
-    `prior` `(S, S)` is that of a decoder alone, 1 by default.
+    `prior` `(S, S)` is that of a decoder alone, 1 by default; `dates` are columns of a table that hold days since 1970.
     """
 
     latents: ArrayLike | None = None
@@ -33,6 +33,7 @@ class Wanted(NamedTuple):
     image_shape: Sequence[int] | None = None
     most: int = 50_000
     prior: torch.Tensor | None = None
+    dates: frozenset[str] = frozenset()
     title: str = ""
 
 
@@ -148,6 +149,8 @@ def _notes(payload: dict[str, Any], shown: list[Any], count: int, what: str) -> 
             notes.append(f"{kept:,} of the {count:,} rows, drawn at random, are in this page.")
         if payload["S"] > 2:
             notes.append("They are seen along the other latents, onto the plane.")
+    if any(spec.get("cut") for spec in shown):
+        notes.append("The planes end where more cells would be too many for a page.")
     if payload["network"] is None:
         kept = sum(spec["maps"]["count"] for spec in shown)
         total = sum(spec["cells"] for spec in shown)

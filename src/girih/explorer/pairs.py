@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,13 +66,13 @@ class Axes(NamedTuple):
         if atom is not None:
             codes[:, atom[0]] = atom[1]
 
-    def specs(self, model: TableModel, names: Sequence[str]) -> list[dict[str, Any]]:
+    def specs(self, model: TableModel, names: Sequence[str], dates: Collection[str]) -> list[dict[str, Any]]:
         """Each axis for the page: its place, ends, and the exact log density along it."""
         out = []
         for axis, place in enumerate(self.places):
             x, codes = unknown(model, _LINE)
             self.put(axis, self.grid(axis, _LINE), x, codes)
-            ends = {"low": self.low[axis], "high": self.high[axis]}
+            ends = {"low": self.low[axis], "high": self.high[axis], "date": names[place] in dates}
             log_p = packed(model._log_prob(x, codes), "f4")
             out.append({"place": place, "name": names[place], **ends, "count": _LINE, "logP": log_p})
         return out

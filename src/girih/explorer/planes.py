@@ -23,7 +23,9 @@ Array = NDArray[np.float64]
 _REACH = 4.0  # windows to each side, in prior deviations
 _BEYOND = 3.0  # how much further polygons go than the first view, in widths of it
 _DRAWS = 512  # that say which latents change the outputs most
-_CELLS = 30_000  # of all planes; others are left out
+_CELLS = 30_000  # of the whole latent space for S = 3, beyond which planes do without its masses
+_OF_PLANE = 10_000  # cells of a plane, which is made smaller until it has no more
+_HALVINGS = 12
 
 
 class Plane(NamedTuple):
@@ -37,6 +39,8 @@ class Plane(NamedTuple):
         part: the partition in the coordinates (a, b).
         mass: prior mass of the cells in the whole latent space, `(R,)`, where it is known.
         volume: of the cells in the whole latent space, `(R,)`, where it is known.
+        home: how far the first view goes to each side, where that is known, `(2,)`.
+        cut: whether the plane was made smaller, since it has too many cells for a page.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Plane(NamedTuple):
     part: Partition
     mass: Tensor | None
     volume: Tensor | None
+    home: Tensor | None = None
+    cut: bool = False
 
 
 def planes_of(traced: Trace, prior: Tensor, part: Partition | None) -> list[Plane]:
@@ -74,15 +80,33 @@ def planes_of(traced: Trace, prior: Tensor, part: Partition | None) -> list[Plan
     out: list[Plane] = []
     for i, j in pairs:
         origin, basis = eye[0] * 0.0, eye[:, [i, j]]
-        spread = torch.linalg.lstsq(basis, torch.linalg.cholesky(prior)).solution.norm(dim=1)
-        reach = (1.0 + 2.0 * _BEYOND) * _REACH * spread
-        sliced = Partition.slice(traced, origin, basis[:, 0], basis[:, 1], domain=(-reach, reach))
+        home = _REACH * torch.linalg.lstsq(basis, torch.linalg.cholesky(prior)).solution.norm(dim=1)
+        sliced, reach = _sliced(traced, basis, (1.0 + 2.0 * _BEYOND) * home)
         mass, volume = _found(whole, sliced)
         axes = (f"z{i + 1}", f"z{j + 1}")
-        out.append(Plane(f"the plane of {axes[0]} and {axes[1]}", axes, origin, basis, sliced, mass, volume))
-        if sum(len(one.part) for one in out) > _CELLS:
-            break
+        name, cut = f"the plane of {axes[0]} and {axes[1]}", bool((reach < home).any())
+        out.append(Plane(name, axes, origin, basis, sliced, mass, volume, torch.minimum(home, reach), cut))
     return out
+
+
+def _sliced(traced: Trace, basis: Tensor, reach: Tensor) -> tuple[Partition, Tensor]:
+    """The cells that a plane through 0 meets up to `reach` to each side, or nearer where there are too many.
+
+    Raises:
+        CellLimitError: there are too many however small the plane.
+    """
+    origin = torch.zeros(len(basis), dtype=torch.float64)
+
+    def cells(near: Tensor) -> Partition:
+        u, v = basis.mT.unbind()
+        return Partition.slice(traced, origin, u, v, domain=(-near, near), max_cells=_OF_PLANE)
+
+    for _ in range(_HALVINGS):
+        try:
+            return cells(reach), reach
+        except CellLimitError:
+            reach = 0.5 * reach
+    return cells(reach), reach
 
 
 def _found(whole: Partition | None, sliced: Partition) -> tuple[Tensor | None, Tensor | None]:
@@ -154,6 +178,7 @@ def plane_spec(plane: Plane, traced: Trace, rows: Array | None, with_maps: bool)
         "origin": plane.origin.tolist(),
         "basis": plane.basis.mT.tolist(),
         "home": [*x, *y],
+        "cut": plane.cut,
         "cells": len(part),
         "points": packed(polygons.points, "f4"),
         "start": packed(polygons.start, "i4"),
@@ -169,12 +194,11 @@ def plane_spec(plane: Plane, traced: Trace, rows: Array | None, with_maps: bool)
 
 def _home(plane: Plane, rows: Array | None) -> tuple[tuple[float, float], tuple[float, float]]:
     """The first view: the window of pictures, and the rows within it, but for few far ones."""
-    S = len(plane.origin)
-    if S == 2:
+    if plane.home is None:
         (x0, x1), (y0, y1) = window(plane.part)
     else:
-        reach = [float(end) / (1.0 + 2.0 * _BEYOND) for end in plane.part.polytopes.complex.points[:, :2].max(0)]
-        (x0, x1), (y0, y1) = (-reach[0], reach[0]), (-reach[1], reach[1])
+        x1, y1 = plane.home.tolist()
+        x0, y0 = -x1, -y1
     if rows is not None and len(rows):
         low, high = np.quantile(rows, (0.002, 0.998), axis=0)
         margin = 0.05 * (high - low)

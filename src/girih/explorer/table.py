@@ -60,7 +60,8 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
         entries[:, place] = raw.labels()
     missing = np.array([[entry is None for entry in line] for line in entries]).reshape(entries.shape)
     scored = scored_rows(model, rows)
-    strange = strangest(TablePage(model, rows, entries, names, missing), _STRANGE, scored)
+    most = min(_STRANGE, max(5, len(chosen) // 10))
+    strange = strangest(TablePage(model, rows, entries, names, missing), most, scored)
     axes = _axes(model, x, wanted.columns)
     payload: dict[str, Any] = {
         "kind": "table",
@@ -73,12 +74,12 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
                 *beside_columns(wanted.beside, count, chosen),
                 number_column("below usual", scored.surprise, 3),
                 number_column("log p", scored.log_p, 5),
-                *(column(raw) for raw in raws),
+                *(column(raw, str(raw.name) in wanted.dates) for raw in raws),
             ],
             "beside": len(wanted.beside or {}),
         },
         "filled": _filled(model, x, codes, missing, names, notes),
-        "axes": axes.specs(model, names),
+        "axes": axes.specs(model, names, wanted.dates),
         "pairs": pair_specs(model, axes),
         "strange": [{"row": one.row, "reasons": [reason._asdict() for reason in one.reasons]} for one in strange],
         "curves": reason_curves(model, x, codes, [one.row for one in strange], axes),

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from girih._arrays import Rows, as_tensor, check_finite
 from girih._options import whole
+from girih._shown import Shown
 from girih.errors import EmptyDataError, NonFiniteError, ParameterError, ShapeError
 from girih.flows.coupling import FoldTransform
 from girih.training import own_random_state
@@ -50,7 +51,7 @@ class Preimages(NamedTuple):
     log_prob: Tensor  # (..., C) log p(k | z)
 
 
-class FlowDistribution(Distribution):
+class FlowDistribution(Shown, Distribution):
     r"""The distribution of x under a stack of transforms `x -> z` towards a base distribution.
 
         log p(x) = log p_Z(z) + sum_l [log|det dz_l/dx_l| + log p(k_l | z_l)]
@@ -76,6 +77,11 @@ class FlowDistribution(Distribution):
         self._like = parameter
         self.has_rsample = not any(isinstance(transform, FoldTransform) for transform in self.transforms)
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def _facts(self) -> dict[str, str]:
+        """The dimension, the layers, and the base."""
+        layers = f"{len(self.transforms)} ({len(self.folds)} fold)" if self.folds else str(len(self.transforms))
+        return {"D": str(self.event_shape[0]), "layers": layers, "base": type(self.base).__name__}
 
     def __repr__(self) -> str:
         layers, folds = len(self.transforms), len(self.folds)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from girih._arrays import Rows, as_rows, as_tensor, bare, in_transform, outside_transforms
 from girih._options import real
+from girih._shown import Shown
 from girih.covariance import Covariance
 from girih.errors import DerivativeError, NonFiniteError, ParameterError
 from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
@@ -225,7 +226,7 @@ class DGN(nn.Module):
         return f"S={self.latent_dim}, D={self.output_dim}, noise={self.noise_covariance.kind}"
 
 
-class DGNDistribution(Distribution):
+class DGNDistribution(Shown, Distribution):
     """It is the distribution of x under a `DGN`. The partition is made once, and again if the parameters change.
 
     The values of all parameters are compared at each use, so it does not matter how they were changed: by a step of
@@ -244,6 +245,12 @@ class DGNDistribution(Distribution):
         self._state: _State | None = None
         super().__init__(torch.Size([]), torch.Size([dgn.output_dim]), validate_args=False)
         self._refresh()
+
+    def _facts(self) -> dict[str, str]:
+        """Dimensions, cells and noise."""
+        dgn = self._dgn
+        cells = "?" if self._state is None else f"{len(self._state.partition):,}"
+        return {"S": str(dgn.latent_dim), "D": str(dgn.output_dim), "cells": cells, "noise": dgn.noise_covariance.kind}
 
     def _refresh(self) -> _State:
         dgn, state = self._dgn, self._state

@@ -13,13 +13,14 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from girih._arrays import as_tensor, check_finite
 from girih._options import whole
+from girih._shown import Shown, span
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
 
 GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
-class Posterior(Distribution):
+class Posterior(Shown, Distribution):
     r"""It holds N exact posteriors `p(z | x_n)`, S = 1, 2 or 3.
 
     A posterior is a mixture over cells of truncated Gaussians (EM-DGN, Theorem 1 and Proposition 2),
@@ -55,6 +56,15 @@ class Posterior(Distribution):
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
         super().__init__(torch.Size([len(log_evidence)]), torch.Size([latent_dim]), validate_args=False)
+
+    def _facts(self) -> dict[str, str]:
+        """Rows, S, and `log p(x)`."""
+        low, high = (float(end) for end in self.log_evidence.aminmax()) if len(self.log_evidence) else (0.0, 0.0)
+        return {
+            "rows": f"{len(self.log_evidence):,}",
+            "S": str(self.event_shape[0]),
+            "log_p": f"{span(low, high)} nats",
+        }
 
     def __repr__(self) -> str:
         (n,), (S,) = self.batch_shape, self.event_shape

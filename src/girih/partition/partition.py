@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from girih._arrays import ArrayLike, as_rows, as_tensor, check_finite
 from girih._deprecated import gathered
 from girih._options import whole
+from girih._shown import Shown
 from girih.covariance import Covariance
 from girih.errors import LatentDimensionError, ParameterError, ShapeError
 from girih.networks import Jet, Snapshot, Trace, trace
@@ -56,7 +57,7 @@ class _OfCells:
         return self if part is None else getattr(part.cells, self._name)  # type: ignore[return-value]
 
 
-class Partition:
+class Partition(Shown):
     r"""The cells on which a generator is affine, `g(z) = A z + b`.
 
     Exact and complete for S = 1, 2, 3: cells over the whole latent space are unbounded, not cut by a box. For
@@ -157,8 +158,9 @@ class Partition:
     def __len__(self) -> int:
         return len(self.cells)
 
-    def __repr__(self) -> str:
-        return f"Partition(cells={len(self)}, latent_dim={self.latent_dim}, domain={self.cells.extent})"
+    def _facts(self) -> dict[str, str]:
+        """Cells, S and the domain."""
+        return {"cells": str(len(self)), "latent_dim": str(self.latent_dim), "domain": self.cells.extent}
 
     @staticmethod
     def estimate(net: nn.Module | Trace) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -96,8 +98,18 @@ def styled(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_figure(width: float = COLUMN, height: float = 2.7) -> Figure:
-    """A figure that pyplot knows nothing of, in inches."""
+    """A figure that pyplot knows nothing of, in inches; in a notebook one of pyplot's, which shows below the cell."""
+    if in_notebook():
+        pyplot = importlib.import_module("matplotlib.pyplot")
+        made: Figure = pyplot.figure(figsize=(width, height), layout="constrained", dpi=DPI)
+        return made
     return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+
+
+def in_notebook() -> bool:
+    """Tell whether a kernel of Jupyter runs this: it shows what pyplot has open at the end of a cell, and closes it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
 
 
 def new_axes(ax: Axes | None, width: float = COLUMN, height: float = 2.7) -> Axes:

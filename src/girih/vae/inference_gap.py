@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from girih._arrays import ArrayLike, as_rows
 from girih._options import real, whole
+from girih._shown import table_of
 from girih.errors import ParameterError
 from girih.training import evaluating
 from girih.vae.free_energy import FreeEnergyModel
@@ -37,6 +38,9 @@ class Gap(NamedTuple):
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.mean().items())
         return f"Gap({len(self.nll)} rows; means: {numbers})"
+
+    def _repr_html_(self) -> str:
+        return table_of("Gap: means over rows, nats", {name: f"{value:.4g}" for name, value in self.mean().items()})
 
     def mean(self) -> dict[str, float]:
         """The means over rows by name, and the largest error.

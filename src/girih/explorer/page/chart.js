@@ -271,7 +271,7 @@ class Chart {
     for (const tick of ticks(this.view[0], this.view[1], this.width / 70)) {
       const at = MARGIN.left + this.px(tick);
       context.fillRect(Math.round(at), MARGIN.top + this.height, 1, 4);
-      context.fillText(number(tick, 4), at, MARGIN.top + this.height + 6);
+      context.fillText(this.tickText(0, tick), at, MARGIN.top + this.height + 6);
     }
     context.fillText(this.names[0], MARGIN.left + this.width / 2, MARGIN.top + this.height + 21);
     context.textAlign = "right";
@@ -279,7 +279,7 @@ class Chart {
     for (const tick of ticks(this.view[2], this.view[3], this.height / 50)) {
       const at = MARGIN.top + this.py(tick);
       context.fillRect(MARGIN.left - 4, Math.round(at), 4, 1);
-      context.fillText(number(tick, 4), MARGIN.left - 6, at);
+      context.fillText(this.tickText(1, tick), MARGIN.left - 6, at);
     }
     context.save();
     context.translate(11, MARGIN.top + this.height / 2);
@@ -287,6 +287,11 @@ class Chart {
     context.textAlign = "center";
     context.fillText(this.names[1], 0, 0);
     context.restore();
+  }
+
+  /** The text of a tick: a date where the axis has days (`dates`), for which only the year and month have room. */
+  tickText(axis, tick) {
+    return this.dates?.[axis] ? day(tick).slice(0, 7) : number(tick, 4);
   }
 
   paintTop() {

@@ -33,6 +33,7 @@ class Column {
 
   text(row) {
     if (this.missing(row)) return "";
+    if (this.date) return day(this.values[row]);
     if (!this.isNumber) return this.levels[this.codes[row] - 1];
     return this.whole ? String(this.values[row]).replace("-", "−") : number(this.values[row], this.digits);
   }
@@ -46,6 +47,12 @@ function number(value, digits = 6) {
   const text =
     size !== 0 && (size >= 1e7 || size < 1e-4) ? trimmed(value.toExponential(digits - 1)) : String(Number(value.toPrecision(digits)));
   return text.replace("-", "−");
+}
+
+/** The date of a number of days since 1970-01-01. */
+function day(value) {
+  const date = new Date(Math.round(value) * 864e5);
+  return Number.isNaN(date.getTime()) ? number(value) : date.toISOString().slice(0, 10);
 }
 
 function trimmed(text) {

@@ -239,8 +239,21 @@ class LatentPage {
     const z = this.latentText(found.z);
     const facts = found.cell >= 0 ? this.facts(found.cell).filter(([, text]) => text) : [];
     const list = element("dl", {}, ...[["z", z], ...facts].flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
+    const row = this.state.active;
+    if (row >= 0) list.append(element("dt", {}, `row ${this.rows.numbers[row]}`), element("dd", {}, this.placeOf(row)));
     if (found.pattern?.length) list.append(element("dt", {}, "pattern"), element("dd", {}, patternOf(found.pattern)));
     return list;
+  }
+
+  /** Where a row lies: the mean of its posterior, and the deviations. */
+  placeOf(row) {
+    const { S } = this.payload;
+    const { mean, spread } = this.rows;
+    const parts = Array.from({ length: S }, (_, s) => {
+      const deviation = spread && Math.sqrt(spread[(row * S + s) * S + s]);
+      return number(mean[row * S + s], 4) + (spread ? ` ± ${number(deviation, 2)}` : "");
+    });
+    return `z = ${S === 1 ? parts[0] : `(${parts.slice(0, 8).join(", ")}${S > 8 ? ", ..." : ""})`}`;
   }
 
   latentText(z) {

@@ -15,7 +15,7 @@ class FilledColumn extends Column {
   text(row) {
     const place = this.place(row);
     if (place === undefined) return super.text(row);
-    return "mean" in this.filled ? number(this.filled.mean[place], 4) : this.filled.levels[this.filled.level[place]];
+    return "mean" in this.filled ? this.shown(this.filled.mean[place]) : this.filled.levels[this.filled.level[place]];
   }
 
   value(row) {
@@ -23,11 +23,15 @@ class FilledColumn extends Column {
     return place !== undefined && "mean" in this.filled ? this.filled.mean[place] : super.value(row);
   }
 
+  shown(value) {
+    return this.date ? day(value) : number(value, 4);
+  }
+
   /** How sure a filled entry is, in words. */
   sure(row) {
     const place = this.place(row);
     if (place === undefined) return "";
-    if ("mean" in this.filled) return `missing; with probability 0.9 between ${number(this.filled.low[place], 4)} and ${number(this.filled.high[place], 4)}`;
+    if ("mean" in this.filled) return `missing; with probability 0.9 between ${this.shown(this.filled.low[place])} and ${this.shown(this.filled.high[place])}`;
     return `missing; probability ${Math.round(100 * this.filled.chance[place])} %`;
   }
 }
@@ -50,6 +54,7 @@ class TablePage {
     this.legend = element("div", { class: "legends" });
     this.main = element("div", { class: "stage" });
     if (this.axes.length > 1) this.setUpChart();
+    else if (this.axes.length) this.main.append(this.only(this.axes[0]));
     this.main.prepend(element("div", { class: "controls" }, ...this.choices()));
     this.sheet = new Sheet(this.columns, state, this.rows.numbers);
     this.sheet.sort(this.rows.beside);
@@ -67,6 +72,11 @@ class TablePage {
   valuesOf(axis) {
     const column = this.own[this.axes[axis].place];
     return (column.drawn ??= Float64Array.from({ length: this.state.count }, (_, row) => column.value(row)));
+  }
+
+  /** The one column of numbers that a table has. */
+  only(axis) {
+    return captioned(densityOf(axis, axis.logP, null, { width: 480, height: 220 }), `The exact density of ${axis.name}, from ${number(axis.low, 3)} to ${number(axis.high, 3)}`);
   }
 
   setUpChart() {
@@ -101,6 +111,7 @@ class TablePage {
     this.at = [x, y];
     this.points = new Points(this.valuesOf(x), this.valuesOf(y), this.state);
     this.chart.names = [this.pair.x.name, this.pair.y.name];
+    this.chart.dates = [this.pair.x.date, this.pair.y.date];
     this.chart.home = [this.pair.x.low, this.pair.x.high, this.pair.y.low, this.pair.y.high];
     this.chart.cursor = null;
     this.chart.reset();
@@ -218,17 +229,19 @@ class TablePage {
   /** What the column across says of the column up. */
   conditionalParts(x, y) {
     const { pair } = this;
-    const { x: place, quantiles: [low, middle, high] } = pair.given(x);
+    const { x: place, quantiles } = pair.given(x);
+    const [low, middle, high] = quantiles.map((value) => (pair.y.date ? day(value) : number(value, 4)));
+    const at = pair.x.date ? day(place) : number(place, 4);
     const slice = Float64Array.from(pair.slice(x), ([, share]) => Math.log(share));
     return [
-      element("h2", {}, `${pair.y.name} given ${pair.x.name} = ${number(place, 4)}`),
+      element("h2", {}, `${pair.y.name} given ${pair.x.name} = ${at}`),
       element(
         "dl",
         {},
         element("dt", {}, "median"),
-        element("dd", {}, number(middle, 4)),
+        element("dd", {}, middle),
         element("dt", {}, "90 % interval"),
-        element("dd", {}, `${number(low, 4)} to ${number(high, 4)}`),
+        element("dd", {}, `${low} to ${high}`),
         element("dt", {}, "log density here"),
         element("dd", {}, `${number(pair.logP(x, y), 4)} nats`),
       ),
