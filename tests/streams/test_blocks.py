@@ -139,7 +139,7 @@ def test_what_is_no_stream_is_refused(tmp_path):
     with pytest.raises(DataSourceError, match="no Parquet file, no npy file"):
         Blocks(tmp_path / "rows.txt")
     (tmp_path / "bad.parquet").write_text("1 2")
-    with pytest.raises(DataSourceError, match="holds no Parquet files"):
+    with pytest.raises(DataSourceError, match="holds no Parquet that can be read"):
         Blocks(tmp_path / "bad.parquet")
     with pytest.raises(ShapeError, match="a stream of rows must be"):
         Blocks(3)

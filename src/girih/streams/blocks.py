@@ -200,8 +200,8 @@ def _of_path(path: Path, rows: int) -> _Source:
         try:
             return _Dataset(dataset.dataset(path, format="parquet"), rows)
         except (OSError, ValueError) as error:
-            what = " ".join(str(error).split())
-            raise DataSourceError(f"{path} holds no Parquet files that can be read ({what})") from None
+            what, kind = " ".join(str(error).split()), "is a folder and" if path.is_dir() else "is named so but"
+            raise DataSourceError(f"{path} {kind} holds no Parquet that can be read ({what})") from None
     raise DataSourceError(f"{path} is no Parquet file, no npy file and no folder of Parquet files; girih streams those")
 
 
