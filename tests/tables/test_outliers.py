@@ -106,6 +106,9 @@ def test_of_many_columns_each_has_its_closest_ones():
     place = order.argsort()
     moved = {tuple(sorted((int(place[i]), int(place[j])))) for i, j in found}
     assert moved == set(strongest(x[:, order], codes, groups, 100))
+    x[::3, 2] = NAN  # where a column has a value that is a mass of its own
+    spiked = strongest(x, codes, groups, 100)
+    assert all(i < j for i, j in spiked) and {j for pair in spiked for j in pair} == set(range(30))
     assert strongest(x[:, :4], codes, [([j], []) for j in range(4)]) == list(itertools.combinations(range(4), 2))
 
 

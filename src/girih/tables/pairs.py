@@ -89,8 +89,7 @@ def strongest(x: Tensor, codes: Tensor, groups: Sequence[Group], most: int = MOS
     used = [g for g, (numbers, categories) in enumerate(groups) if len(numbers) + len(categories)]
     if len(used) * (len(used) - 1) // 2 <= most:
         return list(combinations(used, 2))
-    columns = [x[:, groups[g][0][0]] if len(groups[g][0]) else codes[:, groups[g][1][0]].double() for g in used]
-    ranks = np.stack([rankdata(column.numpy()) for column in columns])
+    ranks = np.stack([rankdata(_ordered(x, codes, groups[g]).numpy()) for g in used])
     ranks -= ranks.mean(1, keepdims=True)
     size = np.linalg.norm(ranks, axis=1)
     size[size == 0.0] = 1.0
@@ -100,3 +99,12 @@ def strongest(x: Tensor, codes: Tensor, groups: Sequence[Group], most: int = MOS
     best = np.argsort(-dependence, axis=1, kind="stable")[:, :each]
     found = {(min(i, int(j)), max(i, int(j))) for i in range(len(used)) for j in best[i]}
     return [(used[i], used[j]) for i, j in sorted(found)]
+
+
+def _ordered(x: Tensor, codes: Tensor, group: Group) -> Tensor:
+    """A column of complete rows as numbers; a value that is a mass of its own comes below all others."""
+    numbers, categories = group
+    if not len(numbers):
+        return codes[:, categories[0]].double()
+    column = x[:, numbers[0]]
+    return torch.where(column.isnan(), column.nan_to_num(torch.inf).amin() - 1.0, column)
