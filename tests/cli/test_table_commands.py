@@ -301,7 +301,7 @@ def test_score_says_how_rare_rows_are_and_why(girih, fitted):
     assert "height = 300 (given the rest: " in scores["reasons"][5]
     assert ((scores["reasons"] != "") == scores["strange"]).all()
     # the p-values of a detector of the same draws
-    detector = library.DGNOutlierDetector()
+    detector = library.DGNOutlierDetector(score="joint")
     detector.model_, detector._seed, detector.n_features_in_, detector.offset_ = model, 0, 4, 0.0
     detector.feature_names_in_ = model.feature_names_in_
     patterns = len(rows.isna().drop_duplicates())

@@ -101,10 +101,9 @@ def fit(data: str, model: Settings | dict[str | int, str] | None, seed: int, res
     """Fit a generator with these settings, or a table with columns of these kinds; the first process writes."""
     with together() as processes:
         terminal = Terminal(output.as_json)
+        started, blocks = time.perf_counter(), Blocks(data)  # what cannot be read leaves no folder behind
         out = default_out(output.out, Path(data).resolve().stem)
         folder = _folder(out, restart) if processes.leads else None
-        started = time.perf_counter()
-        blocks = Blocks(data)
         shown = int(terminal.shows_progress and processes.leads)
         if isinstance(model, fitting.Settings):
             est = fitting.estimator(model, out / fitting.CHECKPOINT, shown)
