@@ -26,6 +26,7 @@ from girih.cli.folder import OutputFolder
 from girih.cli.tables import MODEL, read_model, write_csv
 from girih.cli.terminal import CommandError, Terminal
 from girih.errors import UnsupportedLayerError
+from girih.explorer import Wanted as Shown
 from girih.geometry.priors import UniformPrior
 from girih.networks import Trace, trace
 from girih.report import Inspection, Page, Picture, versions
@@ -317,7 +318,8 @@ def write(
             report = _page(decoder, found, metrics, pictures)
             if settings["explorer"]:
                 with terminal.busy("making the explorer"):
-                    told = explore_decoder(results / EXPLORER, decoder, found, image_shape)
+                    wanted = Shown(columns=decoder.columns, image_shape=image_shape, title=decoder.name)
+                    told = explore_decoder(results / EXPLORER, decoder.trace, found, wanted)
                 report = report._replace(explorer="" if told else EXPLORER)
                 metrics["notes"] += [told] if told else []
             write_text(results / REPORT, report.html())

@@ -14,9 +14,9 @@ from girih.geometry.priors import UniformPrior
 from girih.report import Inspection
 
 if TYPE_CHECKING:
-    from girih.cli.decoders import Decoder
     from girih.datasets import Dataset
     from girih.em import DGNEstimator
+    from girih.networks import Trace
     from girih.tables import TableModel
 
 EXPLORER = "explorer.html"
@@ -44,16 +44,15 @@ def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:
     explorer_of(est, np.asarray(dataset.X, dtype=np.float64), wanted).save(path)
 
 
-def explore_decoder(path: Path, decoder: Decoder, found: Inspection, image_shape: tuple[int, ...] | None) -> str:
-    """Write the page of a decoder; the reason where there is none."""
+def explore_decoder(path: Path, trace: Trace, found: Inspection, wanted: Wanted) -> str:
+    """Write the page of a decoder, with the prior that was found; the reason where there is none."""
     prior = found.cells.prior
     if isinstance(prior, UniformPrior) or prior is None:
         return "there is no explorer for a uniform latent prior"
     if found.note and found.latent_dim <= 2:
         return "there is no explorer, since there are too many cells for a page"
-    wanted = Wanted(columns=decoder.columns, image_shape=image_shape, title=decoder.name, prior=prior.covariance)
     try:
-        explorer_of(decoder.trace, None, wanted).save(path)
+        explorer_of(trace, None, wanted._replace(prior=prior.covariance)).save(path)
     except CellLimitError:
         return "there is no explorer, since there are too many cells for a page"
     return ""
