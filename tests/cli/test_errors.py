@@ -120,7 +120,7 @@ def test_disk_that_fills_up_during_the_work(girih, fitted, monkeypatch):
     def refuse(*arguments):
         raise OSError(28, "No space left on device", "o/scores.csv")
 
-    monkeypatch.setattr("girih.cli.tables.write_csv", refuse)
+    monkeypatch.setattr("girih.cli.tables.atomic_path", refuse)  # other modules take write_csv when they are loaded
     done = girih("score", fitted / "fit", fitted / "people.csv", "--out", "o")
     assert done.code == 2 and done.error == "o/scores.csv: No space left on device"
 

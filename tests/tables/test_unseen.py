@@ -83,8 +83,10 @@ def test_the_single_model_has_seen_all(model):
 
 def test_the_detector_flags_what_the_fit_held_out():
     df = table(strange=2)
-    detector = girih.DGNOutlierDetector(contamination=0.03, random_state=0).fit(df)
+    detector = girih.DGNOutlierDetector(contamination=0.03, score="joint", random_state=0).fit(df)
     assert (detector.predict(df)[-2:] == -1).all()
+    pairs = girih.DGNOutlierDetector(contamination=0.03, random_state=0).fit(df)
+    assert pairs.predict(df)[-2] == -1
 
 
 def test_many_rows_are_searched_on_samples(monkeypatch):

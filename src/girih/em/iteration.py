@@ -294,7 +294,7 @@ def epoch(
 
 @torch.no_grad()
 def batch_step(
-    problem: Problem, part: Evaluation, blended: Statistics, chosen: set[str], rate: float = RATE
+    problem: Problem, part: Evaluation, blended: Statistics, chosen: set[str], rate: float | None = None
 ) -> Statistics:
     """Move all parameters on a batch; returns the blended statistics about the new residuals.
 
@@ -303,8 +303,9 @@ def batch_step(
         part: the E-step of the batch, which stands for all rows.
         blended: the statistics so far, about the same residuals.
         chosen: what is updated.
-        rate: the share of the batch.
+        rate: the share of the batch; by default `RATE`.
     """
+    rate = RATE if rate is None else rate
     blended = _blend(blended, part.statistics, rate)
     system = problem.system(part) if "hidden" in chosen else None
     change = _m_step(problem, part, blended, chosen)

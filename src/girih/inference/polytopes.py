@@ -27,7 +27,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _REACH = 7.5  # standard deviations of q; beyond them lie 1e-13 of it
 _FEW, _SOME = 32, 128  # pairs of a row that are found by compiled code, and those by tables
 _LARGE = 1e-3  # above this a raw mass is right enough in any case
-_FLOOR = 1e-4  # ... and so is its share, where p(x) is above this part of the pair's scale
+_FLOOR = 1e-3  # ... and so is its share, where p(x) is above this part of the pair's scale
 
 
 class SparseMoments(NamedTuple):
