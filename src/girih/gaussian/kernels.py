@@ -88,7 +88,16 @@ def compiled(function: Callable[..., Any], *allowed: str) -> Any:
         function: for Numba.
         allowed: what LLVM may do to sums beyond fused products, as in "reassoc".
     """
-    settings: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", *allowed}, "nogil": True}
+    return _kept(function, {"contract", *allowed})
+
+
+def exactly(function: Callable[..., Any]) -> Any:
+    """The same without fused products, which would be rounded otherwise than in NumPy."""
+    return _kept(function, False)
+
+
+def _kept(function: Callable[..., Any], fastmath: set[str] | bool) -> Any:
+    settings: dict[str, Any] = {"error_model": "numpy", "fastmath": fastmath, "nogil": True}
     try:
         return njit(cache=True, **settings)(function)
     except RuntimeError:  # no such folder: compiled again in each process

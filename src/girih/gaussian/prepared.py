@@ -36,6 +36,11 @@ def kernels() -> ModuleType | None:
         return None
 
 
+def compiled_form(module: str) -> ModuleType | None:
+    """Another module of compiled code by its name; `None` where there are no `kernels`."""
+    return None if kernels() is None else importlib.import_module(module)
+
+
 def serve(values: Tensor) -> bool:
     """True where compiled code takes sets with these vertices: in double precision, on the CPU, without gradients."""
     plain = values.dtype == torch.float64 and values.device.type == "cpu" and not values.requires_grad

@@ -17,7 +17,6 @@ cells: their peaks are counted from the highest one.
 
 from __future__ import annotations
 
-import importlib
 import math
 from functools import partial
 from types import ModuleType
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from girih.gaussian.interval import anchored_moments
-from girih.gaussian.prepared import serve
+from girih.gaussian.prepared import compiled_form, serve
 from girih.inference.model import Model, Rows
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -182,7 +181,7 @@ def pair_up(model: Model, rows: Rows, knots: Knots) -> Pairs:
 
 def _fast(*tensors: Tensor) -> ModuleType | None:
     """The module of compiled code, where it takes such tensors."""
-    return importlib.import_module("girih.inference.line_kernels") if all(map(serve, tensors)) else None
+    return compiled_form("girih.inference.line_kernels") if all(map(serve, tensors)) else None
 
 
 def _peaks(y: Tensor, start: Tensor, direction: Tensor, prior: Tensor, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:

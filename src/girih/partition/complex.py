@@ -10,7 +10,6 @@ So cells always fit together, whatever was rounded. A vertex within the error bo
 from __future__ import annotations
 
 import copy
-import importlib
 from itertools import product
 from types import ModuleType
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 from scipy.linalg import null_space, qr
 
 from girih.errors import GirihError
-from girih.gaussian.prepared import kernels
+from girih.gaussian.prepared import compiled_form
 from girih.partition.memory import Array, Growing, ragged
 
 # Functions are handled in blocks of as many as there are bits in a word: which of them are positive or negative
@@ -332,7 +331,7 @@ class Complex:
 
 def _fast() -> ModuleType | None:
     """The module of compiled code, where it can be had."""
-    return None if kernels() is None else importlib.import_module("girih.partition.kernels")
+    return compiled_form("girih.partition.kernels")
 
 
 def _append_blend(column: Growing, low: Array, high: Array, a: Array, b: Array) -> None:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from girih.gaussian.kernels import exactly
 
 Array = NDArray[Any]
 
 _ONE, _NONE = np.uint64(1), np.uint64(0)
 
 
-def _exactly(function: Callable[..., Any]) -> Any:
-    """Compiled without fused products, which would be rounded otherwise."""
-    try:
-        return njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # there is no folder to keep it in
-        return njit(error_model="numpy", nogil=True)(function)
-
-
-@_exactly
+@exactly
 def blend(data: Array, low: Array, high: Array, a: Array, b: Array, out: Array) -> None:
     """Write `a data[low] + b data[high]`, `(n, w)`."""
     for i in range(len(low)):
@@ -30,7 +22,7 @@ def blend(data: Array, low: Array, high: Array, a: Array, b: Array, out: Array) 
             out[i, c] = a[i] * data[low[i], c] + b[i] * data[high[i], c]
 
 
-@_exactly
+@exactly
 def widen(value: Array, error: Array, low: Array, high: Array, a: Array, b: Array, share: float) -> None:
     """Add the rounding of `blend` to the errors `(V, w)` of the last vertices, a share of the sizes of its terms."""
     start = len(value) - len(low)
@@ -40,7 +32,7 @@ def widen(value: Array, error: Array, low: Array, high: Array, a: Array, b: Arra
             error[start + i, c] += share * size
 
 
-@_exactly
+@exactly
 def signs(value: Array, error: Array, positive: Array, negative: Array) -> None:
     """Write which of up to 64 values `(n, w)` are above their errors, and which below minus them, as bits of words."""
     for i in range(len(value)):
@@ -53,7 +45,7 @@ def signs(value: Array, error: Array, positive: Array, negative: Array) -> None:
         positive[i], negative[i] = up, down
 
 
-@_exactly
+@exactly
 def crossed(positive: Array, negative: Array, mask: np.uint64) -> Array:
     """The places of the words that have a bit in common with the mask, ascending."""
     count = 0

@@ -167,7 +167,7 @@ def strangest(page: TablePage, count: int, scored: Scored | None = None) -> list
     at = torch.as_tensor(worst.copy())
     nats = model.explain(taken(rows, worst), held_out=True)
     seen = ~page.missing[worst]
-    below = -model.explain(taken(rows, worst), held_out=True, relative=True)
+    below = model._usual_reasons() - nats
     order = np.where(seen, -below, np.inf).argsort(1, kind="stable")[:, :_REASONS]
     pairs = [(n, int(j)) for n in range(len(worst)) for j in order[n] if seen[n, j]]
     usual = _given_the_rest(page, x[at], codes[at], pairs)

@@ -16,7 +16,6 @@ since given z the missing part of e has mean `Sigma L e` and covariance `Sigma -
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from girih.gaussian import interval_moments
-from girih.gaussian.prepared import kernels
+from girih.gaussian.prepared import compiled_form
 from girih.tables.basis import Basis
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -245,7 +244,7 @@ def _compiled(fast: ModuleType, mixture: Mixture, rows: Rows, observed: Observed
 
 def _fast() -> ModuleType | None:
     """The module of compiled code, where it can be had."""
-    return None if kernels() is None else importlib.import_module("girih.tables.kernels")
+    return compiled_form("girih.tables.kernels")
 
 
 def _by_pattern(matrices: Tensor, rows: Rows) -> Tensor:

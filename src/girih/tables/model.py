@@ -281,9 +281,13 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         out = self._reasons(x, codes, self._unseen.folds_of(x, codes) if held_out else torch.full((len(x),), -1))
         if not relative:
             return out
+        return np.where(self._known(x, codes).numpy(), out - self._usual_reasons(), 0.0)
+
+    def _usual_reasons(self) -> Array:
+        """`explain` on average for rows drawn from the model, `(columns,)`."""
         drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
-        usual = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
-        return np.where(self._known(x, codes).numpy(), out - usual, 0.0)
+        mean: Array = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
+        return mean
 
     def _known(self, x: Tensor, codes: Tensor) -> Tensor:
         """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
