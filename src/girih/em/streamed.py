@@ -26,10 +26,11 @@ from girih.em.options import EMOptions
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
-from girih.errors import EmptyDataError, GirihError, ParameterError
+from girih.errors import EmptyDataError, GirihError
 from girih.inference import DGN, Model, Statistics, accumulate
 from girih.streams import Blocks, Drawn, Processes, Sample, Total
 from girih.training import Checkpoint, FitResult
+from girih.training.options import held_out_count
 
 SAMPLE = 10_000  # rows that choose the start
 
@@ -240,13 +241,7 @@ def _held_out(dgn: DGN, drawn: Drawn, validation: object) -> tuple[HeldOutRows |
         rows = dgn.rows(validation).detach()  # type: ignore[arg-type]
         check_largest(rows, "validation")
         return (rows, rows.new_ones(len(rows))), nothing
-    share = real(validation, "validation")
-    number = round(share * len(drawn))
-    if not 0 < number < len(drawn):
-        raise ParameterError(
-            f"validation={share:g} of the {len(drawn)} rows of the sample holds out {number}; it must be a fraction "
-            "that leaves rows on both sides, an array of rows, or None"
-        )
+    number = held_out_count(validation, len(drawn), f"the {len(drawn)} rows of the sample")
     chosen = drawn.least(number)
     rows = drawn.rows[torch.from_numpy(chosen)]
     return (rows, rows.new_ones(number)), chosen

@@ -197,6 +197,22 @@ def _is_open(value: object, name: str) -> bool:
     return isinstance(value, str) and value == "auto" if name in _WITH_NONE else value is None
 
 
+def held_out_count(validation: object, rows: int, of: str) -> int:
+    """How many of so many rows a fraction holds out; `of` says which rows.
+
+    Raises:
+        ParameterError: the fraction leaves no rows on one side.
+    """
+    share = real(validation, "validation")
+    count = round(share * rows)
+    if not 0 < count < rows:
+        raise ParameterError(
+            f"validation={share:g} of {of} holds out {count}; it must be a fraction that leaves rows on both sides, an "
+            "array of rows, or None"
+        )
+    return count
+
+
 def split(
     rows: Tensor, validation: ArrayLike | Rows | None, seed: int, check: Callable[[Rows], Tensor]
 ) -> tuple[Tensor, Tensor | None]:
@@ -221,13 +237,7 @@ def split(
         return rows, None
     if not isinstance(validation, float | int) and np.ndim(cast(Any, validation)) > 0:
         return rows, check(cast(Rows, validation))
-    share = real(validation, "validation")
-    count = round(share * len(rows))
-    if not 0 < count < len(rows):
-        raise ParameterError(
-            f"validation={share:g} of {len(rows)} rows holds out {count}; it must be a fraction that leaves rows on "
-            "both sides, an array of rows, or None"
-        )
+    count = held_out_count(validation, len(rows), f"{len(rows)} rows")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % 2**63)).to(rows.device)
     return rows[order[count:].sort().values], rows[order[:count].sort().values]
 

@@ -42,13 +42,10 @@ class LatentPage {
     this.chart.point(...this.startingPlace());
   }
 
-  // A plane
-
-  setUp() {
-    this.setPlane(0);
+  /** What the charts of a plane and of a line have in common. */
+  chartOptions(what) {
     const options = {
-      equal: true,
-      label: "The latent plane: arrow keys move, plus and minus zoom, 0 shows all, Enter looks at the nearest row",
+      label: `The latent ${what}: arrow keys move, plus and minus zoom, 0 shows all, Enter looks at the nearest row`,
       paint: (image, chart) => this.paint(image, chart),
       over: (context, chart) => this.over(context, chart),
       hover: () => this.explain(),
@@ -56,7 +53,15 @@ class LatentPage {
       escape: () => this.state.select([]),
     };
     if (this.rows) options.brush = (x0, x1, y0, y1) => this.state.select(this.points.within(x0, x1, y0, y1));
-    this.chart = new Chart({ ...options, names: this.plane.axes, home: this.plane.home }, this.colours);
+    return options;
+  }
+
+  // A plane
+
+  setUp() {
+    this.setPlane(0);
+    const { axes: names, home } = this.plane;
+    this.chart = new Chart({ ...this.chartOptions("plane"), equal: true, names, home }, this.colours);
   }
 
   setPlane(place) {

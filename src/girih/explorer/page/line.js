@@ -34,18 +34,7 @@ class LinePage extends LatentPage {
     this.maps = this.plane.maps && new Maps(this.plane.maps, payload.D, 1);
     this.variance = payload.prior[0][0];
     this.heights = this.heightChoices();
-    const options = {
-      label: "The latent line: arrow keys move, plus and minus zoom, 0 shows all, Enter looks at the nearest row",
-      names: ["z", ""],
-      home: [0, 1, 0, 1],
-      paint: (image, chart) => this.paint(image, chart),
-      over: (context, chart) => this.over(context, chart),
-      hover: () => this.explain(),
-      click: (x, y) => this.pick(x, y),
-      escape: () => this.state.select([]),
-    };
-    if (this.rows) options.brush = (x0, x1, y0, y1) => this.state.select(this.points.within(x0, x1, y0, y1));
-    this.chart = new Chart(options, this.colours);
+    this.chart = new Chart({ ...this.chartOptions("line"), names: ["z", ""], home: [0, 1, 0, 1] }, this.colours);
     this.setHeight(0);
   }
 
