@@ -149,6 +149,21 @@ def test_imputations_are_conditional_means_and_keep_what_was_observed(fitted, nu
     np.testing.assert_allclose(draws.std(0)[~seen], std[~seen], rtol=0.35)
 
 
+def test_means_of_bent_columns_are_held_to_what_was_seen_and_others_are_not(tmp_path):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=80)
+    X = np.column_stack([a, np.exp(2.0 * a + 0.2 * rng.normal(size=80)), 3.0 * a + 0.2 * rng.normal(size=80)])
+    model = girih.TableModel(n_folds=2, random_state=0).fit(X)
+    far = np.array([[5.0, NAN, NAN], [0.0, NAN, NAN]])
+    exact, filled = model.condition(far).mean, model.impute(far)
+    assert exact[0, 1] > 2.0 * X[:, 1].max()  # a tail that no row has shown
+    assert filled[0, 1] == X[:, 1].max()
+    assert filled[0, 2] == exact[0, 2] > X[:, 2].max()
+    np.testing.assert_array_equal(filled[1], exact[1])
+    girih.save(model, tmp_path / "model")
+    np.testing.assert_array_equal(girih.load(tmp_path / "model").impute(far), filled)
+
+
 def test_reasons_are_conditional_densities(fitted, numbers):
     reasons = fitted.explain(numbers)
     assert reasons.shape == numbers.shape and (reasons[np.isnan(numbers)] == 0.0).all()

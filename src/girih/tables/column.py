@@ -44,6 +44,7 @@ class Column:
         common: the commonest label or atom, `None` without codes.
         dtype: the name of its type in the container.
         ordered: whether the order of its levels means something there.
+        seen: the least and the largest number that it had, `None` where that was not kept.
     """
 
     name: Name
@@ -58,6 +59,7 @@ class Column:
     common: Label | None = None
     dtype: str = ""
     ordered: bool = False
+    seen: tuple[float, float] | None = None
 
     @property
     def size(self) -> int:
@@ -125,7 +127,8 @@ def learned(raw: Raw, wanted: Kind | None, x: int, code: int) -> Column:
         return _category(raw, what, None, code)
     at = code if found.atoms else None
     commonest = max(found.atoms, key=lambda a: int((seen == a).sum())) if found.atoms else None
-    return Column(raw.name, kind, x, at, (), found.atoms, found.width, found.whole, None, commonest, dtype)
+    ends = float(seen.min()), float(seen.max())
+    return Column(raw.name, kind, x, at, (), found.atoms, found.width, found.whole, None, commonest, dtype, seen=ends)
 
 
 def _two_valued(seen: NDArray[np.float64], whole: bool) -> bool:

@@ -102,6 +102,13 @@ class Columns:
         """The rounding widths of the D columns of x, `(D,)`; 0 where values were not rounded."""
         return torch.tensor([item.width for item in self.items if item.x is not None], dtype=torch.float64)
 
+    @property
+    def ends(self) -> Tensor:
+        """The least and the largest number that the D columns of x had, `(2, D)`; infinite where not known."""
+        nothing = (-math.inf, math.inf)
+        pairs = [item.seen or nothing for item in self.items if item.x is not None]
+        return torch.tensor(pairs, dtype=torch.float64).view(-1, 2).mT
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -207,10 +214,7 @@ class Columns:
             ModelFileError: it did not write this.
         """
         try:
-            items = [
-                Column(**{**one, "levels": tuple(one["levels"]), "atoms": tuple(one["atoms"])})
-                for one in config["columns"]
-            ]
+            items = [_column(one) for one in config["columns"]]
             if any(item.kind not in KINDS for item in items):
                 raise KeyError("kind")
             return Columns(tuple(items), str(config["source"]))
@@ -252,6 +256,12 @@ class Columns:
             if item.code is not None and code is not None:
                 codes[:, item.code] = code
         return torch.from_numpy(x), torch.from_numpy(codes)
+
+
+def _column(one: Mapping[str, Any]) -> Column:
+    """What `asdict` made of a column, with the lists of JSON."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in one.items()}
+    return Column(**values)
 
 
 def _wanted(given: Table, kinds: Mapping[Name, str]) -> dict[Name, Kind]:

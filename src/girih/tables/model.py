@@ -333,6 +333,9 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
     ) -> object:
         """The rows without holes: conditional means of numbers, and the likeliest categories.
 
+        The mean of a column that is taken on a bent scale is held to the values that were seen in `fit`: there the
+        exact one, which `condition(X).mean` gives, hangs on a tail that no row has shown.
+
         Args:
             X: rows with holes.
             return_std: also give the standard deviation of each entry, `(N, columns)`, 0 where observed and NaN for
@@ -355,8 +358,14 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
                 if item.x is not None:  # the mean already counts the atoms in
                     likeliest = torch.full_like(likeliest, len(item.atoms))
                 codes[:, item.code] = torch.where(codes[:, item.code] < 0, likeliest, codes[:, item.code])
-        whole = self.columns_.write(inner.mean, codes, None if isinstance(X, Mapping) else X)
+        whole = self.columns_.write(self._held(inner), codes, None if isinstance(X, Mapping) else X)
         return (whole, given.std) if return_std else whole
+
+    def _held(self, given: Conditional) -> Tensor:
+        """Conditional means, those of bent columns between the ends of what was seen, `(N, D)`."""
+        low, high = self.columns_.ends
+        hold = given.missing & given.units.bent.any(0)
+        return torch.where(hold, given.mean.clamp(low, high), given.mean)
 
     def probability(self, A: object, b: object) -> float:
         r"""`P(A x <= b)` for a fresh row, of events on one or two columns of numbers.
