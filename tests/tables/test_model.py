@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import girih
+from girih._progress import Counted
 from girih.errors import EmptyDataError, GirihError, NonFiniteError, NotNumericError, ParameterError, ShapeError
 
 NAN = float("nan")
@@ -384,3 +385,30 @@ EXPECTED = {
 )
 def test_sklearn_compatible(estimator, check):
     check(estimator)
+
+
+def test_the_bar_ends_where_it_said(numbers, monkeypatch):
+    seen = []
+
+    class Told(Counted):
+        def step(self, words):
+            super().step(words)
+            seen.append((self.done, self.total))
+
+    monkeypatch.setattr("girih.tables.model.Counted", Told)
+    girih.TableModel(n_folds=3, random_state=0).fit(numbers)
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert all(done < total for done, total in seen[:-1])
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_a_bar_of_unknown_length_never_says_that_nothing_is_left():
+    bar = Counted("search", 5, show=False)
+    for _ in range(30):
+        bar.step("")
+        assert bar.done < bar.total
+    bar.left(2)
+    bar.step("")
+    bar.step("")
+    assert bar.done == bar.total == 32
+    bar.close()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from girih._jobs import jobs, side_by_side
+from girih._progress import Counted
 from girih.tables.finished import Finished
 from girih.tables.fitter import CURVE, SCREENED, Fitter, fit_apart
 from girih.tables.member import Ensemble, Member
@@ -40,9 +41,8 @@ _LIGHT = 0.02  # the least weight that is worth a member
 _FACTORS = 6  # columns from which low-rank noise is tried
 _LARGE, HELD_OUT = 4000, 5000  # rows beyond which samples do, and the most that are held out then
 SAMPLED = 4 * SCREENED  # rows that larger settings, and those that are kept, are fitted to first
+EXPECTED = 60  # settings that are compared, about
 _COSTLY = 3e6  # patterns of holes times D^3 from which fewer settings are tried
-
-Report = Callable[[int, str], None]
 
 
 def fold_count(rows: int, asked: int | None = None) -> int:
@@ -97,7 +97,7 @@ class _Search:
         self,
         splits: Sequence[tuple[Table, Table]],
         seed: int,
-        report: Report,
+        report: Counted,
         finished: Finished,
         name: str,
         judges: int = 1,
@@ -122,7 +122,11 @@ class _Search:
         held, made = self.held[fold], self._made.pop((setting, fold), None)
         member = self.finished.member(self._of(fold), setting, lambda: fit(setting) if made is None else made)
         self.members[setting, fold] = member, member.log_prob(held.x, held.codes)
-        self.report(len(self.members), f"{setting.components} components, {setting.kind} noise")
+        if made is None:
+            self._tell(setting)
+
+    def _tell(self, setting: Setting) -> None:
+        self.report.step(f"{setting.components} components, {setting.kind} noise")
 
     def _of(self, fold: int) -> str:
         return f"{self.name}, fold {fold}"
@@ -142,7 +146,7 @@ class _Search:
             setting, fold = left[place]
             self._made[setting, fold] = member
             self.fitters[fold].learn(plain, curves)
-            self.report(len(self.members) + len(self._made), f"{setting.components} components, {setting.kind} noise")
+            self._tell(setting)
 
     def score(self, setting: Setting) -> float:
         """The mean held-out log-likelihood on the folds that judge.
@@ -187,6 +191,11 @@ class _Search:
             if found[family] <= _ALIKE:
                 kept.append(setting)
         return kept[:_TRIED]
+
+    def plan(self, settings: list[Setting], number: int, more: int = 0) -> None:
+        """Tell that settings on the first folds are what is left, and so many fits besides."""
+        pairs = {(setting, fold) for setting in settings for fold in range(number)}
+        self.report.left(len(pairs - {*self.members, *self._made}) + more)
 
     def stacked(self, settings: list[Setting], number: int) -> tuple[Tensor, Tensor]:
         """The weights of settings on the first folds, and their `log p (N, M)` there, fold after fold."""
@@ -292,7 +301,7 @@ def _sizes(search: _Search, kind: Setting, rows: int) -> list[Setting]:
     return sorted(tried, key=search.score, reverse=True)
 
 
-def choose(table: Table, seed: int, report: Report, finished: Finished, number: int | None = None) -> Choice:
+def choose(table: Table, seed: int, report: Counted, finished: Finished, number: int | None = None) -> Choice:
     """The ensemble for a table.
 
     Up to 4,000 rows by folds. With more, a fifth of the rows is held out (5,000 at most), settings are compared on a
@@ -301,7 +310,7 @@ def choose(table: Table, seed: int, report: Report, finished: Finished, number: 
     Args:
         table: the rows, two or more.
         seed: of folds and starts.
-        report: is called after each fit, with the number of fits made and a few words.
+        report: counts the fits.
         finished: what an earlier run has fitted.
         number: of folds; by default 10 up to 300 rows, and 5 beyond.
     """
@@ -314,8 +323,12 @@ def choose(table: Table, seed: int, report: Report, finished: Finished, number: 
     judges = 1 if lean else min(len(parts), _MOST_JUDGES, math.ceil(_JUDGES / len(parts[0])))
     splits = [(table.without(part), table.take(part)) for part in parts]
     search = _Search(splits, seed, report, finished, "folds", judges)
+    few, most = (1, 3) if lean else (max(judges, 2), _KEPT)
+    report.left(EXPECTED * judges + most * (len(parts) - judges), certain=False)
     screen(search, lean)
-    tried = search.heaviest(search.tried(), 1 if lean else max(judges, 2), 3 if lean else _KEPT)
+    search.plan(search.tried(), few, most * (len(parts) - few))
+    tried = search.heaviest(search.tried(), few, most)
+    search.plan(tried, len(parts))
     weights, log_p = search.stacked(tried, len(parts))
     held_out = torch.empty_like(log_p)
     held_out[torch.cat(parts)] = log_p
@@ -326,13 +339,13 @@ def choose(table: Table, seed: int, report: Report, finished: Finished, number: 
     return Choice(ensemble, tuple(tried), weights, held_out, table.weight, where, _screened(search))
 
 
-def _by_samples(table: Table, part: Tensor, seed: int, report: Report, finished: Finished) -> Choice:
+def _by_samples(table: Table, part: Tensor, seed: int, report: Counted, finished: Finished) -> Choice:
     """`choose` for many rows: three searches, each on more rows and with fewer settings."""
     held, left = table.take(part), table.without(part)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(left)))
     second, kept, screened = narrowed(left.take(order[:SAMPLED]), held, seed, report, finished)
-    made = len(screened) + len(second.members)
-    last = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "all")
+    last = _Search([(left, held)], seed, report, finished, "all")
+    report.left(len(kept))
     for setting in kept:
         start, _ = second.member(setting, 0)
         last.add(setting, 0, partial(last.fitters[0].resume, start))
@@ -343,7 +356,7 @@ Screened = tuple[tuple[Setting, float], ...]
 
 
 def narrowed(
-    left: Table, held: Table, seed: int, report: Report, finished: Finished
+    left: Table, held: Table, seed: int, report: Counted, finished: Finished
 ) -> tuple[_Search, list[Setting], Screened]:
     """The few settings that are worth a fit to all rows, their fits to some, and what was compared before.
 
@@ -359,8 +372,7 @@ def narrowed(
     screen(first, _cost(first.fitters[0].table) > _COSTLY)
     tried = first.heaviest(first.tried(), 1, 4)
     larger = [replace(s, components=K) for s in tried for K in _SIZES if s.components < K <= 2 * s.components]
-    made = len(first.members)
-    second = _Search([(left, held)], seed, lambda fits, words: report(made + fits, words), finished, "more")
+    second = _Search([(left, held)], seed, report, finished, "more")
     return second, second.heaviest(list(dict.fromkeys((*tried, *larger))), 1, 3), _screened(first)
 
 

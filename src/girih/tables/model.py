@@ -17,11 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from girih._options import whole
-from girih._progress import Progress
+from girih._progress import Counted
 from girih.errors import EmptyDataError, ParameterError, ShapeError
 from girih.streams import Blocks, Processes, is_stream
 from girih.tables.checks import TakesTables, check_axes, check_rows
-from girih.tables.choice import Choice, Report, choose
+from girih.tables.choice import EXPECTED, Choice, choose
 from girih.tables.columns import Columns
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -44,7 +44,6 @@ from girih.training.checkpoint import seed_of_run
 
 Array = NDArray[np.float64]
 
-_EXPECTED = 70  # fits of a usual run, for the bar
 _AT_ONCE = 4096  # rows
 _DRAWN = 1000  # rows that say what is usual in a column
 
@@ -191,10 +190,10 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         return self
 
     @contextmanager
-    def _bar(self, processes: Processes) -> Iterator[Report]:
-        bar = Progress("fitting the table", _EXPECTED, show=bool(self.verbose) and processes.leads)
+    def _bar(self, processes: Processes) -> Iterator[Counted]:
+        bar = Counted("fitting the table", EXPECTED, show=bool(self.verbose) and processes.leads)
         try:
-            yield lambda fits, words: bar.show(min(fits, _EXPECTED - 1), words)
+            yield bar
         finally:
             bar.close()
 

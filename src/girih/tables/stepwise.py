@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from girih._progress import Counted
 from girih.em.stepwise import rate, warn_of
 from girih.errors import StreamError
 from girih.streams import Blocks, count, joined
-from girih.tables.choice import HELD_OUT, Report
+from girih.tables.choice import HELD_OUT
 from girih.tables.columns import Columns
 from girih.tables.finished import Finished
 from girih.tables.fitting import Expected, Prior, maximised
@@ -90,7 +91,7 @@ def _finite(mixture: Mixture) -> bool:
 
 
 def choose_once(
-    blocks: Blocks, kinds: Mapping[Name, str] | None, seed: int, report: Report, n_jobs: int | None
+    blocks: Blocks, kinds: Mapping[Name, str] | None, seed: int, report: Counted, n_jobs: int | None
 ) -> tuple[Columns, Chosen] | Whole:
     """The schema and the density for a stream that is passed once; or all its rows, where they are few.
 
@@ -123,7 +124,7 @@ def choose_once(
     for place, (x, codes) in enumerate(_batches(columns, passed)):
         for one in online:
             one.take(x, codes)
-        report(len(begun.settings) + place, f"batch {place + 1}, {online[0].rows:,} rows")
+        report.step(f"batch {place + 1}, {online[0].rows:,} rows")
     warn_of(max(one.left_out for one in online), place + 1)
     return columns, begun.end([one.member for one in online])
 

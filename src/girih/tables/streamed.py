@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from girih._progress import Counted
 from girih.errors import GirihError
 from girih.streams import Blocks, Processes, Total
-from girih.tables.choice import HELD_OUT, SAMPLED, Choice, Report, judged, narrowed
+from girih.tables.choice import HELD_OUT, SAMPLED, Choice, judged, narrowed
 from girih.tables.columns import Columns
 from girih.tables.finished import Finished, member_of, parts_of
 from girih.tables.fitter import RESUMED
@@ -75,7 +76,7 @@ class Start:
     end: Callable[[Sequence[Member]], Chosen]
 
 
-def start(rows: Table, held: Table, seed: int, report: Report, finished: Finished) -> Start:
+def start(rows: Table, held: Table, seed: int, report: Counted, finished: Finished) -> Start:
     """Choose settings by rows in memory, both parts in random order."""
     search, kept, screened = narrowed(rows, held, seed, report, finished)
     curves = [setting for setting, _ in screened if setting.kinks and setting.components == 1][:1]
@@ -96,7 +97,7 @@ def choose_streamed(
     blocks: Blocks,
     kinds: Mapping[Name, str] | None,
     seed: int,
-    report: Report,
+    report: Counted,
     checkpoint: str | os.PathLike[str] | None,
     n_jobs: int | None,
 ) -> tuple[Columns, Chosen] | Whole:
@@ -116,8 +117,8 @@ def choose_streamed(
     try:
         begun = start(table.take(order[~out][:SAMPLED]), table.take(order[out]), seed, report, finished)
         passes = Passes(blocks, columns, drawn.of_block(chosen), processes)
-        made = len(begun.settings)
-        final = ascend(begun, passes, finished, lambda number: report(made + number, f"pass {number} of all rows"))
+        report.left(RESUMED)
+        final = ascend(begun, passes, finished, lambda number: report.step(f"pass {number} of all rows"))
     finally:
         finished.save()
     return columns, begun.end(final)
