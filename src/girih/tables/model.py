@@ -99,6 +99,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
 
     setting_: Setting
     feature_names_in_: NDArray[np.object_]
+    _usual: Array | None
 
     def __init__(
         self,
@@ -215,6 +216,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         ensemble = Ensemble(tuple(member.settled() for member in ensemble.members), ensemble.weights.clone())
         self.columns_, self._ensemble = columns, ensemble
         self._unseen = Unseen.nothing()
+        self._usual = None
         self.members_, self.weights_ = ensemble.members, ensemble.weights.numpy()
         self.n_features_in_ = len(columns)
         if hasattr(self, "feature_names_in_"):  # of an earlier fit
@@ -283,10 +285,11 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
         return np.where(self._known(x, codes).numpy(), out - self._usual_reasons(), 0.0)
 
     def _usual_reasons(self) -> Array:
-        """`explain` on average for rows drawn from the model, `(columns,)`."""
-        drawn, drawn_codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
-        mean: Array = self._reasons(drawn, drawn_codes, torch.full((_DRAWN,), -1)).mean(0)
-        return mean
+        """`explain` on average for rows drawn from the model, `(columns,)`, the same in every call."""
+        if self._usual is None:
+            drawn, codes = (part[:, 0] for part in self._anything().sample(_DRAWN, torch.Generator().manual_seed(0)))
+            self._usual = self._reasons(drawn, codes, torch.full((_DRAWN,), -1)).mean(0)
+        return self._usual
 
     def _known(self, x: Tensor, codes: Tensor) -> Tensor:
         """Which columns of the table each row shows, `(N, columns)`; those that are no part of the model never."""
