@@ -236,7 +236,7 @@ def test_sampling_when_asked_or_needed_and_other_priors(girih, code, no_pictures
     [
         ("absent.pt2", (), "there is no file absent.pt2"),
         ("damaged.pt2", (), "damaged.pt2 cannot be read as a torch.export file ("),
-        ("net.onnx", (), "net.onnx is an ONNX file"),
+        ("net.onnx", (), "net.onnx cannot be read as an ONNX file"),
         ("net.pth", (), "a state dict or a pickled module is not enough"),
         (
             "whatever",

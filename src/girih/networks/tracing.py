@@ -44,8 +44,8 @@ def trace(
         net: a feed-forward module from `(N, S)` to `(N, ...)` made of linear, convolutional, pooling, upsampling and
             reshaping layers, batch normalisation and dropout in eval mode, sums and concatenations of branches, and
             piecewise-linear activations, as modules or as functions; or a program of `torch.export`, or the path of
-            its `.pt2` file, of which no code is run. Arguments of its forward other than the first keep their
-            defaults. An output of any shape is flattened to D numbers.
+            its `.pt2` file or of an `.onnx` file (extra `onnx`), of which no code is run. Arguments of its forward
+            other than the first keep their defaults. An output of any shape is flattened to D numbers.
         until: the name of a module or call to stop before: g is what goes into it. For a head that is not piecewise
             linear (Sigmoid, Tanh, Softmax).
         output: which tensor of a network that returns several: a key, the name of a field, or a place; of nested ones
