@@ -1,5 +1,7 @@
 """Every python block of the README and the docs runs, one after the other in each page, as a reader would run them.
 
+Tutorials, whose blocks are cells of notebooks, run too, with the few settings and steps of a test; `make docs` runs them in full.
+
 A comment `<!-- run first ... -->` holds what a page leaves to its reader, such as the rows.
 """
 
@@ -15,13 +17,23 @@ from effort import FEWEST, try_few_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "papers/README.md", *(ROOT / "docs").rglob("*.md")]
-BLOCK = re.compile(r"^(?:```python\n(.*?)^```|<!-- run first\n(.*?)^-->)", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^(?:```(?:python|\{code-cell\} ipython3)\n(?::[^\n]*\n)*(.*?)^```|<!-- run first\n(.*?)^-->)",
+    re.DOTALL | re.MULTILINE,
+)
 BLOCKS = {page: [m for m in BLOCK.finditer(page.read_text("utf-8"))] for page in PAGES}
 
 
 def fit_shortly(est, *arguments, fit=girih.DGNEstimator.fit, **options):
     """From one start, for a few iterations: what a block calls is the same."""
     return fit(est.set_params(max_iter=min(est.max_iter, 30), n_init=1), *arguments, **options)
+
+
+def shortly(fit):
+    """A few steps of training instead of those that a page asks for."""
+    return lambda model, *rows, **options: fit(
+        model, *rows, **{k: v for k, v in options.items() if k not in ("max_epochs", "max_steps")}, max_steps=20
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::girih.em.OverfitWarning")
@@ -31,6 +43,9 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     try_few_settings(monkeypatch, **FEWEST)
     monkeypatch.setattr(girih.DGNEstimator, "fit", fit_shortly)
+    if "tutorials" in page:
+        monkeypatch.setattr(girih.vae.VAE, "fit", shortly(girih.vae.VAE.fit))
+        monkeypatch.setattr(girih.flows.Flow, "fit", shortly(girih.flows.Flow.fit))
     text, names = (ROOT / page).read_text("utf-8"), {}
     for match in BLOCKS[ROOT / page]:
         line = text[: match.start()].count("\n") + 1

@@ -50,6 +50,8 @@ def read_onnx(path: Path) -> Network:
         raise ModelFileError(f"there is no file {path}, or it is not a regular file")
     try:
         model = onnx.load(str(path))
+        if not model.graph.output:
+            raise ModelFileError(f"{path.name} cannot be read as an ONNX file: it holds no network; export it again")
         if model.functions:
             model = require("onnx.inliner", "onnx").inline_local_functions(model)
         return _Reader(model).read()

@@ -48,9 +48,14 @@ def explain_rows(numbers: dict[str, Any]) -> list[Number]:
             Number(
                 "Noise",
                 f"{noise['variance']:.3g}",
-                f"The variance of what the decoder leaves to chance, {noise['from']}. Beside it the decoder misses "
-                f"rows by {numbers['residual']:.3g} an entry, root mean square: much more than its root, "
-                f"{math.sqrt(noise['variance']):.3g}, says that the rows are not of the kind it was made for.",
+                f"The variance of what the decoder leaves to chance, {noise['from']}. It misses rows by "
+                f"{numbers['residual']:.3g} an entry, root mean square: "
+                + (
+                    "of two decoders of the same rows, prefer the one where that is smaller on fresh ones."
+                    if "likeliest" in noise["from"]
+                    else f"much more than {math.sqrt(noise['variance']):.3g}, the root of the noise, says that the "
+                    "rows are not of the kind that it was made for."
+                ),
             )
         )
     else:
