@@ -1,6 +1,6 @@
 """Every python block of the README and the docs runs, one after the other in each page, as a reader would run them.
 
-Tutorials, whose blocks are cells of notebooks, run too, with the few settings and steps of a test; `make docs` runs them in full.
+Tutorials, whose blocks are cells of notebooks, run too, with few settings and steps; `make docs` runs them in full.
 
 A comment `<!-- run first ... -->` holds what a page leaves to its reader, such as the rows.
 """

@@ -284,14 +284,14 @@ NOISES = {
 def test_variance_and_spread_of_missing_entries_are_those_of_quadrature(S, noise):
     dgn = girih.DGN(girih.mlp([S, 5, 3], seed=S), noise=noise, prior=1.3)
     p, x = dgn(), torch.tensor([[0.4, torch.nan, 0.1], [torch.nan, torch.nan, -0.6], [1.0, 2.0, 3.0]]).double()
-    side = torch.linspace(-9.0, 9.0, 4001 if S == 1 else 601, dtype=torch.float64)
+    side = torch.linspace(-9.0, 9.0, 4001 if S == 1 else 301, dtype=torch.float64)
     z = torch.cartesian_prod(*[side] * S).reshape(-1, S)
     g, C = dgn.trace(z).detach(), dgn.noise_covariance.matrix.detach()
     weight = torch.softmax(-0.5 * z.square().sum(1) / 1.3, 0)
     mean = weight @ g
     torch.testing.assert_close(p.variance.detach(), weight @ (g - mean).square() + C.diag(), rtol=1e-4, atol=1e-5)
     filled, std = dgn.impute(x, return_std=True)
-    draws = dgn.impute(x, draws=20_000, seed=0)
+    draws = dgn.impute(x, draws=2_000, seed=0)
     assert (filled == dgn.impute(x)).all() and (std[2] == 0).all() and (draws[:, 2] == x[2]).all()
     for n in (0, 1):
         m = x[n].isnan()
@@ -302,8 +302,8 @@ def test_variance_and_spread_of_missing_entries_are_those_of_quadrature(S, noise
         variance = share @ (each - known).square() + (C[m][:, m] - C[m][:, ~m] @ inverse @ C[~m][:, m]).diag()
         torch.testing.assert_close(filled[n, m].detach(), known, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(std[n, m].detach(), variance.sqrt(), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(draws[:, n, m].std(0), variance.sqrt(), rtol=0.03, atol=0.0)
-        assert ((draws[:, n, m].mean(0) - known).abs() < 5 * variance.sqrt() / 20_000**0.5).all()
+        torch.testing.assert_close(draws[:, n, m].std(0), variance.sqrt(), rtol=0.1, atol=0.0)
+        assert ((draws[:, n, m].mean(0) - known).abs() < 5 * variance.sqrt() / 2_000**0.5).all()
 
 
 def test_conventions_of_torch_distributions():

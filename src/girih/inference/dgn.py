@@ -252,7 +252,7 @@ class DGN(nn.Module):
         if not len(holes):
             return out
         posterior = model.cells.region.posterior(model, self.trace, x[holes])
-        z = posterior._draw(draws, generator)
+        z = posterior._draw(draws, generator).reshape(draws, len(holes), -1)
         for some, latents in zip(out, z, strict=True):
             with torch.no_grad():
                 drawn = self.trace(latents) + model.noise.sample(len(holes), generator)
@@ -445,8 +445,8 @@ class DGNDistribution(Shown, Distribution):
         """A function of rows `(N, D)`, of a single one `(D,)`, or with leading batch axes."""
         dgn, state = self._dgn, self._refresh()
         value = as_tensor(value, "x", state.model.bias.device)
-        batch = self.batch_shape
-        if batch and value.shape[-1:] == self.event_shape and value.ndim <= len(batch):
+        batch, given = self.batch_shape, value.ndim - 1
+        if 0 <= given < len(batch) and value.shape == batch[len(batch) - given :] + self.event_shape:
             value = value.expand(batch + self.event_shape)
         if value.ndim > 2 and value.shape[-1] == dgn.output_dim:
             flat = self._by_rows(value.reshape(-1, value.shape[-1]), function)
