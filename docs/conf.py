@@ -40,8 +40,10 @@ copybutton_prompt_is_regexp = True
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "girih"
+html_static_path = ["static"]
+html_css_files = ["girih.css"]
 default_role = "code"  # docstrings write code in single backticks
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -7,7 +7,10 @@ A comment `<!-- run first ... -->` holds what a page leaves to its reader, such 
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,31 @@ def test_blocks_run(page, tmp_path, monkeypatch):
 
 def test_there_are_blocks():
     assert sum(len(blocks) for blocks in BLOCKS.values()) > 10
+
+
+def test_the_page_of_the_command_line_has_every_command(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from commands import MARKER, commands
+
+    assert MARKER in (ROOT / "docs/cli.md").read_text("utf-8")
+    page = commands()
+    assert {f"## girih {name}" for name in ("fit", "inspect", "impute", "reproduce")} <= set(page.splitlines())
+    assert "| `--model` `table\\|dgn` |" in page and "[b]" not in page
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    pytest.importorskip("myst_nb")
+    places = os.pathsep.join(str(ROOT / part) for part in ("src", "papers/src"))
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--builder",
+        "html",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places})
+    assert done.returncode == 0, done.stderr
