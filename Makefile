@@ -39,8 +39,9 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet --doctest-modules src/girih papers/src
 
+# Pages, API and executed tutorials; a tutorial runs again when it has changed.
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/build/html
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/build/html
 	@echo "Open docs/build/html/index.html"
 
 clean:
@@ -53,5 +54,5 @@ $(VENV)/.installed: pyproject.toml papers/pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(INSTALL) --editable ".[dev,docs]"
+	$(INSTALL) --editable ".[dev,docs]" --editable ./papers
 	@touch $@

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
 import girih
+
+sys.path.insert(0, str(Path(__file__).parent))
+from commands import MARKER, commands
 
 project = "girih"
 author = "The girih developers"
@@ -12,17 +20,30 @@ copyright = "2026, The girih developers"
 version = release = girih.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
-exclude_patterns = ["build"]
+exclude_patterns = ["build", "jupyter_execute", ".jupyter_cache"]
+nb_execution_mode = "cache"  # a tutorial runs again when it has changed, in build/.jupyter_cache
+nb_execution_cache_path = str(Path(__file__).parent / "build/.jupyter_cache")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_merge_streams = True
+nb_output_stderr = "remove"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "girih"
+html_static_path = ["static"]
+html_css_files = ["girih.css"]
 default_role = "code"  # docstrings write code in single backticks
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -45,13 +66,39 @@ def literal_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lin
     lines[:] = out
 
 
+def no_link(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """The name of NumPy's type of objects ends like a link of reStructuredText."""
+    lines[:] = [line.replace("numpy.object_", r"numpy.object\_") for line in lines]
+
+
 def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool:
     """Leave out fields of named tuples ("Alias for field number 0") and scikit-learn's generated setters."""
     generated = name.startswith("set_") and name.endswith("_request")
     return skip or generated or type(obj).__name__ == "_tuplegetter"
 
 
+def fill_in_commands(app: Any, name: str, source: list[str]) -> None:
+    """The page of the command line is made from the help of its commands."""
+    if MARKER in source[0]:
+        source[0] = source[0].replace(MARKER, commands())
+
+
+def inline_formula(self: Any, node: Any) -> None:
+    """A formula within a line, as MathML: every browser typesets that, without a script or a network."""
+    self.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def displayed_formula(self: Any, node: Any) -> None:
+    """A formula on a line of its own."""
+    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise SkipNode
+
+
 def setup(app: Any) -> None:
     """Connect the hooks; formulas are marked before napoleon reads the docstring."""
+    app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.connect("autodoc-process-docstring", literal_formulas, priority=400)
+    app.connect("autodoc-process-docstring", no_link, priority=900)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("source-read", fill_in_commands)

@@ -72,6 +72,10 @@ class DerivativeError(GirihError):
     """A derivative was asked for that is not available."""
 
 
+class NoClosedFormError(GirihError, NotImplementedError):
+    """A `NoClosedFormError` says that a quantity is not known exactly, and what stands in for it."""
+
+
 class SingularInformationError(GirihError):
     """A Fisher information that must be inverted is singular: some direction of z is not determined."""
 

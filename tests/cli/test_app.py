@@ -144,3 +144,26 @@ def test_threads_are_put_back():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_progress_as_lines_of_json(girih, tmp_path):
+    done = girih(
+        "fit",
+        "circle",
+        "--model",
+        "dgn",
+        "--hidden",
+        4,
+        "--max-iter",
+        3,
+        "--out",
+        "o",
+        "--progress",
+        "json",
+        "--no-explorer",
+    )
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    assert lines and all(set(line) == {"step", "done", "total", "numbers", "seconds"} for line in lines)
+    done = [line["done"] for line in lines if line["step"] == lines[0]["step"]]
+    assert done == sorted(done)

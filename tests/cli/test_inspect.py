@@ -52,6 +52,8 @@ class Several(torch.nn.Module):
         h = self.body(z)
         return {"logits": h, "probability": self.head(h)}
 def several(): return Several()
+def smooth(): return torch.nn.Sequential(girih.mlp([2, 5, 4], seed=1), torch.nn.Sigmoid(), torch.nn.Flatten())
+def vae(): return girih.vae.VAE(girih.mlp([1, 4, 3], seed=0), noise=0.1, seed=0)
 number = 3
 """
 ALWAYS = {"report.html", "explorer.html", "inspection.json", "cells.csv", ".girih.json"}
@@ -234,9 +236,13 @@ def test_sampling_when_asked_or_needed_and_other_priors(girih, code, no_pictures
     [
         ("absent.pt2", (), "there is no file absent.pt2"),
         ("damaged.pt2", (), "damaged.pt2 cannot be read as a torch.export file ("),
-        ("net.onnx", (), "net.onnx is an ONNX file"),
+        ("net.onnx", (), "net.onnx cannot be read as an ONNX file"),
         ("net.pth", (), "a state dict or a pickled module is not enough"),
-        ("whatever", (), "whatever is not there, and is not a .pt2 file (torch.export.save), module:function, or"),
+        (
+            "whatever",
+            (),
+            "whatever is not there, and is not a .pt2 file (torch.export.save), an .onnx file, module:function, or",
+        ),
         ("empty", (), "empty"),
         ("no_such_module:f", (), "there is no module 'no_such_module' in the current folder"),
         ("absent.py:f", (), "there is no file absent.py"),
@@ -251,7 +257,6 @@ def test_sampling_when_asked_or_needed_and_other_priors(girih, code, no_pictures
         ("{code}:curved", (), "Tanh"),
         ("{code}:conv", (), "pass --latent-dim S"),
         ("{code}:several", (), "returns 2 tensors ('logits', 'probability')"),
-        ("{code}:several", ("--output", "probability"), "or --until head"),
         ("{code}:several", ("--output", "x"), "no output 'x'"),
         ("{code}:broken", (), "64 of 64 prior draws"),
         ("{code}:plane", ("--image-shape", "28x28"), "has 784 pixels, and the decoder has D = 3 outputs"),
@@ -287,6 +292,50 @@ def test_one_output_or_what_goes_into_a_head(girih, code, no_pictures, monkeypat
     assert done.code == 0, done.err
     assert done.json["cells"]["count"] == len(library.Partition(library.mlp([2, 5, 4], seed=1)))
     assert f"{options[0][2:]}=" in run_code(text("o/report.html"), monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "options"), [("several", ("--output", "probability")), ("smooth", ())])
+def test_a_smooth_head_is_taken_off_and_said(girih, code, no_pictures, monkeypatch, name, options):
+    done = girih("inspect", f"{code}:{name}", *options, "--out", "o", "--json")
+    assert done.code == 0 and "the Sigmoid at the end is not piecewise affine" in done.err, done.err
+    assert done.json["cells"]["count"] == len(library.Partition(library.mlp([2, 5, 4], seed=1)))
+    assert "until=" in run_code(text("o/report.html"), monkeypatch)
+    np.save("rows.npy", np.zeros((3, 4)))
+    refused = girih("inspect", f"{code}:{name}", "rows.npy", *options, "--out", "p")
+    assert refused.code == 2 and "whose Sigmoid was taken off" in refused.error
+
+
+def test_rows_are_placed_and_scored(girih, code, no_pictures, monkeypatch):
+    net = library.mlp([2, 6, 6, 3], activation="leaky_relu", seed=0)
+    dgn = library.DGN(net, noise=0.05)
+    x = dgn().sample((40,), seed=0)
+    pd.DataFrame(x.numpy(), columns=["a", "b", "c"]).to_csv("rows.csv", index=False)
+    done = girih("inspect", f"{code}:plane", "rows.csv", "--noise", 0.05, "--out", "o", "--json")
+    assert done.code == 0, done.err
+    known = dgn().log_prob(x).detach().numpy()
+    table = pd.read_csv("o/rows.csv")
+    assert table["log_p"].to_numpy() == pytest.approx(known, abs=1e-8)
+    assert done.json["rows"]["nll"]["mean"] == pytest.approx(-known.mean(), abs=1e-8)
+    cells = pd.read_csv("o/cells.csv")
+    assert (cells["rows"].to_numpy() == np.bincount(table["cell"], minlength=len(cells))).all()
+    assert "Cells with rows" in text("o/report.html")
+    library.save(dgn, "model")
+    again = girih("inspect", "model", "rows.csv", "--out", "p", "--json", "--rows", 10)
+    assert again.json["rows"]["rows"] == 10 and again.json["rows"]["noise"]["from"] == "that of the fitted model"
+    wrong = girih("inspect", f"{code}:plane", "rows.csv", "--drop", "a")
+    assert wrong.code == 2 and "2 columns, and the decoder has D = 3 outputs" in wrong.error
+
+
+def test_a_vae_is_measured_on_rows(girih, code, no_pictures):
+    vae = library.vae.VAE(library.mlp([1, 4, 3], seed=0), noise=0.1, seed=0)
+    np.save("rows.npy", vae.sample(12, seed=0).numpy())
+    library.save(vae, "vae")
+    for decoder in (f"{code}:vae", "vae"):
+        done = girih("inspect", decoder, "rows.npy", "--out", "o", "--json", "--no-explorer")
+        assert done.code == 0, done.err
+        assert done.json["rows"]["gap"]["gap"] == pytest.approx(
+            float(library.vae.gap(vae, vae.sample(12, seed=0)).gap.mean())
+        )
 
 
 def test_a_latent_dimension_can_be_told(girih, code, no_pictures):

@@ -229,7 +229,6 @@ def test_what_is_fitted(girih, monkeypatch, options, kind):
         (("fit", "names.csv", "--columns", "n"), "--kind n=category"),
         (("fit", "mixed.csv"), "text among numbers"),
         (("anomalies", "generator", "t.csv"), "needs the model of a table"),
-        (("impute", "generator", "t.csv", "--std"), "need the model of a table"),
     ],
 )
 def test_refusals(girih, arguments, message):
@@ -357,3 +356,17 @@ def test_info_and_help_load_nothing_slow():
     for arguments in (["--help"], ["info"], ["score", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_single_generator_says_how_sure_its_fillings_are(girih):
+    dgn = library.DGN(library.mlp([1, 3, 2], seed=0), noise=0.1)
+    library.save(dgn, "generator")
+    x = np.array([[0.3, np.nan], [0.1, 0.2], [np.nan, -0.4]])
+    pd.DataFrame(x, columns=["a", "c"]).to_csv("t.csv", index=False)
+    done = girih("impute", "generator", "t.csv", "--std", "--draws", 3, "--out", "o", "--json")
+    assert done.code == 0 and done.json["files"] == ["imputed.csv", "deviations.csv", "draws.csv"], done.err
+    known = dgn.impute(x, return_std=True)[1].numpy()
+    assert pd.read_csv("o/deviations.csv").to_numpy() == pytest.approx(known)
+    draws = pd.read_csv("o/draws.csv").to_numpy()
+    assert draws.shape == (9, 4) and draws[:, :2].tolist() == [[m, n] for m in range(3) for n in range(3)]
+    assert draws[:, 2:] == pytest.approx(dgn.impute(x, draws=3, seed=0).reshape(9, 2).numpy())

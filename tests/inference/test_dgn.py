@@ -267,3 +267,57 @@ def test_every_error_is_a_girih_error_and_a_value_error():
     for name, error in vars(girih.errors).items():
         if isinstance(error, type):
             assert issubclass(error, girih.errors.GirihError) and issubclass(error, ValueError), name
+
+
+NOISES = {
+    "scalar": 0.2,
+    "diagonal": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
+    "low rank": girih.Covariance.low_rank(
+        torch.tensor([[0.5], [-0.4], [0.3]]).double(), torch.full((3,), 0.1).double()
+    ),
+    "full": torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.2, -0.05], [0.0, -0.05, 0.1]], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("S", [1, 2])
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_variance_and_spread_of_missing_entries_are_those_of_quadrature(S, noise):
+    dgn = girih.DGN(girih.mlp([S, 5, 3], seed=S), noise=noise, prior=1.3)
+    p, x = dgn(), torch.tensor([[0.4, torch.nan, 0.1], [torch.nan, torch.nan, -0.6], [1.0, 2.0, 3.0]]).double()
+    side = torch.linspace(-9.0, 9.0, 4001 if S == 1 else 301, dtype=torch.float64)
+    z = torch.cartesian_prod(*[side] * S).reshape(-1, S)
+    g, C = dgn.trace(z).detach(), dgn.noise_covariance.matrix.detach()
+    weight = torch.softmax(-0.5 * z.square().sum(1) / 1.3, 0)
+    mean = weight @ g
+    torch.testing.assert_close(p.variance.detach(), weight @ (g - mean).square() + C.diag(), rtol=1e-4, atol=1e-5)
+    filled, std = dgn.impute(x, return_std=True)
+    draws = dgn.impute(x, draws=2_000, seed=0)
+    assert (filled == dgn.impute(x)).all() and (std[2] == 0).all() and (draws[:, 2] == x[2]).all()
+    for n in (0, 1):
+        m = x[n].isnan()
+        rest, inverse = x[n, ~m] - g[:, ~m], torch.linalg.inv(C[~m][:, ~m])
+        share = torch.softmax(weight.log() - 0.5 * torch.einsum("ni,ij,nj->n", rest, inverse, rest), 0)
+        each = g[:, m] + rest @ (C[m][:, ~m] @ inverse).T
+        known = share @ each
+        variance = share @ (each - known).square() + (C[m][:, m] - C[m][:, ~m] @ inverse @ C[~m][:, m]).diag()
+        torch.testing.assert_close(filled[n, m].detach(), known, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(std[n, m].detach(), variance.sqrt(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(draws[:, n, m].std(0), variance.sqrt(), rtol=0.1, atol=0.0)
+        assert ((draws[:, n, m].mean(0) - known).abs() < 5 * variance.sqrt() / 2_000**0.5).all()
+
+
+def test_conventions_of_torch_distributions():
+    p = girih.DGN(girih.mlp([1, 5, 3], seed=0), noise=0.1)()
+    many = p.expand((4, 2))
+    x = many.sample((5,), seed=0)
+    assert x.shape == (5, 4, 2, 3) and many.batch_shape == (4, 2) and p.batch_shape == ()
+    torch.testing.assert_close(many.log_prob(x), p.log_prob(x))
+    torch.testing.assert_close(many.log_prob(x[0, 0, 0]), p.log_prob(x[0, 0, 0]).expand(4, 2))
+    assert many.mean.shape == many.variance.shape == (4, 2, 3)
+    assert (p.expand((2,)).expand((4, 2)).sample().shape) == (4, 2, 3)
+    with pytest.raises(girih.errors.ShapeError, match="2 axes or more"):
+        many.expand((4,))
+    with pytest.raises(NotImplementedError, match="no closed form"):
+        p.entropy()
+    with pytest.raises(girih.errors.ParameterError, match="ask for one of them"):
+        p._dgn.impute(x[0, 0], return_std=True, draws=2)

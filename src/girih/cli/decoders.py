@@ -9,7 +9,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
@@ -20,19 +20,24 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+import girih
 from girih._files import write_json, write_text
 from girih.cli.explorers import EXPLORER, explore_decoder
 from girih.cli.folder import OutputFolder
-from girih.cli.tables import MODEL, read_model, write_csv
+from girih.cli.options import Chosen
+from girih.cli.tables import MODEL, SavedModel, load_data, load_for, plural, read_model, write_csv
 from girih.cli.terminal import CommandError, Terminal
+from girih.datasets import Dataset
 from girih.errors import UnsupportedLayerError
 from girih.explorer import Wanted as Shown
+from girih.geometry import Cells
 from girih.geometry.priors import UniformPrior
-from girih.networks import Trace, trace
-from girih.report import Inspection, Page, Picture, versions
-from girih.report.inspection_facts import cell_table, facts
-from girih.report.inspection_numbers import explain_inspection
+from girih.networks import Trace, smooth_head, trace
+from girih.report import InspectedRows, Inspection, Number, Page, Picture, inspect_rows, versions
+from girih.report.inspection_facts import cell_table, facts, facts_of_rows, row_table
+from girih.report.inspection_numbers import explain_inspection, explain_rows
 from girih.report.inspection_pictures import PICTURES, draw_inspection
+from girih.vae import VAE
 
 Network = torch.nn.Module | torch.export.ExportedProgram | Trace
 
@@ -52,6 +57,9 @@ class Decoder:
         output_shape: of one output, where the module told it.
         columns: names of the outputs, for a model that was fitted to a table.
         notes: what the user should know.
+        head: the smooth function that was taken off the end, such as Sigmoid; empty where there was none.
+        vae: that the decoder belongs to.
+        saved: the fitted model that it is from.
     """
 
     source: str
@@ -62,6 +70,9 @@ class Decoder:
     output_shape: tuple[int, ...] | None = None
     columns: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    head: str = ""
+    vae: VAE | None = None
+    saved: SavedModel | None = None
 
 
 class Wanted(NamedTuple):
@@ -100,7 +111,8 @@ def load_decoder(source: str, wanted: Wanted = _ALL) -> Decoder:
         return _from_code(source, module, name, wanted)
     what = "is neither" if path.exists() else "is not there, and is not"
     raise CommandError(
-        f"{source} {what} a .pt2 file (torch.export.save), module:function, or a folder that girih fit wrote"
+        f"{source} {what} a .pt2 file (torch.export.save), an .onnx file, module:function, or a folder "
+        "that girih fit wrote"
         + ("; a state dict or a pickled module is not enough: name a function that builds it" if path.is_file() else "")
     )
 
@@ -140,13 +152,17 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _from_model(source: str, path: Path) -> Decoder:
-    saved = read_model(path)
     folder = path / MODEL if (path / MODEL).is_dir() else path
+    model = girih.load(folder)
+    if isinstance(model, VAE):
+        code = f"trace = girih.trace(girih.load({str(folder)!r}).eval().decoder)"
+        return replace(_traced(source, path.name, model.eval().decoder, code, _ALL), vae=model)
+    saved = read_model(path, model)
     attribute = "" if saved.estimator is None else ".dgn_"
     lines = f"model = girih.load({str(folder)!r}){attribute}\ntrace = model.trace"
     prior = saved.dgn.prior.detach().cpu()
     columns = None if saved.image_shape is not None else saved.columns
-    return Decoder(source, saved.name, saved.dgn.trace, lines, prior, saved.image_shape, columns)
+    return Decoder(source, saved.name, saved.dgn.trace, lines, prior, saved.image_shape, columns, saved=saved)
 
 
 def _from_file(source: str, path: Path, wanted: Wanted) -> Decoder:
@@ -169,6 +185,9 @@ def _from_code(source: str, module: str, name: str, wanted: Wanted) -> Decoder:
     home = str(Path(module).parent) if module.endswith(".py") else "."
     path = "" if home == "." else f"import sys\n\nsys.path.insert(0, {home!r})\n"
     code = f"{path}from {short} import {name}\n\ntrace = girih.trace({made}.eval(){wanted.code})"
+    if isinstance(net, VAE):
+        part = code.replace(".eval()", ".eval().decoder")
+        return replace(_traced(source, f"{short}-{name}", net.decoder, part, wanted, notes), vae=net)
     return _traced(source, f"{short}-{name}", net, code, wanted, notes)
 
 
@@ -274,11 +293,69 @@ def _traced(
     source: str, name: str, net: Network | Path, code: str, wanted: Wanted, notes: list[str] | None = None
 ) -> Decoder:
     try:
-        traced = trace(net, **wanted._asdict())
+        try:
+            traced, head = trace(net, **wanted._asdict()), ""
+        except UnsupportedLayerError:
+            found = None if wanted.until else smooth_head(net, wanted.output, wanted.latent_dim)
+            if found is None:
+                raise
+            until, head = found
+            traced = trace(net, until, latent_dim=wanted.latent_dim)
+            notes = [*(notes or []), _taken_off(until, head)]
+            code = code.removesuffix(f"{wanted.code})") + wanted._replace(until=until, output=None).code + ")"
     except UnsupportedLayerError as error:
         text = str(error).replace("pass latent_dim= to girih.trace", "pass --latent-dim S")
         raise UnsupportedLayerError(text) from None
-    return Decoder(source, name, traced, code, output_shape=traced.output_shape, notes=notes or [])
+    return Decoder(source, name, traced, code, output_shape=traced.output_shape, notes=notes or [], head=head)
+
+
+def _taken_off(until: str, head: str) -> str:
+    return (
+        f"the {head} at the end is not piecewise affine, so what goes into it is inspected (--until {until}): all "
+        f"numbers and pictures are of values before the {head}"
+    )
+
+
+_ROWS = {1: 50_000, 2: 5_000, 3: 200}  # by S: of S = 3 a row can take a second
+
+
+def most_rows(decoder: Decoder) -> int:
+    """How many rows are looked at unless more are asked for."""
+    return _ROWS.get(decoder.trace.latent_dim, 5_000)
+
+
+def rows_for(decoder: Decoder, data: str, chosen: Chosen) -> Dataset:
+    """The rows of DATA, with as many columns as the decoder has outputs.
+
+    Raises:
+        CommandError: it has another number, or cannot be compared with the decoder.
+    """
+    if decoder.head:
+        raise CommandError(
+            f"rows cannot be compared with a decoder whose {decoder.head} was taken off: give DATA in the units of "
+            "what goes into it and say so by --until (the note above names it), or name a function that returns a "
+            'girih.vae.VAE with likelihood="bernoulli", whose decoder gives what goes into a Sigmoid'
+        )
+    if decoder.saved is not None:
+        return load_for(decoder.saved, data, chosen)
+    dataset, D = load_data(data, chosen), decoder.trace.output_dim
+    if dataset.shape[1] != D:
+        raise CommandError(
+            f"{dataset.name} has {plural(dataset.shape[1], 'column')}, and the decoder has D = {D} outputs; choose "
+            "columns with --columns or --drop"
+        )
+    return dataset
+
+
+def inspected_rows(
+    decoder: Decoder, cells: Cells, data: Dataset, noise: float | None, seed: int, progress: bool
+) -> InspectedRows:
+    """The rows beside the decoder, with the noise that was asked for, or that is known of it."""
+    known = noise if noise is not None else None if decoder.saved is None else decoder.saved.dgn.noise_covariance
+    found = inspect_rows(cells, data.X, noise=known, vae=decoder.vae, seed=seed, progress=progress)
+    return (
+        found if noise is not None or decoder.saved is None else replace(found, noise_from="that of the fitted model")
+    )
 
 
 def _line(error: BaseException) -> str:
@@ -286,8 +363,8 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-REPORT, NUMBERS, CELLS = "report.html", "inspection.json", "cells.csv"
-FILES = (REPORT, EXPLORER, NUMBERS, CELLS, *PICTURES)
+REPORT, NUMBERS, CELLS, ROWS = "report.html", "inspection.json", "cells.csv", "rows.csv"
+FILES = (REPORT, EXPLORER, NUMBERS, CELLS, ROWS, *PICTURES)
 _LISTED = 12  # layers in the table of settings
 
 
@@ -295,6 +372,7 @@ def write(
     folder: OutputFolder,
     decoder: Decoder,
     found: Inspection,
+    rows: InspectedRows | None,
     image_shape: tuple[int, ...] | None,
     settings: dict[str, Any],
     seconds: dict[str, float],
@@ -304,12 +382,15 @@ def write(
     metrics: dict[str, Any] = facts(found)
     metrics["decoder"] = {"source": decoder.source, "name": decoder.name, **metrics["decoder"]}
     metrics["decoder"]["image_shape"] = None if image_shape is None else list(image_shape)
+    metrics["rows"] = None if rows is None else facts_of_rows(rows, found.cells)
     metrics["settings"] = settings
     metrics["notes"] = [*decoder.notes, *([found.note] if found.note else [])]
     metrics["versions"] = versions()
     with folder.results() as results:
         write_json(results / NUMBERS, metrics)
-        write_csv(results / CELLS, cell_table(found))
+        write_csv(results / CELLS, cell_table(found, rows))
+        if rows is not None:
+            write_csv(results / ROWS, row_table(rows))
         with folder.outliving_interrupt():
             with terminal.drawing(seconds):
                 pictures = draw_inspection(results, found, image_shape, decoder.columns, settings["seed"])
@@ -319,7 +400,7 @@ def write(
             if settings["explorer"]:
                 with terminal.busy("making the explorer"):
                     wanted = Shown(columns=decoder.columns, image_shape=image_shape, title=decoder.name)
-                    told = explore_decoder(results / EXPLORER, decoder.trace, found, wanted)
+                    told = explore_decoder(results / EXPLORER, decoder.trace, found, rows, wanted)
                 report = report._replace(explorer="" if told else EXPLORER)
                 metrics["notes"] += [told] if told else []
             write_text(results / REPORT, report.html())
@@ -329,16 +410,22 @@ def write(
 
 def tell(terminal: Terminal, out: Path, metrics: dict[str, Any]) -> None:
     """The last lines of `girih inspect`: what came out, and where it is."""
-    terminal.table({number.name: number.value for number in explain_inspection(metrics)})
+    terminal.table({number.name: number.value for number in _numbers(metrics)})
     terminal.say()
     seconds = metrics["seconds"]
     terminal.say(f"Time:     {seconds['inspect']:.1f} s, and {seconds['pictures']:.1f} s for the pictures")
     terminal.say(f"Cells:    {out / CELLS}")
+    if metrics["rows"] is not None:
+        terminal.say(f"Rows:     {out / ROWS}")
     terminal.say(f"Numbers:  {out / NUMBERS}")
     terminal.say(f"Report:   {out / REPORT}")
     if (out / EXPLORER).exists():
         terminal.say(f"Explorer: {out / EXPLORER}")
     terminal.result({"out": str(out), "report": str(out / REPORT), **metrics})
+
+
+def _numbers(metrics: dict[str, Any]) -> list[Number]:
+    return explain_inspection(metrics) + ([] if metrics["rows"] is None else explain_rows(metrics["rows"]))
 
 
 def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures: list[Picture]) -> Page:
@@ -361,12 +448,13 @@ def _page(decoder: Decoder, found: Inspection, metrics: dict[str, Any], pictures
         else f"Its cells were sampled by {found.cells.draws:,} prior draws: numbers come with one standard error, "
         "marked ±."
     )
-    note = f" {found.note[0].upper()}{found.note[1:]}." if found.note else ""
+    notes = [*([found.note] if found.note else []), *(note for note in decoder.notes if decoder.head)]
+    note = "".join(f" {text[0].upper()}{text[1:]}." for text in notes)
     lead = (
         f"A decoder from {found.latent_dim} latent variable{'s' if found.latent_dim > 1 else ''} to "
         f"{found.trace.output_dim:,} output{'s' if found.trace.output_dim > 1 else ''}, piece by piece. {how}{note}"
     )
-    return Page(decoder.name, lead, explain_inspection(metrics), pictures, options, _code(decoder, found, settings))
+    return Page(decoder.name, lead, _numbers(metrics), pictures, options, _code(decoder, found, settings))
 
 
 def _prior_text(prior: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from girih.cli.table_data import TableData
 from girih.errors import CellLimitError
 from girih.explorer import Wanted, explorer_of
 from girih.geometry.priors import UniformPrior
-from girih.report import Inspection
+from girih.report import InspectedRows, Inspection
 
 if TYPE_CHECKING:
     from girih.datasets import Dataset
@@ -44,15 +44,19 @@ def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:
     explorer_of(est, np.asarray(dataset.X, dtype=np.float64), wanted).save(path)
 
 
-def explore_decoder(path: Path, trace: Trace, found: Inspection, wanted: Wanted) -> str:
-    """Write the page of a decoder, with the prior that was found; the reason where there is none."""
+def explore_decoder(path: Path, trace: Trace, found: Inspection, rows: InspectedRows | None, wanted: Wanted) -> str:
+    """Write the page of a decoder, with its prior and the rows that were looked at; the reason where there is none."""
     prior = found.cells.prior
     if isinstance(prior, UniformPrior) or prior is None:
         return "there is no explorer for a uniform latent prior"
     if found.note and found.latent_dim <= 2:
         return "there is no explorer, since there are too many cells for a page"
     try:
-        explorer_of(trace, None, wanted._replace(prior=prior.covariance)).save(path)
+        wanted = wanted._replace(prior=prior.covariance)
+        if rows is not None:
+            beside = None if rows.log_p is None else {"log p": rows.log_p.cpu().numpy()}
+            wanted = wanted._replace(latents=rows.latents.cpu().numpy(), beside=beside)
+        explorer_of(trace, None if rows is None else rows.rows.cpu().numpy(), wanted).save(path)
     except CellLimitError:
         return "there is no explorer, since there are too many cells for a page"
     return ""

@@ -11,11 +11,13 @@ import typer
 
 import girih
 from girih.cli.folder import OutputFolder, default_out
-from girih.cli.options import Explorer, Output, Seed
+from girih.cli.options import Explorer, Output, Reading, Seed, data_option
 from girih.cli.terminal import CommandError, Terminal, command
 
 if TYPE_CHECKING:
     import torch
+
+    from girih.cli.decoders import Decoder
 
 _cells, _decoder = (partial(typer.Option, rich_help_panel=panel) for panel in ("Cells", "Decoder"))
 
@@ -90,32 +92,73 @@ class CellsSeen:
     seed: Seed = 0
 
 
+@dataclass(frozen=True)
+class RowsSeen:
+    """`RowsSeen` groups what is asked of DATA."""
+
+    rows: Annotated[
+        int | None,
+        data_option(
+            "--rows",
+            min=1,
+            help="Look at so many rows of DATA, drawn at random.",
+            show_default="all; 5,000 for S = 2, 200 for S = 3",
+        ),
+    ] = None
+    noise: Annotated[
+        float | None,
+        data_option(
+            "--noise",
+            metavar="VARIANCE",
+            help="Variance of the noise around the decoder's output.",
+            show_default="that of the model, or the likeliest one",
+        ),
+    ] = None
+
+
 @command
 def inspect(
     decoder: Annotated[
         str,
         typer.Argument(
             metavar="DECODER",
-            help="A torch.export file (.pt2); [b]module:function[/b] or [b]file.py:function[/b], where the function "
-            "returns the torch.nn.Module (this runs your code); or the folder that [b]girih fit[/b] wrote.",
+            help="A torch.export file (.pt2) or an ONNX file (.onnx); [b]module:function[/b] or "
+            "[b]file.py:function[/b], where the function returns the torch.nn.Module or a girih.vae.VAE (this runs "
+            "your code); or the folder that [b]girih fit[/b] or girih.save wrote.",
             show_default=False,
         ),
     ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Rows in the units of its output: a file, or a built-in name. They are placed on the cells, and "
+            "scored; of a girih.vae.VAE, the gap of its encoder is measured on them.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     latent: Latent,
     part: Traced,
     seen: CellsSeen,
+    rows: RowsSeen,
+    reading: Reading,
     output: Output,
     explorer: Explorer = True,
 ) -> None:
     """Say what a decoder does: cells, dimension, volumes, entropy, disentanglement, angles, injectivity.
 
+    With DATA it also says which cells rows fall on, their NLL, and what the encoder of a VAE loses.
+
     For a decoder that was trained anywhere. For latent dimension S up to 3 all cells are enumerated and the numbers
     are exact; for larger S they are estimated from cells that prior draws meet, with standard errors.
 
+    A Sigmoid, Tanh or Softmax at the end is taken off, and a note says so.
+
     Writes [b]report.html[/b], [b]explorer.html[/b] to look around in its latent space, [b]inspection.json[/b],
-    [b]cells.csv[/b] and pictures. A module is imported from the
-    current folder or from the installed packages, and its code runs; of a .pt2 file the graph and the weights are
-    read, and nothing in it runs.
+    [b]cells.csv[/b], [b]rows.csv[/b] and pictures. A module is imported from the
+    current folder or from the installed packages, and its code runs; of a .pt2 or .onnx file the graph and the
+    weights are read, and nothing in it runs.
     """
     terminal = Terminal(output.as_json)
     started = time.perf_counter()
@@ -137,6 +180,7 @@ def inspect(
         terminal.note(note)
     if guessed and shape is not None:
         terminal.note(f"outputs are drawn as {shape[0]}x{shape[1]} images; change that with --image-shape")
+    dataset = None if data is None else _dataset(terminal, loaded, data, rows, reading, seen.seed)
     begun = time.perf_counter()
     found = girih.report.inspect_decoder(
         traced,
@@ -149,9 +193,27 @@ def inspect(
     )
     if found.note:
         terminal.note(found.note)
+    looked_at = None if dataset is None else decoders.inspected_rows(
+        loaded, found.cells, dataset, rows.noise, seen.seed, terminal.shows_progress
+    )  # fmt: skip
     seconds = {"load": begun - started, "inspect": time.perf_counter() - begun}
-    metrics = decoders.write(folder, loaded, found, shape, {**vars(seen), "explorer": explorer}, seconds, terminal)
+    settings = {**vars(seen), **vars(rows), "data": data, "explorer": explorer}
+    metrics = decoders.write(folder, loaded, found, looked_at, shape, settings, seconds, terminal)
     decoders.tell(terminal, folder.path, metrics)
+
+
+def _dataset(
+    terminal: Terminal, loaded: Decoder, data: str, wanted: RowsSeen, reading: Reading, seed: int
+) -> girih.datasets.Dataset:
+    """The rows of DATA that are looked at."""
+    from girih.cli import decoders
+
+    dataset = decoders.rows_for(loaded, data, reading.chosen(seed, wanted.rows))
+    most = decoders.most_rows(loaded)
+    if wanted.rows is not None or len(dataset.X) <= most:
+        return dataset
+    terminal.note(f"{most:,} of the {len(dataset.X):,} rows are looked at, drawn at random; --rows takes more")
+    return decoders.rows_for(loaded, data, reading.chosen(seed, most))
 
 
 def _place(output: str | None) -> str | int | None:

@@ -25,6 +25,7 @@ _SCORES, _SUMMARY = "scores.csv", "summary.json"
 _SAMPLES, _SAMPLES_NPY, _PICTURE = "samples.csv", "samples.npy", "samples.png"
 _SAMPLES_PARQUET = "samples.parquet"
 _IMPUTED, _IMPUTED_NPY = "imputed.csv", "imputed.npy"
+_DEVIATIONS, _DRAWS = "deviations.csv", "draws.csv"
 
 
 @command
@@ -170,8 +171,8 @@ def impute(
 
     Writes [b]imputed.csv[/b]: the table as it was, other columns included, with the empty cells of the model's
     columns filled: numbers by their mean, text by the likeliest. For an npy file also [b]imputed.npy[/b], for a model
-    of a table and a parquet file [b]imputed.parquet[/b]; there [b]--std[/b] writes [b]deviations.csv[/b] and
-    [b]--draws[/b] writes [b]draws.csv[/b].
+    of a table and a parquet file [b]imputed.parquet[/b]. [b]--std[/b] writes [b]deviations.csv[/b] and [b]--draws[/b]
+    writes [b]draws.csv[/b].
     """
     from girih.cli import table_data, table_rows, tables
 
@@ -181,17 +182,19 @@ def impute(
     if isinstance(saved, table_data.SavedTable):
         table_rows.impute(terminal, saved, data, chosen, path, std, draws)
         return
-    if std or draws is not None:
-        raise CommandError("--std and --draws need the model of a table; this is a single generator")
     dataset = tables.load_for(saved, data, chosen)
-    folder = OutputFolder(
-        default_out(output.out, saved.name, "impute", Path(data).stem), "impute", (_IMPUTED, _IMPUTED_NPY)
-    )
+    folder = OutputFolder(path, "impute", (_IMPUTED, _IMPUTED_NPY, _DEVIATIONS, _DRAWS))
     missing = dataset.X != dataset.X  # NaN alone is not itself
     with compute_threads(dataset.X.size):
         filled = saved.dgn.impute(dataset.X).cpu().numpy()
-    written = [_IMPUTED]
+        spread = saved.dgn.impute(dataset.X, return_std=True)[1].cpu().numpy() if std else None
+        drawn = None if draws is None else saved.dgn.impute(dataset.X, draws=draws, seed=seed).cpu().numpy()
+    written = [_IMPUTED, *([_DEVIATIONS] if std else []), *([_DRAWS] if draws else [])]
     with folder.results() as results:
+        if spread is not None:
+            tables.write_csv(results / _DEVIATIONS, dict(zip(saved.header(), spread.T, strict=True)))
+        if drawn is not None:
+            tables.write_draws(results / _DRAWS, saved.header(), drawn)
         tables.write_completed(results / _IMPUTED, data, dataset, filled, missing, chosen.reading)
         if data.lower().endswith(".npy"):
             tables.write_npy(results / _IMPUTED_NPY, filled.reshape(len(filled), *(dataset.image_shape or (-1,))))

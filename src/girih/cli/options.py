@@ -123,6 +123,13 @@ class Reading:
         return Chosen(split_names(self.columns), split_names(self.drop), rows, seed, reading)
 
 
+class ProgressKind(StrEnum):
+    """A `ProgressKind` is how progress is shown."""
+
+    auto = "auto"
+    json = "json"
+
+
 @dataclass(frozen=True)
 class Output:
     """An `Output` groups the options that every command with results has."""
@@ -132,6 +139,13 @@ class Output:
         _output("--out", "-o", metavar="DIR", help="Folder for the results.", show_default="a folder in girih-out"),
     ] = None
     as_json: Json = False
+    progress: Annotated[
+        ProgressKind,
+        _output(
+            "--progress",
+            help="[b]auto[/b]: a bar where standard error is a terminal. [b]json[/b]: lines of JSON there.",
+        ),
+    ] = ProgressKind.auto
 
 
 class Activation(StrEnum):

@@ -233,6 +233,15 @@ def write_csv(path: Path, table: Mapping[str, Sequence[object] | NDArray[Any]] |
             )
 
 
+def write_draws(path: Path, names: Sequence[str], drawn: Array) -> None:
+    """Completions `(M, N, D)` one after the other, with the number of the draw and of the row, written atomically."""
+    draw, row = np.indices(drawn.shape[:2]).reshape(2, -1)
+    out: dict[str, NDArray[Any]] = {"draw": draw, "row": row}
+    for name, column in zip(names, drawn.reshape(-1, drawn.shape[2]).T, strict=True):
+        out[name if name not in out else f"{name}."] = column
+    write_csv(path, out)
+
+
 def write_npy(path: Path, array: Array) -> None:
     """An npy file, written atomically."""
     with atomic_path(path) as temporary:

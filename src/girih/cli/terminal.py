@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from girih._progress import is_json, json_lines
 from girih._signals import terminations_raise
 from girih.errors import GirihError
 
@@ -48,8 +49,8 @@ class Terminal:
 
     @property
     def shows_progress(self) -> bool:
-        """True where a progress bar would be seen: standard error is a terminal."""
-        return sys.stderr.isatty()
+        """True where progress would be seen: standard error is a terminal, or takes lines of JSON."""
+        return sys.stderr.isatty() or is_json()
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """A line of the result."""
@@ -62,7 +63,7 @@ class Terminal:
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
         """A sign of life on standard error while something runs."""
-        if not self.shows_progress:
+        if not self.shows_progress or is_json():
             yield
             return
         with Console(stderr=True).status(text):
@@ -119,9 +120,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(**options: Any) -> None:
         as_json = bool(options.get("as_json", False))
+        progress = options.get("progress")
         filled = {name: group(**{part: options.pop(part) for part in parts[name]}) for name, group in groups.items()}
         try:
-            with terminations_raise() as asked, plain_warnings():
+            with terminations_raise() as asked, plain_warnings(), json_lines(progress == "json"):
                 function(**options, **filled)
         except KeyboardInterrupt:
             if asked.number:

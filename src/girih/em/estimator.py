@@ -306,10 +306,24 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
                 .numpy()
             )
 
-    def impute(self, X: Rows) -> np.ndarray:
-        """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`."""
+    def impute(
+        self, X: Rows, return_std: bool = False, draws: int | None = None, random_state: int | None = None
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """X with its NaN entries replaced by `E[x_missing | x_observed]`, `(N, D)`.
+
+        Args:
+            X: rows with holes.
+            return_std: also give the standard deviation of each entry, `(N, D)`, 0 where it was observed.
+            draws: instead draw so many completions, `(draws, N, D)`.
+            random_state: the seed of the draws.
+        """
         X = self._fitted(X)
-        return self.dgn_.impute(X).cpu().numpy()
+        if draws is None and return_std:
+            filled, deviation = self.dgn_.impute(X, return_std=True)
+            return filled.cpu().numpy(), deviation.cpu().numpy()
+        if return_std:
+            raise ParameterError("impute gives deviations of the means, or draws; ask for one of them")
+        return self.dgn_.impute(X, draws=draws, seed=random_state).cpu().numpy()
 
     def aic(self, X: Rows) -> float:
         """Akaike's criterion `2 k - 2 log L` on X, from the exact likelihood; lower is better.

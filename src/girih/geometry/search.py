@@ -89,7 +89,7 @@ class Search:
         """Pairs of cells `i < j` whose images may meet, `(E, 2)`: each in reach of the ball around the other.
 
         Args:
-            room: images of size |x| that are `room (1 + |x|)` apart still meet.
+            room: images of size `|x|` that are `room (1 + |x|)` apart still meet.
         """
         images = self.images
         index = images.bounded.nonzero()[:, 0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from numpy.typing import ArrayLike
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from girih._arrays import Rows, as_rows, as_tensor, bare, in_transform, outside_transforms
-from girih._options import real
+from girih._options import real, whole
 from girih._shown import Shown
-from girih.covariance import Covariance
-from girih.errors import DerivativeError, NonFiniteError, ParameterError
+from girih.covariance import Covariance, Observed
+from girih.errors import DerivativeError, NoClosedFormError, NonFiniteError, ParameterError, ShapeError
 from girih.inference.fisher import BATCHED, Denoised, log_prob_of, score_of
 from girih.inference.line import Line
-from girih.inference.model import AffinePieces, Evidence, Model, Region, check_latent_dim, chunks
+from girih.inference.model import AffinePieces, Evidence, Model, Moments, Region, check_latent_dim, chunks
 from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, Shape, gaussian_entropy, make_generator
 from girih.inference.statistics import expect
@@ -26,6 +27,7 @@ from girih.partition import Partition
 
 # The share of each p(x) that may be left out, unless told otherwise.
 TOL = 1e-10
+_ENTRIES = 2**24  # of the largest table that variances of missing entries take
 
 _REGIONS: dict[int, Callable[[Partition, Tensor], Region]] = {1: Line, 2: Polytopes, 3: Polytopes}
 
@@ -200,30 +202,107 @@ class DGN(nn.Module):
         mean, factor = posterior.gaussian_parameters(q)
         return posterior.expected_log_prob(mean, factor) + posterior.log_evidence + gaussian_entropy(factor)
 
-    def impute(self, x: ArrayLike | Tensor) -> Tensor:
-        """`E[x_missing | x_observed]` in place of the NaN entries of x, `(N, D)`; observed entries stay as they are.
+    @overload
+    def impute(
+        self,
+        x: ArrayLike | Tensor,
+        return_std: Literal[False] = False,
+        draws: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def impute(self, x: ArrayLike | Tensor, return_std: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def impute(
+        self, x: ArrayLike | Tensor, return_std: bool = False, draws: int | None = None, seed: int | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""`E[x_missing | x_observed]` in place of the NaN entries of x, `(N, D)`; observed entries stay as they are.
+
+            Var[x_m | x_o] = diag(M Cov[h | x_o] M^T) + Var[e_m | e_o],    M = W_m - C_mo C_oo^-1 W_o
+
+        Args:
+            x: rows, `(N, D)`, NaN where missing.
+            return_std: also give the standard deviation of each entry, `(N, D)`, 0 where it was observed.
+            draws: instead draw so many completions, `(draws, N, D)`: exact, and joint over the entries of a row.
+            seed: of the draws.
 
         Example:
             >>> import girih
             >>> dgn = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.01)
-            >>> filled = dgn.impute([[0.5, float("nan")], [0.1, 0.2]])
-            >>> filled.isnan().any().item(), filled[1].tolist()
-            (False, [0.1, 0.2])
+            >>> filled, std = dgn.impute([[0.5, float("nan")], [0.1, 0.2]], return_std=True)
+            >>> filled.isnan().any().item(), filled[1].tolist(), (std > 0).tolist()
+            (False, [0.1, 0.2], [[False, True], [False, False]])
         """
         rows, model = self.rows(x).detach(), self.model()
-        filled = rows.clone()
-        for index, part in chunks(model, rows):
-            if part.observed is None:
-                continue
-            _, e = expect(model, part)
-            mean = e.features(model.cells) @ model.weight.mT + model.bias
-            residual = part.observed.complete((torch.nan_to_num(part.x) - mean)[:, :, None])[:, :, 0]
-            filled[index] = torch.where(torch.isnan(part.x), mean + residual, part.x)
-        return filled
+        if draws is not None:
+            if return_std:
+                raise ParameterError("impute gives deviations of the means, or draws; ask for one of them")
+            return self._completions(rows, model, whole(draws, "draws"), make_generator(seed, rows.device))
+        if not return_std:
+            return _filled(model, rows, False)[0]
+        step = max(1, _ENTRIES // max(*model.weight.shape) ** 2)  # a table of features by features for each row
+        filled, variance = zip(*(_filled(model, some, True) for some in rows.split(step)), strict=True)
+        return torch.cat(filled), torch.cat(variance).sqrt()
+
+    def _completions(self, x: Tensor, model: Model, draws: int, generator: torch.Generator | None) -> Tensor:
+        """Draws of the rows: z of the posterior, x of z, and what the observed entries say of its noise (Matheron)."""
+        out = x.repeat(draws, 1, 1)
+        holes = (torch.isnan(x).any(1)).nonzero()[:, 0]
+        if not len(holes):
+            return out
+        posterior = model.cells.region.posterior(model, self.trace, x[holes])
+        z = posterior._draw(draws, generator).reshape(draws, len(holes), -1)
+        for some, latents in zip(out, z, strict=True):
+            with torch.no_grad():
+                drawn = self.trace(latents) + model.noise.sample(len(holes), generator)
+            for index, part in chunks(model, x[holes]):
+                own = drawn[index]
+                if part.observed is not None:
+                    known = torch.nan_to_num(part.x) - own
+                    own = own + part.observed.complete(known[:, :, None])[:, :, 0]
+                some[holes[index]] = torch.where(torch.isnan(part.x), own, part.x)
+        return out
 
     def extra_repr(self) -> str:
         """Shown by `print(dgn)`."""
         return f"S={self.latent_dim}, D={self.output_dim}, noise={self.noise_covariance.kind}"
+
+
+def _filled(model: Model, x: Tensor, spread: bool) -> tuple[Tensor, Tensor]:
+    """`E[x_m | x_o]` in place of missing entries, and their variances where these are asked for."""
+    filled, variance = x.clone(), torch.zeros_like(x)
+    for index, part in chunks(model, x):
+        if part.observed is None:
+            continue
+        _, e = expect(model, part)
+        features = e.features(model.cells)
+        mean = features @ model.weight.mT + model.bias
+        residual = part.observed.complete((torch.nan_to_num(part.x) - mean)[:, :, None])[:, :, 0]
+        filled[index] = torch.where(torch.isnan(part.x), mean + residual, part.x)
+        if spread:
+            variance[index] = missing_variance(model, part.observed, e, features)
+    return filled, variance
+
+
+def missing_variance(model: Model, observed: Observed, moments: Moments, features: Tensor) -> Tensor:
+    """`Var[x_m | x_o]` of each missing entry, `(n, D)`, 0 where observed: see `DGN.impute`.
+
+    Args:
+        model: the model.
+        observed: its noise as n rows see it.
+        moments: of the posteriors of these rows.
+        features: `E[h | x_o]`, `(n, H)`.
+    """
+    unseen, noise = 1.0 - observed.mask, model.noise
+    mean = torch.nn.functional.pad(features, (0, 1), value=1.0)
+    spread = moments.feature_covariance(model.cells, mean)[:, :-1, :-1]
+    of_rows = model.weight - observed.complete(model.weight.expand(len(unseen), -1, -1))
+    variance = ((of_rows @ spread) * of_rows).sum(2) + noise.variances
+    if noise.kind in ("low_rank", "full"):
+        told = observed.complete(noise.matrix.expand(len(unseen), -1, -1)).diagonal(dim1=1, dim2=2)
+        variance = variance - told
+    return (unseen * variance).clamp(min=0.0)
 
 
 class DGNDistribution(Shown, Distribution):
@@ -366,6 +445,9 @@ class DGNDistribution(Shown, Distribution):
         """A function of rows `(N, D)`, of a single one `(D,)`, or with leading batch axes."""
         dgn, state = self._dgn, self._refresh()
         value = as_tensor(value, "x", state.model.bias.device)
+        batch, given = self.batch_shape, value.ndim - 1
+        if 0 <= given < len(batch) and value.shape == batch[len(batch) - given :] + self.event_shape:
+            value = value.expand(batch + self.event_shape)
         if value.ndim > 2 and value.shape[-1] == dgn.output_dim:
             flat = self._by_rows(value.reshape(-1, value.shape[-1]), function)
             return tuple(part.reshape(*value.shape[:-1], *part.shape[1:]) for part in flat)
@@ -388,6 +470,7 @@ class DGNDistribution(Shown, Distribution):
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
         dgn, shape = self._dgn, torch.Size(sample_shape)
         generator = make_generator(seed, dgn.trace.device)
+        shape = shape + self.batch_shape
         z = Covariance.from_tensors((dgn.prior,), dgn.latent_dim).sample(shape.numel(), generator)
         e = dgn.noise_covariance.sample(shape.numel(), generator)
         return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
@@ -397,12 +480,63 @@ class DGNDistribution(Shown, Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, seed)
 
+    def expand(self, batch_shape: Shape, _instance: DGNDistribution | None = None) -> DGNDistribution:
+        """The distribution for a batch of independent rows: draws are `(*sample_shape, *batch_shape, D)`.
+
+        `log_prob` has taken leading batch axes all along; of an expanded distribution a single row stands for all.
+
+        Example:
+            >>> import girih
+            >>> p = girih.DGN(girih.mlp([1, 8, 2], seed=0), noise=0.05)().expand((3,))
+            >>> p.sample((5,)).shape, p.log_prob(p.sample()).shape, p.mean.shape
+            (torch.Size([5, 3, 2]), torch.Size([3]), torch.Size([3, 2]))
+        """
+        if len(self.batch_shape) > len(torch.Size(batch_shape)):
+            raise ShapeError(f"batch_shape must have {len(self.batch_shape)} axes or more, got {tuple(batch_shape)}")
+        new = copy.copy(self)
+        new._batch_shape = torch.broadcast_shapes(self.batch_shape, torch.Size(batch_shape))
+        return new
+
     @property
     def mean(self) -> Tensor:
         """E[x], `(D,)`: the cells' maps weighted by the exact prior masses and means."""
-        # a row with every entry missing has the prior as its posterior
-        nothing = torch.full((1, self._dgn.output_dim), torch.nan, dtype=torch.float64, device=self._dgn.trace.device)
-        return self._dgn.impute(nothing)[0]
+        return self._dgn.impute(self._nothing())[0].expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        r"""Var[x] of each coordinate, `(D,)`, exact.
+
+            Var[x] = diag(W Cov[h] W^T) + diag(noise),    Cov[h] over the cells of the prior
+
+        Example:
+            >>> import girih, torch
+            >>> p = girih.DGN(girih.mlp([1, 2], seed=0), noise=0.25)()   # linear: x = W z + v + e
+            >>> torch.allclose(p.variance, p._dgn.net[0].weight[:, 0] ** 2 + 0.25)
+            True
+        """
+        model = self._refresh().model
+        ((_, rows),) = chunks(model, self._nothing())
+        moments = expect(model, rows)[1]
+        mean = torch.nn.functional.pad(moments.features(model.cells), (0, 1), value=1.0)
+        weight = torch.nn.functional.pad(model.weight, (0, 1))
+        spread = (weight @ moments.feature_covariance(model.cells, mean)[0] * weight).sum(1)
+        return (spread + model.noise.variances).expand(self.batch_shape + self.event_shape)
+
+    def entropy(self) -> Tensor:
+        """Refuse: a mixture of truncated Gaussians under noise has no closed entropy.
+
+        Raises:
+            NoClosedFormError: always. `-p.log_prob(p.sample((n,))).mean()` is an unbiased estimate, and
+                `girih.geometry.entropy(net)` is the exact one of g(z) on its manifold, without noise.
+        """
+        raise NoClosedFormError(
+            "the differential entropy of x has no closed form; -p.log_prob(p.sample((n,))).mean() estimates it without "
+            "bias, and girih.geometry.entropy(net) is that of g(z) on its manifold, exact"
+        )
+
+    def _nothing(self) -> Tensor:
+        """A row with every entry missing, `(1, D)`: it has the prior as its posterior."""
+        return torch.full((1, self._dgn.output_dim), torch.nan, dtype=torch.float64, device=self._dgn.trace.device)
 
 
 class _State(NamedTuple):

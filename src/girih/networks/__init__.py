@@ -19,7 +19,7 @@ from girih.networks.layers import Abs, Maxout
 from girih.networks.live_tensors import Live, Snapshot, Source, lives
 from girih.networks.trace import Trace
 from girih.networks.trace_steps import AffineStep, Jet, KinkStep, LatentStep, LinearStep, MaxStep, Step
-from girih.networks.tracing import Followed, trace
+from girih.networks.tracing import Followed, smooth_head, trace
 
 __all__ = [
     "ACTIVATIONS",
@@ -50,6 +50,7 @@ __all__ = [
     "lives",
     "make_generator",
     "mlp",
+    "smooth_head",
     "svhn_decoder",
     "svhn_encoder",
     "trace",

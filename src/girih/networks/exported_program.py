@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from girih.errors import GirihError, ModelFileError, UnsupportedLayerError
 from girih.networks.graph_walk import ATEN, CALLS, MOVES, SAME
+from girih.networks.onnx_file import read_onnx
 from girih.networks.torch_graph import SIZES, parts_of
 
 _MOST_NUMBERS = 2**31
@@ -199,20 +200,21 @@ def exported_program(program: torch.export.ExportedProgram) -> Exported:
 
 
 def exported_file(path: str | os.PathLike[str]) -> Exported:
-    """The network in a `.pt2` file.
+    """The network in a `.pt2` file, or in an `.onnx` file.
 
     Raises:
-        UnsupportedLayerError: another kind of file; ONNX is not supported.
+        UnsupportedLayerError: another kind of file.
+        MissingExtraError: an `.onnx` file, and the extra `onnx` is not installed.
         ModelFileError: a file that is not there, damaged, or that another version of torch wrote.
     """
     file = Path(path)
     if file.suffix == ".onnx":
-        raise UnsupportedLayerError(
-            f"{file.name} is an ONNX file, which girih does not read: the converter onnx2torch pulls in torchvision. "
-            "Export the network with torch.export.export and torch.export.save to a .pt2 file instead"
-        )
+        graph, root, outputs, sizes = read_onnx(file)
+        return Exported(graph, root, outputs, *_checked_shape(sizes))
     if file.suffix != ".pt2":
-        raise UnsupportedLayerError(f"{file.name} is not a .pt2 file; write one with torch.export.save")
+        raise UnsupportedLayerError(
+            f"{file.name} is neither a .pt2 nor an .onnx file; write one with torch.export.save or torch.onnx.export"
+        )
     try:
         return _Reader(*Archive(file).program()).read()
     except UnsupportedLayerError:

@@ -19,7 +19,7 @@ from girih.networks.activation_rules import SMOOTH
 from girih.networks.affine_rules import constant
 from girih.networks.layers import Abs, Maxout, StepLayer
 from girih.networks.live_tensors import Derived, Live, Method, Source
-from girih.networks.torch_graph import ATTRIBUTES, SIZES, call_name, name_of
+from girih.networks.torch_graph import ATTRIBUTES, SIZES, call_name, dependent, name_of
 from girih.networks.trace_builder import (
     AveragePoolCall,
     Builder,
@@ -240,6 +240,32 @@ _SMOOTH_NAMES = {kind.__name__.lower() for kind in _SMOOTH} | {
     "exp", "sin", "cos", "sqrt", "rsqrt", "log", "log1p", "expm1", "pow", "square", "log_softmax", "log_sigmoid", "erf",
     "expit", "arctan", "atan", "norm", "normalize", "reciprocal",
 }  # fmt: skip
+
+
+# After a smooth function these leave it the one that a network ends with.
+_AFTER = frozenset(("add", "sub", "rsub", "mul", "div", "truediv", "neg", "negative")) | MOVES | SAME
+
+
+def final_smooth(last: fx.Node, graph: fx.Graph, root: nn.Module) -> tuple[str, str] | None:
+    """The name, as `until` takes it, and the kind of the smooth function that a node ends with, if it does."""
+    moving, node = dependent(graph), last
+    found = None
+    while True:
+        sources = [source for source in node.all_input_nodes if source in moving]
+        if len(sources) != 1 or node.op not in ("call_module", "call_function", "call_method"):
+            return found
+        if node.op == "call_module":
+            module = root.get_submodule(str(node.target))
+            smooth, kind = isinstance(module, _SMOOTH), type(module).__name__
+            passes = isinstance(module, nn.Flatten | nn.Unflatten | nn.Identity)
+        else:
+            kind = _name(node)
+            smooth, passes = kind.rstrip("_") in _SMOOTH_NAMES, kind in _AFTER
+        if smooth:
+            found = name_of(node), kind
+        elif not passes:
+            return found
+        node = sources[0]
 
 
 class Walker:

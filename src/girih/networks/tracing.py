@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from girih.errors import ParameterError, ShapeError, UnsupportedLayerError
 from girih.networks.exported_program import Exported, exported_file, exported_program
-from girih.networks.graph_walk import SUPPORTED, Walker
+from girih.networks.graph_walk import SUPPORTED, Walker, final_smooth
 from girih.networks.latent_shape import given_shape, guessed_shape, latent_shape
 from girih.networks.layers import Abs, Maxout, StepNetwork
 from girih.networks.live_tensors import check_hooks, check_tensors, lives
@@ -44,8 +44,8 @@ def trace(
         net: a feed-forward module from `(N, S)` to `(N, ...)` made of linear, convolutional, pooling, upsampling and
             reshaping layers, batch normalisation and dropout in eval mode, sums and concatenations of branches, and
             piecewise-linear activations, as modules or as functions; or a program of `torch.export`, or the path of
-            its `.pt2` file, of which no code is run. Arguments of its forward other than the first keep their
-            defaults. An output of any shape is flattened to D numbers.
+            its `.pt2` file or of an `.onnx` file (extra `onnx`), of which no code is run. Arguments of its forward
+            other than the first keep their defaults. An output of any shape is flattened to D numbers.
         until: the name of a module or call to stop before: g is what goes into it. For a head that is not piecewise
             linear (Sigmoid, Tanh, Softmax).
         output: which tensor of a network that returns several: a key, the name of a field, or a place; of nested ones
@@ -110,30 +110,80 @@ def _trace_module(net: nn.Module, until: str | None, output: str | int | None, s
         )
     one_input(net)
     check_tensors(net)
-    root = nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
+    root = _root(net)
     kind = _example(root)
-
-    def graph_with(rows: int) -> tuple[fx.Graph, tuple[int, ...]]:
-        def example(graph: fx.Graph) -> Tensor:
-            guess = guessed_shape(graph, root) if shape is None else shape
-            return torch.zeros(rows, *guess, dtype=kind.dtype, device=kind.device)
-
-        graph = graph_of(root, net, rows, example, SUPPORTED)
-        return graph, latent_shape(graph, root, shape)
-
     with eager():
-        graph, full = graph_with(_ROWS)
+        graph, full = _module_graph(net, root, shape, _ROWS)
         parts = _returned(graph)
         result, part = _walk(graph, root, parts, Builder(full, _ROWS, kind.device), until, output)
         if until is None:
             run: Callable[[Tensor], Tensor] = partial(_output_part, net, part)
         else:  # made again, since sizes in it may be those of the number of rows
-            graph, _ = graph_with(_CHECKED_ROWS)
+            graph, _ = _module_graph(net, root, shape, _CHECKED_ROWS)
             run = _part(graph, root, _returned(graph), until, part)
         _check(result, run, root, full, _CHECKED_ROWS, type(net).__name__)
         sources = [(s.module, s.name, step.path) for step in result.steps for s in lives(step.sources)]
         check_hooks(net, sources, torch.ones(_CHECKED_ROWS, *full, dtype=kind.dtype, device=kind.device))
     return result
+
+
+def _root(net: nn.Module) -> nn.Module:
+    return nn.Sequential(net) if isinstance(net, nn.Linear | Abs | Maxout) else net  # fx would trace into these
+
+
+def _module_graph(
+    net: nn.Module, root: nn.Module, shape: tuple[int, ...] | None, rows: int
+) -> tuple[fx.Graph, tuple[int, ...]]:
+    """The graph of a module for so many rows, and the shape of a batch of its latents."""
+    kind = _example(root)
+
+    def example(graph: fx.Graph) -> Tensor:
+        guess = guessed_shape(graph, root) if shape is None else shape
+        return torch.zeros(rows, *guess, dtype=kind.dtype, device=kind.device)
+
+    graph = graph_of(root, net, rows, example, SUPPORTED)
+    return graph, latent_shape(graph, root, shape)
+
+
+def smooth_head(
+    net: nn.Module | Trace | torch.export.ExportedProgram | str | os.PathLike[str],
+    output: str | int | None = None,
+    latent_dim: int | tuple[int, ...] | None = None,
+) -> tuple[str, str] | None:
+    """Find the smooth function that a generator ends with, such as a Sigmoid, Tanh or Softmax.
+
+    What goes into it may be piecewise affine where what comes out is not: `girih.trace(net, until=name)`.
+
+    Args:
+        net: as for `girih.trace`.
+        output: as for `girih.trace`.
+        latent_dim: as for `girih.trace`.
+
+    Returns:
+        Its name, as `until` takes it, and its kind; `None` where the generator does not end with one.
+
+    Raises:
+        UnsupportedLayerError, ParameterError, ModelFileError: as `girih.trace`.
+
+    Example:
+        >>> import torch
+        >>> from girih.networks import smooth_head
+        >>> smooth_head(torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Sigmoid(), torch.nn.Flatten()))
+        ('1', 'Sigmoid')
+    """
+    if isinstance(net, Trace):
+        return None
+    if isinstance(net, nn.Module):
+        net, shape = unwrapped(net), given_shape(latent_dim)
+        root = _root(net)
+        with eager():
+            graph, _ = _module_graph(net, root, shape, _ROWS)
+        parts = _returned(graph)
+    else:
+        program = exported_program(net) if isinstance(net, torch.export.ExportedProgram) else exported_file(net)
+        graph, root, parts = program.graph, program.root, program.outputs
+    name, _ = choose(parts, output, fx.Node)
+    return final_smooth(parts[name], graph, root)
 
 
 def _walk(

@@ -10,15 +10,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 from girih.report.inspection import Inspection, Verdict, inspect_decoder
+from girih.report.inspection_rows import InspectedRows, inspect_rows
 from girih.report.page import Number, Page, Picture, Section, explain, noise_text, render, versions
 
 if TYPE_CHECKING:
-    from girih.report.inspection_facts import cell_table, facts
-    from girih.report.inspection_numbers import explain_inspection
+    from girih.report.inspection_facts import cell_table, facts, facts_of_rows
+    from girih.report.inspection_numbers import explain_inspection, explain_rows
     from girih.report.inspection_pictures import draw_inspection
     from girih.report.pictures import captions, draw_fit, draw_samples
 
 __all__ = [
+    "InspectedRows",
     "Inspection",
     "Number",
     "Page",
@@ -32,8 +34,11 @@ __all__ = [
     "draw_samples",
     "explain",
     "explain_inspection",
+    "explain_rows",
     "facts",
+    "facts_of_rows",
     "inspect_decoder",
+    "inspect_rows",
     "noise_text",
     "render",
     "versions",
@@ -46,7 +51,9 @@ _DRAWING = {
     "draw_inspection": "inspection_pictures",
     "draw_samples": "pictures",
     "explain_inspection": "inspection_numbers",
+    "explain_rows": "inspection_numbers",
     "facts": "inspection_facts",
+    "facts_of_rows": "inspection_facts",
 }
 
 

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from girih.geometry import CellValues
+from girih.geometry import Cells, CellValues
 from girih.geometry.priors import UniformPrior
 from girih.networks import AffineStep, KinkStep, LatentStep, Trace
 from girih.plots.histograms import cell_weights, weighted_quantiles
 from girih.plots.numbers import Array, to_array
 from girih.report.inspection import Inspection
+from girih.report.inspection_rows import InspectedRows
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LISTED = 8  # singular values in the table of cells
@@ -61,6 +62,87 @@ def facts(found: Inspection) -> dict[str, Any]:
     }
 
 
+def facts_of_rows(found: InspectedRows, cells: Cells) -> dict[str, Any]:
+    """The numbers of rows beside an inspected decoder by name, nats where they are logarithms.
+
+    Example:
+        >>> import girih
+        >>> from girih.report import facts_of_rows, inspect_decoder, inspect_rows
+        >>> dgn = girih.DGN(girih.mlp([1, 8, 3], seed=0), noise=0.01)
+        >>> cells = inspect_decoder(dgn.net).cells
+        >>> numbers = facts_of_rows(inspect_rows(cells, dgn().sample((50,), seed=0), noise=0.01), cells)
+        >>> numbers["rows"], numbers["nll"]["exact"], numbers["noise"]["from"]
+        (50, True, 'given')
+    """
+    _, counts = torch.unique(found.patterns, dim=0, return_counts=True)
+    share = counts.sort(descending=True).values.cumsum(0).cpu().numpy() / len(found.rows)
+    held = None if found.cell is None else torch.unique(found.cell)
+    means = None if found.gap is None else found.gap.mean()
+    return {
+        "rows": len(found.rows),
+        "missing_entries": int(found.rows.isnan().sum()),
+        "how": found.how,
+        "nll": None if found.log_p is None else _nll(found, found.log_p),
+        "noise": None
+        if found.noise is None
+        else {"kind": found.noise.kind, "variance": float(found.noise.mean_variance), "from": found.noise_from},
+        "likelihood": found.noise_from if found.noise is None else "Gaussian",
+        "cells": {
+            "held": len(counts),
+            "of": len(cells) if cells.exact else None,
+            "hold_90_percent": int(np.searchsorted(share, 0.9)) + 1,
+            "prior_mass": None
+            if held is None or not cells.exact
+            else float(cells.mass[held.to(cells.mass.device)].sum()),
+            "share": None if found.share is None else float(found.share.mean()),
+        },
+        "latents": {"mean_square": found.spread},
+        "residual": float(found.residual.square().nanmean().sqrt()),
+        "bound": None if found.bound is None else float(found.bound.mean()),
+        "gap": None if means is None else {"rows": len(found.gap_rows), **means},
+        "unknown": found.missing,
+    }
+
+
+def _nll(found: InspectedRows, log_p: Tensor) -> dict[str, Any]:
+    """The mean NLL, the standard error of its estimate, and that of the mean over such rows."""
+    error, count = found.log_p_error, len(log_p)
+    assert error is not None
+    return {
+        "mean": -float(log_p.mean()),
+        "exact": not bool(error.any()),
+        "standard_error": float(error.square().sum().sqrt()) / count,
+        "over_rows": float(log_p.std()) / math.sqrt(count) if count > 1 else None,
+        "gaussian": found.gaussian,
+    }
+
+
+def row_table(found: InspectedRows) -> dict[str, NDArray[Any]]:
+    """A table by its columns, a line for each row: log p, its cell, where it lies, and the gap where it is known."""
+    count = len(found.rows)
+    table: dict[str, NDArray[Any]] = {"row": np.arange(count)}
+    if found.log_p is not None:
+        table["log_p"] = to_array(found.log_p)
+    if found.log_p_error is not None and bool(found.log_p_error.any()):
+        table["log_p_error"] = to_array(found.log_p_error)
+    if found.cell is not None:
+        table["cell"] = found.cell.cpu().numpy()
+    if found.share is not None:
+        table["cell_probability"] = to_array(found.share)
+    table["residual"] = to_array(found.residual)
+    for k in range(min(found.latents.shape[1], _COORDINATES)):
+        table[f"z{k + 1}"] = to_array(found.latents[:, k])
+        if found.deviations is not None:
+            table[f"z{k + 1}_deviation"] = to_array(found.deviations[:, k])
+    if found.bound is not None:
+        table["bound"] = to_array(found.bound)
+    if found.gap is not None:
+        for name in ("bound", "gap", "approximation", "amortisation"):
+            table[name] = np.full(count, np.nan)
+            table[name][found.gap_rows.cpu().numpy()] = to_array(getattr(found.gap, name))
+    return table
+
+
 def describe_layers(traced: Trace) -> list[str]:
     """One line for each step of a traced network.
 
@@ -86,8 +168,11 @@ def describe_layers(traced: Trace) -> list[str]:
     return lines
 
 
-def cell_table(found: Inspection) -> dict[str, NDArray[Any]]:
-    """A table by its columns, a line for each cell: in the order of the partition or, if sampled, as they were met."""
+def cell_table(found: Inspection, rows: InspectedRows | None = None) -> dict[str, NDArray[Any]]:
+    """A table by its columns, a line for each cell: in the order of the partition or, if sampled, as they were met.
+
+    With rows it has a column of how many fall on each cell, where all cells are known.
+    """
     cells, S = found.cells, found.latent_dim
     table: dict[str, NDArray[Any]] = {
         "cell": np.arange(len(cells)),
@@ -101,6 +186,8 @@ def cell_table(found: Inspection) -> dict[str, NDArray[Any]]:
         table[f"singular_value_{k + 1}"] = to_array(cells.singular_values[:, k])
     table["disentanglement"] = to_array(found.disentanglement.values)
     table["largest_angle_degrees"] = _largest_angles(found)
+    if rows is not None and rows.cell is not None and cells.exact:
+        table["rows"] = torch.bincount(rows.cell.cpu(), minlength=len(cells)).numpy()
     for k in range(min(S, _COORDINATES)):
         table[f"z{k + 1}"] = to_array(cells.points[:, k])
     return table

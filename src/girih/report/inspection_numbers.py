@@ -31,6 +31,119 @@ def explain_inspection(numbers: dict[str, Any]) -> list[Number]:
     return rows
 
 
+def explain_rows(numbers: dict[str, Any]) -> list[Number]:
+    """Turn what `facts_of_rows` gives into rows of a table, with what each number says for a decision."""
+    rows = [
+        Number(
+            "Rows",
+            f"{numbers['rows']:,}",
+            f"Their latents are those of {numbers['how']}."
+            + (f" {numbers['missing_entries']:,} entries are missing." if numbers["missing_entries"] else ""),
+        ),
+        _nll(numbers),
+    ]
+    if numbers["noise"] is not None:
+        noise = numbers["noise"]
+        rows.append(
+            Number(
+                "Noise",
+                f"{noise['variance']:.3g}",
+                f"The variance of what the decoder leaves to chance, {noise['from']}. It misses rows by "
+                f"{numbers['residual']:.3g} an entry, root mean square: "
+                + (
+                    "of two decoders of the same rows, prefer the one where that is smaller on fresh ones."
+                    if "likeliest" in noise["from"]
+                    else f"much more than {math.sqrt(noise['variance']):.3g}, the root of the noise, says that the "
+                    "rows are not of the kind that it was made for."
+                ),
+            )
+        )
+    else:
+        rows.append(
+            Number(
+                "Distance",
+                f"{numbers['residual']:.3g}",
+                "What the decoder misses rows by, root mean square of an entry. Large beside the noise that you expect "
+                "says that it cannot make such rows.",
+            )
+        )
+    rows += [_cells_of_rows(numbers), _latents_of_rows(numbers["latents"]["mean_square"])]
+    return rows + _gap(numbers)
+
+
+def _nll(numbers: dict[str, Any]) -> Number:
+    part = numbers["nll"]
+    if part is None:
+        return Number("NLL", "not known", f"There is no log p(x) of these rows: {numbers['unknown']['NLL']}.")
+    error = "" if part["exact"] else f" ± {part['standard_error']:.2g}"
+    text = (
+        "Mean of −log p(x), nats a row: of two models that have not seen these rows, prefer the one where it is lower. "
+    )
+    if part["over_rows"] is not None:
+        text += f"As many other rows would give another number, by ± {part['over_rows']:.2g}. "
+    if part["gaussian"] is not None and numbers["noise"] is not None:
+        beside = part["gaussian"]
+        verdict = (
+            "the decoder knows more of them than means and correlations."
+            if part["mean"] < beside
+            else "the decoder knows less of them than means and correlations, so do not trust its densities here."
+        )
+        text += f"One Gaussian fitted to these very rows has {beside:.4g}: {verdict}"
+    return Number("NLL", f"{part['mean']:.4g}{error} nats{' (exact)' if part['exact'] else ' (sampled)'}", text.strip())
+
+
+def _cells_of_rows(numbers: dict[str, Any]) -> Number:
+    part = numbers["cells"]
+    value = f"{part['held']:,}" + ("" if part["of"] is None else f" of {part['of']:,}")
+    text = f"Cells that rows fall on; {part['hold_90_percent']:,} of them hold 90% of the rows. "
+    if part["prior_mass"] is not None:
+        text += (
+            f"They hold {percent(part['prior_mass'])} of the prior: the rest of what the decoder generates looks like "
+            "none of these rows, and a smaller decoder may do where few cells are used."
+        )
+    else:
+        text += "Few cells beside the number of rows: a smaller decoder may do."
+    if part["share"] is not None and part["share"] < 0.9:
+        text += f" A row is on its cell with a probability of {part['share']:.2g} only, on average."
+    return Number("Cells with rows", value, text)
+
+
+def _latents_of_rows(square: float) -> Number:
+    text = "Mean square of the rows' latents in units of the prior, 1 for what the decoder itself generates. " + (
+        "They lie further out than the prior: draws from the decoder will not look like these rows."
+        if square > 1.3
+        else "They keep to the middle: draws from the decoder show more than these rows do."
+        if square < 0.7
+        else "So draws from the prior lie where the rows do."
+    )
+    return Number("Latents of the rows", f"{square:.3g}", text)
+
+
+def _gap(numbers: dict[str, Any]) -> list[Number]:
+    part, bound = numbers["gap"], numbers["bound"]
+    rows = []
+    if part is not None:
+        worse = part["amortisation"] > part["approximation"]
+        rows.append(
+            Number(
+                "Gap of the VAE",
+                f"{part['gap']:.3g} nats (exact)",
+                f"What the ELBO of its encoder, {-part['bound']:.4g}, loses of log p(x), over {part['rows']:,} rows: "
+                "bounds of two models that differ by less rank nothing. "
+                f"{part['approximation']:.3g} of it the family of posteriors costs, {part['amortisation']:.3g} the "
+                f"encoder: {'train or widen the encoder' if worse else 'take a richer family'} first.",
+            )
+        )
+    elif bound is not None:
+        rows.append(
+            Number("Negative ELBO", f"{bound:.4g} nats (sampled)", "The bound of the encoder; the encoder and its "
+                   "family lose what it exceeds the NLL by.")
+        )  # fmt: skip
+    if "gap" in numbers["unknown"]:
+        rows.append(Number("Gap of the VAE", "not known", f"{numbers['unknown']['gap']}."))
+    return rows
+
+
 def _how(exact: bool, error: float | None, unit: str = "") -> str:
     """Say what follows a number: its standard error, its unit, and whether it is exact."""
     if exact:
@@ -44,7 +157,7 @@ def _cells(cells: dict[str, Any]) -> Number:
             "Cells",
             f"{cells['count']:,} (exact)",
             "Pieces of the latent space; on each of them the decoder is one affine map A z + b. "
-            f"{cells['hold_90_percent']:,} of them hold 90% of the prior.",
+            f"{cells['hold_90_percent']:,} of them hold 90% of the prior: where that is a handful, PCA may do as well.",
         )
     met = f"{cells['count']:,} (met by {cells['draws']:,} draws)"
     text = (
@@ -70,7 +183,8 @@ def _dimension(numbers: dict[str, Any]) -> list[Number]:
         Number(
             "Intrinsic dimension",
             f"{part['mean']:.4g}{_how(exact, part['standard_error'])}",
-            f"The rank of A, of at most {S}, averaged over the prior: {listed} {bottleneck}",
+            f"The rank of A, of at most {S}, averaged over the prior: {listed} {bottleneck} Below S, latents are "
+            "wasted: take fewer, or widen that layer.",
         )
     ]
     if S > 1:
@@ -79,7 +193,8 @@ def _dimension(numbers: dict[str, Any]) -> list[Number]:
             Number(
                 "Effective dimension",
                 f"{spectrum['effective_dimension']:.3g} of {S}{_how(exact, spectrum['effective_dimension_error'])}",
-                "How evenly A stretches its directions: (Σσ²)²/Σσ⁴ of its singular values, averaged over the prior. "
+                "How evenly A stretches its directions: (Σσ²)²/Σσ⁴ of its singular values, averaged over the prior; as "
+                "many latents would show most of what it makes. "
                 + (
                     f"In the median cell the strongest direction is stretched {condition:,.3g} times as much as the "
                     "weakest."
@@ -133,7 +248,8 @@ def _entropy(numbers: dict[str, Any]) -> list[Number]:
         ]
     meaning = (
         "Of generated points, with respect to the S-dimensional volume of the manifold: that of the prior "
-        f"({part['of_prior']:.4g}) plus the mean log-volume."
+        f"({part['of_prior']:.4g}) plus the mean log-volume. Of two decoders of the same data, the higher one shows "
+        "more variety."
     )
     if part["upper_bound"]:
         meaning += " It is an upper bound, which is reached if no latents share an image."
@@ -161,7 +277,7 @@ def _disentanglement(numbers: dict[str, Any]) -> Number:
         f"{part['mean']:.4f}{_how(exact, part['standard_error'])}",
         f"Mean over the prior, spectral norm, of the absolute cosines between columns of A: 0 if every latent changes "
         f"x in a direction of its own, {S - 1} if all do the same. Largest in any {'cell' if exact else 'cell met'}: "
-        f"{part['largest']:.4f}.",
+        f"{part['largest']:.4f}. Near 0, latents can be turned one at a time.",
     )
 
 
@@ -172,7 +288,8 @@ def _angles(numbers: dict[str, Any]) -> Number:
     text = (
         f"Mean of the largest principal angle between the images of neighbouring cells, over {part['source']}"
         f", weighted by their prior mass: how sharply the manifold is bent. Half of them are "
-        f"below {part['quantiles']['0.5']:.3g}°, the largest is {part['largest']:.3g}°."
+        f"below {part['quantiles']['0.5']:.3g}°, the largest is {part['largest']:.3g}°. Straight lines between latents "
+        "stand for smooth changes of x only where they are small."
         if part["largest"] > _STRAIGHT
         else f"Over {part['source']}: the manifold is not bent anywhere."
     )
@@ -189,5 +306,5 @@ def _injective(part: dict[str, Any]) -> Number:
     return Number(
         "Injective",
         answer,
-        f"Whether different latents always have different images: {reason}.{witness}",
+        f"Whether different latents always have different images: {reason}.{witness} Only if so, x alone tells z.",
     )
