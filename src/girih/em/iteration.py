@@ -19,6 +19,7 @@ Source:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,13 @@ class Problem:
         """The E-step of rows `(B, D)`, whose weights `(B,)` are scaled to the sum `total`."""
         weight = weight * (total / weight.sum())
         return self._evaluated(lambda model: accumulate(model, x, weight)[1])
+
+    def some(self, index: Tensor) -> Problem:
+        """The problem of some rows, which stand for all: their weights are scaled up."""
+        few = copy.copy(self)
+        few.x, few.evaluations = self.x[index], 0
+        few.weight = self.weight[index] * (self.weight.sum() / self.weight[index].sum())
+        return few
 
     def expect(self, model: Model) -> Statistics:
         """The statistics of all rows."""
