@@ -38,7 +38,7 @@ _CURVES = 2
 # A finalist among the starts has this many times the iterations of a trial.
 _FINAL = 4
 # Rows that starts are tried on at most.
-_TRIED_ON = 4096
+_TRIED_ON = 2048
 
 
 class Loop:
