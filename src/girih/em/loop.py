@@ -1,8 +1,8 @@
 """The EM loop: trials of random starts, the continuation of the best, convergence, the saved state.
 
-Starts are told apart by far more than a sample of the rows would blur, and the way to the optimum of a sample leads most
-of the way to that of all rows. So of many rows a sample is drawn, the starts are tried on it, and the best goes on there;
-what it comes to begins the run that is kept, whose every iteration is of all rows.
+Starts are told apart by far more than a sample of the rows would blur, and the way to the optimum of a sample leads
+most of the way to that of all rows. So of many rows a sample is drawn, the starts are tried on it, and the best goes on
+there; what it comes to begins the run that is kept, whose every iteration is of all rows.
 """
 
 from __future__ import annotations

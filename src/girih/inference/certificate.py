@@ -55,7 +55,8 @@ class Pairs(NamedTuple):
             return torch.cat((mine, theirs))[order]
 
         a, b = self.gaussian, others.gaussian
-        gaussian = Gaussians(*map(both, a[:4], b[:4]), a.shared)
+        base, root, centre, log_volume = map(both, a[:4], b[:4])
+        gaussian = Gaussians(base, root, centre, log_volume, a.shared)
         known, lost = self.log_known.clone(), self.log_left_out.clone()
         known[which], lost[which] = others.log_known, others.log_left_out
         piece, error = both(self.piece, others.piece), both(self.raw_error, others.raw_error)

@@ -180,7 +180,8 @@ class Geometry:
 
 def log_volume_of(root: Tensor) -> Tensor:
     """`-log det R` of upper triangular roots `(m, S, S)`."""
-    return -root.diagonal(dim1=1, dim2=2).log().sum(1)
+    result: Tensor = -root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return result
 
 
 def _factor(image: Tensor) -> tuple[Tensor, Tensor]:
