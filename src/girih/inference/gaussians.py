@@ -155,7 +155,8 @@ class Geometry:
     @cached_property
     def inverse(self) -> Tensor:
         """From w back to z in these maps, `L R^-1`, `(P, S, S)`."""
-        return self.factor @ torch.linalg.inv(self.maps.root)
+        result: Tensor = self.factor @ torch.linalg.inv(self.maps.root)
+        return result
 
     @cached_property
     def tree(self) -> Tree:
