@@ -186,7 +186,9 @@ class Trace:
                 new = torch.ones_like(of, dtype=torch.bool)
                 new[1:] = (codes[1:] != codes[:-1]).any(1) | (of[1:] != of[:-1])
                 first = new.nonzero()[:, 0]
-                codes, jet, of = codes[first], Jet(jet.value[of[first]], jet.slope[of[first]]), new.cumsum(0) - 1
+                if len(first) > len(jet.value):
+                    jet = Jet(jet.value[of[first]], jet.slope[of[first]])
+                codes, of = codes[first], new.cumsum(0) - 1
             jet = step.jet([jet], codes)
         return Jet(jet.value[of], jet.slope[of])
 
