@@ -36,7 +36,7 @@ from girih.em.parameters import Trained
 from girih.em.penalties import penalised
 from girih.em.scaling import noise_floor
 from girih.errors import NonFiniteError, ParameterError
-from girih.inference import DGN, Model, Statistics, accumulate
+from girih.inference import DGN, Model, Statistics, sufficient_statistics
 from girih.networks import LinearStep
 from girih.partition import Partition
 
@@ -117,7 +117,7 @@ class Problem:
     def evaluate_on(self, x: Tensor, weight: Tensor, total: Tensor) -> Evaluation:
         """The E-step of rows `(B, D)`, whose weights `(B,)` are scaled to the sum `total`."""
         weight = weight * (total / weight.sum())
-        return self._evaluated(lambda model: accumulate(model, x, weight)[1])
+        return self._evaluated(lambda model: sufficient_statistics(model, x, weight))
 
     def some(self, index: Tensor) -> Problem:
         """The problem of some rows, which stand for all: their weights are scaled up."""
@@ -128,7 +128,7 @@ class Problem:
 
     def expect(self, model: Model) -> Statistics:
         """The statistics of all rows."""
-        return accumulate(model, self.x, self.weight)[1]
+        return sufficient_statistics(model, self.x, self.weight)
 
     def _evaluated(self, expect: Callable[[Model], Statistics]) -> Evaluation:
         partition = Partition(self.trace, prior=self.dgn.prior.detach())
@@ -154,7 +154,7 @@ class Problem:
 
     def is_finite(self) -> bool:
         """Tell whether all parameters are finite."""
-        return all(bool(torch.isfinite(p).all()) for p in self._named.values())
+        return bool(torch.isfinite(torch.cat([p.detach().flatten() for p in self._named.values()])).all())
 
     def system(self, now: Evaluation) -> NormalSystem | None:
         """The hidden update at the current parameters, those of `now`; `None` if there is nothing to update."""

@@ -73,7 +73,7 @@ class Cells(ABC):
         """The code of every hidden unit on every cell, `(R, U)` int8."""
 
     def nested(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many cells at a time, and their patterns; cells that share the codes of the first layers are neighbours."""
+        """So many cells at a time with patterns, next to those that share the codes of the first layers."""
         for some in torch.arange(len(self)).split(size):
             yield some, self.patterns[some]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import ModuleType
 from typing import NamedTuple
 
@@ -193,7 +194,7 @@ class LineCells(Cells):
     def __len__(self) -> int:
         return len(self._patterns)
 
-    @property
+    @cached_property
     def origins(self) -> Tensor:
         """The point of each cell that is nearest to 0."""
         return cell_origins(self.knots)[:, None]

@@ -73,7 +73,7 @@ class PolytopeCells(Cells):
         return self._kept if len(self) * self.trace.hidden_units <= _KEPT else self._made(self.packed)
 
     def nested(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many cells at a time, and their patterns; cells that share the codes of the first layers are neighbours."""
+        """So many cells at a time with patterns, next to those that share the codes of the first layers."""
         for some in torch.from_numpy(self.packing.nested_order(self.packed)).split(size):
             yield some, self._made(self.packed[some.numpy()])
 
