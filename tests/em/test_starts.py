@@ -167,7 +167,7 @@ FEW = {"max_iter": 12, "init_iter": 3, "tol": 0.0}
 @pytest.fixture
 def many(monkeypatch):
     """320 rows, more than starts are tried on, with weights; a fifth of them weigh nothing."""
-    monkeypatch.setattr("girih.em.loop._TRIED_ON", 100)
+    monkeypatch.setitem(girih.em.loop.TRIED_ON, 1, 100)
     weight = np.random.default_rng(1).choice([0.0, 0.5, 1.0, 2.0, 3.0], size=320)
     return girih.datasets.load("circle", n=320, seed=0).X, weight
 
@@ -238,7 +238,7 @@ def test_killed_fits_of_many_rows_go_on(many, tmp_path, stop_at, monkeypatch):
     with pytest.raises(KilledError):
         fit_em(b, X, checkpoint=path, checkpoint_seconds=0.0, **settings)
     monkeypatch.undo()
-    monkeypatch.setattr("girih.em.loop._TRIED_ON", 100)
+    monkeypatch.setitem(girih.em.loop.TRIED_ON, 1, 100)
     resumed = fit_em(b, X, checkpoint=path, **settings)
     assert resumed.curve.tolist() == whole.curve.tolist() and resumed.starts == whole.starts
     assert resumed.history["held_out"].tolist() == whole.history["held_out"].tolist()
