@@ -159,6 +159,110 @@ def test_killed_fits_with_curves_and_held_out_rows_go_on(circle, tmp_path, stop_
         fit_em(b, circle, checkpoint=tmp_path / "other.ckpt", **{**settings, "validation": circle[1:10]})
 
 
+# A sample of many rows ----------------------------------------------------------------------------------------------
+
+FEW = {"max_iter": 12, "init_iter": 3, "tol": 0.0}
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """320 rows, more than starts are tried on, with weights; a fifth of them weigh nothing."""
+    monkeypatch.setitem(girih.em.loop.TRIED_ON, 1, 100)
+    weight = np.random.default_rng(1).choice([0.0, 0.5, 1.0, 2.0, 3.0], size=320)
+    return girih.datasets.load("circle", n=320, seed=0).X, weight
+
+
+@pytest.mark.parametrize(("n_init", "init"), [(3, "auto"), (3, "random"), (1, "auto"), (1, "random")])
+def test_starts_of_many_rows_are_tried_on_a_sample_of_them(many, n_init, init, monkeypatch):
+    X, weight = many
+    sizes, evaluate = [], girih.em.iteration.Problem.expect
+
+    def counting(problem, model):
+        sizes.append((len(problem.x), float(problem.weight.sum())))
+        return evaluate(problem, model)
+
+    monkeypatch.setattr(girih.em.iteration.Problem, "expect", counting)
+    settings = {"n_init": n_init, "init": init, "sample_weight": weight, "seed": 3, **FEW}
+    result = fit_em(a := build(), X, **settings)
+    rows = [n for n, _ in sizes]
+    assert rows == sorted(rows) and set(rows) == {100, 320}  # the sample first, then all rows to the end
+    total = float((weight > 0).sum())
+    assert {round(w, 6) for _, w in sizes} == {round(total, 6)}  # so that penalties weigh the same
+    exact = -float(weight @ girih.DGN(a.net, noise=a.noise).forward().log_prob(X).detach().numpy() / weight.sum())
+    assert result.curve[-1] == pytest.approx(exact, abs=1e-10) and len(result.curve) == 13
+    assert (np.diff(result.curve) <= 0).all()
+    again = fit_em(b := build(), X, **settings)
+    assert again.curve.tolist() == result.curve.tolist()
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert fit_em(build(), X, **{**settings, "seed": 4}).curve.tolist() != result.curve.tolist()
+    if n_init > 1:
+        assert fit_em(build(), X, n_jobs=2, **settings).curve.tolist() == result.curve.tolist()
+
+
+def test_few_rows_and_warm_starts_need_no_sample(many, circle):
+    X, _ = many
+    before = fit_em(build(), circle, **FEW).curve
+    fit_em(a := build(), X, n_init=2, **FEW)
+    first = -float(a().log_prob(X).mean().detach())
+    assert fit_em(a, X, n_init=0, **FEW).curve[0] == pytest.approx(first, abs=1e-10)
+    assert len(circle) < 100 and fit_em(build(), circle, **FEW).curve.tolist() == before.tolist()
+
+
+def test_a_column_that_the_sample_knows_nothing_of_needs_all_rows(many):
+    X, _ = many
+    X[1:, 1] = np.nan
+    result = fit_em(build(), X, n_init=2, **FEW)
+    assert np.isfinite(result.curve).all() and (np.diff(result.curve) <= 0).all()
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 8, 15, 16, 24])
+def test_killed_fits_of_many_rows_go_on(many, tmp_path, stop_at, monkeypatch):
+    X, weight = many
+    settings = {"n_init": 2, "init": "random", "validation": 0.2, "patience": None, "sample_weight": weight, **FEW}
+    settings["acceleration"] = "none"
+    whole = fit_em(a := build(), X, **settings)
+
+    class KilledError(Exception):
+        pass
+
+    step, calls = girih.em.loop.em_step, []
+
+    def killing(*arguments):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KilledError
+        return step(*arguments)
+
+    path, b = tmp_path / "fit.ckpt", build()
+    monkeypatch.setattr("girih.em.loop.em_step", killing)
+    with pytest.raises(KilledError):
+        fit_em(b, X, checkpoint=path, checkpoint_seconds=0.0, **settings)
+    monkeypatch.undo()
+    monkeypatch.setitem(girih.em.loop.TRIED_ON, 1, 100)
+    resumed = fit_em(b, X, checkpoint=path, **settings)
+    assert resumed.curve.tolist() == whole.curve.tolist() and resumed.starts == whole.starts
+    assert resumed.history["held_out"].tolist() == whole.history["held_out"].tolist()
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stop_at", [4, 13, 25])
+def test_an_interrupted_fit_of_many_rows_has_the_exact_nll_of_all(many, stop_at, monkeypatch):
+    X, _ = many
+    step, calls = girih.em.loop.em_step, []
+
+    def interrupting(*arguments):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr("girih.em.loop.em_step", interrupting)
+    with pytest.warns(girih.em.loop.ConvergenceWarning, match="interrupted"):
+        result = fit_em(a := build(), X, n_init=3, init="random", acceleration="none", **FEW)
+    assert result.ended == "interrupted"
+    assert result.curve[-1] == pytest.approx(-float(a().log_prob(X).mean().detach()), abs=1e-10)
+
+
 # Early stopping -----------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import torch
 import girih
 from girih.covariance import LowRank
 from girih.gaussian import prepared
-from girih.inference import certificate, chunks
+from girih.inference import accumulate, certificate, chunks, polytopes
 from girih.inference.polytopes import log_marginal
 from twins import f64, noise_of_kind
 
@@ -163,3 +163,22 @@ def test_bounds_of_single_pieces(S):
         known = np.isfinite(least) & np.isfinite(twin)
         assert (np.isfinite(least) == np.isfinite(twin)).mean() > 0.95
         assert np.abs(least[known] - twin[known]).max() <= 1e-9 * (1.0 + np.abs(twin[known]).max())
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-2, 10.0])
+@pytest.mark.parametrize("S", [2, 3])
+def test_statistics_of_compiled_moments_are_those_of_the_torch_form(S, noise, monkeypatch):
+    """Complete rows and rows with holes, near and far off, of which some pairs need care."""
+    dgn = girih.DGN(girih.mlp([S, *((8, 8) if S == 2 else (5, 4)), 6], seed=3), noise=noise, prior=1.7)
+    near = dgn().sample((60,), seed=0)
+    holes = near[:20].clone()
+    holes[::2, 1], holes[::3, 4] = torch.nan, torch.nan
+    x = torch.cat((near, 3.0 * near[:20], 40.0 * near[:10], holes))
+    weight, model = torch.linspace(0.0, 2.0, len(x), dtype=torch.float64), dgn.model()
+    ours = accumulate(model, x, weight)
+    monkeypatch.setattr(polytopes, "_fast", lambda *tensors: None)
+    theirs = accumulate(model, x, weight)
+    assert torch.allclose(ours[0].log_prob, theirs[0].log_prob, rtol=1e-14, atol=1e-12)
+    for name, other in vars(theirs[1]).items():
+        size = float(other.abs().max())
+        assert torch.allclose(getattr(ours[1], name), other, rtol=0.0, atol=1e-11 * size), name

@@ -54,7 +54,9 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         weight_prior: `None`, `("gaussian", s)`, `("laplace", s)` or `("uniform", s)`.
         max_iter: EM iterations of the run that is kept.
         tol: converged when three iterations in a row gain less than this (nats per row).
-        n_init: random starts; the best after a short trial is continued. See `init`.
+        n_init: random starts; the best after a short trial is continued. See `init`. Of more than 2,048 rows (16,384
+            if `latent_dim` is 1) a sample of so many, drawn with `random_state` and with their weights, chooses it; the
+            kept run is of all rows.
         warm_start: go on from the last fit instead of starting anew. Another kind of `noise` starts from the fitted
             variances; another `latent_dim`, `hidden`, `activation` or `negative_slope` is refused.
         random_state: seed or `RandomState`.

@@ -76,7 +76,9 @@ def fit_em(
         kink_ridge: lambda, rows by which a prior holds the generator to an affine map.
         max_iter: iterations of the run that is kept.
         tol: when it has converged, in nats per row.
-        n_init: random starts, beside curves; 0 is a warm start.
+        n_init: random starts, beside curves; 0 is a warm start. Of more than 2,048 rows with weight (of one latent
+            16,384), so many, drawn with `seed` and with their weights, serve to choose the start and to go on from it
+            for some iterations.
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton" or "none".
         batch_size: rows in a batch.

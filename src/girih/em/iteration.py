@@ -19,6 +19,7 @@ Source:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from girih.em.parameters import Trained
 from girih.em.penalties import penalised
 from girih.em.scaling import noise_floor
 from girih.errors import NonFiniteError, ParameterError
-from girih.inference import DGN, Model, Statistics, accumulate
+from girih.inference import DGN, Model, Statistics, sufficient_statistics
 from girih.networks import LinearStep
 from girih.partition import Partition
 
@@ -90,7 +91,9 @@ class Problem:
         self.dgn, self.x, self.weight, self.prior = dgn, x, weight, prior
         self.evaluations = 0  # exact evaluations of all rows so far
         self.noise_floor = noise_floor(dgn, x, weight) if floor is None else floor
-        self.trained = Trained.of(dgn.net, dgn.trace)
+        self.trace = dgn.trace  # EM changes numbers, not what the network is built of
+        self.trained = Trained.of(dgn.net, self.trace)
+        self._named = dict(dgn.named_parameters())
         if prior is not None and prior.family != "gaussian" and not self.trained.is_chain:
             raise ParameterError(
                 f"a {prior.family} weight prior needs a chain of Linear layers and activations, and this network has "
@@ -114,15 +117,22 @@ class Problem:
     def evaluate_on(self, x: Tensor, weight: Tensor, total: Tensor) -> Evaluation:
         """The E-step of rows `(B, D)`, whose weights `(B,)` are scaled to the sum `total`."""
         weight = weight * (total / weight.sum())
-        return self._evaluated(lambda model: accumulate(model, x, weight)[1])
+        return self._evaluated(lambda model: sufficient_statistics(model, x, weight))
+
+    def some(self, index: Tensor) -> Problem:
+        """The problem of some rows, which stand for all: their weights are scaled up."""
+        few = copy.copy(self)
+        few.x, few.evaluations = self.x[index], 0
+        few.weight = self.weight[index] * (self.weight.sum() / self.weight[index].sum())
+        return few
 
     def expect(self, model: Model) -> Statistics:
         """The statistics of all rows."""
-        return accumulate(model, self.x, self.weight)[1]
+        return sufficient_statistics(model, self.x, self.weight)
 
     def _evaluated(self, expect: Callable[[Model], Statistics]) -> Evaluation:
-        partition = self.dgn.partition
-        model = self.dgn.model(partition)
+        partition = Partition(self.trace, prior=self.dgn.prior.detach())
+        model = self.dgn.model(partition, self.trace)
         s = expect(model)
         penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)
         total = float(s.log_likelihood)
@@ -134,24 +144,24 @@ class Problem:
 
     def parameters(self) -> dict[str, Tensor]:
         """A copy of everything that EM changes."""
-        return {name: p.detach().clone() for name, p in self.dgn.named_parameters()}
+        return {name: p.detach().clone() for name, p in self._named.items()}
 
     def restore(self, parameters: dict[str, Tensor]) -> None:
         """Put back what `parameters` gave."""
         with torch.no_grad():
-            for name, parameter in self.dgn.named_parameters():
+            for name, parameter in self._named.items():
                 parameter.copy_(parameters[name])
 
     def is_finite(self) -> bool:
         """Tell whether all parameters are finite."""
-        return all(bool(torch.isfinite(p).all()) for p in self.dgn.parameters())
+        return bool(torch.isfinite(torch.cat([p.detach().flatten() for p in self._named.values()])).all())
 
     def system(self, now: Evaluation) -> NormalSystem | None:
         """The hidden update at the current parameters, those of `now`; `None` if there is nothing to update."""
         if now.system is None and self.trained.hidden:
             with torch.no_grad():
                 if self.trained.is_chain:
-                    layers = hidden_layers(self.dgn.trace, now.partition)
+                    layers = hidden_layers(self.trace, now.partition)
                     now.system = HiddenSystem(now.model, now.statistics, layers, self.prior)
                 else:
                     now.system = JacobianSystem(
@@ -185,7 +195,7 @@ class Problem:
     def balance(self) -> None:
         """Give the weights the scales that their prior likes best, if the network is a chain: the same generator."""
         if self.prior is not None and self.trained.is_chain:
-            chain = self.dgn.trace.chain or ()
+            chain = self.trace.chain or ()
             self.prior.balance([step.module for step in chain if isinstance(step, LinearStep)])
 
 

@@ -35,7 +35,9 @@ class EMOptions:
         tol: converged when three iterations in a row each gain less than this (nats per row).
         n_init: random starts, beside which curves are tried (see `init`); each gets `init_iter` iterations, the best
             is continued. 1 is the best curve alone, or one random start. 0 keeps the parameters that the model has
-            (a warm start).
+            (a warm start). Of more than 2,048 rows with weight (of one latent 16,384) a uniform sample of so many,
+            drawn with `seed`, stands for all in the trials, with its rows' weights scaled up; there the best goes on to
+            `4 init_iter` iterations, and what it comes to begins the run that is kept, which is of all rows.
         init_iter: trial iterations of each start.
         acceleration: "quasi-newton", or "none" for EM alone. With a Laplace or uniform weight prior it is EM alone.
         batch_size: rows in a batch, for data with many rows: an iteration is then a pass over the rows in batches,

@@ -34,7 +34,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from girih.inference import Model, Statistics, accumulate
+from girih.inference import Model, Statistics, sufficient_statistics
 
 
 def penalised(model: Model, s: Statistics, ridge: float, noise: Tensor | None) -> tuple[Statistics, float]:
@@ -50,7 +50,7 @@ def penalised(model: Model, s: Statistics, ridge: float, noise: Tensor | None) -
     pairs = [(torch.diag(root), torch.diag(root))]
     if ridge:
         nothing = torch.full_like(model.bias, torch.nan)[None]
-        _, prior = accumulate(model, nothing, nothing.new_full((1,), ridge))
+        prior = sufficient_statistics(model, nothing, nothing.new_full((1,), ridge))
         bends, P = _bends(model, prior.moments)
         image = model.weight @ P
         metric = model.weight.mT @ model.noise.solve(model.weight)

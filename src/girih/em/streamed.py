@@ -27,7 +27,7 @@ from girih.em.parameters import OverfitWarning, Trained, count_parameters, overf
 from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.errors import EmptyDataError, GirihError
-from girih.inference import DGN, Model, Statistics, accumulate
+from girih.inference import DGN, Model, Statistics, sufficient_statistics
 from girih.streams import Blocks, Drawn, Processes, Sample, Total
 from girih.training import Checkpoint, FitResult
 from girih.training.options import held_out_count
@@ -130,7 +130,7 @@ class StreamedProblem(Problem):
         def work() -> Total:
             total = Total()
             for x in self.passes.blocks(self.dgn):
-                s = accumulate(model, x, x.new_ones(len(x)))[1]
+                s = sufficient_statistics(model, x, x.new_ones(len(x)))
                 total.add([getattr(s, field.name) for field in fields(s)])
             return total
 

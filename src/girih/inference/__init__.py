@@ -3,7 +3,7 @@
 from girih.inference.dgn import DGN, DGNDistribution
 from girih.inference.model import MAX_LATENT_DIM, Evidence, Model, check_latent_dim, chunks
 from girih.inference.posterior import Posterior
-from girih.inference.statistics import Statistics, accumulate, evidence
+from girih.inference.statistics import Statistics, accumulate, evidence, sufficient_statistics
 
 __all__ = [
     "DGN",
@@ -17,4 +17,5 @@ __all__ = [
     "check_latent_dim",
     "chunks",
     "evidence",
+    "sufficient_statistics",
 ]

@@ -55,7 +55,8 @@ class Pairs(NamedTuple):
             return torch.cat((mine, theirs))[order]
 
         a, b = self.gaussian, others.gaussian
-        gaussian = Gaussians(both(a.base, b.base), both(a.root, b.root), both(a.centre, b.centre), a.shared)
+        base, root, centre, log_volume = map(both, a[:4], b[:4])
+        gaussian = Gaussians(base, root, centre, log_volume, a.shared)
         known, lost = self.log_known.clone(), self.log_left_out.clone()
         known[which], lost[which] = others.log_known, others.log_left_out
         piece, error = both(self.piece, others.piece), both(self.raw_error, others.raw_error)
@@ -64,7 +65,7 @@ class Pairs(NamedTuple):
     @property
     def log_scale(self) -> Tensor:
         """Log of what a mass in w is multiplied by to give its part of p(x), `(m,)`."""
-        return self.gaussian.base + self.gaussian.log_volume()
+        return self.gaussian.base + self.gaussian.log_volume
 
 
 def select_pairs(g: Geometry, rows: Rows) -> Pairs:
@@ -91,7 +92,8 @@ def _compiled(g: Geometry, rows: Rows) -> Pairs:
     """Pairs of complete rows by compiled code, and of those of which it is not sure as of the others."""
     search, outer = g.recall(Search), unbounded_bounds(g, rows)
     found = search.find(g, rows, outer, (math.log(g.model.tol / _STAGES), ROUNDING, _WORTH, _BEAM))
-    gaussian = Gaussians(found.base, g.maps.root[found.piece], found.centre, True)
+    root, log_volume = g.maps.root[found.piece], g.log_volume[found.piece]
+    gaussian = Gaussians(found.base, root, found.centre, log_volume, True)
     error = g.raw_error(found.piece, gaussian)
     pairs = Pairs(found.row, found.piece, gaussian, found.log_known, found.log_left_out, error)
     unsure = found.unsure.nonzero()[:, 0]
@@ -166,7 +168,7 @@ def unbounded_bounds(g: Geometry, rows: Rows) -> Tensor:
     if rows.observed is not None or not len(outer):
         row, piece = _every_pair(count, outer)
         pairs = g.gaussians(rows, row, piece)
-        log_volume = pairs.log_volume()
+        log_volume = pairs.log_volume
         distance2 = torch.zeros_like(log_volume)
         # elsewhere the first bound is smaller: |b - Q c| is at least the distance
         some = (log_mass.repeat(count) < log_volume).nonzero()[:, 0]
@@ -208,7 +210,7 @@ def _distances2(g: Geometry, rows: Rows, row: Tensor, piece: Tensor) -> Tensor:
 def affine_bound(g: Geometry, gaussian: Gaussians, piece: Tensor) -> Tensor:
     """Upper bounds `(m,)` on what pairs add to log p(x), from what is under the whole Gaussian or its peak."""
     flat = g.pieces.log_volume[piece] - 0.5 * g.pieces.dim * _LOG_2PI
-    return gaussian.base + torch.minimum(gaussian.log_volume(), flat)
+    return gaussian.base + torch.minimum(gaussian.log_volume, flat)
 
 
 def _least_of_each_row(row: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ def _raise(
     Jensen's inequality is as good as their masses but for some nats, and costs much less. Where it says nothing, as of
     corners at infinity, the mass itself is taken, for one pair of a row that can add much to what is known.
     """
-    scale = gaussian.base + gaussian.log_volume()
+    scale = gaussian.base + gaussian.log_volume
     least = scale + g.least_log_mass(piece, gaussian, anchor)
     known = known.scatter_reduce(0, row, _lowered(least), "amax")
     unknown = (torch.isneginf(least) & (value > known[row] + _WORTH)).nonzero()[:, 0]

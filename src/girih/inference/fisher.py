@@ -28,7 +28,7 @@ from torch.autograd.function import FunctionCtx
 from girih.covariance import Covariance
 from girih.errors import DerivativeError
 from girih.inference.model import Evidence, Model, chunks
-from girih.inference.statistics import Statistics, accumulate, evidence, expect
+from girih.inference.statistics import Statistics, evidence, expect, sufficient_statistics
 
 _IN_PARAMETERS = (
     "second derivatives of log p(x) that involve the parameters (network, noise, prior) are not available, only those "
@@ -284,7 +284,7 @@ class _ParameterGradient(torch.autograd.Function):
         x, grad = x.detach(), grad.detach()
         if not used.all():
             x, grad = x[used], grad[used]
-        return gradient(model, accumulate(model, x, grad)[1])
+        return gradient(model, sufficient_statistics(model, x, grad))
 
     @staticmethod
     def setup_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

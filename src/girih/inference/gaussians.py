@@ -46,15 +46,13 @@ class Gaussians(NamedTuple):
     base: Tensor  # (m,)
     root: Tensor  # (m, S, S)
     centre: Tensor  # (m, S)
+    log_volume: Tensor  # (m,) -log det R: what a volume in w is more than one in u
     shared: bool  # whether the roots are those of `Maps`
 
     def take(self, index: Tensor) -> Gaussians:
         """Those of some pairs."""
-        return Gaussians(self.base[index], self.root[index], self.centre[index], self.shared)
-
-    def log_volume(self) -> Tensor:
-        """`-log det R`: what a volume in w is more than one in u."""
-        return -self.root.diagonal(dim1=1, dim2=2).log().sum(1)
+        base, root, centre, log_volume = (part[index] for part in self[:4])
+        return Gaussians(base, root, centre, log_volume, self.shared)
 
 
 class Geometry:
@@ -146,7 +144,19 @@ class Geometry:
         if not parts:
             parts = [(rows.y.new_empty(0), rows.y.new_empty(0, S, S), rows.y.new_empty(0, S))]
         base, root, centre = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Gaussians(base, root, centre, rows.observed is None)
+        complete = rows.observed is None
+        return Gaussians(base, root, centre, self.log_volume[piece] if complete else log_volume_of(root), complete)
+
+    @cached_property
+    def log_volume(self) -> Tensor:
+        """`-log det R` of the maps of complete rows, `(P,)`."""
+        return log_volume_of(self.maps.root)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """From w back to z in these maps, `L R^-1`, `(P, S, S)`."""
+        result: Tensor = self.factor @ torch.linalg.inv(self.maps.root)
+        return result
 
     @cached_property
     def tree(self) -> Tree:
@@ -167,6 +177,12 @@ class Geometry:
         # |R t| is at least |J t|, and no K-dimensional vectors are needed
         length = torch.linalg.vector_norm((self.maps.root[owner[inner]] @ around[:, :, None])[:, :, 0], dim=1)
         return Leaves(index, feature[index], self.slope[index], around, length, place[owner[inner]])
+
+
+def log_volume_of(root: Tensor) -> Tensor:
+    """`-log det R` of upper triangular roots `(m, S, S)`."""
+    result: Tensor = -root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return result
 
 
 def _factor(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ class PolytopePosterior(Posterior):
             pairs = select_pairs(geometry, rows.relative())
             root, a = pairs.gaussian.root, find_anchors(geometry, rows, pairs.row, pairs.piece, pairs.gaussian)
             log_mass, *moments = geometry.pieces.local_moments(pairs.piece, root, a.place, a.tilt)
-            log_joint = a.log_peak + pairs.gaussian.log_volume() + log_mass
+            log_joint = a.log_peak + pairs.gaussian.log_volume + log_mass
             some = a.place, a.tilt, a.log_peak, log_joint
             parts.append(_Part(index[pairs.row], pairs.piece, root, *some, *moments))
             self._chunks.append(_Chunk(index, rows, a, rows.common - 0.5 * a.least, pairs.log_left_out + 0.5 * a.least))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from girih._devices import room
-from girih.gaussian.prepared import serve
+from girih.gaussian.prepared import compiled_form, first_of_each, serve
 from girih.gaussian.tables import gather, slots
 from girih.inference.certificate import Pairs, normalise, select_pairs
 from girih.inference.gaussians import Geometry
@@ -53,22 +54,17 @@ class SparseMoments(NamedTuple):
         pieces, root = geometry.shape(careful)
         log_mass, mean, covariance = pieces.moments(pairs.piece[some], root, careful.centre)
         log_joint[some] = log_scale[some] + log_mass
-        log_total, e0 = normalise(pairs.row, log_joint, count)
-        # raw moments are in units of the mass; those taken with care are multiplied by it here
-        unit = (log_scale - log_total[pairs.row]).exp()
-        unit[some] = e0[some]
-        square = mean[:, :, None] * mean[:, None, :] + covariance
-        none = e0[some] == 0.0  # a piece without mass has no moments
-        first[some] = torch.where(none[:, None], 0.0, mean)
-        second[some] = torch.where(none[:, None, None], 0.0, square)
-        first, second = unit[:, None] * first, unit[:, None, None] * second
-        # w = R t - c, and z = L u: back to the latents
-        inverse = geometry.factor @ torch.linalg.inv(g.root)
-        shift = g.centre[:, :, None] * first[:, None, :]
-        second = second + shift + shift.mT + e0[:, None, None] * g.centre[:, :, None] * g.centre[:, None, :]
-        first = first + e0[:, None] * g.centre
-        first = (inverse @ first[:, :, None])[:, :, 0]
-        second = inverse @ second @ inverse.mT
+        # raw moments are in units of the mass; those taken with care are multiplied by it later
+        log_unit = log_scale.clone()
+        log_unit[some], first[some] = log_joint[some], mean
+        second[some] = mean[:, :, None] * mean[:, None, :] + covariance
+        # w = R t - c, and z = L u
+        inverse = geometry.inverse if g.shared else geometry.factor @ torch.linalg.inv(g.root)
+        which = pairs.piece if g.shared else torch.arange(len(pairs.piece), device=pairs.piece.device)
+        back = _posterior if (fast := _fast(mass)) is None else partial(_compiled_posterior, fast)
+        log_total, e0, first, second = back(
+            pairs.row, count, log_joint, log_unit, g.centre, inverse, which, first, second
+        )
         distant = (log_total < -0.5 * DISTANT).nonzero()[:, 0]
         if len(distant):
             of = torch.isin(pairs.row, distant).nonzero()[:, 0]
@@ -111,8 +107,13 @@ class SparseMoments(NamedTuple):
 
     def moments(self, weight: Tensor) -> Tensor:
         """`sum_n g_n E[1_piece (t, 1)(t, 1)^T]`, `(P, S + 1, S + 1)`."""
-        second = weight[self.row][:, None, None] * self._second()
-        return second.new_zeros(self.shape[1], *second.shape[1:]).index_add_(0, self.piece, second)
+        S = self.e1.shape[1]
+        out = self.e1.new_zeros(self.shape[1], S + 1, S + 1)
+        if (fast := _fast(self.e1)) is not None:
+            parts = (self.row, self.piece, weight, self.e0, self.e1, self.e2, out)
+            fast.by_piece(*(part.contiguous().numpy() for part in parts))
+            return out
+        return out.index_add_(0, self.piece, weight[self.row][:, None, None] * self._second())
 
     def rows_on_cells(self, weight: Tensor, y: Tensor) -> Tensor:
         """`sum_n g_n y_n E[1_piece (t, 1)^T]`, `(P, K, S + 1)`, for y `(n, K)`."""
@@ -146,6 +147,42 @@ class SparseMoments(NamedTuple):
         return torch.nn.functional.pad(table(about @ self._second()) @ table(about).mT, (0, 1, 0, 1))
 
 
+def _posterior(
+    row: Tensor,
+    count: int,
+    log_joint: Tensor,
+    log_unit: Tensor,
+    centre: Tensor,
+    inverse: Tensor,
+    which: Tensor,
+    first: Tensor,
+    second: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`log p(x)`, and E[1], E[t] and E[t t^T] from the moments of w in units of `exp(log_unit)`."""
+    log_total, e0 = normalise(row, log_joint, count)
+    unit = torch.where(e0 > 0.0, (log_unit - log_total[row]).exp(), 0.0)
+    none = e0 == 0.0  # a piece without mass has no moments
+    first = torch.where(none[:, None], 0.0, unit[:, None] * first)
+    second = torch.where(none[:, None, None], 0.0, unit[:, None, None] * second)
+    shift = centre[:, :, None] * first[:, None, :]
+    second = second + shift + shift.mT + e0[:, None, None] * centre[:, :, None] * centre[:, None, :]
+    first = first + e0[:, None] * centre
+    turn = inverse[which]
+    return log_total, e0, (turn @ first[:, :, None])[:, :, 0], turn @ second @ turn.mT
+
+
+def _compiled_posterior(fast: ModuleType, row: Tensor, count: int, *parts: Tensor) -> tuple[Tensor, ...]:
+    """`_posterior` by compiled code; the moments are overwritten."""
+    first, second = parts[-2:]
+    log_total, e0 = fast.moments(first_of_each(row, count), *(part.contiguous().numpy() for part in parts))
+    return torch.from_numpy(log_total), torch.from_numpy(e0), first, second
+
+
+def _fast(*tensors: Tensor) -> ModuleType | None:
+    """The module of compiled code, where it takes such tensors."""
+    return compiled_form("girih.inference.moment_kernels") if all(map(serve, tensors)) else None
+
+
 def _from_anchors(
     geometry: Geometry, rows: Rows, row: Tensor, pairs: Pairs, of: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -153,7 +190,7 @@ def _from_anchors(
     piece, gaussian = pairs.piece[of], pairs.gaussian.take(of)
     anchors = find_anchors(geometry, rows, row, piece, gaussian)
     log_mass, mean, spread = geometry.pieces.local_moments(piece, gaussian.root, anchors.place, anchors.tilt)
-    total, share = normalise(row, anchors.log_peak + gaussian.log_volume() + log_mass, len(rows.x))
+    total, share = normalise(row, anchors.log_peak + gaussian.log_volume + log_mass, len(rows.x))
     mean, spread = (torch.where(share.view(-1, *[1] * k) > 0.0, part, 0.0) for k, part in ((1, mean), (2, spread)))
     inverse = geometry.factor @ torch.linalg.inv(gaussian.root)
     first = (inverse @ (anchors.place + mean)[:, :, None])[:, :, 0]
@@ -193,6 +230,11 @@ def needs_care(pairs: Pairs, mass: Tensor) -> Tensor:
     Right enough is an error small beside the mass itself or, where p(x) is not much below the scale of the pair,
     beside the share that the pair has in p(x).
     """
+    if (fast := _fast(mass)) is not None:
+        start = first_of_each(pairs.row, len(pairs.log_known))
+        parts = (pairs.log_scale, mass, pairs.raw_error, pairs.log_known)
+        found = fast.careful(start, *(part.contiguous().numpy() for part in parts), _LARGE, math.log(_FLOOR))
+        return torch.from_numpy(found)
     safe = (mass - pairs.raw_error).clamp(min=0.0).log()
     log_p, _ = normalise(pairs.row, pairs.log_scale + safe, len(pairs.log_known))
     floor = torch.maximum(log_p, pairs.log_known)[pairs.row] - pairs.log_scale

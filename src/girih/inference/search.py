@@ -37,10 +37,8 @@ class Search:
     def __init__(self, g: Geometry) -> None:
         S = g.pieces.dim
         self._tree, self._levels = _flat_tree(g.tree, S)
-        root = g.maps.root
-        log_volume = -root.diagonal(dim1=1, dim2=2).log().sum(1)
         flat = torch.stack((g.pieces.log_volume - 0.5 * S * math.log(2.0 * math.pi), g.far), 1)
-        self._maps = tuple(part.contiguous().numpy() for part in (g.maps.start, g.maps.basis.mT, log_volume, flat))
+        self._maps = tuple(part.contiguous().numpy() for part in (g.maps.start, g.maps.basis.mT, g.log_volume, flat))
         self._shape = _flat_shape(g)
         self._unbounded = g.unbounded.numpy()
         self._kernels = importlib.import_module("girih.inference.kernels")

@@ -17,6 +17,7 @@ parameters, so the statistics of a converged model are small numbers, not differ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -60,15 +61,27 @@ def evidence(model: Model, x: Tensor) -> Evidence:
 def accumulate(model: Model, x: Tensor, weight: Tensor) -> tuple[Evidence, Statistics]:
     """One E-step: `log p(x)` `(N,)` and the statistics of all rows with weights `(N,)`."""
     evidence = Evidence.empty(x)
+
+    def put(index: Tensor, rows: Rows, log_p: Tensor, left_out: Tensor) -> None:
+        evidence.put(index, Evidence(log_p, left_out, log_prob_rounding(model, rows, log_p)))
+
+    return evidence, sufficient_statistics(model, x, weight, put)
+
+
+def sufficient_statistics(
+    model: Model, x: Tensor, weight: Tensor, put: Callable[[Tensor, Rows, Tensor, Tensor], None] | None = None
+) -> Statistics:
+    """The statistics alone of all rows; `put` is called with the place of each chunk, its rows, and what they give."""
     total: Statistics | None = None
     for index, rows in chunks(model, x):
-        found, e = expect(model, rows)
-        evidence.put(index, found)
-        part = _chunk_statistics(model, rows, e, weight[index], found.log_prob)
+        log_p, left_out, e = model.cells.region.expect(model, rows)
+        if put is not None:
+            put(index, rows, log_p, left_out)
+        part = _chunk_statistics(model, rows, e, weight[index], log_p)
         total = part if total is None else total + part
     if total is None:
-        raise AssertionError("accumulate needs at least one row")
-    return evidence, total
+        raise AssertionError("an E-step needs at least one row")
+    return total
 
 
 def _chunk_statistics(model: Model, rows: Rows, e: Moments, weight: Tensor, log_p: Tensor) -> Statistics:

@@ -166,9 +166,31 @@ class Trace:
         return self.maps(self.pattern(z))
 
     def maps(self, patterns: Tensor) -> tuple[Tensor, Tensor]:
-        """The affine maps `A (R, D, S)`, `b (R, D)` of the cells with these patterns `(R, U)`."""
-        jet = self.output_jet(patterns, torch.zeros(len(patterns), self.latent_dim, dtype=torch.float64))
+        """The affine maps `A (R, D, S)`, `b (R, D)` of the cells with these patterns `(R, U)`.
+
+        In a chain, cells next to each other that share the codes of its first layers share the work up to there.
+        """
+        if self.chain is not None:
+            jet = self._shared_jet(patterns.to(self.device))
+        else:
+            jet = self.output_jet(patterns, torch.zeros(len(patterns), self.latent_dim, dtype=torch.float64))
         return jet.slope, jet.value
+
+    def _shared_jet(self, patterns: Tensor) -> Jet:
+        """`output_jet` of a chain about 0, step by step on one cell of each run of equal codes so far."""
+        eye = torch.eye(self.latent_dim, dtype=torch.float64, device=patterns.device)
+        jet, of = Jet(eye.new_zeros(1, len(eye)), eye[None]), patterns.new_zeros(len(patterns), dtype=torch.long)
+        for index, step in enumerate(self.steps[1:], start=1):
+            codes = patterns[:, self.units(index)]
+            if codes.shape[1]:
+                new = torch.ones_like(of, dtype=torch.bool)
+                new[1:] = (codes[1:] != codes[:-1]).any(1) | (of[1:] != of[:-1])
+                first = new.nonzero()[:, 0]
+                if len(first) > len(jet.value):
+                    jet = Jet(jet.value[of[first]], jet.slope[of[first]])
+                codes, of = codes[first], new.cumsum(0) - 1
+            jet = step.jet([jet], codes)
+        return Jet(jet.value[of], jet.slope[of])
 
     def output_jet(self, patterns: Tensor, origin: Tensor) -> Jet:
         """The map from z to x on each cell, about the points `origin (R, S)`."""

@@ -170,6 +170,11 @@ class LinearStep(AffineStep):
         return self.operator.weight.value
 
     @property
+    def device(self) -> torch.device:
+        """The device that holds the parameters."""
+        return self.operator.weight.raw.device
+
+    @property
     def has_bias(self) -> bool:
         """Tells whether the layer has a bias of its own."""
         return self.operator.shift is not None

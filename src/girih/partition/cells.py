@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
@@ -71,6 +71,11 @@ class Cells(ABC):
     @abstractmethod
     def patterns(self) -> Tensor:
         """The code of every hidden unit on every cell, `(R, U)` int8."""
+
+    def nested(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many cells at a time with patterns, next to those that share the codes of the first layers."""
+        for some in torch.arange(len(self)).split(size):
+            yield some, self.patterns[some]
 
     @property
     @abstractmethod

@@ -48,6 +48,18 @@ class Packing:
             start, at = start + size, at + width
         return out
 
+    def nested_order(self, packed: Array) -> Array:
+        """An order `(R,)` that brings rows together which share the codes of the first steps: of one, of two, ...
+
+        It goes by hashes, so that rows which share them may, rarely, be apart.
+        """
+        rng, at, hashes = np.random.default_rng(0), 0, []
+        for size, signs in self.parts[:-1]:
+            width = -(-size // 8) if signs else size
+            hashes.append(packed[:, at : at + width] @ rng.random(width))
+            at += width
+        return np.lexsort(hashes[::-1]) if hashes else np.arange(len(packed))
+
 
 def is_sign(step: KinkStep | MaxStep) -> bool:
     """Tells whether the codes of a step are signs."""

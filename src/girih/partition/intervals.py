@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from girih.errors import NonFiniteError
 from girih.gaussian import interval_log_mass
+from girih.gaussian.prepared import compiled_form
 from girih.networks import LinearStep, Trace
 from girih.partition.cells import Cells, Corners, interval
 from girih.partition.codes import Packing
@@ -36,10 +40,37 @@ def line_partition(trace: Trace) -> Line:
     up to rounding has none, and roots that agree within their errors (duplicate units) are one breakpoint.
     """
     with torch.no_grad():
-        return _line_partition(trace)
+        fast = compiled_form("girih.partition.kernels") if trace.device.type == "cpu" else None
+        return _by_tensors(trace) if fast is None else _compiled(fast, trace)
 
 
-def _line_partition(trace: Trace) -> Line:
+def _compiled(fast: ModuleType, trace: Trace) -> Line:
+    numbers, stages, units = [], [], 0
+    chain = trace.chain or ()
+    for stage in chain:
+        if isinstance(stage, LinearStep):
+            numbers += [stage.weight.flatten(), stage.bias]
+            stages.append((stage.in_features, stage.out_features, -1))
+        else:
+            numbers.append(stage.slope.expand(stage.size))
+            stages.append((stage.size, stage.size, units))
+            units += stage.size
+    flat = torch.cat(numbers).numpy() if numbers else np.empty(0)
+    knots, patterns, bad = fast.line(flat, np.array(stages, np.int64).reshape(-1, 3), _EPS, _FARTHEST)
+    if bad >= 0:
+        raise _overflow(chain[bad].path)
+    return Line(torch.from_numpy(knots), torch.from_numpy(patterns))
+
+
+def _overflow(path: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"layer '{path}' has weights that are not finite, or so large that its output overflows; reload the network, "
+        "or train it with smaller steps"
+    )
+
+
+def _by_tensors(trace: Trace) -> Line:
+    """The same by operations on tensors."""
     device = trace.device
     knots = torch.empty(0, dtype=torch.float64, device=device)
     origin = cell_origins(knots)
@@ -55,10 +86,7 @@ def _line_partition(trace: Trace) -> Line:
             slope_error = slope_error @ size.T + rounding * (slope.abs() @ size.T)
             value, slope = value @ weight.T + bias, slope @ weight.T
             if not (torch.isfinite(value).all() and torch.isfinite(slope).all()):
-                raise NonFiniteError(
-                    f"layer '{stage.path}' has weights that are not finite, or so large that its output overflows; "
-                    "reload the network, or train it with smaller steps"
-                )
+                raise _overflow(stage.path)
             continue
         roots, errors = _roots(knots, origin, value, slope, value_error, slope_error)
         new_knots = torch.cat((knots, _merge(roots, errors))).sort().values
@@ -166,7 +194,7 @@ class LineCells(Cells):
     def __len__(self) -> int:
         return len(self._patterns)
 
-    @property
+    @cached_property
     def origins(self) -> Tensor:
         """The point of each cell that is nearest to 0."""
         return cell_origins(self.knots)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,20 @@ class Limits:
 
     Args:
         max_cells: the largest number of cells.
-        memory: in GB; by default most of what is free on this machine.
-
-    Attributes:
-        bytes: the memory, infinite if it is not known what is free.
+        memory: in GB; by default most of what is free on this machine when it is first asked for.
     """
 
     def __init__(self, max_cells: int, memory: float | None = None) -> None:
-        self.max_cells = max_cells
+        self.max_cells, self._memory = max_cells, memory
         if memory is None:
-            self.bytes = _SHARE * min(_free(), _free_in_group())
-        elif isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 < memory < math.inf:
+            return
+        if isinstance(memory, bool) or not isinstance(memory, int | float) or not 0 < memory < math.inf:
             raise ParameterError(f"memory must be a positive number of GB, got {memory!r}")
-        else:
-            self.bytes = memory * 1e9
+
+    @cached_property
+    def bytes(self) -> float:
+        """The memory, infinite if it is not known what is free: a line of few cells never asks."""
+        return _SHARE * min(_free(), _free_in_group()) if self._memory is None else self._memory * 1e9
 
 
 def _free() -> float:

@@ -259,8 +259,12 @@ class Partition(Shown):
         """`A (R, D, S)` and `b (R, D)` of every cell; differentiable in the parameters of the network."""
         if len(self) <= _CHUNK:
             return self.trace.maps(self.patterns)
-        parts = [self.trace.maps(part) for part in self.patterns.split(_CHUNK)]  # all layers of a part stay in cache
-        return torch.cat([A for A, _ in parts]), torch.cat([b for _, b in parts])
+        traced, order, parts = self.trace, [], []
+        for some, patterns in self.cells.nested(_CHUNK):  # all layers of a part stay in cache
+            order.append(some)
+            parts.append(traced.maps(patterns))
+        back = torch.cat(order).argsort().to(traced.device)
+        return torch.cat([A for A, _ in parts])[back], torch.cat([b for _, b in parts])[back]
 
     def hidden_jet(self) -> Jet:
         """The map from z to the last hidden features on each piece, about `piece_origins`."""

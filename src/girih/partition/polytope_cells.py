@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -70,6 +71,11 @@ class PolytopeCells(Cells):
     def patterns(self) -> Tensor:
         """The codes on the device of the network; they are kept where that takes little."""
         return self._kept if len(self) * self.trace.hidden_units <= _KEPT else self._made(self.packed)
+
+    def nested(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many cells at a time with patterns, next to those that share the codes of the first layers."""
+        for some in torch.from_numpy(self.packing.nested_order(self.packed)).split(size):
+            yield some, self._made(self.packed[some.numpy()])
 
     @cached_property
     def _kept(self) -> Tensor:
