@@ -54,7 +54,7 @@ REFUSED = {
     "rows": (Forward(lambda m, z: m.b(m.a(z).flip(0))), "the call 'flip'.*mixes the rows of a batch"),
     "batch size": (Forward(lambda m, z: m.b(m.a(z) * z.shape[0])), "differs from the module"),
     "long window": (nn.Sequential(nn.Linear(1, 200), Maxout(200)), "layer '1' over 200 features"),
-    "other file": ("net.pth", "net.pth is neither a .pt2 nor an .onnx file; write one with torch.export.save or"),
+    "other file": ("net.pth", "net.pth is not a .pt2 file, nor an .onnx one; write one with torch.export.save or"),
     "dropout": (around(nn.Dropout(0.1)), r"layer '1' is Dropout in training mode; call net.eval\(\) first"),
     "nested name": (nn.Sequential(nn.Linear(1, 4), nn.Sequential(nn.SiLU())), "layer '1.0' is SiLU"),
     "function": (Forward(lambda m, z: m.b(torch.sigmoid(m.a(z)))), "the call 'sigmoid'.*is not supported"),

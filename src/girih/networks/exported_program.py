@@ -213,7 +213,7 @@ def exported_file(path: str | os.PathLike[str]) -> Exported:
         return Exported(graph, root, outputs, *_checked_shape(sizes))
     if file.suffix != ".pt2":
         raise UnsupportedLayerError(
-            f"{file.name} is neither a .pt2 nor an .onnx file; write one with torch.export.save or torch.onnx.export"
+            f"{file.name} is not a .pt2 file, nor an .onnx one; write one with torch.export.save or torch.onnx.export"
         )
     try:
         return _Reader(*Archive(file).program()).read()
