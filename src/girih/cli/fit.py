@@ -43,10 +43,10 @@ _model, _training, _grid, _comparison = (
     partial(typer.Option, rich_help_panel=panel)
     for panel in ("A single generator", "Training of generators", "Models to try", "Comparison")
 )
+_LONG = 1000  # EM iterations: the default of Python is for those who look at `converged_`
+_ENOUGH = "Stop when three iterations in a row gain less than this (nats per row)."
 MaxIter = Annotated[int, _training("--max-iter", min=1, help="Largest number of EM iterations.")]
-Tolerance = Annotated[
-    float, _training("--tol", min=0.0, help="Stop when three iterations in a row gain less than this (nats per row).")
-]
+Tolerance = Annotated[float, _training("--tol", min=0.0, help=_ENOUGH)]
 Starts = Annotated[int, _training("--n-init", min=1, help="Random starts of a fit; the best is continued.")]
 
 
@@ -93,8 +93,8 @@ class Generator:
             show_default="no",
         ),
     ] = None
-    max_iter: MaxIter = 200
-    tol: Tolerance = 1e-6
+    max_iter: MaxIter = _LONG
+    tol: Annotated[float | None, _training("--tol", min=0.0, help=_ENOUGH, show_default="1e-6; for images 0.01")] = None
     n_init: Starts = 5
     acceleration: Annotated[
         Acceleration,
@@ -151,6 +151,7 @@ class Generator:
             "noise": self.noise.value.replace("-", "_"),
             "weight_prior": fitting.default_weight_prior(dataset) if prior is None else parse_weight_prior(prior),
             "standardize": bool(self.standardize),
+            "tol": fitting.default_tol(dataset) if self.tol is None else self.tol,
             "acceleration": self.acceleration.value,
         }
         header, known = reading.header, reading.known()
@@ -404,7 +405,7 @@ class EveryFit:
         str | None,
         _training("--weight-prior", metavar="FAMILY:SCALE", help="As for [b]girih fit[/b].", show_default="none"),
     ] = None
-    max_iter: MaxIter = 200
+    max_iter: MaxIter = _LONG
     tol: Tolerance = 1e-6
     n_init: Starts = 5
     seed: Annotated[int, _training("--seed", min=0, help="Of the split and of every fit.")] = 0
