@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-OF_EXTRAS = {"matplotlib", "networkx", "numba", "pandas", "pyarrow", "zuko", "lightning", "mlxtend"}
+OF_EXTRAS = {"matplotlib", "networkx", "numba", "pandas", "pyarrow", "zuko", "lightning", "mlxtend", "huggingface_hub"}
 
 FENCE = """
 import json, sys
@@ -113,6 +113,7 @@ CASES = {
     "flows": lambda: girih.flows.RAD(2),
     "images": lambda: girih.datasets.load("mnist"),
     "graphs": part.graph,
+    "hub": lambda: girih.hub.HubModel,
 }
 out = {}
 for name, use in CASES.items():
@@ -234,6 +235,7 @@ def test_a_missing_extra_is_named(outside):
         "flows": ("zuko", "flows"),
         "images": ("mlxtend", "images"),
         "graphs": ("networkx", "graphs"),
+        "hub": ("huggingface_hub", "hub"),
     }
     assert set(found) == set(expected)
     for name, (package, extra) in expected.items():

@@ -40,7 +40,7 @@ Model: TypeAlias = "DGN | DGNEstimator | TableModel | Partition | Flow | DGNFlow
 FORMAT = "girih-model"
 VERSION = 2  # 1 is that of girih 0.1.0, which knew chains of Linear layers and activations alone
 _KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan", "table")
-_CONFIG, _TENSORS = "config.json", "model.safetensors"
+FILES = _CONFIG, _TENSORS = "config.json", "model.safetensors"
 # Networks that stand beside the generator, before the names of their tensors.
 _ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
 _CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
