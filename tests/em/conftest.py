@@ -41,3 +41,20 @@ def build(sizes=(1, 6, 2), noise=0.3, seed=0, activation="leaky_relu", prior=Non
 def ones(n):
     """Unit row weights."""
     return torch.ones(n, dtype=torch.float64)
+
+
+class KilledError(Exception):
+    """Ends a fit in a test."""
+
+
+def end_em(monkeypatch, number, error):
+    """Have EM raise an error in the place of that step, counted through all starts."""
+    step, calls = girih.em.loop.em_step, []
+
+    def ending(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            raise error
+        return step(*arguments)
+
+    monkeypatch.setattr("girih.em.loop.em_step", ending)

@@ -11,7 +11,7 @@ from girih.em import fit_em
 from girih.em.iteration import INITIAL_DAMPING, Problem, epoch
 from girih.em.quasi_newton import LocalModel, Pace, no_pairs, quasi_newton_step
 
-from .conftest import build, ones
+from .conftest import KilledError, build, ones
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -135,9 +135,6 @@ def test_killed_fit_goes_on_with_the_same_numbers(circle, tmp_path, stop_at):
     """In batches, in EM and in quasi-Newton iterations: the memory is in the checkpoint."""
     settings = {"max_iter": 36, "n_init": 1, "tol": 0.0, "batch_size": 32}
     uninterrupted = fit_em(a := build(), circle, **settings)
-
-    class KilledError(Exception):
-        pass
 
     def kill(iteration, nll):
         if iteration == stop_at:

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 import girih
 from girih.em import fit_em
 
-from .conftest import NOISES, build, ones
+from .conftest import NOISES, KilledError, build, end_em, ones
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -182,9 +182,6 @@ def test_killed_fit_goes_on_and_ends_with_the_same_numbers(circle, tmp_path, sto
     settings["init"] = "random"  # curves go on in a final, to all of the 20 iterations
     uninterrupted = fit_em(a := build(), circle, **settings)
 
-    class KilledError(Exception):
-        pass
-
     def kill(iteration, nll):
         if iteration == stop_at:
             raise KilledError
@@ -207,9 +204,6 @@ def test_killed_fit_of_planes_and_spaces_goes_on(holes, tmp_path, S):
     X, sizes = holes[: 20 if S == 2 else 8], (S, 3, 2)
     whole = fit_em(a := build(sizes), X, **settings)
 
-    class KilledError(Exception):
-        pass
-
     def kill(iteration, nll):
         if iteration == 5:
             raise KilledError
@@ -225,15 +219,8 @@ def test_interrupted_fit_goes_on_too(circle, tmp_path, monkeypatch):
     """Ctrl-C in a trial: the best model so far is returned, and the checkpoint still holds where EM really was."""
     settings = {"max_iter": 9, "n_init": 3, "init_iter": 4, "tol": 0.0, "init": "random"}
     whole = fit_em(build(), circle, **settings)
-    path, calls, step = tmp_path / "fit.ckpt", [], girih.em.loop.em_step
-
-    def interrupting(*arguments):
-        calls.append(1)
-        if len(calls) == 10:  # the second iteration of the third start
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr("girih.em.loop.em_step", interrupting)
+    path = tmp_path / "fit.ckpt"
+    end_em(monkeypatch, 10, KeyboardInterrupt)  # in the second iteration of the third start
     part = fit_em(build(), circle, checkpoint=path, **settings)
     assert part.ended == "interrupted" and part.curve[-1] == min(part.starts)
     monkeypatch.undo()

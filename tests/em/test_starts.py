@@ -15,7 +15,7 @@ from girih.em.orderings import ordered_rows, orderings
 from girih.em.parameters import Trained
 from girih.em.starting_points import be_curve
 
-from .conftest import build, ones
+from .conftest import KilledError, build, end_em, ones
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -134,19 +134,8 @@ def test_killed_fits_with_curves_and_held_out_rows_go_on(circle, tmp_path, stop_
     settings = {"max_iter": 20, "n_init": 2, "init_iter": 2, "tol": 0.0, "validation": 0.2, "patience": None}
     whole = fit_em(a := build(), circle, **settings)
 
-    class KilledError(Exception):
-        pass
-
-    step, calls = girih.em.loop.em_step, []
-
-    def killing(*arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KilledError
-        return step(*arguments)
-
     path, b = tmp_path / "fit.ckpt", build()
-    monkeypatch.setattr("girih.em.loop.em_step", killing)
+    end_em(monkeypatch, stop_at, KilledError)
     with pytest.raises(KilledError):
         fit_em(b, circle, checkpoint=path, checkpoint_seconds=0.0, **settings)
     monkeypatch.undo()
@@ -222,19 +211,8 @@ def test_killed_fits_of_many_rows_go_on(many, tmp_path, stop_at, monkeypatch):
     settings["acceleration"] = "none"
     whole = fit_em(a := build(), X, **settings)
 
-    class KilledError(Exception):
-        pass
-
-    step, calls = girih.em.loop.em_step, []
-
-    def killing(*arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KilledError
-        return step(*arguments)
-
     path, b = tmp_path / "fit.ckpt", build()
-    monkeypatch.setattr("girih.em.loop.em_step", killing)
+    end_em(monkeypatch, stop_at, KilledError)
     with pytest.raises(KilledError):
         fit_em(b, X, checkpoint=path, checkpoint_seconds=0.0, **settings)
     monkeypatch.undo()
@@ -248,15 +226,7 @@ def test_killed_fits_of_many_rows_go_on(many, tmp_path, stop_at, monkeypatch):
 @pytest.mark.parametrize("stop_at", [4, 13, 25])
 def test_an_interrupted_fit_of_many_rows_has_the_exact_nll_of_all(many, stop_at, monkeypatch):
     X, _ = many
-    step, calls = girih.em.loop.em_step, []
-
-    def interrupting(*arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr("girih.em.loop.em_step", interrupting)
+    end_em(monkeypatch, stop_at, KeyboardInterrupt)
     with pytest.warns(girih.em.loop.ConvergenceWarning, match="interrupted"):
         result = fit_em(a := build(), X, n_init=3, init="random", acceleration="none", **FEW)
     assert result.ended == "interrupted"

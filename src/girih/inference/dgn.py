@@ -295,14 +295,19 @@ def missing_variance(model: Model, observed: Observed, moments: Moments, feature
         features: `E[h | x_o]`, `(n, H)`.
     """
     unseen, noise = 1.0 - observed.mask, model.noise
-    mean = torch.nn.functional.pad(features, (0, 1), value=1.0)
-    spread = moments.feature_covariance(model.cells, mean)[:, :-1, :-1]
     of_rows = model.weight - observed.complete(model.weight.expand(len(unseen), -1, -1))
-    variance = ((of_rows @ spread) * of_rows).sum(2) + noise.variances
+    variance = _variance_of(of_rows, model, moments, features) + noise.variances
     if noise.kind in ("low_rank", "full"):
         told = observed.complete(noise.matrix.expand(len(unseen), -1, -1)).diagonal(dim1=1, dim2=2)
         variance = variance - told
     return (unseen * variance).clamp(min=0.0)
+
+
+def _variance_of(maps: Tensor, model: Model, moments: Moments, features: Tensor) -> Tensor:
+    """`Var[(maps h)_d | x]`, `(n, D)`, of linear maps `(n, D, H)` or `(D, H)` of the features h."""
+    mean = torch.nn.functional.pad(features, (0, 1), value=1.0)
+    spread = moments.feature_covariance(model.cells, mean)[:, :-1, :-1]
+    return ((maps @ spread) * maps).sum(2)
 
 
 class DGNDistribution(Shown, Distribution):
@@ -517,9 +522,7 @@ class DGNDistribution(Shown, Distribution):
         model = self._refresh().model
         ((_, rows),) = chunks(model, self._nothing())
         moments = expect(model, rows)[1]
-        mean = torch.nn.functional.pad(moments.features(model.cells), (0, 1), value=1.0)
-        weight = torch.nn.functional.pad(model.weight, (0, 1))
-        spread = (weight @ moments.feature_covariance(model.cells, mean)[0] * weight).sum(1)
+        spread = _variance_of(model.weight, model, moments, moments.features(model.cells))[0]
         return (spread + model.noise.variances).expand(self.batch_shape + self.event_shape)
 
     def entropy(self) -> Tensor:

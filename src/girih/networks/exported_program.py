@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,8 +26,9 @@ from torch.utils import _pytree as pytree
 
 from girih.errors import GirihError, ModelFileError, UnsupportedLayerError
 from girih.networks.graph_walk import ATEN, CALLS, MOVES, SAME
+from girih.networks.latent_shape import checked_sizes
 from girih.networks.onnx_file import read_onnx
-from girih.networks.torch_graph import SIZES, parts_of
+from girih.networks.torch_graph import SIZES, Unknown, parts_of
 
 _MOST_NUMBERS = 2**31
 _MOST_DEPTH = 200  # of JSON: torch itself writes less than twenty
@@ -196,7 +197,7 @@ def exported_program(program: torch.export.ExportedProgram) -> Exported:
     returned = list(returned) if isinstance(returned, tuple | list) else [returned]
     outputs = parts_of(pytree.tree_unflatten(returned, program.call_spec.out_spec))
     sizes = [int(n) if isinstance(n, int) else None for n in getattr(inputs[0].meta["val"], "shape", ())]
-    return Exported(module.graph, module, outputs, *_checked_shape(sizes))
+    return Exported(module.graph, module, outputs, *checked_sizes(sizes))
 
 
 def exported_file(path: str | os.PathLike[str]) -> Exported:
@@ -209,8 +210,7 @@ def exported_file(path: str | os.PathLike[str]) -> Exported:
     """
     file = Path(path)
     if file.suffix == ".onnx":
-        graph, root, outputs, sizes = read_onnx(file)
-        return Exported(graph, root, outputs, *_checked_shape(sizes))
+        return Exported(*read_onnx(file))
     if file.suffix != ".pt2":
         raise UnsupportedLayerError(
             f"{file.name} is not a .pt2 file, nor an .onnx one; write one with torch.export.save or torch.onnx.export"
@@ -226,27 +226,6 @@ def exported_file(path: str | os.PathLike[str]) -> Exported:
         raise ModelFileError(
             f"{file.name} cannot be read as a torch.export file ({text}); write it again with torch.export.save"
         ) from error
-
-
-def _checked_shape(sizes: list[int | None]) -> tuple[tuple[int, ...], int | None]:
-    shape = tuple(n for n in sizes[1:] if n is not None)
-    if not shape or len(shape) < len(sizes) - 1 or min(shape) < 1 or (sizes[0] is not None and sizes[0] < 1):
-        shown = ", ".join("N" if n is None else str(n) for n in sizes)
-        raise UnsupportedLayerError(
-            f"the exported network takes an input of shape ({shown}); it must be (N, S), or (N, C, 1, 1), with sizes "
-            "that are fixed but for the number of rows"
-        )
-    return shape, sizes[0]
-
-
-class _Unknown:
-    """An operator that girih does not know, which is refused by its name where it is needed."""
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-
-    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise UnsupportedLayerError(f"the operator '{self.__name__}' is not supported")
 
 
 class _Reader:
@@ -272,7 +251,7 @@ class _Reader:
         name = users[0]["as_tensor"]["name"]
         self.values[name] = self.graph.placeholder("z")
         sizes = self.module["graph"]["tensor_values"][name]["sizes"]
-        shape, batch = _checked_shape([n.get("as_int") for n in sizes])
+        shape, batch = checked_sizes([n.get("as_int") for n in sizes])
         for spec in specs:
             self._input(spec)
         for node in self.module["graph"]["nodes"]:
@@ -315,7 +294,7 @@ class _Reader:
                 else:
                     args.append(value)
         except UnsupportedLayerError:  # a graph within a graph, and the like
-            target, kwargs = _Unknown(entry["target"]), {}
+            target, kwargs = Unknown(entry["target"]), {}
             held = [given["arg"]["as_tensor"]["name"] for given in entry["inputs"] if "as_tensor" in given["arg"]]
             args = [self.values[name] for name in held]
         node = self.graph.create_node("call_function", target, tuple(args), kwargs, name=entry.get("name"))
@@ -385,9 +364,9 @@ def _operator(target: str) -> Callable[..., object]:
     packet = getattr(torch.ops.aten, name, None) if found else None
     overload = getattr(packet, found[2], None) if found and isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(overload, torch._ops.OpOverload):
-        return _Unknown(name)
+        return Unknown(name)
     known = any(name in names for names in (CALLS, ATEN, MOVES, SAME, SIZES, _FACTORIES, _ASSERTIONS))
-    return overload if known or _is_pure(overload._schema) else _Unknown(name)
+    return overload if known or _is_pure(overload._schema) else Unknown(name)
 
 
 def _is_pure(schema: torch.FunctionSchema) -> bool:

@@ -20,6 +20,20 @@ _CONVOLVE = {F.conv1d: (1, 1), F.conv2d: (1, 2), F.conv_transpose1d: (0, 1), F.c
 _RESHAPES = ("view", "reshape", "unflatten")
 
 
+def checked_sizes(
+    sizes: Sequence[int | None], what: str = "the exported network"
+) -> tuple[tuple[int, ...], int | None]:
+    """The shape of one latent and the number of rows, where that is fixed, of the input that a file says it takes."""
+    shape = tuple(n for n in sizes[1:] if n is not None)
+    if not shape or len(shape) < len(sizes) - 1 or min(shape) < 1 or (sizes[0] is not None and sizes[0] < 1):
+        shown = ", ".join("N" if n is None else str(n) for n in sizes)
+        raise UnsupportedLayerError(
+            f"{what} takes an input of shape ({shown}); it must be (N, S), or (N, C, 1, 1), with sizes that are fixed "
+            "but for the number of rows"
+        )
+    return shape, sizes[0]
+
+
 def given_shape(latent_dim: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
     """The shape of one latent, where `latent_dim` is given: S, or a shape as (100, 1, 1)."""
     if latent_dim is None:

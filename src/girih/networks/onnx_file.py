@@ -8,7 +8,7 @@ calls of the graph. What is not known stands in the graph by its name, and is re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,18 +16,21 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from girih._extras import require
 from girih.errors import ModelFileError, UnsupportedLayerError
+from girih.networks.latent_shape import checked_sizes
 from girih.networks.onnx_operators import OPERATORS, Operand
+from girih.networks.torch_graph import Unknown
 
 ROWS = 2  # that a file for any number of rows is read with
 
 
 class Network(NamedTuple):
-    """A `Network` is what was read: the graph, the module with its tensors, outputs by name, sizes of the input."""
+    """A `Network` is what was read: the parts of an `Exported`, in its order."""
 
     graph: fx.Graph
     root: nn.Module
     outputs: dict[str, Any]
-    sizes: list[int | None]
+    shape: tuple[int, ...]
+    batch: int
 
 
 def read_onnx(path: Path) -> Network:
@@ -79,7 +82,7 @@ class _Tracer(GraphAppendingTracer):
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name=self.label)
-        if kind in ("call_function", "call_method") and not isinstance(target, _Unknown):
+        if kind in ("call_function", "call_method") and not isinstance(target, Unknown):
             known, named = fx.node.map_aggregate((args, kwargs), _example)
             with torch.no_grad():
                 node.meta["example"] = target(*known, **named) if kind == "call_function" else getattr(
@@ -89,16 +92,6 @@ class _Tracer(GraphAppendingTracer):
 
 def _example(value: Any) -> Any:
     return value.meta["example"] if isinstance(value, fx.Node) else value
-
-
-class _Unknown:
-    """An operator that girih does not know, which is refused by its name where it is needed."""
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-
-    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise UnsupportedLayerError(f"the operator '{self.__name__}' is not supported")
 
 
 class _Reader:
@@ -126,25 +119,20 @@ class _Reader:
             )
         kind = inputs[0].type.tensor_type
         sizes = [one.dim_value if one.dim_value > 0 else None for one in kind.shape.dim]
-        self._input(inputs[0].name, sizes, self.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        shape, rows = checked_sizes(sizes, "the ONNX file")
+        batch = rows or ROWS
+        self._input(inputs[0].name, (batch, *shape), self.helper.tensor_dtype_to_np_dtype(kind.elem_type))
         for node in given.node:
             self._node(node)
         outputs = {one.name: self._returned(one.name) for one in given.output}
         self.graph.output(tuple(outputs.values()))
-        return Network(self.graph, self.root, outputs, [ROWS if sizes[0] is None else sizes[0], *sizes[1:]])
+        return Network(self.graph, self.root, outputs, shape, batch)
 
     def _tensor(self, tensor: Any) -> Tensor:
         return torch.from_numpy(self.numpy.to_array(tensor).copy())
 
-    def _input(self, name: str, sizes: list[int | None], kind: Any) -> None:
-        if len(sizes) < 2 or any(size is None for size in sizes[1:]):
-            shown = ", ".join("N" if size is None else str(size) for size in sizes)
-            raise UnsupportedLayerError(
-                f"the ONNX file takes an input of shape ({shown}); it must be (N, S), or (N, C, 1, 1), with sizes that "
-                "are fixed but for the number of rows"
-            )
+    def _input(self, name: str, shape: tuple[int, ...], kind: Any) -> None:
         node = self.graph.placeholder("z")
-        shape = [ROWS if size is None else size for size in sizes]
         node.meta["example"] = torch.zeros(shape).to(torch.from_numpy(_empty(kind)).dtype)
         self.values[name] = fx.Proxy(node, self.tracer)
 
@@ -166,7 +154,7 @@ class _Reader:
             self.values[name] = found[place] if isinstance(found, tuple | list) else found
 
     def _unknown(self, name: str, inputs: list[Operand]) -> Operand:
-        return self.tracer.create_proxy("call_function", _Unknown(name), tuple(inputs), {})
+        return self.tracer.create_proxy("call_function", Unknown(name), tuple(inputs), {})
 
     def _attribute(self, given: Any) -> Any:
         value = self.helper.get_attribute_value(given)

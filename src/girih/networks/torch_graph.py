@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
@@ -30,6 +30,17 @@ SIZES = frozenset(
 )
 _LISTED = 12
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn")
+
+
+class Unknown:
+    """An `Unknown` is an operator that girih does not know, which is refused by its name where it is needed."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Refuse."""
+        raise UnsupportedLayerError(f"the operator '{self.__name__}' is not supported")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

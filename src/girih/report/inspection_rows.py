@@ -19,8 +19,8 @@ from girih.errors import LatentDimensionError, NoiseError, ParameterError
 from girih.geometry import Cells, invert
 from girih.geometry.invert import images
 from girih.geometry.priors import GaussianPrior, UniformPrior
-from girih.inference import DGN, Model, chunks, evidence
-from girih.inference.statistics import expect
+from girih.inference import DGN, evidence
+from girih.inference.fisher import denoised
 from girih.networks import Trace
 from girih.partition import MAX_LATENT_DIM
 from girih.vae import VAE, Gap, gap
@@ -297,21 +297,13 @@ def _posteriors(cells: Cells, x: Tensor, noise: Covariance, progress: bool) -> F
             posterior = model.cells.region.posterior(model, cells.trace, some)
             cell, share = heaviest(posterior.cell_probs())
             log_p = posterior.log_evidence.detach()
-            image = mean_image(model, some)
+            image = denoised(model, some)
             deviations = posterior.variance.clamp(min=0.0).sqrt()
             parts.append((posterior.mean, deviations, log_p, torch.zeros_like(log_p), image, cell, share))
             bar.show(min(start + _AT_ONCE, len(x)), "")
     finally:
         bar.close()
     return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def mean_image(model: Model, x: Tensor) -> Tensor:
-    """`E[g(z) | x]`, `(N, D)`, of a model with its cells at hand; see `DGNDistribution.denoise`."""
-    image = x.new_empty(x.shape)
-    for index, part in chunks(model, x):
-        image[index] = expect(model, part)[1].features(model.cells) @ model.weight.mT + model.bias
-    return image
 
 
 def heaviest(probabilities: Tensor) -> tuple[Tensor, Tensor]:

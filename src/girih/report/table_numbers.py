@@ -15,6 +15,7 @@ from girih.datasets.texts import Written, write
 from girih.tables import Setting, TableModel
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
+from girih.tables.outliers import through
 
 _DRAWS = 6000  # rows drawn in all to say what is usual where some entries are missing
 _FEWEST, _MOST = 16, 300  # for each pattern of gaps
@@ -243,12 +244,7 @@ def text_of(value: object) -> str:
 
 
 def _surprise(model: TableModel, x: Tensor, codes: Tensor, log_p: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = [
-        (~x[:, item.x].isnan() if item.x is not None else torch.zeros(len(x), dtype=torch.bool))
-        | (codes[:, item.code] >= 0 if item.code is not None else torch.zeros(len(x), dtype=torch.bool))
-        for item in model.columns_.items
-    ]
-    masks, which = torch.stack(known, 1).unique(dim=0, return_inverse=True)
+    masks, which = model._known(x, codes).unique(dim=0, return_inverse=True)
     if len(masks) > _PATTERNS:  # rows of which as many entries are known are held to be alike
         sizes, first = np.unique(masks.sum(1).numpy(), return_index=True)
         which = torch.as_tensor(np.searchsorted(sizes, masks.sum(1).numpy()))[which]
@@ -258,13 +254,7 @@ def _surprise(model: TableModel, x: Tensor, codes: Tensor, log_p: NDArray[np.flo
     xs, cs = drawn[0][:, 0], drawn[1][:, 0]
     means, deviations = torch.zeros(len(masks)), torch.ones(len(masks))
     for place, mask in enumerate(masks):
-        a, b = xs.clone(), cs.clone()
-        for item, there in zip(model.columns_.items, mask.tolist(), strict=True):
-            if not there and item.x is not None:
-                a[:, item.x] = torch.nan
-            if not there and item.code is not None:
-                b[:, item.code] = -1
-        usual = model._ensemble.log_prob(a, b) + model.columns_.log_offset(b)
+        usual = model._log_prob(*through(model, mask, xs, cs))
         means[place], deviations[place] = usual.mean(), usual.std()
     out = (means[which].numpy() - log_p) / np.maximum(deviations[which].numpy(), 1e-3)
     return np.asarray(out, dtype=np.float64)
