@@ -59,22 +59,31 @@ def leave(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(streamed.StreamedProblem, "evaluate", evaluate_or_leave)
 
 
+def fits(folder: Path, leaves: bool) -> dict[str, object]:
+    """The numbers of the three fits, and the error of the last one; written down before this process leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_rows(patch)
+        found: dict[str, object] = {"generator": fit_generator(folder), "table": fit_table(folder)}
+        if leaves:
+            (folder / f"{dist.get_rank()}.json").write_text(json.dumps(found))
+            leave(patch)
+        try:
+            fit_generator(folder, folder / "run.ckpt")
+        except girih.errors.GirihError as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+    return found
+
+
 def main() -> None:
     folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     meeting, patience = f"file://{folder}/meeting", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=patience)
-    with pytest.MonkeyPatch.context() as patch:
-        few_rows(patch)
-        found: dict[str, object] = {"generator": fit_generator(folder), "table": fit_table(folder)}
-        if rank == size - 1:
-            (folder / f"{rank}.json").write_text(json.dumps(found))
-            leave(patch)
-        try:
-            fit_generator(folder, folder / "run.ckpt")
-        except girih.errors.GirihError as error:
-            found["error"] = f"{type(error).__name__}: {error}"
+    try:
+        found = fits(folder, leaves=rank == size - 1)
+    finally:
+        dist.destroy_process_group()  # its threads, left to the interpreter's end, sometimes abort the process
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
