@@ -48,6 +48,53 @@ def test_masses_and_moments_are_those_of_the_torch_form_and_of_slices(kind, S, t
     assert ((ours[0] - slices).abs() < 1e-15 * far + 1e-12 * slices).all()
 
 
+@pytest.mark.parametrize("form", ["best", "slices"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_masses_and_moments_of_polygons_are_those_of_tables(kind, form, torch_form):
+    rng = np.random.default_rng(1)
+    shapes, _ = from_halfspaces([random_polytope(kind, 2, rng) for _ in range(60)])
+    (log_p, mean, root), (twin_p, twin_mean, twin_root) = shapes.roots(form), torch_form(lambda: shapes.roots(form))
+    bound = 1e-10 if form == "best" else 1e-12  # the signed forms differ in what they do about small masses
+    size = twin_p.abs().clamp(min=1.0)
+    assert torch.isfinite(twin_p).all()
+    assert ((log_p - twin_p).abs() < bound * size).all()
+    assert ((shapes.log_mass(form) - torch_form(lambda: shapes.log_mass(form))).abs() < bound * size).all()
+    covariance, twin = root @ root.mT, twin_root @ twin_root.mT
+    spread = twin.flatten(1).norm(dim=1)
+    assert ((mean - twin_mean).norm(dim=1) < bound * (spread.sqrt() + mean.norm(dim=1))).all()
+    assert ((covariance - twin).flatten(1).norm(dim=1) < 10.0 * bound * spread).all()
+
+
+def test_polygons_far_out_are_seen_from_their_nearest_points(torch_form):
+    rng = np.random.default_rng(2)
+    shapes, _ = from_halfspaces([random_polytope("far cone", 2, rng) for _ in range(40)])
+    away = shapes.nearest()
+    some = (away.norm(dim=1) > 1.0).nonzero()[:, 0]
+    ends = [
+        torch.cat((end[:, :2] - away[shapes.owner] * end[:, 2:], end[:, 2:]), 1) for end in (shapes.tail, shapes.head)
+    ]
+    moved, tilt = Polygons(*ends, shapes.owner, shapes.count), 1e4 * torch.nn.functional.normalize(away, dim=1)
+    tilt[away.norm(dim=1) <= 1.0] = f64([1e4, 0.0])
+    ours, theirs = moved.tilted_moments(tilt), torch_form(lambda: moved.tilted_moments(tilt))
+    for one, other in zip(ours, theirs, strict=True):
+        scale = other[some].abs().flatten(1).amax(1) if other.ndim > 1 else torch.ones(len(some)).double()
+        assert ((one - other)[some].abs().reshape(len(some), -1).amax(1) < 1e-11 * scale).all()
+
+
+def test_flat_polygons_points_and_planes_in_every_form():
+    zero = torch.zeros(3, 3, dtype=torch.float64)
+    corner = f64([[1.0, 2.0, 1.0]]).expand(3, 3)
+    flat = f64([[0.0, 1.0, 1.0], [2.0, 1.0, 1.0]])  # to and fro
+    tail = torch.cat((corner, flat, zero))
+    head = torch.cat((corner, flat.flip(0), zero))
+    shapes = Polygons(tail, head, torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), 4)
+    for form in ("best", "slices"):
+        log_mass = shapes.log_mass(form)
+        assert torch.equal(log_mass[:2], f64([-math.inf, -math.inf]))
+        assert log_mass[2:].abs().max() < 1e-14
+        assert torch.isfinite(shapes.roots(form)[1]).all()
+
+
 @pytest.mark.parametrize("S", [2, 3])
 def test_sets_seen_from_a_centre_are_sets_moved(S):
     rng = np.random.default_rng(0)

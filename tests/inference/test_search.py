@@ -96,8 +96,14 @@ def test_rows_that_compiled_code_is_not_sure_of_are_left_to_tables(S, monkeypatc
         return found._replace(unsure=odd, **{k: getattr(found, k)[kept] for k in ("row", "piece", "base", "centre")})
 
     monkeypatch.setattr(certificate.Search, "find", doubtful)
-    mixed = certificate.select_pairs(geometry, rows)
-    assert mixed.row.tolist() == right.row.tolist()
+    mixed, tables = certificate.select_pairs(geometry, rows), certificate._by_tables(geometry, rows)
+
+    def of(pairs, parity):
+        return [pair for pair in zip(pairs.row.tolist(), pairs.piece.tolist(), strict=True) if pair[0] % 2 == parity]
+
+    assert mixed.row.tolist() == sorted(mixed.row.tolist())
+    assert sorted(of(mixed, 0)) == sorted(of(right, 0))
+    assert sorted(of(mixed, 1)) == sorted(of(tables, 1))
     log_p = log_marginal(geometry, right)
     assert ((log_marginal(geometry, mixed) - log_p).abs() < 1e-10 * (1.0 + log_p.abs())).all()
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from girih._devices import room
 from girih.gaussian.cones import cones_of, log_mass_of, moments_of, own_axes, square_root
 from girih.gaussian.interval import interval_log_mass, interval_moments
+from girih.gaussian.prepared import Array, compiled_form, in_threads, serve
 from girih.gaussian.quadrature import NODES, WEIGHTS, integrate, log_sum
 from girih.gaussian.signed import signed_mass, signed_moments
 from girih.gaussian.slices import Frame, Segments, Slices, cut, find_frame
@@ -29,6 +31,7 @@ from girih.gaussian.tables import PolygonTable, Table
 Form = Literal["best", "cones", "slices"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_SHARE = 32  # polygons that are worth a thread
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -41,8 +44,55 @@ class _Limits(NamedTuple):
 _PLANE, _SPACE = _Limits(1e-5, 1e-6, 4096), _Limits(1e-6, 1e-7, 1024)
 
 
+class Flat(NamedTuple):
+    """Polygons as compiled code takes them."""
+
+    start: Array  # (n + 1,) the first edge of each
+    tail: Tensor  # (E, 3)
+    head: Tensor  # (E, 3)
+
+    @classmethod
+    def of(cls, table: Table, form: Form = "best") -> Flat | None:
+        """Those of a table, if compiled code takes it in such a form."""
+        if not isinstance(table, PolygonTable) or form == "cones" or not serve(table.tail):
+            return None
+        n, K = table.tail.shape[:2]
+        return cls(np.arange(n + 1) * K, table.tail.reshape(-1, 3), table.head.reshape(-1, 3))
+
+    def log_mass(self, form: Form) -> Tensor:
+        """As `log_mass` of a table."""
+        return self._run("log_masses", 1, _PLANE.large if form == "best" else math.inf)[0]
+
+    def roots(self, form: Form) -> tuple[Tensor, Tensor, Tensor]:
+        """As `roots` of a table."""
+        log_p, mean, root = self._run("roots", 3, _PLANE.wide if form == "best" else math.inf)
+        return log_p, mean, root
+
+    def local_moments(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """As `local_moments` of a table."""
+        log_p, mean, root = self._run("local_moments", 3, *(part.contiguous().numpy() for part in frame))
+        return log_p, mean, root
+
+    def _run(self, name: str, parts: int, *given: Any) -> tuple[Tensor, ...]:
+        count, function = len(self.start) - 1, getattr(compiled_form("girih.gaussian.slice_kernels"), name)
+        shapes = (count,), (count, 2), (count, 2, 2)
+        out = tuple(self.tail.new_empty(shape) for shape in shapes[:parts])
+        ends = self.tail.contiguous().numpy(), self.head.contiguous().numpy()
+        # what is one for each polygon goes in parts to threads, which know where their edges begin
+        rows = [part for part in given if isinstance(part, np.ndarray)]
+        limits = [part for part in given if not isinstance(part, np.ndarray)]
+
+        def run(first: Array, last: Array, *some: Array) -> None:
+            function(np.append(first, last[-1:]), *ends, *limits, *some)
+
+        in_threads(run, count, _SHARE, self.start[:-1], self.start[1:], *rows, *(part.numpy() for part in out))
+        return out
+
+
 def log_mass(table: Table, form: Form = "best") -> Tensor:
     """Log-mass `(n,)`, nats; -inf for sets without area or volume."""
+    if (flat := Flat.of(table, form)) is not None:
+        return flat.log_mass(form)
     mass = signed_mass(table)
     good = (mass > _limits(table).large * table.terms()) & (form == "best")
     out, small = mass.clamp(min=_TINY).log(), (~good).nonzero()[:, 0]
@@ -56,6 +106,8 @@ def log_mass(table: Table, form: Form = "best") -> Tensor:
 
 def roots(table: Table, form: Form = "best") -> tuple[Tensor, Tensor, Tensor]:
     """Log-mass `(n,)`, mean `(n, S)` and a root of the covariance `(n, S, S)` of the normal truncated to each set."""
+    if (flat := Flat.of(table, form)) is not None:
+        return flat.roots(form)
     mass, first, second = signed_moments(table)
     safe = mass.clamp(min=_TINY)
     mean = first / safe[:, None]
@@ -136,6 +188,8 @@ def _sliced_log_mass(table: Table) -> Tensor:
 
 def local_moments(table: Table, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
     """As `roots` by slices, about the anchors: the log-mass without the height `-|c|^2 / 2` of the anchor."""
+    if (flat := Flat.of(table)) is not None:
+        return flat.local_moments(frame)
     slices = cut(table, frame)
     count, S = frame.anchor.shape
     height = frame.height[slices.owner]

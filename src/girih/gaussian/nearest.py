@@ -18,10 +18,10 @@ from torch import Tensor
 from girih._devices import room
 
 _CHUNK = 1 << 14  # edges at a time: what fits a cache
-_PARALLEL = 1e-14  # sine of the angle to a boundary direction that may be rounding
+PARALLEL = 1e-14  # sine of the angle to a boundary direction that may be rounding
 _CORNER = 1e-3  # the same where the nearest point is a corner
 _LEAN = 4.0  # faces that rounding may turn as far as it turns the rays of the worst of them
-_TIE = 1.0 - 16.0 * torch.finfo(torch.float64).eps  # the rounding of squared distances
+TIE = 1.0 - 16.0 * torch.finfo(torch.float64).eps  # the rounding of squared distances
 
 
 class _Points(NamedTuple):
@@ -150,7 +150,7 @@ def _shift(edge: _Points, origin: Tensor) -> _Points:
 
 def _prefer(square: Tensor, facing: Tensor) -> Tensor:
     """Squared distances by which facets that face the origin, and so hold the nearest point, win ties with corners."""
-    return torch.where(facing, square * _TIE, square)
+    return torch.where(facing, square * TIE, square)
 
 
 def _argmin(values: Tensor, owner: Tensor, size: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def _encloses(c: Tensor, edge: _Points, inward: Tensor | None, owner: Tensor, sl
     inside[owner[below]] = True
     ray = (from_point != to_point).nonzero()[:, 0]
     if len(ray):
-        level = -square.sqrt() * (_PARALLEL if slack is None else slack.clamp(min=_PARALLEL))
+        level = -square.sqrt() * (PARALLEL if slack is None else slack.clamp(min=PARALLEL))
         out = torch.where(from_point[ray], 1.0, -1.0) * edge.along[:, ray]
         back = (out * own[:, ray]).sum(0) < level[owner[ray]]
         inside[owner[ray[back]]] = True

@@ -59,10 +59,16 @@ class Polytopes:
             Owen (1956) for the signed form of polygons, design point 5 of girih for that of polyhedra (the divergence
             theorem with the radial distribution); the form by slices is girih's.
         """
+        if (flat := self._flat(form)) is not None:
+            return flat.log_mass(form)
         out = self.tail.new_zeros(self.count)
         for chosen, table in self._tables():
             out[chosen] = masses.log_mass(table, form)
         return out
+
+    def _flat(self, form: Form = "best") -> masses.Flat | None:
+        """The sets for compiled code, where it has this form of them."""
+        return None
 
     def mass(self) -> Tensor:
         """`P(x in set)`, `(count,)`, to an absolute error of about 1e-15 per edge: faster than `log_mass` in tails."""
@@ -110,6 +116,8 @@ class Polytopes:
 
     def roots(self, form: Form = "best") -> tuple[Tensor, Tensor, Tensor]:
         """As `moments`, with roots R of the covariances, `C = R R^T`: they keep the deviation across a thin set."""
+        if (flat := self._flat(form)) is not None:
+            return flat.roots(form)
         out = self._rooms()
         for chosen, table in self._tables():
             for total, part in zip(out, masses.roots(table, form), strict=True):
@@ -121,6 +129,9 @@ class Polytopes:
 
         A standard normal seen from a point of the set far out, `tilt (count, S)`, nearest to its mean: 0 here.
         """
+        if (flat := self._flat()) is not None:
+            log_mass, mean, root = flat.local_moments(tilted_frame(tilt))
+            return log_mass, mean, root @ root.mT
         out = self._rooms()
         for chosen, table in self._tables():
             for rows in masses.chunks(table, torch.arange(len(chosen), device=chosen.device)):
@@ -238,6 +249,11 @@ class Polygons(Polytopes):
         for chosen, table in self._tables(self._open(self.owner)):
             out[chosen] = angle_at_infinity(table.edges)
         return out
+
+    def _flat(self, form: Form = "best") -> masses.Flat | None:
+        if form == "cones" or not prepared.serve(self.tail):
+            return None
+        return masses.Flat(first_of_each(self.owner, self.count), self.tail, self.head)
 
     def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.owner, *_seen_from((self.tail, self.head), apex[self.owner])

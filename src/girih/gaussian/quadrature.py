@@ -19,9 +19,9 @@ from torch import Tensor
 
 from girih._devices import Constant
 
-_LOG_TOLERANCE = math.log(1e-11)
-_ROUNDS = 64
-_PANELS = 64
+LOG_TOLERANCE = math.log(1e-11)
+ROUNDS = 64
+PANELS = 64
 
 # Nodes and weights of the rule on [-1, 1] for nodes >= 0; every second node, from 0 on, is a Gauss node.
 _HALF_RULE = np.array(
@@ -48,7 +48,7 @@ _RULE = torch.as_tensor(np.concatenate((_HALF_RULE[:0:-1] * [-1.0, 1.0, 1.0], _H
 # The ends of a panel come first and last, with weight 0: they only show what hides beyond the outermost nodes.
 _RULE = torch.nn.functional.pad(_RULE, (0, 0, 1, 1))
 _RULE[0, 0], _RULE[-1, 0] = -1.0, 1.0
-NODES, WEIGHTS, _BOTH = (Constant(part.clone()) for part in (_RULE[:, 0], _RULE[:, 1], _RULE[:, 1:]))
+NODES, WEIGHTS, BOTH = (Constant(part.clone()) for part in (_RULE[:, 0], _RULE[:, 1], _RULE[:, 1:]))
 
 
 def _extrapolation() -> torch.Tensor:
@@ -62,8 +62,8 @@ def _extrapolation() -> torch.Tensor:
     return torch.as_tensor(out)
 
 
-_ENDS = Constant(_extrapolation())
-_ROOM = 1.0 + float(_RULE[1, 0])
+ENDS = Constant(_extrapolation())
+ROOM = 1.0 + float(_RULE[1, 0])
 
 
 class Accepted(NamedTuple):
@@ -95,29 +95,29 @@ def integrate(
         count: the number of owners.
         log_f: called with the indices `(k,)` of panels and with points `(k, 33)` in them, `NODES`.
     """
-    nodes, weights, both, ends = (part.on(lower.device) for part in (NODES, WEIGHTS, _BOTH, _ENDS))
+    nodes, weights, both, ends = (part.on(lower.device) for part in (NODES, WEIGHTS, BOTH, ENDS))
     panel = torch.arange(len(owner), device=owner.device)
     middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
-    most = torch.bincount(owner, minlength=count) + _PANELS
+    most = torch.bincount(owner, minlength=count) + PANELS
     done: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     calls = 0
     log_done = lower.new_full((count,), -torch.inf)
-    for turn in range(_ROUNDS):
+    for turn in range(ROUNDS):
         values = log_f(panel, torch.addcmul(middle[:, None], half[:, None], nodes))
         values = torch.where(torch.isnan(values) & (weights == 0.0), -torch.inf, values)  # an empty slice at an end
         peak = values.amax(1).clamp(min=torch.finfo(values.dtype).min)
         f = (values - peak[:, None]).exp()
         kronrod, gauss = (f @ both).unbind(1)
-        hidden = _ROOM * ((f @ ends)[:, 0] - f[:, 0]).abs() + _ROOM * ((f @ ends)[:, 1] - f[:, -1]).abs()
+        hidden = ROOM * ((f @ ends)[:, 0] - f[:, 0]).abs() + ROOM * ((f @ ends)[:, 1] - f[:, -1]).abs()
         scale = peak + half.log()
         log_panel = scale + kronrod.log()
         total = torch.logaddexp(log_done, log_sum(log_panel, owner[panel], count))
         error = torch.maximum((kronrod - gauss).abs(), hidden)
-        coarse = scale + error.log() > _LOG_TOLERANCE + total[owner[panel]]
+        coarse = scale + error.log() > LOG_TOLERANCE + total[owner[panel]]
         coarse &= half > 1e-15 * middle.abs()
         # an analytic integrand never needs so many panels at once: what is left is rounding noise
         coarse &= torch.bincount(owner[panel[coarse]], minlength=count)[owner[panel]] <= most[owner[panel]]
-        if turn == _ROUNDS - 1:
+        if turn == ROUNDS - 1:
             coarse[:] = False
         fine = ~coarse
         done.append((panel[fine], middle[fine], half[fine], calls + fine.nonzero()[:, 0]))

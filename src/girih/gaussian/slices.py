@@ -30,8 +30,9 @@ from girih.gaussian.tables import (
     polygon_table,
 )
 
-_DROP = 44.0  # 10^3 exp(-44) is 8e-17
-_THIN = 1e-14  # panels thinner than this part of the range come from rounding
+DROP = 44.0  # 10^3 exp(-44) is 8e-17
+THIN = 1e-14  # panels thinner than this part of the range come from rounding
+NO_RISE = 1e-12  # of the rays of polygons: what is less comes from rounding
 
 
 class Frame(NamedTuple):
@@ -134,7 +135,7 @@ def cut(table: Table, frame: Frame) -> Slices:
 def _cut_polygons(table: PolygonTable, frame: Frame) -> Segments:
     edges = table.edges
     a, b, step, ray = _moves(table, frame)
-    step = torch.where(ray[..., None] & (step.abs() < 1e-12 * step.abs().amax(-1, keepdim=True)), 0.0, step)
+    step = torch.where(ray[..., None] & (step.abs() < NO_RISE * step.abs().amax(-1, keepdim=True)), 0.0, step)
     vertex = edges.real & edges.tail_finite
     bounded = ~(edges.real & ray).any(-1) & ~is_plane(edges)
     owner, lower, upper = _level_panels(a[..., 0], vertex, bounded, frame.height)
@@ -277,7 +278,7 @@ def _split_lines(
 def _reach(height: Tensor) -> Tensor:
     """The level above the anchor beyond which the mass is below 1e-17 of the whole, `height` the anchor's."""
     slope = 0.9 * height
-    return 2.0 * _DROP / (slope + (slope.square() + 4.0 * 0.495 * _DROP).sqrt())
+    return 2.0 * DROP / (slope + (slope.square() + 4.0 * 0.495 * DROP).sqrt())
 
 
 def _level_panels(level: Tensor, vertex: Tensor, bounded: Tensor, height: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,5 +297,5 @@ def _level_panels(level: Tensor, vertex: Tensor, bounded: Tensor, height: Tensor
     high = torch.where(bounded[:, None], torch.minimum(high, far), far)
     inner = torch.cat((torch.where(vertex, level, high), -0.25 * far, 0.25 * far), -1)
     levels = torch.cat((low, torch.maximum(torch.minimum(inner, high), low), high), -1).sort(-1).values
-    owner, place = (levels.diff(dim=-1) > _THIN * (high - low)).nonzero(as_tuple=True)
+    owner, place = (levels.diff(dim=-1) > THIN * (high - low)).nonzero(as_tuple=True)
     return owner, levels[owner, place], levels[owner, place + 1]

@@ -159,6 +159,41 @@ def _slack(centre: Array, i: int, far: float) -> float:
 
 
 @_device
+def supports(owner: Array, normal: Array, first: Array, corner: Array, ray_first: Array, ray: Array) -> Array:
+    """How far pieces reach in directions `normal (F, S)` of unit length; infinite where one of their rays rises."""
+    out = np.full(len(owner), -math.inf)
+    for f in range(len(owner)):
+        piece = owner[f]
+        for k in range(first[piece], first[piece + 1]):
+            at = 0.0
+            for s in range(normal.shape[1]):
+                at += normal[f, s] * corner[k, s]
+            out[f] = max(out[f], at)
+        for k in range(ray_first[piece], ray_first[piece + 1]):
+            rise = 0.0
+            for s in range(normal.shape[1]):
+                rise += normal[f, s] * ray[k, s]
+            if rise > _RAY:
+                out[f] = math.inf
+        if not out[f] > -math.inf:  # of no corner, or of a side without a direction
+            out[f] = math.inf
+    return out
+
+
+@_device
+def _outside(piece: int, centre: Array, i: int, planes: tuple[Array, Array, Array]) -> float:
+    """At least the distance of a piece from 0: how far 0 is beyond one of its sides; negative where it is inside."""
+    first, normal, support = planes
+    most = -math.inf
+    for f in range(first[piece], first[piece + 1]):
+        beyond = -support[f]
+        for s in range(centre.shape[1]):
+            beyond += normal[f, s] * centre[i, s]
+        most = max(most, beyond)
+    return most
+
+
+@_device
 def _nearest(piece: int, centre: Array, i: int, slack: float, shape: Shape, out: Array, way: Array) -> float:
     """At least the distance of a piece from 0, and about its nearest point, into place i of `out`."""
     first, corner, ray_first, ray, edge_first, edge, ends, face_first, normal, offset, _, _ = shape
@@ -301,6 +336,7 @@ def select(
     levels: tuple[int, int, int, int],
     maps: tuple[Array, Array, Array, Array],
     shape: Shape,
+    planes: tuple[Array, Array, Array],
     unbounded: Array,
     known: Array,
     lost: Array,
@@ -321,13 +357,8 @@ def select(
     filled = 0
     stack = np.empty(len(piece_of) + 1, np.int64)
     order = np.empty(P, np.int64)
-    found, value, base, anchor, centres = (
-        np.empty(P, np.int64),
-        np.empty(P),
-        np.empty(P),
-        np.empty((P, S)),
-        np.empty((P, S)),
-    )
+    found, value, base, centres = np.empty(P, np.int64), np.empty(P), np.empty(P), np.empty((P, S))
+    anchor = np.empty((P, S))
     off, way, edges, length = np.empty(basis.shape[2]), np.empty((2, S)), np.empty((S, S)), np.empty(S)
     some, leaf, leaf_score = np.empty(beam, np.int64), np.empty(beam, np.int64), np.empty(beam)
     for n in range(len(y)):
@@ -415,7 +446,13 @@ def select(
                 gone += _share(bound, reference, rounding)
                 continue
             slack = _slack(centres, kept, far[piece])
-            away = _nearest(piece, centres, kept, slack, shape, anchor, way)
+            away = max(_outside(piece, centres, kept, planes) - slack, 0.0)
+            # corners are farther than lines and planes: worth a look where masses cost much, or not much is missing
+            if away > 0.0 and bound - 0.5 * away * away >= limit and (S == 3 or 2.0 * away * away > bound - limit):
+                away = max(away, _nearest(piece, centres, kept, slack, shape, anchor, way))
+            if bound - 0.5 * away * away < limit:
+                gone += _share(bound - 0.5 * away * away, reference, rounding)
+                continue
             found[kept], base[kept], value[kept] = piece, height, bound - 0.5 * away * away
             if best < 0 or value[kept] > value[best]:
                 best = kept
@@ -423,6 +460,7 @@ def select(
         if best >= 0:
             piece = found[best]
             slack = _slack(centres, best, far[piece])
+            _nearest(piece, centres, best, slack, shape, anchor, way)
             least = _least_log_mass(piece, centres, anchor, best, slack, shape, edges, length)
             if least > -math.inf:
                 low = max(low, _lowered(base[best] + log_volume[piece] + least, rounding))

@@ -39,9 +39,12 @@ class Search:
         self._tree, self._levels = _flat_tree(g.tree, S)
         flat = torch.stack((g.pieces.log_volume - 0.5 * S * math.log(2.0 * math.pi), g.far), 1)
         self._maps = tuple(part.contiguous().numpy() for part in (g.maps.start, g.maps.basis.mT, g.log_volume, flat))
-        self._shape = _flat_shape(g)
-        self._unbounded = g.unbounded.numpy()
         self._kernels = importlib.import_module("girih.inference.kernels")
+        self._shape = _flat_shape(g)
+        owner, normal = _sides(g)
+        support = self._kernels.supports(owner, normal, *self._shape[:4])
+        self._planes = first_of_each(torch.as_tensor(owner), g.pieces.count), normal, support
+        self._unbounded = g.unbounded.numpy()
 
     def find(self, g: Geometry, rows: Rows, outer: Tensor, numbers: tuple[float, float, float, int]) -> Found:
         """The pairs of complete rows.
@@ -61,7 +64,15 @@ class Search:
 
         def run(*part: Array) -> tuple[Array, ...]:
             found: tuple[Array, ...] = self._kernels.select(
-                part[:6], self._tree, self._levels, self._maps, self._shape, self._unbounded, *part[6:], numbers
+                part[:6],
+                self._tree,
+                self._levels,
+                self._maps,
+                self._shape,
+                self._planes,
+                self._unbounded,
+                *part[6:],
+                numbers,
             )
             return found
 
@@ -87,6 +98,20 @@ def _flat_tree(tree: Tree, S: int) -> tuple[tuple[Array, ...], tuple[int, ...]]:
     )
     wide = next((k for k, level in enumerate(levels) if len(level.log_mass) <= _SCANNED), 0)
     return tuple(map(np.ascontiguousarray, parts)), (*map(int, ends[wide : wide + 2]), *map(int, ends[-2:]))
+
+
+def _sides(g: Geometry) -> tuple[Array, Array]:
+    """The unit normals of the sides of all pieces, `(F, S)`, in the coordinates `R t` of their maps; owners first."""
+    boundary = g.stretched.edges()
+    if g.pieces.dim == 3:
+        return boundary.face_owner.numpy(), boundary.normal.contiguous().numpy()
+    tail, head = boundary.ends[:, :3], boundary.ends[:, 3:]
+    along = head[:, 2:] * tail[:, 2:] * (head - tail)[:, :2]
+    along = along + (1.0 - tail[:, 2:]) * -tail[:, :2] + (1.0 - head[:, 2:]) * head[:, :2]
+    some = (along != 0.0).any(1) & (tail[:, 2] + head[:, 2] > 0.0)
+    along = torch.nn.functional.normalize(along[some], dim=1)
+    normal = torch.stack((along[:, 1], -along[:, 0]), 1)  # polygons run anticlockwise
+    return boundary.owner[some].numpy(), normal.contiguous().numpy()
 
 
 def _flat_shape(g: Geometry) -> tuple[Array, ...]:
