@@ -45,6 +45,7 @@ class Pieces:
         cells: the number of cells.
         corner, corner_owner: finite vertices relative to the origins, `(C, S)`, and their pieces.
         bounded: `(P,)`.
+        extent: how far finite vertices are from the origin of each piece, `(P,)`.
         low, high: the box around each piece in u, `(P, S)`, infinite where it is unbounded.
         log_mass: an upper bound on the log prior mass of each piece, `(P,)`.
         log_volume: an upper bound on the log area or volume of each piece in u, `(P,)`, infinite where it is unbounded.
@@ -81,6 +82,7 @@ class Pieces:
         rays = torch.as_tensor(moved[vertex[~finite], :-1]), torch.as_tensor(corner_owner[~finite])
         self.low, self.high = Corners(at, self.corner_owner, *rays).boxes(self.count)
         far = at.new_zeros(self.count).scatter_reduce(0, self.corner_owner, at.norm(dim=1), "amax")
+        self.extent = at.new_zeros(self.count).scatter_reduce(0, self.corner_owner, self.corner.norm(dim=1), "amax")
         self.log_volume = self._volume_bound(
             torch.as_tensor(volumes(complex_, inside, sides)[0]), ROUNDING_OF_VERTICES * far
         )
@@ -101,9 +103,8 @@ class Pieces:
 
     def _volume_bound(self, volume: Tensor, shift: Tensor) -> Tensor:
         """The log of a volume with room for vertices that are off by `shift`: next to slivers it is what counts."""
-        extent = torch.zeros_like(shift).scatter_reduce(0, self.corner_owner, self.corner.norm(dim=1), "amax")
         sphere = 2.0 * math.pi * (self.dim - 1)  # the surface of a unit ball, which is above that of what is inside
-        return (volume + sphere * (extent + shift) ** (self.dim - 1) * shift).log()
+        return (volume + sphere * (self.extent + shift) ** (self.dim - 1) * shift).log()
 
     def _mass_bound(self, far: Tensor) -> Tensor:
         every = self.polytopes(torch.arange(self.count), None, -self.origin)

@@ -27,6 +27,8 @@ from girih.networks import Trace
 _LOG_2PI = math.log(2.0 * math.pi)
 _REACH = 10.0  # standard deviations of q; beyond them lie 1e-22 of it
 _ENTRIES = 2**23
+_PAIRS = 2**14
+_SMALL = 1e5  # times 1e-15, the rounding of raw moments, an error of 1e-10 nats
 # Squared distances above this are compared by differences: the last digits of this one are worth 1e-13 nats.
 DISTANT = 1e3
 _SCALE = 100.0  # tilts are shortened to this to find an anchor
@@ -350,24 +352,39 @@ class PolytopePosterior(Posterior):
 def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor, factor: Tensor) -> Tensor:
     """`E_q[log p(x, z)]` less `log p(x, z)` at the highest anchor, `(n,)`, for `q = N(mean, factor factor^T)`.
 
-    With `v = F^-1 (u - m)` the standard normal of q, a piece adds its mass under q times the mean of a quadratic there:
-    its value at the mean of q on the piece, less half the spread of `R t`.
+    With `v = F^-1 (u - m)` the standard normal of q, that is `h + l v - |T v|^2 / 2` on a piece, `T = R F`: raw moments
+    serve, but where their rounding times the size of h, l and T is not small enough.
     """
     m = torch.linalg.solve_triangular(g.factor, mean.mT, upper=False).mT
     F = torch.linalg.solve_triangular(g.factor, factor, upper=False)
-    reach = _REACH * F.norm(dim=2)
-    out = torch.empty_like(rows.far2)
+    reach, whole = _REACH * F.norm(dim=2), torch.linalg.inv(F)
+    out = torch.zeros_like(rows.far2)
     for index in torch.arange(len(m), device=m.device).split(max(1, room(_ENTRIES, m.device) // g.pieces.count)):
         row, piece = g.pieces.near(m[index], reach[index])
-        row = index[row]
-        inverse = torch.linalg.inv(F)[row]
-        centre = (inverse @ (m[row] - g.origin[piece])[:, :, None])[:, :, 0]
-        log_mass, v, spread = g.pieces.moments(piece, inverse, centre)
-        kept = log_mass > LEAST
-        row, piece, log_mass, v, spread, centre = (a[kept] for a in (row, piece, log_mass, v, spread, centre))
-        maps = g.maps_of(rows, row, piece)
-        to_w = maps.root @ F[row]
-        image = maps.start + (maps.basis @ to_w @ (v + centre)[:, :, None])[:, :, 0]
-        part = log_mass.exp() * (anchors.log_ratio(row, image) - 0.5 * ((to_w @ spread) * to_w).sum((1, 2)))
-        out[index] = out.new_zeros(len(out)).index_add(0, row, part)[index]
+        for some in torch.arange(len(row), device=m.device).split(_PAIRS):
+            of, on = index[row[some]], piece[some]
+            inverse = whole[of]
+            centre = (inverse @ (m[of] - g.origin[on])[:, :, None])[:, :, 0]
+            maps = g.maps_of(rows, of, on)
+            to_w = maps.root @ F[of]
+            step = maps.start + (maps.basis @ to_w @ centre[:, :, None])[:, :, 0] - anchors.image[of]
+            height = 0.5 * (step * (2.0 * anchors.residual[of] - step)).sum(1)
+            slope = (to_w.mT @ maps.basis.mT @ (anchors.residual[of] - step)[:, :, None])[:, :, 0]
+            mass, first, second = g.pieces.raw_moments(on, inverse, centre)
+            curved = ((to_w @ second) * to_w).sum((1, 2))
+            part = mass * height + (slope * first).sum(1) - 0.5 * curved
+            far = (
+                1.0 + g.pieces.extent[on] * torch.linalg.matrix_norm(inverse) + torch.linalg.vector_norm(centre, dim=1)
+            )
+            size = height.abs() + torch.linalg.vector_norm(slope, dim=1) + to_w.square().sum((1, 2))
+            careful = (~(far * size < _SMALL)).nonzero()[:, 0]
+            part[careful] = 0.0  # of those that are out of reach
+            away = g.pieces.nearest(on[careful], inverse[careful], centre[careful])
+            careful = careful[~(torch.linalg.vector_norm(away, dim=1) > _REACH)]
+            log_mass, v, spread = g.pieces.moments(on[careful], inverse[careful], centre[careful])
+            to_w = to_w[careful]
+            image = step[careful] + anchors.image[of[careful]] + (maps.basis[careful] @ to_w @ v[:, :, None])[:, :, 0]
+            value = anchors.log_ratio(of[careful], image) - 0.5 * ((to_w @ spread) * to_w).sum((1, 2))
+            part[careful] = torch.where(log_mass > LEAST, log_mass.exp() * value, 0.0)
+            out.index_add_(0, of, part)
     return out
