@@ -11,6 +11,7 @@ from torch import Tensor
 from girih.gaussian.any_gaussian import Moments, log_mass, moments
 from girih.gaussian.batched import box_log_mass, box_moments, polytope_log_mass, polytope_moments
 from girih.gaussian.clipping import from_halfspaces
+from girih.gaussian.hulls import hull_log_mass
 from girih.gaussian.interval import IntervalMoments, interval_log_mass, interval_moments, sample_truncated
 from girih.gaussian.polytopes import Polygons, Polyhedra
 
@@ -22,6 +23,7 @@ __all__ = [
     "box_log_mass",
     "box_moments",
     "from_halfspaces",
+    "hull_log_mass",
     "interval_log_mass",
     "interval_moments",
     "log_mass",
