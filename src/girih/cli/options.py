@@ -254,12 +254,19 @@ def parse_weight_prior(text: str) -> str | None:
 
 @contextmanager
 def compute_threads(entries: int, asked: int | None = None) -> Iterator[None]:
-    """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all."""
+    """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all.
+
+    Those of scikit-learn's k-means and of SciPy's solvers are bounded too. On arrays of a few hundred rows they would
+    spend most of their time waiting for each other: on a busy machine, more than half of that of a whole fit.
+    """
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    torch.set_num_threads(asked if asked is not None else 1 if entries <= _SMALL else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    count = asked if asked is not None else 1 if entries <= _SMALL else before
+    with threadpool_limits(count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
