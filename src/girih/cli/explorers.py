@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from girih.datasets import Dataset
     from girih.em import DGNEstimator
     from girih.networks import Trace
-    from girih.tables import TableModel
+    from girih.report.table_numbers import TablePage
 
 EXPLORER = "explorer.html"
 _ROWS = {1: 50_000, 2: 5_000, 3: 600}  # by S: those of S = 3 take a hundredth of a second each
 _PAIRS = 5  # columns whose pairs are shown, as in the pictures of the report
 
 
-def explore_table(path: Path, model: TableModel, data: TableData) -> None:
-    """Write the page of a table."""
-    items = model.columns_.items
+def explore_table(path: Path, page: TablePage, data: TableData) -> None:
+    """Write the page of a table, with what the report knows of its rows."""
+    items = page.model.columns_.items
     numbers = [item.name for item in items if item.x is not None][:_PAIRS]
     beside = None if data.ids is None else {name: data.ids[name].to_numpy() for name in data.ids.columns}
     dates = frozenset(name for name, written in data.findings.written.items() if "date" in written)
-    explorer_of(model, data.rows, Wanted(columns=numbers, title=data.name, beside=beside, dates=dates)).save(path)
+    wanted = Wanted(columns=numbers, title=data.name, beside=beside, dates=dates, page=page)
+    explorer_of(page.model, data.rows, wanted).save(path)
 
 
 def explore_fit(path: Path, est: DGNEstimator, dataset: Dataset) -> None:
