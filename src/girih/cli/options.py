@@ -254,19 +254,10 @@ def parse_weight_prior(text: str) -> str | None:
 
 @contextmanager
 def compute_threads(entries: int, asked: int | None = None) -> Iterator[None]:
-    """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all.
-
-    Those of scikit-learn's k-means and of SciPy's solvers are bounded too. On arrays of a few hundred rows they would
-    spend most of their time waiting for each other: on a busy machine, more than half of that of a whole fit.
-    """
+    """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all."""
     import torch
-    from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    count = asked if asked is not None else 1 if entries <= _SMALL else before
-    with threadpool_limits(count):
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    from girih._jobs import threads
+
+    with threads(asked if asked is not None else 1 if entries <= _SMALL else torch.get_num_threads()):
+        yield
