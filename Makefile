@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 OUT := girih-out
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test papers fuzz check docs clean
+.PHONY: demo test papers fuzz check docs links clean
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -43,6 +43,10 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed-docs
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/build/html
 	@echo "Open docs/build/html/index.html"
+
+# Links that lead out of the pages; needs a network, and executes nothing.
+links: $(VENV)/.installed-docs
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m sphinx -D nb_execution_mode=off --builder linkcheck docs docs/build/linkcheck
 
 clean:
 	rm -rf build dist docs/build $(OUT) .mypy_cache .pytest_cache .ruff_cache src/*.egg-info papers/build papers/src/*.egg-info

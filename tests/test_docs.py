@@ -55,6 +55,12 @@ def test_blocks_run(page, tmp_path, monkeypatch):
         exec(compile("\n" * line + (match[1] or match[2]), page, "exec"), names)  # errors name the line of the page
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "papers/README.md"])
+def test_links_of_pages_that_sphinx_does_not_check_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", (ROOT / page).read_text("utf-8"))
+    assert [to for to in targets if "://" not in to and not (ROOT / page).parent.joinpath(to).exists()] == []
+
+
 def test_there_are_blocks():
     assert sum(len(blocks) for blocks in BLOCKS.values()) > 10
 

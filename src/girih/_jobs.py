@@ -1,4 +1,4 @@
-"""Work side by side through joblib, whose backends (loky, dask, ray) spread it over cores or a cluster.
+"""Work side by side through joblib, whose backends (loky, dask, ray) spread it over cores or a cluster; and threads.
 
 `joblib.parallel_config` chooses the backend and, where `n_jobs` is `None`, the number of jobs.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import joblib
 import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
+from threadpoolctl import threadpool_limits
 
 from girih.errors import ProcessError
 
@@ -19,6 +21,21 @@ _FRUITLESS = 3  # rounds in a row that end with a dead worker and not one finish
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, in torch as in scikit-learn and SciPy.
+
+    On small arrays more than one spend most of their time waiting for each other where the machine has other work too.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def jobs(n_jobs: int | None) -> int:

@@ -135,15 +135,20 @@ def test_reproduce_without_a_known_name_lists_them(girih, stand_in, arguments):
 
 
 def test_threads_are_put_back():
+    import sklearn.cluster  # noqa: F401, whose threads are bounded too
     import torch
+    from threadpoolctl import threadpool_info
 
-    before = torch.get_num_threads()
+    def pools():
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    before, all_before = torch.get_num_threads(), pools()
     with options.compute_threads(10, asked=2):
         assert torch.get_num_threads() == 2
     with pytest.raises(KeyError), options.compute_threads(10):
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1 and set(pools()) == {1}
         raise KeyError
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before and pools() == all_before
 
 
 def test_progress_as_lines_of_json(girih, tmp_path):

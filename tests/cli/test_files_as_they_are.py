@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import girih as library
 from effort import try_few_settings
+from girih.cli.explorers import explore_table
 from girih.cli.options import Chosen
-from girih.cli.table_data import load_table, without_ids
+from girih.cli.table_data import load_table, page_of, without_ids
 from tests.cli.conftest import call
 
 
@@ -36,6 +38,22 @@ def fitted(tmp_path_factory):
         done = call("fit", folder / "odd.csv", "--out", folder / "fit", "--no-explorer")
     assert done.code == 0, done.err
     return folder, done
+
+
+def test_the_explorer_shows_the_strange_rows_of_the_report(fitted, tmp_path):
+    folder, _ = fitted
+    chosen = Chosen()
+    table = without_ids(load_table(str(folder / "odd.csv"), chosen), chosen)
+    page = page_of(library.load(folder / "fit" / "model"), table)
+    explore_table(tmp_path / "explorer.html", page, table)
+    text = (tmp_path / "explorer.html").read_text()
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])["strange"]
+    alone = library.explore(page.model, table.rows, path=None).payload["strange"]
+    assert [one["row"] for one in shown] == [one["row"] for one in alone] == [one.row for one in page.strange[:5]]
+    for one, known in zip(shown, page.strange, strict=False):
+        assert one["reasons"] == [reason._asdict() for reason in known.reasons]
+    days = [reason["value"] for one in shown for reason in one["reasons"] if reason["column"] == "born"]
+    assert days and all(re.fullmatch(r"19\d\d-\d\d-\d\d", day) for day in days)
 
 
 def test_what_was_read_is_said(fitted):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import girih as library
+from girih.cli import explorers
 from girih.datasets import load
 from girih.em import Scaling
 from tests.cli.conftest import QUICK
@@ -51,6 +52,20 @@ def test_circle_leaves_model_numbers_pictures_and_report(girih):
     curve = pd.read_csv(out / "nll_curve.csv")["nll"]
     assert len(curve) == 7 and all(b <= a for a, b in pairwise(curve))
     assert model.checkpoint is None
+
+
+def test_the_explorer_takes_as_many_rows_as_there_is_time_for(tmp_path, monkeypatch):
+    data = load("circle", n=60)
+    est = library.DGNEstimator(hidden=(3,), n_init=1, max_iter=30, tol=1e-2, random_state=0).fit(data.X)
+
+    def rows(seconds):
+        monkeypatch.setattr(explorers, "_SECONDS", seconds)
+        explorers.explore_fit(tmp_path / "explorer.html", est, data)
+        text = (tmp_path / "explorer.html").read_text()
+        shown = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+        return shown["rows"]["count"], any("4 of the 60 rows" in note for note in shown["notes"])
+
+    assert rows(1e9) == (60, False) and rows(0.0) == (4, True)
 
 
 def test_report_is_one_self_contained_page(fitted):

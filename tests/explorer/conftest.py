@@ -1,4 +1,7 @@
-"""A real browser for the pages; the tests that need it are skipped where Chromium or Playwright is not installed."""
+"""A real browser for the pages; the tests that need it are skipped where Chromium or Playwright is not installed.
+
+`GIRIH_CHROMIUM` is the path of one, or `playwright` for what `playwright install chromium` left: then none is skipped.
+"""
 
 import os
 import shutil
@@ -14,17 +17,14 @@ from effort import FEWEST, try_few_settings
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def chromium_path():
-    given = os.environ.get("GIRIH_CHROMIUM")
-    return given or next((path for name in NAMES if (path := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="session")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
-    path = chromium_path()
+    given = os.environ.get("GIRIH_CHROMIUM")
+    path = given or next((path for name in NAMES if (path := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium is installed")
+    path = None if path == "playwright" else path
     with warnings.catch_warnings(), playwright.sync_playwright() as driver:
         warnings.simplefilter("ignore")
         running = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])

@@ -148,15 +148,31 @@ def decoder(S=2):
     return nn.Sequential(*layers, nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1), nn.Sigmoid()).eval()
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_an_exported_module_has_the_same_cells(dynamo, tmp_path, monkeypatch):
+def export(net, dynamo):
     if dynamo:
         pytest.importorskip("onnxscript")
-    monkeypatch.chdir(tmp_path)
-    net = decoder()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net, (torch.zeros(1, 2),), "net.onnx", dynamo=dynamo, verbose=False)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_hundreds_of_cells_are_those_of_the_module_by_their_patterns(dynamo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(1)
+    layers = nn.Linear(2, 12), nn.ReLU(), nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 6)).eval()
+    export(net, dynamo)
+    mine, known = girih.Partition("net.onnx"), girih.Partition(net)
+    assert len(mine) == len(known) > 300
+    assert {tuple(q) for q in mine.patterns.tolist()} == {tuple(q) for q in known.patterns.tolist()}
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_an_exported_module_has_the_same_cells(dynamo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = decoder()
+    export(net, dynamo)
     name, kind = smooth_head("net.onnx")
     assert kind == "sigmoid"
     mine, known = girih.trace("net.onnx", until=name), girih.trace(net, until="7")

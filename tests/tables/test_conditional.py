@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from girih.errors import NonFiniteError, ParameterError, ShapeError
 from girih.tables.basis import Basis
 from girih.tables.conditional import Conditional
 from girih.tables.encoded import Atom
+from girih.tables.lines import Latent, Lines
 from girih.tables.member import Ensemble, Member
 from girih.tables.reasons import reasons
 from girih.tables.scales import Scales
@@ -353,3 +356,15 @@ def test_what_cannot_be_is_refused():
     atoms = (Atom(0, 0, (1.0, 2.0)),)
     with pytest.raises(ParameterError, match="both or neither"):
         Conditional(e, rows([NAN, 0.1, 0.2]), codes, atoms).marginal([0])
+
+
+def test_a_line_that_does_not_move_is_a_normal():
+    """Closed where the slope is 0, and as one of so small a slope that the quadrature is taken; among others too."""
+    k = torch.tensor([-9.0, -3.0, -0.5, 0.0, 1.2, 6.9, 7.1, 40.0], dtype=torch.float64)
+    zero, one = torch.zeros_like(k), torch.ones_like(k)
+    far = torch.full_like(k, torch.inf)
+    latent = Latent(zero, -far, far, torch.full_like(k, 0.5 * math.log(2 * math.pi)))
+    for slope in (zero, 1e-14 * one, torch.where(k < 0.0, 1e-14, 0.0).double()):
+        value, density = Lines(latent, 2.0 * one, slope, 3.0 * one).cdf(2.0 + 3.0 * k)
+        assert torch.allclose(value, torch.special.ndtr(k), rtol=0.0, atol=2e-12)
+        assert torch.allclose(density, (-0.5 * k.square()).exp() / (3.0 * math.sqrt(2 * math.pi)), atol=1e-11)

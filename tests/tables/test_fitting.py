@@ -15,7 +15,7 @@ from girih.tables.basis import Basis
 from girih.tables.fitter import Fitter
 from girih.tables.fitting import Prior, _shared, fit, m_step
 from girih.tables.member import Ensemble
-from girih.tables.mixture import Mixture, Rows, log_prob, statistics
+from girih.tables.mixture import Mixture, Observed, Rows, cells_of, distinct_masks, gaussians_of, log_prob, statistics
 from girih.tables.scales import Scales
 from girih.tables.setting import Setting, Table
 from girih.tables.starts import bent, beside, clustered, completed, curve, gaussian
@@ -288,3 +288,29 @@ def test_more_components_and_kinks_than_rows_are_no_hindrance(N, setting):
     for each in (replace(one, width=one.width[:3]), repeated):
         member = Fitter(each, 0).fit(setting)
         assert bool(Ensemble((member,), torch.ones(1).double()).log_prob(each.x, each.codes).isfinite().all())
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.4])
+def test_without_a_latent_a_mixture_is_one_of_lines_that_do_not_move(holes):
+    one = table(holes=holes)
+    rows = rows_of(one)
+    plain = clustered(_whole(rows, one), rows, 3, prior(), one.levels, 0)
+    still = replace(plain, basis=Basis.line(0), maps=torch.cat((plain.maps, torch.zeros(3, 4, 1).double()), 2))
+    observed = Observed.of(plain.noise, rows.masks)
+    for part, twin in zip(gaussians_of(plain, rows, observed), gaussians_of(still, rows, observed), strict=True):
+        assert torch.equal(part, twin)
+    for part, twin in zip(cells_of(plain, rows, observed), cells_of(still, rows, observed), strict=True):
+        assert torch.equal(part, twin)
+    found, twin = statistics(plain, rows), statistics(still, rows)
+    assert torch.allclose(found.U, twin.U[..., :1], atol=1e-12) and torch.allclose(found.V, twin.V, atol=1e-12)
+    assert torch.equal(found.G, twin.G[:, :1, :1]) and torch.equal(found.counts, twin.counts)
+
+
+@pytest.mark.parametrize("D", [0, 1, 5, 62, 63, 70])
+def test_masks_are_the_different_rows_in_their_order(D):
+    seen = torch.as_tensor(np.random.default_rng(D).random((40, D)) < 0.9)
+    seen[20:] = seen[:20]
+    seen[0, : D // 2], seen[1, D // 2 :] = False, False
+    masks, which = distinct_masks(seen)
+    assert torch.equal(masks[which], seen)
+    assert masks.tolist() == sorted(map(list, {tuple(row) for row in seen.tolist()}))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from scipy import integrate
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -17,6 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import girih
 from girih._progress import Counted
 from girih.errors import EmptyDataError, GirihError, NonFiniteError, NotNumericError, ParameterError, ShapeError
+from girih.tables import TableModel
+from girih.tables import model as module
 
 NAN = float("nan")
 pytestmark = pytest.mark.usefixtures("short_search")
@@ -412,3 +415,17 @@ def test_a_bar_of_unknown_length_never_says_that_nothing_is_left():
     bar.step("")
     assert bar.done == bar.total == 32
     bar.close()
+
+
+@pytest.mark.parametrize(("most", "used"), [(10**9, 1), (0, 2)])
+def test_a_small_table_is_fitted_by_one_thread_which_is_put_back(monkeypatch, most, used):
+    before, seen = torch.get_num_threads(), []
+    choose = module.choose
+    monkeypatch.setattr(module, "_ALONE", most)
+    monkeypatch.setattr(module, "choose", lambda *given: seen.append(torch.get_num_threads()) or choose(*given))
+    try:
+        torch.set_num_threads(2)
+        TableModel(n_folds=2, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 1)))
+        assert seen == [used] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

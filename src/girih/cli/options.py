@@ -257,9 +257,7 @@ def compute_threads(entries: int, asked: int | None = None) -> Iterator[None]:
     """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(asked if asked is not None else 1 if entries <= _SMALL else before)
-    try:
+    from girih._jobs import threads
+
+    with threads(asked if asked is not None else 1 if entries <= _SMALL else torch.get_num_threads()):
         yield
-    finally:
-        torch.set_num_threads(before)

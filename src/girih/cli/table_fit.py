@@ -122,7 +122,7 @@ def write_table(
             report = report._replace(verdict=verdict, sections=[*read, *report.sections])
             if exploring:
                 with terminal.busy("making the explorer"):
-                    explore_table(results / EXPLORER, model, data)
+                    explore_table(results / EXPLORER, page, data)
                 report = report._replace(explorer=EXPLORER)
             metrics |= {"seconds": _rounded(seconds), "pictures": [picture.file.name for picture in drawn]}
             metrics["verdict"] = verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from girih.explorer.planes import line_spec, plane_spec, planes_of
 from girih.explorer.rows import COLUMNS, beside_columns, chosen_rows, pictures, row_spec, rows_of
 from girih.explorer.subject import Subject, names_of, places_of, subject_of
 
+if TYPE_CHECKING:
+    from girih.report.table_numbers import TablePage
+
 Array = NDArray[np.float64]
 
 
@@ -24,7 +27,8 @@ class Wanted(NamedTuple):
     """`Wanted` says what a page is asked to show beside the model and its rows, see `girih.explore`.
 
     Of more rows than `most`, so many are drawn at random; the title is the name of the model unless it is given;
-    `prior` `(S, S)` is that of a decoder alone, 1 by default; `dates` are columns of a table that hold days since 1970.
+    `prior` `(S, S)` is that of a decoder alone, 1 by default; `dates` are columns of a table that hold days since 1970;
+    `page` is what a report of a table knows of all its rows.
     """
 
     latents: ArrayLike | None = None
@@ -35,6 +39,7 @@ class Wanted(NamedTuple):
     prior: torch.Tensor | None = None
     dates: frozenset[str] = frozenset()
     title: str = ""
+    page: TablePage | None = None
 
 
 def latent_payload(model: object, data: object, wanted: Wanted) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from girih.explorer.latent import Wanted
 from girih.explorer.packed import Packed, column, number_column, packed
 from girih.explorer.pairs import Axes, pair_specs, reason_curves
 from girih.explorer.rows import beside_columns, chosen_rows
-from girih.report.table_numbers import TablePage, scored_rows, strangest, taken
+from girih.report.table_numbers import TablePage, taken
 from girih.tables import TableModel
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
@@ -25,7 +25,6 @@ from girih.tables.frames import Raw, table
 Array = NDArray[np.float64]
 
 _AXES = 8  # columns of numbers whose pairs are shown
-_STRANGE = 40
 _FILLED = 5_000  # rows with gaps that are filled
 _REASONED = 400_000  # entries up to which the page says of each how strange it is
 _INTERVAL = (0.05, 0.95)
@@ -59,9 +58,9 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
     for place, raw in enumerate(raws):
         entries[:, place] = raw.labels()
     missing = np.array([[entry is None for entry in line] for line in entries]).reshape(entries.shape)
-    scored = scored_rows(model, rows)
-    most = min(_STRANGE, max(5, len(chosen) // 10))
-    strange = strangest(TablePage(model, rows, entries, names, missing), most, scored)
+    known = wanted.page if len(chosen) == count else None
+    about = known or TablePage(model, rows, entries, names, missing)
+    strange = about.strange[: max(5, len(chosen) // 10)]
     axes = _axes(model, x, wanted.columns)
     payload: dict[str, Any] = {
         "kind": "table",
@@ -72,8 +71,8 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
             "numbers": packed(chosen, "i4"),
             "columns": [
                 *beside_columns(wanted.beside, count, chosen),
-                number_column("below usual", scored.surprise, 3),
-                number_column("log p", scored.log_p, 5),
+                number_column("below usual", about.scored.surprise, 3),
+                number_column("log p", about.scored.log_p, 5),
                 *(column(raw, str(raw.name) in wanted.dates) for raw in raws),
             ],
             "beside": len(wanted.beside or {}),
@@ -85,8 +84,8 @@ def table_payload(model: TableModel, data: object, wanted: Wanted) -> dict[str, 
         "curves": reason_curves(model, x, codes, [one.row for one in strange], axes),
     }
     if missing.size <= _REASONED:
-        usual = model.explain(model.sample(300, random_state=0)).mean(0)
-        payload["below"] = packed(np.where(missing, np.nan, usual - model.explain(rows, held_out=True)), "f4")
+        below = model._usual_reasons() - model.explain(rows, held_out=True)
+        payload["below"] = packed(np.where(missing, np.nan, below), "f4")
     payload["notes"] = notes
     payload["lead"] = (
         f"The joint density of {len(names)} columns, exact: what each pair of columns looks like and what one says of "

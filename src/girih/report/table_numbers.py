@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +16,15 @@ from girih.datasets.texts import Written, write
 from girih.tables import Setting, TableModel
 from girih.tables.conditional import Conditional
 from girih.tables.conditioned import TableConditional
+from girih.tables.mixture import distinct_masks
 from girih.tables.outliers import through
 
 _DRAWS = 6000  # rows drawn in all to say what is usual where some entries are missing
 _FEWEST, _MOST = 16, 300  # for each pattern of gaps
 _PATTERNS = 1000
-_INTERVAL = (0.05, 0.5, 0.95)
+_INTERVAL = (0.05, 0.95)
 _REASONS = 3  # columns that are named for a strange row
+_STRANGE = 40  # rows that are told of, of which the first stand in the report
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class TablePage:
     missing: NDArray[np.bool_]
     written: Mapping[str, Written] = field(default_factory=dict)
     labels: Sequence[object] = ()
+
+    @cached_property
+    def scored(self) -> Scored:
+        """How strange each row is."""
+        return scored_rows(self.model, self.rows)
+
+    @cached_property
+    def strange(self) -> list[Strange]:
+        """The strangest rows, a tenth of all and from 10 to 40; the report and the explorer share them."""
+        return strangest(self, max(10, min(_STRANGE, len(self.entries) // 10)))
 
     def label(self, row: int) -> str:
         """The number of a row, from 0, and its name where it has one."""
@@ -159,10 +172,10 @@ def strangest(page: TablePage, count: int, scored: Scored | None = None) -> list
     Args:
         page: the model and its rows.
         count: how many.
-        scored: from `scored_rows`, where it is known.
+        scored: in place of `page.scored`.
     """
     model, rows = page.model, page.rows
-    log_p, surprise = scored_rows(model, rows) if scored is None else scored
+    log_p, surprise = page.scored if scored is None else scored
     x, codes = model.columns_.read(rows)
     worst = np.argsort(-surprise, kind="stable")[:count]
     at = torch.as_tensor(worst.copy())
@@ -189,15 +202,15 @@ def gaps(page: TablePage, count: int) -> list[Gap]:
         return []
     some = np.unique(places[:, 0])
     given = model.condition(taken(page.rows, some))
-    low, _, high = given.quantile(_INTERVAL)
-    mean = given.mean
+    low, high = given.quantile(_INTERVAL)
+    mean, chances = given.mean, cache(given.probabilities)
     out: list[Gap] = []
     for row, j in places.tolist():
         item, n = model.columns_.items[j], int(np.searchsorted(some, row))
         if item.x is not None:
             out.append(Gap(row, names[j], page.text(j, mean[n, j], 4), page.interval(j, low[n, j], high[n, j])))
         elif item.code is not None and item.size == len(item.levels):
-            value, chance = _likeliest(given, item.name, n)
+            value, chance = _likeliest(chances(item.name), n)
             out.append(Gap(row, names[j], value, f"probability {chance:.0%}"))
         elif item.code is not None:
             out.append(Gap(row, names[j], text_of(item.constant), "as in every row"))
@@ -244,7 +257,7 @@ def text_of(value: object) -> str:
 
 
 def _surprise(model: TableModel, x: Tensor, codes: Tensor, log_p: NDArray[np.float64]) -> NDArray[np.float64]:
-    masks, which = model._known(x, codes).unique(dim=0, return_inverse=True)
+    masks, which = distinct_masks(model._known(x, codes))
     if len(masks) > _PATTERNS:  # rows of which as many entries are known are held to be alike
         sizes, first = np.unique(masks.sum(1).numpy(), return_index=True)
         which = torch.as_tensor(np.searchsorted(sizes, masks.sum(1).numpy()))[which]
@@ -279,22 +292,22 @@ def _given_the_rest(
     out: dict[tuple[int, int], str] = {}
     for ensemble, some in model._unseen.parts(model._ensemble, folds):
         given = TableConditional(model.columns_, Conditional(ensemble, x[some], codes[some], model._atoms))
-        low, _, high = given.quantile(_INTERVAL)
+        low, high = given.quantile(_INTERVAL)
+        chances = cache(given.probabilities)
         for place, pair in enumerate(some.tolist()):
             n, j = pairs[pair]
             item = model.columns_.items[j]
             if item.x is not None:
                 out[n, j] = page.interval(j, low[place, j], high[place, j])
             elif item.size == len(item.levels):
-                value, chance = _likeliest(given, item.name, place)
+                value, chance = _likeliest(chances(item.name), place)
                 out[n, j] = f"{value} ({chance:.0%})"
             else:
                 out[n, j] = f"always {text_of(item.constant)}"
     return out
 
 
-def _likeliest(given: TableConditional, column: str | int, row: int) -> tuple[str, float]:
-    chances = given.probabilities(column)
+def _likeliest(chances: Mapping[Any, NDArray[np.float64]], row: int) -> tuple[str, float]:
     value = max(chances, key=lambda label: float(chances[label][row]))
     return text_of(value), float(chances[value][row])
 

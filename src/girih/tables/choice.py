@@ -24,6 +24,7 @@ from girih._progress import Counted
 from girih.tables.finished import Finished
 from girih.tables.fitter import CURVE, SCREENED, Fitter, fit_apart
 from girih.tables.member import Ensemble, Member
+from girih.tables.mixture import distinct_masks
 from girih.tables.setting import Setting, Table
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -390,5 +391,5 @@ def _screened(search: _Search) -> Screened:
 
 def _cost(table: Table) -> float:
     """What the factorisations of one E-step of one component cost: patterns of holes times D^3."""
-    patterns = len((~table.x.isnan()).unique(dim=0)) if table.x.numel() else 1
+    patterns = len(distinct_masks(~table.x.isnan())[0]) if table.x.numel() else 1
     return float(patterns * table.x.shape[1] ** 3)

@@ -23,6 +23,7 @@ from girih.tables.conditional import Conditional
 from girih.tables.encoded import Atom
 from girih.tables.lines import Lines
 from girih.tables.member import Ensemble
+from girih.tables.mixture import distinct_masks
 
 _TOLERANCE = 1e-10  # of one panel
 _ROUNDS = 25
@@ -84,7 +85,7 @@ def probability(source: Ensemble | Conditional, A: Tensor, b: Tensor | float, at
         )
     rest = b - source.known.nan_to_num(0.0) @ full.mT  # (N, E)
     out = torch.zeros_like(rest[:, 0])
-    for mask in free.unique(dim=0):
+    for mask in distinct_masks(free)[0]:
         here = (free == mask).all(1).nonzero()[:, 0]
         columns = mask.nonzero()[:, 0].tolist()
         a = full[:, columns]

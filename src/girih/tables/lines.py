@@ -102,7 +102,17 @@ class Lines(NamedTuple):
         With `k = (y - base) / deviation` and `r = slope / deviation >= 0`, the integrand of `E[Phi(k - r t)]` is the
         density of t itself up to where Phi falls below 1, which is closed, and nothing after Phi has reached 0. Between
         the two, and where the density is not negligible, both factors are smooth: one Gauss-Legendre panel has them.
+        With r = 0, as of every component without a latent, it is `Phi(k)`.
         """
+        level = self.slope == 0.0
+        if bool(level.all()):
+            return _normal((y - self.base) / self.deviation, self.deviation)
+        if bool(level.any()):
+            out = torch.empty_like(y), torch.empty_like(y)
+            for some in (level, ~level):
+                for part, values in zip(out, self.some(some).cdf(y[some]), strict=True):
+                    part[some] = values
+            return out
         latent, base, slope, deviation = self.mirrored()
         k, r = (y - base) / deviation, slope / deviation
         start, end = latent.support()
@@ -135,3 +145,8 @@ class Lines(NamedTuple):
                 density[some] = half * (weights @ normal) / (math.sqrt(2.0 * math.pi) * deviation[some])
             least = limit
         return total.clamp(0.0, 1.0), density
+
+
+def _normal(k: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """The distribution function of a normal, k deviations above its mean, and the density there."""
+    return torch.special.ndtr(k), (-0.5 * k.square()).exp() / (math.sqrt(2.0 * math.pi) * deviation)

@@ -33,6 +33,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _NEGLIGIBLE = 60.0  # nats below the highest bound of a row: cells that are not integrated
 _LOOSE = 20.0  # nats by which that bound may be too high, before all cells are
 _AT_ONCE = 1 << 21  # numbers in the largest array
+_DIGITS = 62  # of a whole number, besides its sign
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Rows:
         weight = x.new_ones(len(x)) if weight is None else weight
         seen = ~x.isnan()
         if x.shape[1] and len(x):
-            masks, pattern = seen.unique(dim=0, return_inverse=True)
+            masks, pattern = distinct_masks(seen)
         else:
             masks, pattern = seen[:1], torch.zeros(len(x), dtype=torch.long)
         order = pattern.argsort(stable=True)
@@ -126,6 +127,27 @@ class Rows:
                 self.masks[first : last + 1],
                 self.order[here],
             )
+
+
+def distinct_masks(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of booleans `(N, D)`, ascending, `(P, D)`, and which of them each row is, `(N,)`.
+
+    As digits of a whole number, rows are sorted ten times as fast.
+
+    Example:
+        >>> import torch
+        >>> from girih.tables.mixture import distinct_masks
+        >>> distinct_masks(torch.tensor([[True, False], [False, True], [True, False]]))
+        (tensor([[False,  True],
+                [ True, False]]), tensor([1, 0, 1]))
+    """
+    D = seen.shape[1]
+    if D > _DIGITS:
+        masks, which = seen.unique(dim=0, return_inverse=True)
+        return masks, which
+    digits = 2 ** torch.arange(D - 1, -1, -1)
+    keys, which = (seen * digits).sum(1).unique(return_inverse=True)
+    return (keys[:, None] & digits) != 0, which
 
 
 class Observed(NamedTuple):
@@ -167,9 +189,17 @@ def gaussians_of(mixture: Mixture, rows: Rows, observed: Observed) -> Gaussians:
     With V the inverse root of the noise, `a = V A`, `e = V (x - b)`, precision `t = 1 + |a|^2` and mean `m = a.e / t`,
 
         log p = -(n log 2pi + log|Sigma| + log t + |e - a m|^2 + m^2) / 2
+
+    Without a latent a = 0, t = 1 and m = 0.
     """
-    A, b = mixture.affine()
     V = observed.whiten
+    size = (rows.masks.sum(-1) * _LOG_2PI + observed.log_det)[:, rows.pattern]  # (K, B)
+    if mixture.basis.size == 1:  # no latent
+        shift = torch.einsum("kpij,krj->kpri", V, mixture.maps.mT)[:, :, 0]  # (K, P, D)
+        e = _by_pattern(V, rows) - (shift if len(rows.masks) == 1 else shift[:, rows.pattern])
+        log_p = -0.5 * (size + e.square().sum(-1))[..., None]
+        return Gaussians(log_p, torch.zeros_like(log_p), torch.ones_like(log_p))
+    A, b = mixture.affine()
     along = torch.einsum("kpij,krj->kpri", V, A)  # (K, P, R, D)
     shift = torch.einsum("kpij,krj->kpri", V, b)
     t = 1.0 + along.square().sum(-1)  # (K, P, R)
@@ -180,8 +210,7 @@ def gaussians_of(mixture: Mixture, rows: Rows, observed: Observed) -> Gaussians:
     e = white[:, :, None] - shift
     mean = (e * along).sum(-1) / t  # (K, B, R)
     rest = torch.addcmul(e, along, mean[..., None], value=-1.0).square().sum(-1) + mean.square()
-    size = rows.masks.sum(-1) * _LOG_2PI + observed.log_det  # (K, P)
-    return Gaussians(-0.5 * (size[:, p][..., None] + t.log() + rest), mean, t.expand_as(mean))
+    return Gaussians(-0.5 * (size[..., None] + t.log() + rest), mean, t.expand_as(mean))
 
 
 def cells_of(
@@ -273,7 +302,7 @@ def log_prior(mixture: Mixture, codes: Tensor) -> Tensor:
     """`log pi_k + log p(categories | component k)` of rows, `(K, B)`; missing categories count nothing."""
     out = mixture.weights.log()[:, None].repeat(1, len(codes))
     for table, code in zip(mixture.tables, codes.mT, strict=True):
-        out += torch.where(code >= 0, table.log()[:, code.clamp(min=0)], 0.0)
+        out += torch.nn.functional.pad(table.log(), (0, 1))[:, code]  # -1, a missing one, finds the last: 0
     return out
 
 
@@ -318,18 +347,20 @@ def _statistics(mixture: Mixture, rows: Rows) -> Statistics:
     joint = cells.log_p + prior[..., None]  # (K, B, R)
     log_p = joint.logsumexp((0, 2))
     e0 = (joint - log_p[:, None]).exp() * rows.weight[:, None]
-    e1 = e0 * cells.mean
-    e2 = e0 * (cells.variance + cells.mean.square())
     share = e0.sum(-1)  # (K, B)
-    c, s = mixture.basis.constant, mixture.basis.slope
-    phi = e0 @ c + e1 @ s  # (K, B, F)
     K, P = mixture.components, len(rows.masks)
     F = mixture.basis.size
-    if P == 1:
-        sums = [e.sum(1, keepdim=True) for e in (e0, e1, e2)]  # (K, 1, R)
+    if F == 1:  # no latent
+        moments, phi = [e0], e0
     else:
-        sums = [e.new_zeros((K, P, e.shape[-1])).index_add_(1, rows.pattern, e) for e in (e0, e1, e2)]
-    G = (torch.cat(sums, -1) @ mixture.basis.products).unflatten(-1, (F, F))  # (K, P, F, F)
+        moments = [e0, e0 * cells.mean, e0 * (cells.variance + cells.mean.square())]
+        phi = e0 @ mixture.basis.constant + moments[1] @ mixture.basis.slope  # (K, B, F)
+    if P == 1:
+        sums = [e.sum(1, keepdim=True) for e in moments]  # (K, 1, R)
+    else:
+        sums = [e.new_zeros((K, P, e.shape[-1])).index_add_(1, rows.pattern, e) for e in moments]
+    G = sums[0] if F == 1 else torch.cat(sums, -1) @ mixture.basis.products
+    G = G.unflatten(-1, (F, F))  # (K, P, F, F)
     L = observed.whiten.mT @ observed.whiten  # (K, P, D, D)
     W = mixture.maps
     LW = L @ W[:, None]  # (K, P, D, F)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from girih._jobs import threads
 from girih._options import whole
 from girih._progress import Counted
 from girih.errors import EmptyDataError, ParameterError, ShapeError
@@ -45,6 +46,7 @@ from girih.training.checkpoint import seed_of_run
 Array = NDArray[np.float64]
 
 _AT_ONCE = 4096  # rows
+_ALONE = 1 << 15  # entries up to which one thread fits a table, as torch does with an array of that size
 _DRAWN = 1000  # rows that say what is usual in a column
 
 
@@ -163,12 +165,13 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
         finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, processes, self.n_jobs)
-        with self._bar(processes) as report:
+        alone = table.x.numel() <= _ALONE and torch.get_num_threads() > 1
+        with threads(1) if alone else nullcontext(), self._bar(processes) as report:
             try:
                 choice = choose(table, seed, report, finished, self.n_folds)
             finally:
                 finished.save()
-        self._take(columns, choice, table, Fitter(table, seed).fit)
+            self._take(columns, choice, table, Fitter(table, seed).fit)
         if choice.folds is not None:
             self._unseen = Unseen.of(table.x, table.codes, choice.folds, int(choice.folds.max()) + 1)
         finished.remove()

@@ -19,6 +19,7 @@ from girih.errors import ParameterError
 from girih.tables.checks import TakesTables, check_axes, check_rows
 from girih.tables.conditional import Conditional
 from girih.tables.frames import Name
+from girih.tables.mixture import distinct_masks
 from girih.tables.model import TableModel
 from girih.tables.pairs import pairwise, strongest
 
@@ -131,7 +132,7 @@ class DGNOutlierDetector(TakesTables, OutlierMixin, BaseEstimator):
         x, codes = self.model_.columns_.read(X)
         generator = torch.Generator().manual_seed(self._seed)
         given = Conditional(self.model_._ensemble, x, codes, self.model_._atoms)
-        patterns = len(self.model_._known(x, codes).unique(dim=0))
+        patterns = len(distinct_masks(self.model_._known(x, codes))[0])
         folds = self.model_._unseen.folds_of(x, codes)
         x, codes = (part[0] for part in given.sample(1, generator))
         drawn = self.model_._anything().sample(_RANKED, generator)
@@ -283,7 +284,7 @@ def simulated_p_values(
 
 def patterns_of(model: TableModel, x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Each pattern of holes `(columns,)`, True where observed, and its rows."""
-    patterns, which = model._known(x, codes).unique(dim=0, return_inverse=True)
+    patterns, which = distinct_masks(model._known(x, codes))
     for p, pattern in enumerate(patterns):
         yield pattern, (which == p).nonzero()[:, 0]
 

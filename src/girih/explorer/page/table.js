@@ -262,9 +262,9 @@ class TablePage {
     const entries = this.own.map((column, place) => [
       column.name,
       column.text(row),
-      column.sure(row) || (below && !Number.isNaN(below[row * this.own.length + place]) ? `${number(below[row * this.own.length + place], 3)} nats below usual` : ""),
+      column.sure(row) || (below && !Number.isNaN(below[row * this.own.length + place]) ? `${number(below[row * this.own.length + place], 3)} nats` : ""),
     ]);
-    parts.push(element("h3", {}, "All of its entries"), tableOf(["", "entry", "given the rest"], entries));
+    parts.push(element("h3", {}, "All of its entries"), tableOf(["", "entry", "below usual, given the rest"], entries));
     return parts;
   }
 
