@@ -11,6 +11,7 @@ from girih._version import __version__
 
 if TYPE_CHECKING:
     from girih import (
+        bounds,
         datasets,
         em,
         errors,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         training,
         vae,
     )
+    from girih.bounds import Bracket, bracket
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.explorer import explore
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DGN",
     "Blocks",
+    "Bracket",
     "Covariance",
     "DGNEstimator",
     "DGNImputer",
@@ -58,6 +61,8 @@ __all__ = [
     "Posterior",
     "TableModel",
     "__version__",
+    "bounds",
+    "bracket",
     "datasets",
     "em",
     "errors",
@@ -90,6 +95,8 @@ __all__ = [
 # Loaded at first use: torch, pandas and matplotlib take seconds to import, and `girih --help` needs none.
 _HOMES = {
     "Blocks": "streams",
+    "Bracket": "bounds",
+    "bracket": "bounds",
     "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",
