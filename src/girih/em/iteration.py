@@ -66,6 +66,7 @@ class Evaluation:
     partition: Partition
     statistics: Statistics
     system: NormalSystem | None = field(default=None, repr=False)  # made once it is asked for
+    found: dict[object, object] = field(default_factory=dict, repr=False)  # what else is known of these parameters
 
 
 class Problem:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -77,6 +78,12 @@ def quasi_newton_step(
 
 def _local(problem: Problem, now: Evaluation, learn_prior: bool) -> LocalModel | None:
     """Gradient and curvature; `None` where a covariance is too near to a singular one for them."""
+    if learn_prior not in now.found:  # where a step has ended the next one begins
+        now.found[learn_prior] = _local_of(problem, now, learn_prior)
+    return cast("LocalModel | None", now.found[learn_prior])
+
+
+def _local_of(problem: Problem, now: Evaluation, learn_prior: bool) -> LocalModel | None:
     try:
         local = LocalModel(problem, now, learn_prior)
     except LinAlgError:
