@@ -58,10 +58,11 @@ def test_exact_values_are_between_the_bounds(S, kind):
     assert (exact.lower <= exact.estimate).all()
     assert (exact.upper >= exact.estimate).all()
     assert (exact.gap < 1e-6).all()
-    found = girih.bracket(dgn, x, budget=4.0, method="boxes", tol=0.02)
+    close = (0.02, 0.02, 0.5)[S - 1]  # ends the search; the time is never needed
+    found = girih.bracket(dgn, x, budget=200.0, method="boxes", tol=close)
     assert (found.lower <= exact.upper).all()
     assert (found.upper >= exact.lower).all()
-    assert (found.gap[:3] < (0.05, 0.05, 1.0)[S - 1]).all()
+    assert (found.gap <= close).all()
     assert (found.estimate >= found.lower).all()
     assert (found.estimate <= found.upper).all()
 
@@ -87,10 +88,10 @@ def test_a_linear_generator_of_six_latents():
         torch.distributions.MultivariateNormal(net.bias[s], whole[s][:, s]).log_prob(row[s]).item()
         for row, s in zip(x, (torch.arange(9), torch.tensor([0, 1, 2, 3, 5, 6, 7, 8])), strict=True)
     ]
-    found = girih.bracket(nn.Sequential(net), x, noise=noise, budget=4.0)
+    found = girih.bracket(nn.Sequential(net), x, noise=noise, budget=200.0, tol=5e-3)
     assert (found.lower <= f64(exact) + 1e-9).all()
     assert (found.upper >= f64(exact) - 1e-9).all()
-    assert (found.gap < 1e-2).all()
+    assert (found.gap <= 5e-3).all()
     assert ((found.estimate - f64(exact)).abs() < 0.01 + 5.0 * found.standard_error).all()
 
 
@@ -175,6 +176,19 @@ def test_errors_are_typed(error, options):
     x = options.pop("x", np.zeros((1, 4)))
     with pytest.raises(error):
         girih.bracket(decoder(4), x, **options)
+
+
+def test_an_estimate_that_few_draws_carry_has_no_error():
+    net = girih.mlp([8, 16, 12], seed=0)
+    found = girih.bracket(net, torch.full((1, 12), 30.0), noise=1e-5, budget=0.2)
+    assert found.standard_error.isinf().all()
+
+
+@pytest.mark.parametrize("S", [2, 4])
+def test_a_trace_is_a_generator_too(S):
+    net = decoder(S)
+    found = [girih.bracket(one, np.zeros((1, 4)), noise=1.0, budget=0.5, tol=5.0) for one in (net, girih.trace(net))]
+    assert torch.equal(found[0].estimate, found[1].estimate)
 
 
 def test_a_dgn_brings_its_own_noise():

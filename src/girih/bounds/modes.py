@@ -12,6 +12,7 @@ from girih.networks import Trace
 
 _STARTS, _STEPS, _HALVINGS = 16, 60, 12
 _APART = 1e-3
+_LEAST = 30.0  # draws that carry an estimate, below which nothing is known of its error
 _WIDER = 1.3  # deviations of a proposal to those of the posterior of the mode's cell
 _PRIOR = 0.05  # of the proposals: where no mode was found there may be one
 
@@ -76,6 +77,7 @@ def find_modes(row: Row, generator: torch.Generator) -> Modes:
 def estimate(row: Row, modes: Modes, count: int, generator: torch.Generator) -> tuple[float, float]:
     """`log int exp(-energy) (2 pi)^(-S/2) du` by importance sampling, and its standard error, both in nats.
 
+    The error is infinite where fewer than thirty draws carry the estimate.
     Proposals are a mixture of Gaussians about the modes, a little wider than the posteriors of their cells, and of the
     prior.
     """
@@ -97,5 +99,6 @@ def estimate(row: Row, modes: Modes, count: int, generator: torch.Generator) -> 
     peak = log_weight.max()
     weight = (log_weight - peak).exp()
     mean = weight.mean()
-    error = weight.std() / (mean * math.sqrt(count))
-    return float(peak + mean.log()), float(error)
+    error = float(weight.std() / (mean * math.sqrt(count)))
+    carried = float(weight.sum().square() / weight.square().sum())
+    return float(peak + mean.log()), error if carried >= _LEAST else math.inf

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class Bracket(Shown):
         upper: what it is at most.
         estimate: of log p(x), by importance sampling from the modes that were found, within the bounds; exact for
             S <= 3.
-        standard_error: of the estimate, about; it does not know of modes that no proposal has met.
+        standard_error: of the estimate, about; infinite where fewer than thirty draws carry it. It does not know of
+            modes that no proposal has met.
         boxes: how many boxes the bounds are sums over; 0 where the value is exact.
     """
 
@@ -73,7 +74,7 @@ class Bracket(Shown):
 
 
 def bracket(
-    net: nn.Module,
+    net: nn.Module | Trace,
     x: Rows,
     noise: Covariance | Rows | float | None = None,
     prior: Rows | float | None = None,
@@ -128,14 +129,13 @@ def bracket(
     if isinstance(net, DGN):
         if noise is not None or prior is not None:
             raise ParameterError("a DGN has its own noise and prior; pass its net, or leave noise and prior out")
-        module, noise, prior = net.net, net.noise_covariance.detached(), net.prior.detach()
+        traced, noise, prior = net.trace, net.noise_covariance.detached(), net.prior.detach()
     else:
-        module = net
+        traced = net if isinstance(net, Trace) else trace(net)
     noise = 1.0 if noise is None else noise
-    traced = trace(module)
     rows = as_rows(x, "x", traced.output_dim, "the output dimension D", allow_missing=True).detach()
     if traced.latent_dim <= _EXACT and method == "auto":
-        return _exact(DGN(module, noise, prior), rows)
+        return _exact(net if isinstance(net, DGN) else DGN(cast(nn.Module, net), noise, prior), rows)
     frozen = traced.frozen()
     covariance = Covariance.of(noise, frozen.output_dim).detached()
     factor = torch.linalg.cholesky(Covariance.prior(prior, frozen.latent_dim).detach())
