@@ -1,6 +1,7 @@
 """Exact inference: the joint model `DGN`, its marginal distribution and its posteriors."""
 
-from girih.inference.dgn import DGN, DGNDistribution
+from girih.inference.dgn import DGN
+from girih.inference.distribution import DGNDistribution
 from girih.inference.model import MAX_LATENT_DIM, Evidence, Model, check_latent_dim, chunks
 from girih.inference.posterior import Posterior
 from girih.inference.statistics import Statistics, accumulate, evidence, sufficient_statistics
