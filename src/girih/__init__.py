@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.explorer import explore
-    from girih.inference import DGN, Posterior
+    from girih.inference import DGN, GaussianMixturePrior, Posterior, Uniform
     from girih.io import load, save
     from girih.likelihood import train
     from girih.networks import mlp, trace
@@ -54,9 +54,11 @@ __all__ = [
     "DGNOutlierDetector",
     "FitOptions",
     "FitResult",
+    "GaussianMixturePrior",
     "Partition",
     "Posterior",
     "TableModel",
+    "Uniform",
     "__version__",
     "datasets",
     "em",
@@ -97,6 +99,7 @@ _HOMES = {
     "DGNOutlierDetector": "tables",
     "FitOptions": "training",
     "FitResult": "training",
+    "GaussianMixturePrior": "inference",
     "Partition": "partition",
     "Posterior": "inference",
     "explore": "explorer",
@@ -107,6 +110,7 @@ _HOMES = {
     "trace": "networks",
     "TableModel": "tables",
     "train": "likelihood",
+    "Uniform": "inference",
 }
 
 

@@ -22,6 +22,7 @@ from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.gan import GAN
 from girih.inference import DGN
 from girih.inference.dgn import TOL
+from girih.inference.priors import prior_from
 from girih.networks import trace as trace_network
 from girih.networks.saved import chain_from, network_from, network_parts
 from girih.partition import Partition
@@ -43,6 +44,7 @@ _KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan", "table")
 FILES = _CONFIG, _TENSORS = "config.json", "model.safetensors"
 # Networks that stand beside the generator, before the names of their tensors.
 _ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
+_PRIOR = "prior."  # the tensors of a prior that is not Gaussian
 _CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
 _TYPES = {"float32": torch.float32, "float64": torch.float64}  # of the networks of a GAN
 _ENDS = ("domain", "domain.h")  # of a partition: what may be infinite
@@ -202,7 +204,9 @@ def _two_networks(
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
     rest = {} if dgn.bias_rest is None else {"bias_rest": dgn.bias_rest}
     shared = {} if dgn.noise_factor is None else {"noise_factor": dgn.noise_factor}
-    return {"noise": dgn.noise, "prior": dgn.prior} | shared | rest
+    latent = dgn.latent_prior
+    prior = {"prior": dgn.prior} if latent is None else {_PRIOR + name: part for name, part in latent.tensors().items()}
+    return {"noise": dgn.noise} | prior | shared | rest
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -282,7 +286,9 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
     noise: Tensor | Covariance = tensors["noise"]
     if "noise_factor" in tensors:
         noise = Covariance.low_rank(tensors["noise_factor"], tensors["noise"])
-    dgn = DGN(net, noise=noise, prior=tensors["prior"], tol=config.get("tol", TOL))
+    of_prior = {name.removeprefix(_PRIOR): part for name, part in tensors.items() if name.startswith(_PRIOR)}
+    prior = prior_from(of_prior) if of_prior else tensors["prior"]
+    dgn = DGN(net, noise=noise, prior=prior, tol=config.get("tol", TOL))
     dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:
         return dgn

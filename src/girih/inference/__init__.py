@@ -4,6 +4,7 @@ from girih.inference.dgn import DGN
 from girih.inference.distribution import DGNDistribution
 from girih.inference.model import MAX_LATENT_DIM, Evidence, Model, check_latent_dim, chunks
 from girih.inference.posterior import Posterior
+from girih.inference.priors import GaussianMixturePrior, Uniform
 from girih.inference.statistics import Statistics, accumulate, evidence, sufficient_statistics
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "MAX_LATENT_DIM",
     "DGNDistribution",
     "Evidence",
+    "GaussianMixturePrior",
     "Model",
     "Posterior",
     "Statistics",
+    "Uniform",
     "accumulate",
     "check_latent_dim",
     "chunks",

@@ -13,11 +13,13 @@ from girih._arrays import Rows, as_rows, bare
 from girih._options import real, whole
 from girih.covariance import Covariance, Observed
 from girih.errors import NonFiniteError, ParameterError
+from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
 from girih.inference.line import Line
 from girih.inference.model import AffinePieces, Model, Moments, Region, check_latent_dim, chunks
 from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, gaussian_entropy, make_generator
+from girih.inference.priors import GaussianMixturePrior, LatentPrior, Uniform, UniformPrior
 from girih.inference.statistics import expect
 from girih.networks import Followed, Trace
 from girih.partition import Partition
@@ -41,7 +43,8 @@ class DGN(nn.Module):
             module changes the model, and so does replacing a layer of it. What girih does not see is a change inside
             a list, a dict or an object of your own that a module holds.
         noise: the noise *variance*: a scalar, `(D,)` variances, a `(D, D)` covariance, or a `girih.Covariance`.
-        prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity.
+        prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity; or a `girih.Uniform` or a
+            `girih.GaussianMixturePrior`, which are integrated by adaptive cubature.
         tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
             that; 0 leaves out nothing. What was left out at most is `Posterior.left_out`, or
             `dgn().evidence(x).left_out`.
@@ -68,7 +71,7 @@ class DGN(nn.Module):
         self,
         net: nn.Module,
         noise: Covariance | Rows | float = 1.0,
-        prior: Rows | float | None = None,
+        prior: Rows | float | Uniform | GaussianMixturePrior | None = None,
         tol: float = TOL,
     ) -> None:
         super().__init__()
@@ -80,7 +83,11 @@ class DGN(nn.Module):
         device = traced.device
         own, *shared = Covariance.of(noise, traced.output_dim, "noise", device).tensors
         self.noise: Tensor = _own(own)
-        self.prior: Tensor = _own(Covariance.prior(prior, traced.latent_dim, device))
+        self.latent_prior: LatentPrior | None = None
+        if isinstance(prior, Uniform | GaussianMixturePrior):
+            self.latent_prior = prior.of(traced.latent_dim, device)
+        else:
+            self.prior: Tensor = _own(Covariance.prior(prior, traced.latent_dim, device))
         self.noise_factor: Tensor | None
         if shared:
             self.noise_factor = _own(shared[0])
@@ -97,8 +104,19 @@ class DGN(nn.Module):
         super().__setstate__(state)
         if "_followed" not in state:
             self._followed, self._home = Followed(self.net), list(self.parameters())
+        self.__dict__.setdefault("latent_prior", None)
         if "noise_factor" not in vars(self):
             self._parameters.setdefault("noise_factor", None)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse to name a covariance of a prior that is not Gaussian."""
+        latent = self.__dict__.get("latent_prior")
+        if name == "prior" and latent is not None:
+            raise ParameterError(
+                f"the prior of this DGN is not Gaussian ({latent.kind}), and this needs the covariance of a "
+                "Gaussian one; read dgn.latent_prior, or make a DGN with prior=None or a covariance"
+            )
+        return super().__getattr__(name)
 
     @property
     def trace(self) -> Trace:
@@ -142,9 +160,28 @@ class DGN(nn.Module):
                 part.copy_(new)
 
     @property
+    def prior_tensors(self) -> tuple[Tensor, ...]:
+        """The prior covariance, of a Gaussian prior."""
+        return (self.prior,) if self.latent_prior is None else ()
+
+    @property
     def partition(self) -> Partition:
-        """The latent partition for the current parameters."""
-        return Partition(self.trace, prior=self.prior.detach())
+        """The latent partition for the current parameters: of the box alone, where the prior is uniform.
+
+        The masses of its cells are those of the Gaussian with the covariance of the prior; under another prior they
+        are the `cell_probs()` of the posterior of a row with nothing but NaN.
+        """
+        return self._partition(self.trace)
+
+    def _partition(self, traced: Trace) -> Partition:
+        latent = self.latent_prior
+        if latent is None:
+            return Partition(traced, prior=bare(self.prior).detach())
+        domain = None
+        if isinstance(latent, UniformPrior):
+            low, high = latent.low.cpu(), latent.high.cpu()
+            domain = (float(low), float(high)) if latent.dim == 1 else (low, high)
+        return Partition(traced, domain, latent.covariance)
 
     def forward(self) -> DGNDistribution:
         """The distribution of x for the current parameters."""
@@ -160,8 +197,9 @@ class DGN(nn.Module):
         traced = self.trace if traced is None else traced
         with torch.no_grad():
             parts = tuple(_plain(part, "noise") for part in self.noise_tensors)
-            noise, prior = Covariance.from_tensors(parts, traced.output_dim), _plain(self.prior, "prior")
-            partition = Partition(traced, prior=prior) if partition is None else partition
+            noise, latent = Covariance.from_tensors(parts, traced.output_dim), self.latent_prior
+            prior = _plain(self.prior, "prior") if latent is None else latent.covariance.to(traced.device)
+            partition = self._partition(traced) if partition is None else partition
             value, slope = traced.hidden_jet(partition.piece_patterns, partition.piece_origins)
             weight, bias = (part.detach().clone() for part in traced.head_parameters())
             if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
@@ -170,7 +208,11 @@ class DGN(nn.Module):
                     "with smaller steps"
                 )
             origin = partition.piece_origins.to(value.device)
-            cells = AffinePieces(origin, value, slope, _REGIONS[traced.latent_dim](partition, prior))
+            if latent is None:
+                region = _REGIONS[traced.latent_dim](partition, prior)
+            else:
+                region = CubatureRegion(partition, latent)
+            cells = AffinePieces(origin, value, slope, region)
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)

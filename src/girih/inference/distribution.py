@@ -18,6 +18,7 @@ from girih.errors import DerivativeError, NoClosedFormError, NonFiniteError, Par
 from girih.inference.fisher import BATCHED, Denoised, denoised, log_prob_of, score_of
 from girih.inference.model import Evidence, Model, Moments, chunks
 from girih.inference.posterior import Shape, make_generator
+from girih.inference.priors import LatentPrior
 from girih.inference.statistics import expect
 from girih.networks import Snapshot, Trace
 from girih.partition import Partition
@@ -26,9 +27,8 @@ from girih.partition import Partition
 class Joint(Protocol):
     """It is what a distribution needs to know of the `DGN` that made it."""
 
-    noise: Tensor
-    prior: Tensor
     tol: float
+    latent_prior: LatentPrior | None
     _home: list[nn.Parameter]
 
     @property
@@ -52,12 +52,21 @@ class Joint(Protocol):
         ...
 
     @property
+    def prior_tensors(self) -> tuple[Tensor, ...]:
+        """The covariance of a Gaussian prior."""
+        ...
+
+    @property
     def noise_covariance(self) -> Covariance:
         """The noise."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Those of the module."""
+        ...
+
+    def _partition(self, traced: Trace) -> Partition:
+        """The latent partition of a generator."""
         ...
 
     def model(self, partition: Partition | None = None, traced: Trace | None = None) -> Model:
@@ -107,32 +116,32 @@ class DGNDistribution(Shown, Distribution):
         tensors = traced.tensors()
         if state is None or traced is not state.traced or dgn.tol != state.model.tol:
             state = None
-        if state is None or not state.snapshot.holds([*tensors, *dgn.noise_tensors, dgn.prior]):
-            every = (*tensors, *dgn.noise_tensors, dgn.prior)
+        every = (*tensors, *dgn.noise_tensors, *dgn.prior_tensors)
+        if state is None or not state.snapshot.holds(list(every)):
             _refuse_batched(every)
             snapshot, plain = Snapshot(every), traced
             if in_transform() or any(bare(tensor) is not tensor for tensor in every):
                 plain = traced.frozen()
             with outside_transforms():
-                partition = Partition(plain, prior=bare(dgn.prior).detach())
+                partition = dgn._partition(plain)
                 self._state = state = _State(snapshot, traced, partition, dgn.model(partition, plain))
         return state
 
     def _inputs(self, state: _State) -> tuple[Tensor, ...]:
         """`log p` is differentiable in these: hidden features, the last map, the noise and the prior."""
         dgn, traced, model = self._dgn, state.traced, state.model
-        tensors = traced.tensors()
+        tensors, (prior,) = traced.tensors(), dgn.prior_tensors or (model.prior,)
         wrapped = any(bare(tensor) is not tensor for tensor in tensors)
         if not wrapped and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-            return model.cells.value, model.cells.slope, model.weight, model.bias, dgn.prior, *dgn.noise_tensors
-        every = (*tensors, *dgn.noise_tensors, dgn.prior)
+            return model.cells.value, model.cells.slope, model.weight, model.bias, prior, *dgn.noise_tensors
+        every = (*tensors, *dgn.noise_tensors, *dgn.prior_tensors)
         if not torch.is_inference_mode_enabled() and any(tensor.is_inference() for tensor in every):
             raise ParameterError(
                 "the parameters were made in torch.inference_mode, where nothing can be differentiated in them; use a "
                 "copy.deepcopy of the model made outside of it, or torch.no_grad() for densities alone"
             )
         jet = traced.hidden_jet(state.partition.piece_patterns, state.model.cells.origin)
-        return *jet, *traced.head_parameters(), dgn.prior, *dgn.noise_tensors
+        return *jet, *traced.head_parameters(), prior, *dgn.noise_tensors
 
     @property
     def partition(self) -> Partition:
@@ -235,7 +244,8 @@ class DGNDistribution(Shown, Distribution):
         dgn, shape = self._dgn, torch.Size(sample_shape)
         generator = make_generator(seed, dgn.trace.device)
         shape = shape + self.batch_shape
-        z = Covariance.from_tensors((dgn.prior,), dgn.latent_dim).sample(shape.numel(), generator)
+        prior = dgn.latent_prior or Covariance.from_tensors(dgn.prior_tensors, dgn.latent_dim)
+        z = prior.sample(shape.numel(), generator)
         e = dgn.noise_covariance.sample(shape.numel(), generator)
         return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
 
