@@ -30,9 +30,10 @@ from girih._devices import room
 from girih.errors import NoClosedFormError
 from girih.gaussian.quadrature import log_sum
 from girih.gaussian.tables import slots, sorted_in_rows
-from girih.inference.model import AffinePieces, Rows
+from girih.inference.model import Jets, Rows
 from girih.inference.outputs import Observations, Output
 from girih.inference.priors import Parts
+from girih.networks import Trace
 from girih.partition import Partition
 
 _ENTRIES = 2**20  # of the largest temporary
@@ -189,6 +190,7 @@ class Integrals(NamedTuple):
     mean: Tensor  # (m, S)
     covariance: Tensor  # (m, S, S)
     height: Tensor  # (m,) the mean of log p(x, z), of all parts of the prior
+    level: Tensor  # (m,) of the rule
     log_p: Tensor  # (n,)
     log_left_out: Tensor  # (n,) a bound on what was left out
     log_error: Tensor  # (n,) an estimate of the error of what was not
@@ -197,6 +199,17 @@ class Integrals(NamedTuple):
     def share(self) -> Tensor:
         """Of each simplex in the p(x) of its row, `(m,)`."""
         return (self.log_mass - self.log_p[self.simplices.row]).exp()
+
+    def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`."""
+        S = self.mean.shape[1]
+        used = self.share > _EPS * 1e-3
+        for level, nodes in enumerate(_NODES[S]):
+            points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
+            some = self.simplices.take(used & (self.level == level))
+            for chunk in mesh.chunks(some, likelihood, len(weight)) if len(some.row) else ():
+                z, value = mesh.evaluate(likelihood, chunk, points)
+                yield chunk, z, (value + (chunk.log_volume - self.log_p[chunk.row])[:, None]).exp() * weight
 
 
 class Mesh:
@@ -207,10 +220,13 @@ class Mesh:
         cells: its pieces, with the features on them.
         parts: of the prior; with `paired`, of as many Gaussians as there are rows, one for each.
         paired: see `parts`.
+        cut: a generator whose cells are parts of those of the partition, where its pieces shall end too.
     """
 
-    def __init__(self, partition: Partition, cells: AffinePieces, parts: Parts, paired: bool = False) -> None:
-        self.partition, self.cells, self.parts, self.paired = partition, cells, parts, paired
+    def __init__(
+        self, partition: Partition, cells: Jets, parts: Parts, paired: bool = False, cut: Trace | None = None
+    ) -> None:
+        self.partition, self.cells, self.parts, self.paired, self.cut = partition, cells, parts, paired, cut
         self._boxes: dict[float, tuple[Tensor, Tensor]] = {}
 
     def simplices(self, reach: float = _REACH) -> tuple[Tensor, Tensor]:
@@ -219,14 +235,15 @@ class Mesh:
         bounded = bool(torch.isfinite(parts.low).all())
         reach = 0.0 if bounded else reach
         if reach not in self._boxes:
-            if bounded:
+            if bounded and self.cut is None:
                 corner, piece = self.partition.cells.simplices()
             else:
                 low, high = (end.cpu() for end in parts.box(reach))
                 ends = (float(low), float(high)) if len(low) == 1 else (low, high)
-                box = Partition(self.partition.trace, domain=ends, progress=False)
+                box = Partition(self.cut or self.partition.trace, domain=ends, progress=False)
                 corner, of_box = box.cells.simplices()
-                piece = _same_pattern(self.partition.piece_patterns, box.piece_patterns)[of_box]
+                whole = self.partition.piece_patterns
+                piece = _same_pattern(whole, box.piece_patterns[:, : whole.shape[1]])[of_box]
             self._boxes[reach] = corner.to(device), piece.to(device)
         return self._boxes[reach]
 
@@ -242,10 +259,11 @@ class Mesh:
 
     def look(self, likelihood: Likelihood, some: Simplices) -> Looks:
         """Bounds and sizes of simplices."""
-        found = [self._look(likelihood, chunk) for chunk in self._chunks(some, likelihood, some.corner.shape[1])]
+        found = [self._look(likelihood, chunk) for chunk in self.chunks(some, likelihood, some.corner.shape[1])]
         return Looks(*(torch.cat(fields) for fields in zip(*found, strict=True)))
 
-    def _chunks(self, some: Simplices, likelihood: Likelihood, nodes: int) -> Iterator[Simplices]:
+    def chunks(self, some: Simplices, likelihood: Likelihood, nodes: int) -> Iterator[Simplices]:
+        """Some simplices at a time, by the room that so many nodes on each take."""
         probe = likelihood.images(some.row[:1], self.features(some.piece[:1], some.corner[:1]))
         size = max(1, room(_ENTRIES, some.corner.device) // (nodes * probe.shape[-1]))
         return iter(Simplices(*fields) for fields in zip(*(field.split(size) for field in some), strict=True))
@@ -291,7 +309,7 @@ class Mesh:
         while True:
             some = self._start(count, reach, 1)
             while len(some.row):
-                looks = [self._peak(likelihood, part) for part in self._chunks(some, likelihood, S + 1)]
+                looks = [self._peak(likelihood, part) for part in self.chunks(some, likelihood, S + 1)]
                 value, top, first, second = (torch.cat(part) for part in zip(*looks, strict=True))
                 here = best.scatter_reduce(0, some.row, value, "amax")
                 won = ((value == here[some.row]) & (value > best[some.row])).nonzero()[:, 0]
@@ -340,11 +358,11 @@ class Mesh:
         S = mean.shape[1]
         constant = -factor.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * S * math.log(2.0 * math.pi)
         parts = self.parts._replace(constant=constant, mean=mean, white=torch.linalg.inv(factor))
-        over = Mesh(self.partition, self.cells, parts, paired=True)
+        over = Mesh(self.partition, self.cells, parts, True, self.cut)
         found = over.integrate(Nothing(len(mean)), 1e-14)
         points, weight = (part.to(mean.device) for part in rule(S, _NODES[S][-1]))
         out, nothing = torch.zeros_like(likelihood.highest), Nothing(len(mean))
-        for some in self._chunks(found.simplices, likelihood, len(weight)):
+        for some in self.chunks(found.simplices, likelihood, len(weight)):
             z, value = over.evaluate(nothing, some, points)
             q = (value + some.log_volume[:, None]).exp() * weight
             eta = likelihood.images(some.row, self.features(some.piece, z))
@@ -439,7 +457,8 @@ class Mesh:
                 coarse[:] = False
             fine = ~coarse
             kept.append(some.take(fine))
-            done.append((log_mass[fine], mean[fine], covariance[fine], height[fine]))
+            levels = torch.full_like(some.row[fine], level)
+            done.append((log_mass[fine], mean[fine], covariance[fine], height[fine], levels))
             total = torch.logaddexp(total, log_sum(log_mass[fine], some.row[fine], count))
             error_total = torch.logaddexp(error_total, log_sum(log_error[fine], some.row[fine], count))
             if not coarse.any():
@@ -452,14 +471,14 @@ class Mesh:
             some = some.halves(looks.first, looks.second)
         simplices = joined(kept)
         order = simplices.row.argsort(stable=True)
-        log_mass, mean, covariance, height = (torch.cat(part)[order] for part in zip(*done, strict=True))
-        return Integrals(simplices.take(order), log_mass, mean, covariance, height, total, lost, error_total)
+        log_mass, mean, covariance, height, levels = (torch.cat(part)[order] for part in zip(*done, strict=True))
+        return Integrals(simplices.take(order), log_mass, mean, covariance, height, levels, total, lost, error_total)
 
     def _rule(self, likelihood: Likelihood, some: Simplices, level: int) -> tuple[Tensor, ...]:
         S = some.corner.shape[2]
         nodes = _NODES[S][level]
         size = nodes**S + (nodes - 1) ** S
-        parts = [self._ruled(likelihood, chunk, nodes) for chunk in self._chunks(some, likelihood, size)]
+        parts = [self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some, likelihood, size)]
         return tuple(torch.cat(f) for f in zip(*parts, strict=True))
 
     def _ruled(self, likelihood: Likelihood, some: Simplices, nodes: int) -> tuple[Tensor, ...]:

@@ -22,6 +22,7 @@ class Some(NamedTuple):
     """These are some rows: their place, their likelihood, and what all their log-densities have in common."""
 
     which: Tensor
+    mesh: Mesh
     likelihood: Likelihood
     common: Tensor
 
@@ -29,10 +30,20 @@ class Some(NamedTuple):
 class Source(Protocol):
     """It is what posteriors by cubature are made from: a latent space, and rows with their likelihoods."""
 
-    mesh: Mesh
-    tol: float
-    piece_cells: Tensor
-    cells: int
+    @property
+    def tol(self) -> float:
+        """The share of p(x) that may be left out."""
+        ...
+
+    @property
+    def piece_cells(self) -> Tensor:
+        """The cell of each piece."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of cells."""
+        ...
 
     def split(self, x: Tensor) -> Iterator[Some]:
         """The rows `(N, D)` in groups."""
@@ -56,13 +67,13 @@ class CubaturePosterior(Posterior):
         self._groups: list[tuple[Some, Integrals]] = []
         log_p, left_out, error = (x.new_empty(len(x)) for _ in range(3))
         for some in source.split(x):
-            found = source.mesh.integrate(some.likelihood, source.tol)
+            found = some.mesh.integrate(some.likelihood, source.tol)
             self._groups.append((some, found))
             log_p[some.which] = some.common + found.log_p
             left_out[some.which] = (found.log_left_out - found.log_p).exp()
             error[some.which] = (found.log_error - found.log_p).exp()
         self.error = error
-        super().__init__(source.mesh.cells.origin.shape[1], log_p, left_out)
+        super().__init__(trace.latent_dim, log_p, left_out)
 
     @property
     def rounding(self) -> Tensor:
@@ -102,7 +113,7 @@ class CubaturePosterior(Posterior):
         """The z of highest posterior density over all cells, `(N, S)`, to 1e-6 of the posterior's deviations."""
         out = self.log_evidence.new_empty(len(self.log_evidence), self.event_shape[0])
         for some, _ in self._groups:
-            out[some.which] = self._source.mesh.mode(some.likelihood)
+            out[some.which] = some.mesh.mode(some.likelihood)
         return out
 
     def entropy(self) -> Tensor:
@@ -116,14 +127,15 @@ class CubaturePosterior(Posterior):
             cell = self._source.piece_cells[found.simplices.piece]
             index.append(torch.stack((some.which[found.simplices.row], cell)))
             share.append(found.share)
-        shape = (len(self.log_evidence), self._source.cells)
+        shape = (len(self.log_evidence), self._source.count)
         return torch.sparse_coo_tensor(torch.cat(index, 1), torch.cat(share), shape, check_invariants=True).coalesce()
 
     def _log_density(self, z: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(z.shape[:-1], self.batch_shape)
         z = z.expand(*shape, z.shape[-1]).reshape(-1, *self.batch_shape, z.shape[-1])
-        out, parts = z.new_empty(z.shape[:-1]), self._source.mesh.parts
+        out = z.new_empty(z.shape[:-1])
         for some, found in self._groups:
+            parts = some.mesh.parts
             at = z[:, some.which].transpose(0, 1)  # (n, k, S)
             with torch.no_grad():
                 h = self._trace.hidden_values(at.reshape(-1, at.shape[2])).reshape(*at.shape[:2], -1)
@@ -144,15 +156,34 @@ class CubaturePosterior(Posterior):
             which = torch.searchsorted(end, (below + u * (end[first + size - 1] - below)).reshape(-1))
             rows = torch.arange(n, device=size.device).repeat(count)
             which = torch.minimum(torch.maximum(which, first[rows]), (first + size - 1)[rows])
-            drawn = self._source.mesh.draw(some.likelihood, found.simplices, which, generator)
+            drawn = some.mesh.draw(some.likelihood, found.simplices, which, generator)
             out[:, some.which] = drawn.reshape(count, n, -1)
+        return out
+
+    def expectation(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`E[f(z) | x]`, `(N, ...)`, at the nodes that integrate `p(x, z)`.
+
+        Args:
+            function: of hidden features `(m, H)` and rows `(m,)`, with values `(m, ...)`.
+        """
+        out: Tensor | None = None
+        for some, found in self._groups:
+            for part, z, share in found.nodes(some.mesh, some.likelihood):
+                features = some.mesh.features(part.piece, z)
+                row = some.which[part.row].repeat_interleave(share.shape[1])
+                value = function(features.flatten(0, 1), row)
+                weight = share.flatten().reshape(-1, *[1] * (value.ndim - 1))
+                if out is None:
+                    out = value.new_zeros(len(self.log_evidence), *value.shape[1:])
+                out.index_add_(0, row, weight * value)
+        assert out is not None, "there is a row"
         return out
 
     def expected_log_prob(self, mean: Tensor, factor: Tensor) -> Tensor:
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and `(N, S, S)`."""
         out = torch.empty_like(self.log_evidence)
         for some, found in self._groups:
-            height = self._source.mesh.expected_height(some.likelihood, mean[some.which], factor[some.which])
+            height = some.mesh.expected_height(some.likelihood, mean[some.which], factor[some.which])
             out[some.which] = height - found.log_p
         return out
 
@@ -175,7 +206,7 @@ class CubatureRegion(Region):
 
     def _mesh(self, model: Model) -> Mesh:
         parts = Parts(*(part.to(model.bias.device) for part in self.prior.parts))
-        return Mesh(self.part, model.cells, parts)
+        return Mesh(self.part, model.cells.jets, parts)
 
     def entries(self, model: Model, complete: bool) -> int:
         """Some numbers for each simplex."""
@@ -207,12 +238,12 @@ class CubatureRegion(Region):
 
 class _GaussianSource:
     def __init__(self, region: CubatureRegion, model: Model) -> None:
-        self.mesh, self.tol, self._model = region.mesh(model), model.tol, model
-        self.piece_cells, self.cells = region.piece_cells, region.cells
+        self._mesh, self.tol, self._model = region.mesh(model), model.tol, model
+        self.piece_cells, self.count = region.piece_cells, region.cells
 
     def split(self, x: Tensor) -> Iterator[Some]:
         for index, rows in chunks(self._model, x):
-            yield Some(index, GaussianRows(rows.relative()), rows.common)
+            yield Some(index, self._mesh, GaussianRows(rows.relative()), rows.common)
 
 
 def sparse_moments(found: Integrals, cells: AffinePieces) -> SparseMoments:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from girih._arrays import Rows, as_rows, bare
 from girih._options import real, whole
 from girih.covariance import Covariance, Observed
-from girih.errors import NonFiniteError, ParameterError
+from girih.errors import NoClosedFormError, NonFiniteError, ParameterError
 from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
 from girih.inference.line import Line
-from girih.inference.model import AffinePieces, Model, Moments, Region, check_latent_dim, chunks
+from girih.inference.model import AffinePieces, Jets, Model, Moments, Region, check_latent_dim, chunks
+from girih.inference.output_model import OutputDistribution, OutputModel
+from girih.inference.outputs import Output, as_output
 from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, gaussian_entropy, make_generator
-from girih.inference.priors import GaussianMixturePrior, LatentPrior, Uniform, UniformPrior
+from girih.inference.priors import GaussianMixturePrior, LatentPrior, Parts, Uniform, UniformPrior, gaussian_parts
 from girih.inference.statistics import expect
 from girih.networks import Followed, Trace
 from girih.partition import Partition
@@ -42,12 +44,18 @@ class DGN(nn.Module):
         net: the generator g, any module that `girih.trace` supports; kept by reference, so training the
             module changes the model, and so does replacing a layer of it. What girih does not see is a change inside
             a list, a dict or an object of your own that a module holds.
-        noise: the noise *variance*: a scalar, `(D,)` variances, a `(D, D)` covariance, or a `girih.Covariance`.
+        noise: the noise *variance*: a scalar, `(D,)` variances, a `(D, D)` covariance, or a `girih.Covariance`; 1 if it
+            is `None`.
         prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity; or a `girih.Uniform` or a
             `girih.GaussianMixturePrior`, which are integrated by adaptive cubature.
         tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
             that; 0 leaves out nothing. What was left out at most is `Posterior.left_out`, or
             `dgn().evidence(x).left_out`.
+        likelihood: what x is given the outputs of the network: "gaussian"; "bernoulli" (logits), "categorical" (logits;
+            x holds one column of categories, or with `girih.inference.Categorical([3, 4])` a column for each group of
+            outputs), "poisson" (logs of rates), `girih.inference.NegativeBinomial(total_count)` (logs of means),
+            "laplace" or "student_t" (`noise` is their *scale*), or `girih.inference.StudentT(df)`. All but the first
+            are integrated by adaptive cubature.
 
     `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is. Of a
     low-rank noise, `noise` holds the variances that each coordinate has of its own, and `noise_factor` `(D, r)` what
@@ -70,9 +78,10 @@ class DGN(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        noise: Covariance | Rows | float = 1.0,
+        noise: Covariance | Rows | float | None = None,
         prior: Rows | float | Uniform | GaussianMixturePrior | None = None,
         tol: float = TOL,
+        likelihood: str | Output = "gaussian",
     ) -> None:
         super().__init__()
         self.tol = _check_tol(tol)
@@ -81,22 +90,36 @@ class DGN(nn.Module):
         check_latent_dim(traced.latent_dim)
         self.net = net
         device = traced.device
-        own, *shared = Covariance.of(noise, traced.output_dim, "noise", device).tensors
-        self.noise: Tensor = _own(own)
+        self.output = as_output(likelihood)
+        self._set_noise(noise, traced)
         self.latent_prior: LatentPrior | None = None
         if isinstance(prior, Uniform | GaussianMixturePrior):
             self.latent_prior = prior.of(traced.latent_dim, device)
         else:
             self.prior: Tensor = _own(Covariance.prior(prior, traced.latent_dim, device))
-        self.noise_factor: Tensor | None
-        if shared:
-            self.noise_factor = _own(shared[0])
-        else:
-            self.register_parameter("noise_factor", None)
         # what rounding took from the last bias of a fit to data far from 0: `(D,)`, or `None`
         self.bias_rest: Tensor | None
         self.register_buffer("bias_rest", None, persistent=False)
         self._home = list(self.parameters())
+
+    def _set_noise(self, noise: Covariance | Rows | float | None, traced: Trace) -> None:
+        self.noise_factor: Tensor | None
+        if self.output is not None:
+            self.output.columns(traced.output_dim)
+            self.register_parameter("noise_factor", None)
+            if isinstance(noise, Covariance):
+                raise ParameterError(f'likelihood="{self.output.name}" takes no covariance as its noise; got {noise}')
+            scale = self.output.scale(noise, self.output_dim, traced.device)
+            if scale is not None:
+                self.noise: Tensor = _own(scale)
+            return
+        noise = 1.0 if noise is None else noise
+        own, *shared = Covariance.of(noise, traced.output_dim, "noise", traced.device).tensors
+        self.noise = _own(own)
+        if shared:
+            self.noise_factor = _own(shared[0])
+        else:
+            self.register_parameter("noise_factor", None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the state of a copy or a pickle; those of earlier versions hold a trace of their own."""
@@ -105,6 +128,7 @@ class DGN(nn.Module):
         if "_followed" not in state:
             self._followed, self._home = Followed(self.net), list(self.parameters())
         self.__dict__.setdefault("latent_prior", None)
+        self.__dict__.setdefault("output", None)
         if "noise_factor" not in vars(self):
             self._parameters.setdefault("noise_factor", None)
 
@@ -116,6 +140,9 @@ class DGN(nn.Module):
                 f"the prior of this DGN is not Gaussian ({latent.kind}), and this needs the covariance of a "
                 "Gaussian one; read dgn.latent_prior, or make a DGN with prior=None or a covariance"
             )
+        output = self.__dict__.get("output")
+        if name == "noise" and output is not None and not output.scaled:
+            raise ParameterError(f'outputs with likelihood="{output.name}" have no noise; read dgn.output')
         return super().__getattr__(name)
 
     @property
@@ -135,17 +162,25 @@ class DGN(nn.Module):
 
     @property
     def output_dim(self) -> int:
-        """The data dimension D."""
-        return self.trace.output_dim
+        """The data dimension D: that of the outputs of the network, but for categories, which are groups of these."""
+        size = self.trace.output_dim
+        return size if self.output is None else self.output.columns(size)
 
     @property
     def noise_tensors(self) -> tuple[Tensor, ...]:
-        """`noise`, and `noise_factor` if there is one."""
+        """`noise`, and `noise_factor` if there is one; nothing where outputs have none."""
+        if self.output is not None and not self.output.scaled:
+            return ()
         return (self.noise,) if self.noise_factor is None else (self.noise, self.noise_factor)
 
     @property
     def noise_covariance(self) -> Covariance:
-        """The noise as a `girih.Covariance` of the current parameters; one of the same kind may be assigned."""
+        """The noise as a `girih.Covariance` of the current parameters; one of the same kind may be assigned.
+
+        Raises:
+            ParameterError: the outputs are not Gaussian.
+        """
+        self._check_gaussian()
         return Covariance.from_tensors(self.noise_tensors, self.output_dim)
 
     @noise_covariance.setter
@@ -183,9 +218,16 @@ class DGN(nn.Module):
             domain = (float(low), float(high)) if latent.dim == 1 else (low, high)
         return Partition(traced, domain, latent.covariance)
 
+    def _check_gaussian(self) -> None:
+        if self.output is not None:
+            raise ParameterError(
+                f'this needs Gaussian noise, and this DGN has likelihood="{self.output.name}", of which densities, '
+                "posteriors, draws and gradients are available; train it by the gradients of dgn().log_prob(x)"
+            )
+
     def forward(self) -> DGNDistribution:
         """The distribution of x for the current parameters."""
-        return DGNDistribution(self)
+        return DGNDistribution(self) if self.output is None else OutputDistribution(self)
 
     def model(self, partition: Partition | None = None, traced: Trace | None = None) -> Model:
         """The current parameters as detached tensors, in the form that the exact computations take.
@@ -194,10 +236,15 @@ class DGN(nn.Module):
             partition: the latent partition for the current parameters, where it is known.
             traced: the network, where its trace is known.
         """
+        self._check_gaussian()
+        made = self._model(partition, traced)
+        assert isinstance(made, Model), "the outputs are Gaussian"
+        return made
+
+    def _model(self, partition: Partition | None = None, traced: Trace | None = None) -> Model | OutputModel:
         traced = self.trace if traced is None else traced
         with torch.no_grad():
-            parts = tuple(_plain(part, "noise") for part in self.noise_tensors)
-            noise, latent = Covariance.from_tensors(parts, traced.output_dim), self.latent_prior
+            noise, latent = tuple(_plain(part, "noise") for part in self.noise_tensors), self.latent_prior
             prior = _plain(self.prior, "prior") if latent is None else latent.covariance.to(traced.device)
             partition = self._partition(traced) if partition is None else partition
             value, slope = traced.hidden_jet(partition.piece_patterns, partition.piece_origins)
@@ -208,6 +255,11 @@ class DGN(nn.Module):
                     "with smaller steps"
                 )
             origin = partition.piece_origins.to(value.device)
+            if self.output is not None:
+                parts = gaussian_parts(prior) if latent is None else latent.parts
+                parts = Parts(*(part.to(traced.device) for part in parts))
+                jets, scale = Jets(origin, value, slope), noise[0] if noise else None
+                return OutputModel(partition, jets, weight, bias, self.output, scale, prior, parts, self.tol)
             if latent is None:
                 region = _REGIONS[traced.latent_dim](partition, prior)
             else:
@@ -216,7 +268,7 @@ class DGN(nn.Module):
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
-            return Model(cells, weight, bias, noise, prior, self.tol, rest)
+            return Model(cells, weight, bias, Covariance.from_tensors(noise, traced.output_dim), prior, self.tol, rest)
 
     def rows(self, x: Rows | ArrayLike, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
@@ -226,7 +278,9 @@ class DGN(nn.Module):
 
     def posterior(self, x: ArrayLike | Tensor) -> Posterior:
         """The exact posteriors `p(z | x_n)` of a batch `(N, D)`; NaN entries of x are missing."""
-        model, rows = self.model(), self.rows(x).detach()
+        model, rows = self._model(), self.rows(x).detach()
+        if isinstance(model, OutputModel):
+            return model.posterior(self.trace, rows)
         return model.cells.region.posterior(model, self.trace, rows)
 
     def elbo(self, x: ArrayLike | Tensor, q: GaussianQ) -> Tensor:
@@ -273,11 +327,19 @@ class DGN(nn.Module):
             >>> filled.isnan().any().item(), filled[1].tolist(), (std > 0).tolist()
             (False, [0.1, 0.2], [[False, True], [False, False]])
         """
-        rows, model = self.rows(x).detach(), self.model()
+        rows, model = self.rows(x).detach(), self._model()
         if draws is not None:
             if return_std:
                 raise ParameterError("impute gives deviations of the means, or draws; ask for one of them")
-            return self._completions(rows, model, whole(draws, "draws"), make_generator(seed, rows.device))
+            generator = make_generator(seed, rows.device)
+            if isinstance(model, OutputModel):
+                z = model.posterior(self.trace, rows)._draw(whole(draws, "draws"), generator)
+                return model.drawn(self.trace, rows, z, generator)
+            return self._completions(rows, model, whole(draws, "draws"), generator)
+        if isinstance(model, OutputModel):
+            if return_std:
+                raise NoClosedFormError("deviations of imputed entries are not computed for these outputs; use draws=")
+            return model.completed(self.trace, rows)
         if not return_std:
             return _filled(model, rows, False)[0]
         step = max(1, _ENTRIES // max(*model.weight.shape) ** 2)  # a table of features by features for each row
@@ -305,7 +367,8 @@ class DGN(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by `print(dgn)`."""
-        return f"S={self.latent_dim}, D={self.output_dim}, noise={self.noise_covariance.kind}"
+        kind = f"noise={self.noise_covariance.kind}" if self.output is None else f"likelihood={self.output.name}"
+        return f"S={self.latent_dim}, D={self.output_dim}, {kind}"
 
 
 def _filled(model: Model, x: Tensor, spread: bool) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from girih._shown import Shown
 from girih.covariance import Covariance
 from girih.errors import DerivativeError, NoClosedFormError, NonFiniteError, ParameterError, ShapeError
 from girih.inference.fisher import BATCHED, Denoised, denoised, log_prob_of, score_of
-from girih.inference.model import Evidence, Model, Moments, chunks
+from girih.inference.model import AffinePieces, Evidence, Jets, Model, Moments, chunks
+from girih.inference.outputs import Output
 from girih.inference.posterior import Shape, make_generator
 from girih.inference.priors import LatentPrior
 from girih.inference.statistics import expect
@@ -24,11 +25,41 @@ from girih.networks import Snapshot, Trace
 from girih.partition import Partition
 
 
+class Made(Protocol):
+    """The current parameters of a `DGN`, detached, in the form that the computations take."""
+
+    @property
+    def cells(self) -> AffinePieces | Jets:
+        """The pieces with the last hidden features on them."""
+        ...
+
+    @property
+    def weight(self) -> Tensor:
+        """`(D, H)`."""
+        ...
+
+    @property
+    def bias(self) -> Tensor:
+        """`(D,)`."""
+        ...
+
+    @property
+    def prior(self) -> Tensor:
+        """The covariance of z, `(S, S)`."""
+        ...
+
+    @property
+    def tol(self) -> float:
+        """The share of p(x) that may be left out."""
+        ...
+
+
 class Joint(Protocol):
     """It is what a distribution needs to know of the `DGN` that made it."""
 
     tol: float
     latent_prior: LatentPrior | None
+    output: Output | None
     _home: list[nn.Parameter]
 
     @property
@@ -69,7 +100,7 @@ class Joint(Protocol):
         """The latent partition of a generator."""
         ...
 
-    def model(self, partition: Partition | None = None, traced: Trace | None = None) -> Model:
+    def _model(self, partition: Partition | None = None, traced: Trace | None = None) -> Made:
         """The parameters, detached."""
         ...
 
@@ -94,7 +125,7 @@ class DGNDistribution(Shown, Distribution):
         self._dgn = dgn
         # tensors that are there only for now, as inside torch.func.functional_call
         self._away = not _same_objects(dgn.parameters(), dgn._home)
-        self._state: _State | None = None
+        self._state: State | None = None
         super().__init__(torch.Size([]), torch.Size([dgn.output_dim]), validate_args=False)
         self._refresh()
 
@@ -102,9 +133,12 @@ class DGNDistribution(Shown, Distribution):
         """Dimensions, cells and noise."""
         dgn = self._dgn
         cells = "?" if self._state is None else f"{len(self._state.partition):,}"
-        return {"S": str(dgn.latent_dim), "D": str(dgn.output_dim), "cells": cells, "noise": dgn.noise_covariance.kind}
+        return {"S": str(dgn.latent_dim), "D": str(dgn.output_dim), "cells": cells} | self._kind()
 
-    def _refresh(self) -> _State:
+    def _kind(self) -> dict[str, str]:
+        return {"noise": self._dgn.noise_covariance.kind}
+
+    def _refresh(self) -> State:
         dgn, state = self._dgn, self._state
         if self._away and state is not None and _same_objects(dgn.parameters(), dgn._home):
             raise ParameterError(
@@ -124,10 +158,10 @@ class DGNDistribution(Shown, Distribution):
                 plain = traced.frozen()
             with outside_transforms():
                 partition = dgn._partition(plain)
-                self._state = state = _State(snapshot, traced, partition, dgn.model(partition, plain))
+                self._state = state = State(snapshot, traced, partition, dgn._model(partition, plain))
         return state
 
-    def _inputs(self, state: _State) -> tuple[Tensor, ...]:
+    def _inputs(self, state: State) -> tuple[Tensor, ...]:
         """`log p` is differentiable in these: hidden features, the last map, the noise and the prior."""
         dgn, traced, model = self._dgn, state.traced, state.model
         tensors, (prior,) = traced.tensors(), dgn.prior_tensors or (model.prior,)
@@ -194,7 +228,7 @@ class DGNDistribution(Shown, Distribution):
             >>> p.score(x).shape, torch.allclose(p.denoise(x), x + 0.05 * p.score(x))
             (torch.Size([4, 2]), True)
         """
-        return self._by_rows(value, lambda x, state: (score_of(state.model, x, self._inputs(state)),))[0]
+        return self._by_rows(value, lambda x, state: (score_of(_gaussian(state), x, self._inputs(state)),))[0]
 
     def denoise(self, value: ArrayLike | Tensor) -> Tensor:
         """`E[g(z) | x]`, `(N, D)`: what x was before the noise, on average; missing entries are filled in.
@@ -210,10 +244,10 @@ class DGNDistribution(Shown, Distribution):
             >>> p.denoise([[0.5, float("nan")], [0.1, 0.2]]).isnan().any().item()
             False
         """
-        return self._by_rows(value, lambda x, state: (Denoised.apply(state.model, x, *self._inputs(state)),))[0]
+        return self._by_rows(value, lambda x, state: (Denoised.apply(_gaussian(state), x, *self._inputs(state)),))[0]
 
     def _by_rows(
-        self, value: ArrayLike | Tensor, function: Callable[[Tensor, _State], tuple[Tensor, ...]]
+        self, value: ArrayLike | Tensor, function: Callable[[Tensor, State], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
         """A function of rows `(N, D)`, of a single one `(D,)`, or with leading batch axes."""
         dgn, state = self._dgn, self._refresh()
@@ -228,26 +262,35 @@ class DGNDistribution(Shown, Distribution):
         found = function(dgn.rows(value), state)
         return tuple(part[0] for part in found) if single else found
 
-    def _evidence(self, x: Tensor, state: _State) -> tuple[Tensor, ...]:
-        found = log_prob_of(state.model, x, self._inputs(state))
-        numbers = bare(found[0]).detach().reshape(-1)
+    def _evidence(self, x: Tensor, state: State) -> tuple[Tensor, ...]:
+        found = log_prob_of(_gaussian(state), x, self._inputs(state))
+        self._check(found[0])
+        return found
+
+    @staticmethod
+    def _check(log_p: Tensor) -> None:
+        numbers = bare(log_p).detach().reshape(-1)
         if not torch.isfinite(numbers).all():
             row = int((~torch.isfinite(numbers)).nonzero()[0])
             raise NonFiniteError(
                 f"log p(x) of row {row} is {numbers[row].item()}: the row or the network's output is out of range, or "
                 "the noise is no longer positive definite; rescale x, take smaller training steps, or train log(noise)"
             )
-        return found
 
     def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`, differentiable in the parameters: `g(z) + e`."""
         dgn, shape = self._dgn, torch.Size(sample_shape)
         generator = make_generator(seed, dgn.trace.device)
         shape = shape + self.batch_shape
-        prior = dgn.latent_prior or Covariance.from_tensors(dgn.prior_tensors, dgn.latent_dim)
-        z = prior.sample(shape.numel(), generator)
+        z = self._latents(shape.numel(), generator)
         e = dgn.noise_covariance.sample(shape.numel(), generator)
         return (dgn.trace(z) + e).reshape(*shape, dgn.output_dim)
+
+    def _latents(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draws of the prior, `(count, S)`."""
+        dgn = self._dgn
+        prior = dgn.latent_prior or Covariance.from_tensors(dgn.prior_tensors, dgn.latent_dim)
+        return prior.sample(count, generator)
 
     def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
         """Draws of x, `(*sample_shape, D)`."""
@@ -274,7 +317,7 @@ class DGNDistribution(Shown, Distribution):
     @property
     def mean(self) -> Tensor:
         """E[x], `(D,)`: the cells' maps weighted by the exact prior masses and means."""
-        return denoised(self._refresh().model, self._nothing())[0].expand(self.batch_shape + self.event_shape)
+        return denoised(_gaussian(self._refresh()), self._nothing())[0].expand(self.batch_shape + self.event_shape)
 
     @property
     def variance(self) -> Tensor:
@@ -288,7 +331,7 @@ class DGNDistribution(Shown, Distribution):
             >>> torch.allclose(p.variance, p._dgn.net[0].weight[:, 0] ** 2 + 0.25)
             True
         """
-        model = self._refresh().model
+        model = _gaussian(self._refresh())
         ((_, rows),) = chunks(model, self._nothing())
         moments = expect(model, rows)[1]
         spread = variance_of(model.weight, model, moments, moments.features(model.cells))[0]
@@ -311,13 +354,18 @@ class DGNDistribution(Shown, Distribution):
         return torch.full((1, self._dgn.output_dim), torch.nan, dtype=torch.float64, device=self._dgn.trace.device)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """A state holds what a distribution has found out about its model, and the numbers for which that is right."""
 
     snapshot: Snapshot
     traced: Trace
     partition: Partition
-    model: Model
+    model: Made
+
+
+def _gaussian(state: State) -> Model:
+    assert isinstance(state.model, Model), "the outputs are Gaussian"
+    return state.model
 
 
 def _same_objects(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:

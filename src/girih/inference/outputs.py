@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from girih._arrays import ArrayLike, as_tensor
+from girih._arrays import as_tensor
 from girih._options import real, wholes
 from girih.errors import NoiseError, ParameterError, ShapeError
 
@@ -47,11 +47,13 @@ class Output(ABC):
     Attributes:
         name: as `likelihood=` of `girih.DGN` takes it.
         scaled: whether `noise` is a scale of it.
+        continuous: whether `log p` has a derivative in x.
         support: what entries of x must be, for messages.
     """
 
     name: ClassVar[str]
     scaled: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
     support: ClassVar[str]
 
     def columns(self, size: int) -> int:
@@ -62,7 +64,7 @@ class Output(ABC):
         """What it was made with, as plain values."""
         return {}
 
-    def scale(self, value: ArrayLike | float | None, size: int, device: torch.device) -> Tensor | None:
+    def scale(self, value: object, size: int, device: torch.device) -> Tensor | None:
         """The scale `()` or `(D,)` that a user gave as `noise`, or `None` where there is none.
 
         Raises:
@@ -156,6 +158,7 @@ class Bernoulli(Output):
     """
 
     name = "bernoulli"
+    continuous = True
     support = "numbers from 0 to 1"
 
     def supported(self, x: Tensor) -> Tensor:
@@ -399,7 +402,7 @@ class Laplace(Output):
     """Its x are eta plus Laplace noise: `log p = -|x - eta| / s - log(2 s)`, the scale s being `noise`."""
 
     name = "laplace"
-    scaled = True
+    scaled = continuous = True
     support = "finite numbers"
 
     def supported(self, x: Tensor) -> Tensor:
@@ -447,7 +450,7 @@ class StudentT(Output):
     """
 
     name = "student_t"
-    scaled = True
+    scaled = continuous = True
     support = "finite numbers"
 
     def __init__(self, df: float = 4.0) -> None:
@@ -479,7 +482,7 @@ class StudentT(Output):
         return slope if rows.seen is None else slope * rows.seen
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
-        """`(df + 1) (df - r^2) / (s (df + r^2))^2 df`-free form: positive within `sqrt(df)` scales."""
+        """`(df + 1) (df - r^2) / (s (df + r^2))^2`: positive within `sqrt(df)` scales of x."""
         s = _given(scale)
         square = ((rows.x - eta) / s).square()
         curvature = (self.df + 1.0) * (self.df - square) / (s * (self.df + square)).square()
