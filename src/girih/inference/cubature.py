@@ -18,9 +18,10 @@ rules of n - 1 nodes; those of n are used, and are several times nearer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from scipy.special import roots_jacobi
@@ -44,7 +45,8 @@ _WIDTH = {1: 5.0, 2: 5.0, 3: 5.0}
 _STEEP = 6.0  # ... is steeper than this times as much along none
 _REACH, _FARTHEST = 15.0, 1e6  # deviations of the prior up to which is integrated, at first and at last
 _LENIENT = 0.15
-_ERROR = 3e-8  # of p(x), for all simplices of a row: at most, as the rules of n - 1 nodes have it
+# Of p(x), for all simplices of a row, as the rules of n - 1 nodes have it; times |log p(x)|, from 1 to 10.
+_ERROR = 3e-8
 _ROUNDS = 400
 _TRIES = 20_000
 _BEAM = 64  # of simplices, among points that differ by 1e-6 nats or less
@@ -57,6 +59,7 @@ class Simplices(NamedTuple):
     row: Tensor  # (m,)
     piece: Tensor  # (m,)
     part: Tensor  # (m,)
+    node: Tensor  # (m,) a number that is the same for rows that share a simplex
     corner: Tensor  # (m, S + 1, S)
 
     def take(self, index: Tensor) -> Simplices:
@@ -70,13 +73,18 @@ class Simplices(NamedTuple):
         result: Tensor = torch.linalg.det(edges).abs().log() - math.lgamma(self.corner.shape[1])
         return result
 
-    def halves(self, first: Tensor, second: Tensor) -> Simplices:
-        """Both halves of each, cut through the middle of the edge from vertex `first` to vertex `second`."""
+    def halves(self, first: Tensor, second: Tensor, number: int) -> Simplices:
+        """Both halves of each, cut through the middle of the edge from vertex `first` to vertex `second`.
+
+        Their nodes are counted from `number`, which no other has.
+        """
         every = torch.arange(len(self.row), device=self.row.device)
         middle = 0.5 * (self.corner[every, first] + self.corner[every, second])
         lower, upper = self.corner.clone(), self.corner.clone()
         lower[every, second], upper[every, first] = middle, middle
-        return joined([self._replace(corner=lower), self._replace(corner=upper)])
+        edges, edge = torch.unique(16 * self.node + 4 * first + second, return_inverse=True)
+        edge = edge + number
+        return joined([self._replace(corner=lower, node=edge), self._replace(corner=upper, node=edge + len(edges))])
 
 
 def joined(parts: list[Simplices]) -> Simplices:
@@ -84,29 +92,46 @@ def joined(parts: list[Simplices]) -> Simplices:
     return Simplices(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
-class Likelihood(Protocol):
-    """It is `log p(x | z)` of some rows, as a function of the numbers eta that are affine in z on each piece."""
+class Likelihood(ABC):
+    """It is `log p(x | z)` of some rows, as a function of numbers eta that are affine in z on each piece.
 
-    highest: Tensor  # (n,) the largest value over all eta
+    Attributes:
+        highest: the largest value of each row over all eta, `(n,)`.
+        width: how many numbers are held at once for each point.
+    """
 
+    highest: Tensor
+    width: int
+
+    @abstractmethod
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """Eta `(m, k, K)` of last hidden features `(m, k, H)`."""
-        ...
 
+    @abstractmethod
     def value(self, row: Tensor, eta: Tensor) -> Tensor:
         """`(m, k)` for eta `(m, k, K)`."""
-        ...
 
+    @abstractmethod
     def local(self, row: Tensor, eta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slope along steps `(m, k, K)` at eta `(m, K)`, curvature along pairs, and the most by which steps lift it."""
-        ...
+
+    def centre(self, mesh: Mesh, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`log p(x | z)` at centroids, its slopes and bends along the ways to the vertices, and what lifts them."""
+        eta = self.images(some.row, mesh.features(some.piece, some.corner))
+        centre = eta.mean(1)
+        return self.value(some.row, centre[:, None])[:, 0], *self.local(some.row, centre, eta - centre[:, None])
+
+    def at(self, mesh: Mesh, some: Simplices, barycentric: Tensor) -> Tensor:
+        """`log p(x | z)` at points of the simplices, `(m, k)`."""
+        eta = self.images(some.row, mesh.features(some.piece, some.corner))
+        return self.value(some.row, barycentric @ eta)
 
 
-class GaussianRows:
+class GaussianRows(Likelihood):
     """The rows of a model with Gaussian noise, counted from `Rows.common`: `-|y - T h|^2 / 2`."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows, self.highest = rows, torch.zeros_like(rows.far2)
+        self.rows, self.highest, self.width = rows, torch.zeros_like(rows.far2), rows.y.shape[1]
 
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """`T h`."""
@@ -123,14 +148,14 @@ class GaussianRows:
         return slope, step @ step.mT, torch.zeros_like(slope)
 
 
-class OutputRows:
+class OutputRows(Likelihood):
     """Rows with other outputs: see `outputs`."""
 
     def __init__(
         self, output: Output, rows: Observations, weight: Tensor, bias: Tensor, scale: Tensor | None = None
     ) -> None:
         self.output, self.rows, self.weight, self.bias, self.scale = output, rows, weight, bias, scale
-        self.highest = output.highest(rows, scale)
+        self.highest, self.width = output.highest(rows, scale), len(bias)
 
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """`W h + v`."""
@@ -152,8 +177,59 @@ class OutputRows:
         return slope, self.output.gram(rows, eta, step, self.scale), lift
 
 
-class Nothing:
+class NaturalRows(OutputRows):
+    """Complete rows whose log-density is linear in x, `t(x) eta - B(eta)`: rows that share a simplex share all of B.
+
+    `t(x) eta` is a number and a slope for each row and piece, so with many rows little depends on D.
+    """
+
+    def __init__(self, output: Output, rows: Observations, weight: Tensor, bias: Tensor, cells: Jets) -> None:
+        super().__init__(output, rows, weight, bias)
+        self.width = cells.origin.shape[1] + 2
+        pull = output.statistic(rows.x) @ weight
+        self._start = pull @ cells.value.mT + (output.statistic(rows.x) @ bias)[:, None]  # (n, P)
+        self._slope = torch.einsum("nh,phs->nps", pull, cells.slope)
+        self._nothing = rows.take(torch.zeros_like(rows.constant[:1], dtype=torch.long))
+        self._nothing = self._nothing._replace(x=torch.full_like(self._nothing.x, output.nothing))
+        self._plain = OutputRows(output, self._nothing, weight, bias)
+
+    def _shared(
+        self, mesh: Mesh, some: Simplices, nodes: int, make: Callable[[Simplices], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `make` finds out about each simplex as a row with no x sees it, once for all rows that share it."""
+        used, where = torch.unique(some.node, return_inverse=True)
+        first = torch.empty_like(used).scatter_(0, where, torch.arange(len(where), device=where.device))
+        alone = some.take(first)
+        alone = alone._replace(row=torch.zeros_like(alone.row))
+        found = [make(part) for part in mesh.chunks(alone, self._plain, nodes)]
+        return tuple(torch.cat(parts)[where] for parts in zip(*found, strict=True))
+
+    def _linear(self, mesh: Mesh, some: Simplices) -> Tensor:
+        """`t(x) eta` at the vertices, `(m, S + 1)`."""
+        away = some.corner - mesh.cells.origin[some.piece][:, None]
+        slope = self._slope[some.row, some.piece]
+        return self._start[some.row, some.piece][:, None] + (away @ slope[:, :, None])[:, :, 0]
+
+    def centre(self, mesh: Mesh, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As of any rows."""
+        plain = self._plain
+        value, slope, gram, lift = self._shared(mesh, some, some.corner.shape[1], lambda part: plain.centre(mesh, part))
+        linear = self._linear(mesh, some)
+        middle = linear.mean(1)
+        return value + middle, slope + linear - middle[:, None], gram, lift
+
+    def at(self, mesh: Mesh, some: Simplices, barycentric: Tensor) -> Tensor:
+        """As of any rows."""
+        plain = self._plain
+        (value,) = self._shared(mesh, some, barycentric.shape[-2], lambda part: (plain.at(mesh, part, barycentric),))
+        linear: Tensor = (barycentric @ self._linear(mesh, some)[:, :, None])[:, :, 0]
+        return value + linear
+
+
+class Nothing(Likelihood):
     """Rows that say nothing of z."""
+
+    width = 1
 
     def __init__(self, count: int) -> None:
         self.highest = torch.zeros(count, dtype=torch.float64)
@@ -201,12 +277,16 @@ class Integrals(NamedTuple):
         return (self.log_mass - self.log_p[self.simplices.row]).exp()
 
     def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
-        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`."""
+        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`.
+
+        With more nodes than p(x) was integrated with, since what is averaged over them may be less smooth than that.
+        """
         S = self.mean.shape[1]
         used = self.share > _EPS * 1e-3
         for level, nodes in enumerate(_NODES[S]):
             points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
-            some = self.simplices.take(used & (self.level == level))
+            finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
+            some = self.simplices.take(used & (finer == level))
             for chunk in mesh.chunks(some, likelihood, len(weight)) if len(some.row) else ():
                 z, value = mesh.evaluate(likelihood, chunk, points)
                 yield chunk, z, (value + (chunk.log_volume - self.log_p[chunk.row])[:, None]).exp() * weight
@@ -228,6 +308,11 @@ class Mesh:
     ) -> None:
         self.partition, self.cells, self.parts, self.paired, self.cut = partition, cells, parts, paired, cut
         self._boxes: dict[float, tuple[Tensor, Tensor]] = {}
+        self._numbers = 0
+
+    def _halves(self, some: Simplices, first: Tensor, second: Tensor) -> Simplices:
+        number, self._numbers = self._numbers, self._numbers + 2 * len(some.row)
+        return some.halves(first, second, number)
 
     def simplices(self, reach: float = _REACH) -> tuple[Tensor, Tensor]:
         """Those of the box of the prior, or of one up to so many deviations: `(M, S + 1, S)` and their pieces."""
@@ -245,6 +330,7 @@ class Mesh:
                 whole = self.partition.piece_patterns
                 piece = _same_pattern(whole, box.piece_patterns[:, : whole.shape[1]])[of_box]
             self._boxes[reach] = corner.to(device), piece.to(device)
+            self._numbers = max(self._numbers, len(piece))
         return self._boxes[reach]
 
     def features(self, piece: Tensor, z: Tensor) -> Tensor:
@@ -259,24 +345,19 @@ class Mesh:
 
     def look(self, likelihood: Likelihood, some: Simplices) -> Looks:
         """Bounds and sizes of simplices."""
-        found = [self._look(likelihood, chunk) for chunk in self.chunks(some, likelihood, some.corner.shape[1])]
-        return Looks(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+        order = some.node.argsort()
+        parts = self.chunks(some.take(order), likelihood, some.corner.shape[1])
+        found = [self._look(likelihood, chunk) for chunk in parts]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return Looks(*(torch.cat(fields)[back] for fields in zip(*found, strict=True)))
 
     def chunks(self, some: Simplices, likelihood: Likelihood, nodes: int) -> Iterator[Simplices]:
         """Some simplices at a time, by the room that so many nodes on each take."""
-        probe = likelihood.images(some.row[:1], self.features(some.piece[:1], some.corner[:1]))
-        size = max(1, room(_ENTRIES, some.corner.device) // (nodes * probe.shape[-1]))
+        size = max(1, room(_ENTRIES, some.corner.device) // (nodes * likelihood.width))
         return iter(Simplices(*fields) for fields in zip(*(field.split(size) for field in some), strict=True))
 
-    def _centre(self, likelihood: Likelihood, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`log p(x | z)` at centroids, its slopes and bends along the ways to the vertices, and what lifts them."""
-        eta = likelihood.images(some.row, self.features(some.piece, some.corner))
-        centre = eta.mean(1)
-        value = likelihood.value(some.row, centre[:, None])[:, 0]
-        return value, *likelihood.local(some.row, centre, eta - centre[:, None])
-
     def _look(self, likelihood: Likelihood, some: Simplices) -> Looks:
-        value, slope, gram, lift = self._centre(likelihood, some)
+        value, slope, gram, lift = likelihood.centre(self, some)
         w = self.white(some.part, some.corner)
         middle = w.mean(1)
         away = w - middle[:, None]
@@ -288,7 +369,7 @@ class Mesh:
 
     def _peak(self, likelihood: Likelihood, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`log p(x, z)` at centroids, a bound on it, and the edges to cut: with all parts of the prior."""
-        value, slope, gram, lift = self._centre(likelihood, some)
+        value, slope, gram, lift = likelihood.centre(self, some)
         parts = self.parts
         w = torch.einsum("cij,mkcj->mcki", parts.white, some.corner[:, :, None] - parts.mean)
         middle = w.mean(2, keepdim=True)
@@ -316,7 +397,7 @@ class Mesh:
                 place[some.row[won]], best = some.corner[won].mean(1), here
                 open_ = (top > (best + 1e-12 * (1.0 + best.abs()))[some.row]).nonzero()[:, 0]
                 open_ = open_[self._beam(some.row[open_], top[open_], best)]
-                some = some.take(open_).halves(first[open_], second[open_])
+                some = self._halves(some.take(open_), first[open_], second[open_])
             unknown = likelihood.highest + ceiling - 0.5 * reach**2 > best
             if torch.isfinite(self.parts.low).all() or not unknown.any() or reach > _FARTHEST:
                 return place
@@ -371,9 +452,7 @@ class Mesh:
 
     def evaluate(self, likelihood: Likelihood, some: Simplices, barycentric: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `(m, k, S)` and `log p(x, z)` of the simplices' parts of the prior `(m, k)` at points of theirs."""
-        eta = likelihood.images(some.row, self.features(some.piece, some.corner))
-        z = barycentric @ some.corner
-        value = likelihood.value(some.row, barycentric @ eta)
+        z, value = barycentric @ some.corner, likelihood.at(self, some, barycentric)
         return z, value + self.parts.constant[some.part, None] - 0.5 * self.white(some.part, z).square().sum(2)
 
     def integrate(self, likelihood: Likelihood, tol: float) -> Integrals:
@@ -401,7 +480,7 @@ class Mesh:
         C, M = 1 if self.paired else parts or len(self.parts.constant), len(piece)
         index = torch.arange(count * C * M, device=corner.device)
         which, row = index % M, index // (C * M)
-        return Simplices(row, piece[which], row if self.paired else index // M % C, corner[which])
+        return Simplices(row, piece[which], row if self.paired else index // M % C, which, corner[which])
 
     def _subdivide(
         self, likelihood: Likelihood, reach: float, tol: float, known: Tensor | None
@@ -428,7 +507,7 @@ class Mesh:
             cut = keep & ~done
             if not cut.any():
                 break
-            some = some.take(cut).halves(looks.first[cut], looks.second[cut])
+            some = self._halves(some.take(cut), looks.first[cut], looks.second[cut])
         some, bound = joined([part for part, *_ in ready]), torch.cat([bound for *_, bound in ready])
         keep = ~self._small(some.row, bound, log_p, tol)
         lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
@@ -451,7 +530,8 @@ class Mesh:
         for turn in range(_ROUNDS):
             log_mass, log_error, mean, covariance, height, size = self._rule(likelihood, some, level)
             now = torch.logaddexp(total, log_sum(log_mass, some.row, count))
-            coarse = log_error > (now + allowed)[some.row]
+            room = now.abs().clamp(1.0, 10.0).log()  # log p(x) is wanted to a part of 1e-8
+            coarse = log_error > (now + allowed + room)[some.row]
             coarse &= log_error > log_mass + (100.0 * _EPS * (1.0 + size)).log()
             if turn == 60:
                 coarse[:] = False
@@ -468,7 +548,7 @@ class Mesh:
                 level += 1
                 continue
             looks = self.look(likelihood, some)
-            some = some.halves(looks.first, looks.second)
+            some = self._halves(some, looks.first, looks.second)
         simplices = joined(kept)
         order = simplices.row.argsort(stable=True)
         log_mass, mean, covariance, height, levels = (torch.cat(part)[order] for part in zip(*done, strict=True))
@@ -478,8 +558,10 @@ class Mesh:
         S = some.corner.shape[2]
         nodes = _NODES[S][level]
         size = nodes**S + (nodes - 1) ** S
-        parts = [self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some, likelihood, size)]
-        return tuple(torch.cat(f) for f in zip(*parts, strict=True))
+        order = some.node.argsort()  # rows that share a simplex next to each other
+        parts = [self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some.take(order), likelihood, size)]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return tuple(torch.cat(f)[back] for f in zip(*parts, strict=True))
 
     def _ruled(self, likelihood: Likelihood, some: Simplices, nodes: int) -> tuple[Tensor, ...]:
         S = some.corner.shape[2]
@@ -515,12 +597,17 @@ def _longest(gram: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     first, second = torch.triu_indices(gram.shape[1], gram.shape[1], 1, device=gram.device)
     bend = gram.diagonal(dim1=1, dim2=2)
     square = bend[:, first] + bend[:, second] - 2.0 * gram[:, first, second]
-    width, edge = (square + ((slope[:, first] - slope[:, second]) / _STEEP).square()).max(1)
+    steep = ((slope[:, first] - slope[:, second]) / _STEEP).square()
+    width, edge = (square + steep).max(1)
+    most, shared = square.max(1)  # the same for all rows: where it matters, rows share their simplices
+    edge = torch.where(most > 1.0, shared, edge)
     return first[edge], second[edge], width
 
 
 def _same_pattern(whole: Tensor, some: Tensor) -> Tensor:
     """For each of some patterns, a row of `whole` that holds it: the map on its piece is the same."""
+    if not whole.shape[1]:
+        return torch.zeros(len(some), dtype=torch.long, device=some.device)
     _, code = torch.unique(torch.cat((whole, some)), dim=0, return_inverse=True)
     place = code.new_full((int(code.max()) + 1,), -1)
     place[code[: len(whole)]] = torch.arange(len(whole), device=code.device)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from girih.errors import DerivativeError, NoClosedFormError
-from girih.inference.cubature import Integrals, Mesh, OutputRows
+from girih.inference.cubature import Integrals, Mesh, NaturalRows, OutputRows
 from girih.inference.cubature_posterior import CubaturePosterior, Some
 from girih.inference.distribution import DGNDistribution, State
 from girih.inference.fisher import IN_PARAMETERS
@@ -71,7 +71,11 @@ class OutputModel:
             if each:
                 mesh = Mesh(self.partition, self.cells, self.parts, cut=self.partition.trace.cut_at(x[index[0]]))
             rows = self.output.observe(x[index], self.scale)
-            likelihood = OutputRows(self.output, rows, self.weight, self.bias, self.scale)
+            likelihood: OutputRows
+            if self.output.natural and rows.seen is None:
+                likelihood = NaturalRows(self.output, rows, self.weight, self.bias, self.cells)
+            else:
+                likelihood = OutputRows(self.output, rows, self.weight, self.bias, self.scale)
             yield Some(index, mesh, likelihood, rows.constant)
 
     def posterior(self, trace: Trace, x: Tensor) -> CubaturePosterior:

@@ -48,12 +48,16 @@ class Output(ABC):
         name: as `likelihood=` of `girih.DGN` takes it.
         scaled: whether `noise` is a scale of it.
         continuous: whether `log p` has a derivative in x.
+        natural: whether complete rows have `log p = t(x) eta - B(eta)` up to their constants.
+        nothing: an x with `t(x) = 0`, or as near as there is, of natural outputs.
         support: what entries of x must be, for messages.
     """
 
     name: ClassVar[str]
     scaled: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
+    natural: ClassVar[bool] = False
+    nothing: ClassVar[float] = 0.0
     support: ClassVar[str]
 
     def columns(self, size: int) -> int:
@@ -129,6 +133,10 @@ class Output(ABC):
         """The largest second derivative of the log-density in an eta, `()` or `(K,)`: 0 where it is concave."""
         return 0.0
 
+    def statistic(self, x: Tensor) -> Tensor:
+        """`t(x)`, `(n, K)`, of natural outputs."""
+        return x
+
     @abstractmethod
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """The largest `log_density` of each row over all eta, `(n,)`."""
@@ -158,7 +166,7 @@ class Bernoulli(Output):
     """
 
     name = "bernoulli"
-    continuous = True
+    continuous = natural = True
     support = "numbers from 0 to 1"
 
     def supported(self, x: Tensor) -> Tensor:
@@ -304,6 +312,7 @@ class Poisson(Output):
     """Its x are counts and eta are log-rates: `log p = x eta - exp(eta) - log x!`."""
 
     name = "poisson"
+    natural = True
     support = "whole numbers from 0 on"
 
     def supported(self, x: Tensor) -> Tensor:
