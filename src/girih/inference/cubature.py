@@ -31,7 +31,7 @@ from girih._devices import room
 from girih.errors import NoClosedFormError
 from girih.gaussian.quadrature import log_sum
 from girih.gaussian.tables import slots, sorted_in_rows
-from girih.inference.model import Jets, Rows
+from girih.inference.model import Expected, Jets, Rows
 from girih.inference.outputs import Observations, Output
 from girih.inference.priors import Parts
 from girih.networks import Trace
@@ -97,11 +97,17 @@ class Likelihood(ABC):
 
     Attributes:
         highest: the largest value of each row over all eta, `(n,)`.
-        width: how many numbers are held at once for each point.
+        outputs: K.
+        width: how many numbers are held at once for each point of a simplex.
     """
 
     highest: Tensor
-    width: int
+    outputs: int
+
+    @property
+    def width(self) -> int:
+        """K, unless rows share what depends on K."""
+        return self.outputs
 
     @abstractmethod
     def images(self, row: Tensor, features: Tensor) -> Tensor:
@@ -131,7 +137,7 @@ class GaussianRows(Likelihood):
     """The rows of a model with Gaussian noise, counted from `Rows.common`: `-|y - T h|^2 / 2`."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows, self.highest, self.width = rows, torch.zeros_like(rows.far2), rows.y.shape[1]
+        self.rows, self.highest, self.outputs = rows, torch.zeros_like(rows.far2), rows.y.shape[1]
 
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """`T h`."""
@@ -155,7 +161,7 @@ class OutputRows(Likelihood):
         self, output: Output, rows: Observations, weight: Tensor, bias: Tensor, scale: Tensor | None = None
     ) -> None:
         self.output, self.rows, self.weight, self.bias, self.scale = output, rows, weight, bias, scale
-        self.highest, self.width = output.highest(rows, scale), len(bias)
+        self.highest, self.outputs = output.highest(rows, scale), len(bias)
 
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """`W h + v`."""
@@ -185,13 +191,18 @@ class NaturalRows(OutputRows):
 
     def __init__(self, output: Output, rows: Observations, weight: Tensor, bias: Tensor, cells: Jets) -> None:
         super().__init__(output, rows, weight, bias)
-        self.width = cells.origin.shape[1] + 2
+        self._dim = cells.origin.shape[1]
         pull = output.statistic(rows.x) @ weight
         self._start = pull @ cells.value.mT + (output.statistic(rows.x) @ bias)[:, None]  # (n, P)
         self._slope = torch.einsum("nh,phs->nps", pull, cells.slope)
         self._nothing = rows.take(torch.zeros_like(rows.constant[:1], dtype=torch.long))
         self._nothing = self._nothing._replace(x=torch.full_like(self._nothing.x, output.nothing))
         self._plain = OutputRows(output, self._nothing, weight, bias)
+
+    @property
+    def width(self) -> int:
+        """Some more than S."""
+        return self._dim + 2
 
     def _shared(
         self, mesh: Mesh, some: Simplices, nodes: int, make: Callable[[Simplices], tuple[Tensor, ...]]
@@ -201,7 +212,7 @@ class NaturalRows(OutputRows):
         first = torch.empty_like(used).scatter_(0, where, torch.arange(len(where), device=where.device))
         alone = some.take(first)
         alone = alone._replace(row=torch.zeros_like(alone.row))
-        found = [make(part) for part in mesh.chunks(alone, self._plain, nodes)]
+        found = [make(part) for part in mesh.chunks(alone, nodes, self.outputs)]
         return tuple(torch.cat(parts)[where] for parts in zip(*found, strict=True))
 
     def _linear(self, mesh: Mesh, some: Simplices) -> Tensor:
@@ -219,7 +230,9 @@ class NaturalRows(OutputRows):
         return value + middle, slope + linear - middle[:, None], gram, lift
 
     def at(self, mesh: Mesh, some: Simplices, barycentric: Tensor) -> Tensor:
-        """As of any rows."""
+        """As of any rows; points of their own, which no other row has, are not shared."""
+        if barycentric.ndim == 3:
+            return super().at(mesh, some, barycentric)
         plain = self._plain
         (value,) = self._shared(mesh, some, barycentric.shape[-2], lambda part: (plain.at(mesh, part, barycentric),))
         linear: Tensor = (barycentric @ self._linear(mesh, some)[:, :, None])[:, :, 0]
@@ -229,7 +242,7 @@ class NaturalRows(OutputRows):
 class Nothing(Likelihood):
     """Rows that say nothing of z."""
 
-    width = 1
+    outputs = 1
 
     def __init__(self, count: int) -> None:
         self.highest = torch.zeros(count, dtype=torch.float64)
@@ -287,7 +300,7 @@ class Integrals(NamedTuple):
             points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
             finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
             some = self.simplices.take(used & (finer == level))
-            for chunk in mesh.chunks(some, likelihood, len(weight)) if len(some.row) else ():
+            for chunk in mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ():
                 z, value = mesh.evaluate(likelihood, chunk, points)
                 yield chunk, z, (value + (chunk.log_volume - self.log_p[chunk.row])[:, None]).exp() * weight
 
@@ -346,14 +359,15 @@ class Mesh:
     def look(self, likelihood: Likelihood, some: Simplices) -> Looks:
         """Bounds and sizes of simplices."""
         order = some.node.argsort()
-        parts = self.chunks(some.take(order), likelihood, some.corner.shape[1])
+        parts = self.chunks(some.take(order), some.corner.shape[1], likelihood.width)
         found = [self._look(likelihood, chunk) for chunk in parts]
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return Looks(*(torch.cat(fields)[back] for fields in zip(*found, strict=True)))
 
-    def chunks(self, some: Simplices, likelihood: Likelihood, nodes: int) -> Iterator[Simplices]:
-        """Some simplices at a time, by the room that so many nodes on each take."""
-        size = max(1, room(_ENTRIES, some.corner.device) // (nodes * likelihood.width))
+    @staticmethod
+    def chunks(some: Simplices, nodes: int, width: int) -> Iterator[Simplices]:
+        """Some simplices at a time, by the room that so many nodes on each take, with so many numbers at each."""
+        size = max(1, room(_ENTRIES, some.corner.device) // (nodes * width))
         return iter(Simplices(*fields) for fields in zip(*(field.split(size) for field in some), strict=True))
 
     def _look(self, likelihood: Likelihood, some: Simplices) -> Looks:
@@ -390,7 +404,7 @@ class Mesh:
         while True:
             some = self._start(count, reach, 1)
             while len(some.row):
-                looks = [self._peak(likelihood, part) for part in self.chunks(some, likelihood, S + 1)]
+                looks = [self._peak(likelihood, part) for part in self.chunks(some, S + 1, likelihood.width)]
                 value, top, first, second = (torch.cat(part) for part in zip(*looks, strict=True))
                 here = best.scatter_reduce(0, some.row, value, "amax")
                 won = ((value == here[some.row]) & (value > best[some.row])).nonzero()[:, 0]
@@ -419,11 +433,14 @@ class Mesh:
         for _ in range(_TRIES):
             u = torch.empty(*some.corner[left].shape[:2], dtype=top.dtype, device=top.device)
             u = u.exponential_(generator=generator)
-            share = (u / u.sum(1, keepdim=True))[:, None]
-            z, value = self.evaluate(likelihood, some.take(left), share)
             level = torch.rand(len(left), dtype=top.dtype, device=top.device, generator=generator).log()
-            taken = level <= value[:, 0] - top[left]
-            out[left[taken]] = z[taken, 0]
+            taken = torch.empty_like(left, dtype=torch.bool)
+            size = max(1, room(_ENTRIES, left.device) // (u.shape[1] * likelihood.outputs))
+            for part in torch.arange(len(left), device=left.device).split(size):
+                share = (u[part] / u[part].sum(1, keepdim=True))[:, None]
+                z, value = self.evaluate(likelihood, some.take(left[part]), share)
+                taken[part] = level[part] <= value[:, 0] - top[left[part]]
+                out[left[part]] = z[:, 0]
             left = left[~taken]
             if not len(left):
                 return out
@@ -436,19 +453,41 @@ class Mesh:
         """`E_q[log p(x, z)]` `(n,)` of each row for its own `q = N(mean, factor factor^T)`, by cubature over q."""
         if torch.isfinite(self.parts.low).all():
             return torch.full_like(likelihood.highest, -torch.inf)  # any Gaussian has mass outside of the box
-        S = mean.shape[1]
-        constant = -factor.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * S * math.log(2.0 * math.pi)
-        parts = self.parts._replace(constant=constant, mean=mean, white=torch.linalg.inv(factor))
-        over = Mesh(self.partition, self.cells, parts, True, self.cut)
-        found = over.integrate(Nothing(len(mean)), 1e-14)
-        points, weight = (part.to(mean.device) for part in rule(S, _NODES[S][-1]))
-        out, nothing = torch.zeros_like(likelihood.highest), Nothing(len(mean))
-        for some in self.chunks(found.simplices, likelihood, len(weight)):
-            z, value = over.evaluate(nothing, some, points)
-            q = (value + some.log_volume[:, None]).exp() * weight
+        out = torch.zeros_like(likelihood.highest)
+        for some, z, q in self._over(likelihood, mean, factor):
             eta = likelihood.images(some.row, self.features(some.piece, z))
             out.index_add_(0, some.row, (q * (likelihood.value(some.row, eta) + self.parts.log_prob(z))).sum(1))
         return out
+
+    def expected(self, rows: OutputRows, mean: Tensor, factor: Tensor) -> Expected:
+        """`expected_height` and its derivatives in the Gaussians, for a prior of one part.
+
+        They are the means of the slope of `log p(x, z)`, and of that times `u = factor^-1 (z - mean)`.
+        """
+        inverse, white = torch.linalg.inv(factor), self.parts.white[0]
+        sums = torch.zeros_like(rows.highest), torch.zeros_like(mean), torch.zeros_like(factor)
+        for some, z, q in self._over(rows, mean, factor):
+            eta = rows.images(some.row, self.features(some.piece, z))
+            height = rows.value(some.row, eta) + self.parts.log_prob(z)
+            slope = rows.output.slope(rows.rows.take(some.row).between(), eta, rows.scale) @ rows.weight
+            slope = slope @ self.cells.slope[some.piece] - (z - self.parts.mean[0]) @ (white.mT @ white)
+            u = (z - mean[some.row][:, None]) @ inverse[some.row].mT
+            slope = q[:, :, None] * slope
+            for total, part in zip(sums, ((q * height).sum(1), slope.sum(1), slope.mT @ u), strict=True):
+                total.index_add_(0, some.row, part)
+        return Expected(sums[0] + rows.rows.constant, *sums[1:])
+
+    def _over(self, likelihood: Likelihood, mean: Tensor, factor: Tensor) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, nodes and weights of averages over one Gaussian for each row."""
+        S = mean.shape[1]
+        constant = -factor.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * S * math.log(2.0 * math.pi)
+        parts = self.parts._replace(constant=constant, mean=mean, white=torch.linalg.inv(factor))
+        nothing, over = Nothing(len(mean)), Mesh(self.partition, self.cells, parts, True, self.cut)
+        found = over.integrate(nothing, 1e-14)
+        points, weight = (part.to(mean.device) for part in rule(S, _NODES[S][-1]))
+        for some in self.chunks(found.simplices, len(weight), likelihood.outputs):
+            z, value = over.evaluate(nothing, some, points)
+            yield some, z, (value + some.log_volume[:, None]).exp() * weight
 
     def evaluate(self, likelihood: Likelihood, some: Simplices, barycentric: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `(m, k, S)` and `log p(x, z)` of the simplices' parts of the prior `(m, k)` at points of theirs."""
@@ -559,7 +598,9 @@ class Mesh:
         nodes = _NODES[S][level]
         size = nodes**S + (nodes - 1) ** S
         order = some.node.argsort()  # rows that share a simplex next to each other
-        parts = [self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some.take(order), likelihood, size)]
+        parts = [
+            self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some.take(order), size, likelihood.width)
+        ]
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return tuple(torch.cat(f)[back] for f in zip(*parts, strict=True))
 

@@ -270,6 +270,17 @@ class DGN(nn.Module):
                 rest = rest.where(rest.abs() <= torch.finfo(rest.dtype).eps * bias.abs(), 0.0)
             return Model(cells, weight, bias, Covariance.from_tensors(noise, traced.output_dim), prior, self.tol, rest)
 
+    def output_model(self) -> OutputModel:
+        """As `model`, for outputs that are not Gaussian.
+
+        Raises:
+            ParameterError: they are.
+        """
+        made = self._model()
+        if not isinstance(made, OutputModel):
+            raise ParameterError("the outputs of this DGN are Gaussian; use model()")
+        return made
+
     def rows(self, x: Rows | ArrayLike, allow_missing: bool = True) -> Tensor:
         """Checked observations `(N, D)`; NaN means missing."""
         return as_rows(
