@@ -66,6 +66,23 @@ def test_a_mixture_is_the_sum_of_exact_parts(S, noise):
     torch.testing.assert_close(dgn.impute(x), filled, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("S", [1, 2])
+@pytest.mark.parametrize("noise", [1e-6, 1e-2, 1e3])
+def test_rows_far_off_beside_the_exact_engine(S, noise):
+    net = girih.mlp([S, 6, 6, 3], activation="relu", seed=S)
+    one = girih.GaussianMixturePrior([1.0], torch.zeros(1, S), 1.0)
+    exact, x = girih.DGN(net, noise=noise), girih.DGN(net, noise=noise)().sample((2,), seed=0).detach()
+    x = torch.cat((x, x[:1] + 1.0, x[:1] + 30.0, x[:1] - 1e3))
+    expected, post = exact.posterior(x), girih.DGN(net, noise=noise, prior=one).posterior(x)
+    size = expected.log_evidence.abs().clamp(min=1.0)
+    assert ((post.log_evidence - expected.log_evidence).abs() <= 1e-8 * size).all()
+    off = (post.mean - expected.mean).abs().amax(1) / expected.variance.amax(1).sqrt()
+    assert (off <= 1e-6 + post.rounding).all()
+    assert (post.left_out <= 1e-10).all()
+    box = girih.DGN(net, noise=noise, prior=girih.Uniform(-2.0, 2.0)).posterior(x)
+    assert (box.mean.abs() <= 2.0).all()
+
+
 @pytest.mark.parametrize("noise", [1e-4, 0.05, 3.0])
 def test_uniform_on_a_line_beside_quadrature(noise):
     net = girih.mlp([1, 8, 8, 2], activation="relu", seed=3)

@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -271,7 +272,8 @@ class Looks(NamedTuple):
     width: Tensor  # (m,) how much f bends along it
 
 
-class Integrals(NamedTuple):
+@dataclass(frozen=True)
+class Integrals:
     """They are the simplices that p(x) is the sum of, each with the moments of z on it."""
 
     simplices: Simplices
@@ -284,10 +286,12 @@ class Integrals(NamedTuple):
     log_left_out: Tensor  # (n,) a bound on what was left out
     log_error: Tensor  # (n,) an estimate of the error of what was not
 
-    @property
+    @cached_property
     def share(self) -> Tensor:
-        """Of each simplex in the p(x) of its row, `(m,)`."""
-        return (self.log_mass - self.log_p[self.simplices.row]).exp()
+        """Of each simplex in the p(x) of its row, `(m,)`: they add up to 1, however large `|log p|` is."""
+        row = self.simplices.row
+        weight = (self.log_mass - self.log_p[row]).exp()
+        return weight / torch.zeros_like(self.log_p).index_add_(0, row, weight)[row]
 
     def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
         """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`.
@@ -299,10 +303,14 @@ class Integrals(NamedTuple):
         for level, nodes in enumerate(_NODES[S]):
             points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
             finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
-            some = self.simplices.take(used & (finer == level))
-            for chunk in mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ():
+            here = used & (finer == level)
+            some, shares = self.simplices.take(here), self.share[here]
+            size = mesh.batch(len(weight), likelihood.outputs, weight.device)
+            chunks = mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ()
+            for chunk, part in zip(chunks, shares.split(size), strict=False):
                 z, value = mesh.evaluate(likelihood, chunk, points)
-                yield chunk, z, (value + (chunk.log_volume - self.log_p[chunk.row])[:, None]).exp() * weight
+                share = (value - value.amax(1, keepdim=True)).exp() * weight
+                yield chunk, z, part[:, None] * share / share.sum(1, keepdim=True)
 
 
 class Mesh:
@@ -320,7 +328,7 @@ class Mesh:
         self, partition: Partition, cells: Jets, parts: Parts, paired: bool = False, cut: Trace | None = None
     ) -> None:
         self.partition, self.cells, self.parts, self.paired, self.cut = partition, cells, parts, paired, cut
-        self._boxes: dict[float, tuple[Tensor, Tensor]] = {}
+        self._boxes: dict[float, tuple[Tensor, Tensor, int]] = {}
         self._numbers = 0
 
     def _halves(self, some: Simplices, first: Tensor, second: Tensor) -> Simplices:
@@ -329,6 +337,10 @@ class Mesh:
 
     def simplices(self, reach: float = _REACH) -> tuple[Tensor, Tensor]:
         """Those of the box of the prior, or of one up to so many deviations: `(M, S + 1, S)` and their pieces."""
+        return self._box(reach)[:2]
+
+    def _box(self, reach: float) -> tuple[Tensor, Tensor, int]:
+        """The same, and the number of the first one."""
         parts, device = self.parts, self.cells.origin.device
         bounded = bool(torch.isfinite(parts.low).all())
         reach = 0.0 if bounded else reach
@@ -342,8 +354,8 @@ class Mesh:
                 corner, of_box = box.cells.simplices()
                 whole = self.partition.piece_patterns
                 piece = _same_pattern(whole, box.piece_patterns[:, : whole.shape[1]])[of_box]
-            self._boxes[reach] = corner.to(device), piece.to(device)
-            self._numbers = max(self._numbers, len(piece))
+            self._boxes[reach] = corner.to(device), piece.to(device), self._numbers
+            self._numbers += len(piece)
         return self._boxes[reach]
 
     def features(self, piece: Tensor, z: Tensor) -> Tensor:
@@ -365,9 +377,14 @@ class Mesh:
         return Looks(*(torch.cat(fields)[back] for fields in zip(*found, strict=True)))
 
     @staticmethod
+    def batch(nodes: int, width: int, device: torch.device) -> int:
+        """How many simplices there is room for at once."""
+        return max(1, room(_ENTRIES, device) // (nodes * width))
+
+    @staticmethod
     def chunks(some: Simplices, nodes: int, width: int) -> Iterator[Simplices]:
         """Some simplices at a time, by the room that so many nodes on each take, with so many numbers at each."""
-        size = max(1, room(_ENTRIES, some.corner.device) // (nodes * width))
+        size = Mesh.batch(nodes, width, some.corner.device)
         return iter(Simplices(*fields) for fields in zip(*(field.split(size) for field in some), strict=True))
 
     def _look(self, likelihood: Likelihood, some: Simplices) -> Looks:
@@ -402,7 +419,7 @@ class Mesh:
         best, place = likelihood.highest.new_full((count,), -torch.inf), self.cells.origin.new_zeros(count, S)
         reach, ceiling = _REACH, self.parts.constant.logsumexp(0)
         while True:
-            some = self._start(count, reach, 1)
+            some = self._start(torch.arange(count, device=best.device), reach, 1)
             while len(some.row):
                 looks = [self._peak(likelihood, part) for part in self.chunks(some, S + 1, likelihood.width)]
                 value, top, first, second = (torch.cat(part) for part in zip(*looks, strict=True))
@@ -502,40 +519,48 @@ class Mesh:
         return found
 
     def _integrate(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> Integrals:
-        reach, allowed = _REACH, math.log(max(tol, _EPS))
+        reach, allowed, S = _REACH, math.log(max(tol, _EPS)), self.cells.origin.shape[1]
+        rows = torch.arange(len(likelihood.highest), device=likelihood.highest.device)
+        lost, kept = torch.full_like(likelihood.highest, -torch.inf), []
         while True:
-            some, lost, log_p = self._subdivide(likelihood, reach, tol, known)
+            some, part, log_p = self._subdivide(likelihood, rows, reach, tol, known)
             outside = likelihood.highest + self.parts.log_outside(reach)
-            if not (outside > log_p + allowed).any() or reach > _FARTHEST:
-                break
-            # -log of the mass outside is more than reach^2 / 2
-            need = float((likelihood.highest - log_p).max()) - allowed + math.log(2.0 * some.corner.shape[2])
+            far = torch.zeros_like(lost, dtype=torch.bool)
+            if reach < _FARTHEST:
+                far[rows] = (outside > log_p + allowed)[rows]
+            kept.append(some.take(~far[some.row]))
+            inside = rows[~far[rows]]
+            lost[inside] = torch.logaddexp(part, outside)[inside]
+            rows = rows[far[rows]]
+            if not len(rows):
+                return self._refine(likelihood, joined(kept), lost)
+            # a box that is large for some rows costs others digits; -log of the mass outside is more than reach^2 / 2
+            need = float((likelihood.highest - log_p)[rows].max()) - allowed + math.log(2.0 * S)
             reach *= 2.0 ** max(1, math.ceil(math.log2(math.sqrt(2.0 * need) / reach)))
-        return self._refine(likelihood, some, torch.logaddexp(lost, outside))
 
-    def _start(self, count: int, reach: float, parts: int | None = None) -> Simplices:
-        """All simplices for each row and part of the prior, or for one part only."""
-        corner, piece = self.simplices(reach)
+    def _start(self, rows: Tensor, reach: float, parts: int | None = None) -> Simplices:
+        """All simplices for each of the rows and each part of the prior, or for one part only."""
+        corner, piece, first = self._box(reach)
         C, M = 1 if self.paired else parts or len(self.parts.constant), len(piece)
-        index = torch.arange(count * C * M, device=corner.device)
-        which, row = index % M, index // (C * M)
-        return Simplices(row, piece[which], row if self.paired else index // M % C, which, corner[which])
+        index = torch.arange(len(rows) * C * M, device=corner.device)
+        which, row = index % M, rows[index // (C * M)]
+        return Simplices(row, piece[which], row if self.paired else index // M % C, first + which, corner[which])
 
     def _subdivide(
-        self, likelihood: Likelihood, reach: float, tol: float, known: Tensor | None
+        self, likelihood: Likelihood, rows: Tensor, reach: float, tol: float, known: Tensor | None
     ) -> tuple[Simplices, Tensor, Tensor]:
         """Simplices that are small enough, the log of what was left out, and a guess of `log p(x)`."""
         count, S = len(likelihood.highest), self.cells.origin.shape[1]
         lost = likelihood.highest.new_full((count,), -torch.inf)
         log_p = lost.clone() if known is None else known
-        some = self._start(count, reach)
+        some = self._start(rows, reach)
         ready: list[tuple[Simplices, Tensor, Tensor]] = []
         for _ in range(_ROUNDS):
             looks = self.look(likelihood, some)
             if known is None:
-                rows = torch.cat([*(part.row for part, *_ in ready), some.row])
+                owner = torch.cat([*(part.row for part, *_ in ready), some.row])
                 guess = torch.cat([*(guess for _, guess, _ in ready), looks.guess])
-                log_p = torch.maximum(log_p, log_sum(guess, rows, count))
+                log_p = torch.maximum(log_p, log_sum(guess, owner, count))
             bound = looks.top + some.log_volume
             keep = ~self._small(some.row, bound, log_p, tol)
             lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
