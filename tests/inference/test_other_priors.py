@@ -185,7 +185,7 @@ def test_what_a_uniform_prior_does_not_have_is_refused_by_name():
     with pytest.raises(ParameterError, match="not Gaussian"):
         fit_em(dgn, x)
     with pytest.raises(ParameterError, match="not Gaussian"):
-        girih.train(dgn, x)
+        girih.train(dgn, x, learn_prior=True, max_steps=1)
     with pytest.raises(NoClosedFormError):
         dgn().entropy()
     for wrong, error in (((1.0, -1.0), ParameterError), (([0.0, 0.0], 1.0), ShapeError)):

@@ -281,3 +281,19 @@ def test_what_cannot_be_is_refused_by_name():
         _ = dgn().variance
     with pytest.raises(ParameterError, match="gradients of dgn"):
         girih.em.fit_em(dgn, dgn().sample((4,)))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_training_never_ends_above_its_start(name, optimizer):
+    truth = model(name, girih.mlp([1, 4, 5], activation="relu", seed=3))
+    x = truth().sample((8 if name == "laplace" else 30,), seed=0)
+    x[0, 1] = NAN
+    dgn = model(name, girih.mlp([1, 4, 5], seed=5), prior=girih.Uniform(-2.0, 2.0) if optimizer == "adam" else None)
+    before = dgn().log_prob(x).mean().item()
+    result = girih.train(dgn, x, optimizer=optimizer, max_epochs=20 if optimizer == "adam" else 3, progress=False)
+    after = dgn().log_prob(x).mean().item()
+    assert after > before
+    assert result.log_likelihood == pytest.approx(after, abs=1e-6)
+    if dgn.noise_tensors:
+        assert (dgn.noise > 0.0).all()
