@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from girih.errors import NoClosedFormError
-from girih.inference.cubature import GaussianRows, Integrals, Likelihood, Mesh
+from girih.inference.cubature import Integrals, Mesh
+from girih.inference.cubature_rows import GaussianRows, Likelihood
 from girih.inference.model import AffinePieces, Expected, Model, Region, Rows, chunks
 from girih.inference.polytopes import SparseMoments
 from girih.inference.posterior import Posterior

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from girih.errors import DerivativeError, NoClosedFormError
-from girih.inference.cubature import Integrals, Mesh, NaturalRows, OutputRows
+from girih.inference.cubature import Integrals, Mesh
 from girih.inference.cubature_posterior import CubaturePosterior, Some
+from girih.inference.cubature_rows import NaturalRows, OutputRows
 from girih.inference.distribution import DGNDistribution, State
 from girih.inference.fisher import IN_PARAMETERS
 from girih.inference.model import Evidence, Jets

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from girih.inference import DGN, Output
-from girih.inference.cubature import OutputRows
+from girih.inference.cubature_rows import OutputRows
 from girih.inference.model import Expected, reduce_complete
 
 _ENTRIES, _NODE_ENTRIES = 2**22, 2**20
