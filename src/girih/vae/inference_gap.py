@@ -94,7 +94,8 @@ def gap(
       posteriors are narrower, it may be missed, and `approximation` is then too large.
 
     Args:
-        vae: with Gaussian noise and a piecewise-affine decoder with S up to 3; for codes, anything.
+        vae: with a piecewise-affine decoder with S up to 3, and Gaussian noise unless its posteriors are Gaussian; for
+            codes, anything.
         x: `(N, D)`, complete.
         starts: draws of the posterior among the starts of the search.
         seed: of these draws.
