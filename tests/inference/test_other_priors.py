@@ -1,6 +1,8 @@
 """Uniform priors and mixtures of Gaussians, beside quadrature and the exact engine for Gaussian priors."""
 
+import copy
 import math
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -183,6 +185,8 @@ def test_what_a_uniform_prior_does_not_have_is_refused_by_name():
     with pytest.raises(ParameterError, match="latent_prior"):
         _ = dgn.prior
     with pytest.raises(ParameterError, match="not Gaussian"):
+        _ = dgn.partition.prior_mass
+    with pytest.raises(ParameterError, match="not Gaussian"):
         fit_em(dgn, x)
     with pytest.raises(ParameterError, match="not Gaussian"):
         girih.train(dgn, x, learn_prior=True, max_steps=1)
@@ -211,3 +215,24 @@ def test_divergence_from_a_gaussian_beside_draws():
     z = q.sample((20_000,))
     draws = q.log_prob(z) - post.log_prob(z)
     assert ((draws.mean(0) - post.kl(q)).abs() < 5.0 * draws.std(0) / math.sqrt(20_000)).all()
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies(make):
+    dgn = girih.DGN(girih.mlp([1, 4, 2], seed=0), noise=0.1, prior=girih.Uniform(-1.0, 1.0))
+    x = dgn().sample((3,), seed=0).detach()
+    assert torch.equal(make(dgn)().log_prob(x), dgn().log_prob(x))
+    pixels = girih.DGN(dgn.net, likelihood="bernoulli")
+    assert torch.equal(make(pixels)().log_prob(x > 0.0), pixels().log_prob(x > 0.0))
+    assert torch.equal(make(dgn.partition).volume, dgn.partition.volume)
+
+
+def test_nothing_is_left_out_at_a_tolerance_of_0():
+    net, prior = girih.mlp([1, 4, 2], seed=0), girih.Uniform(-1.0, 1.0)
+    dgn = girih.DGN(net, noise=0.1, prior=prior, tol=0.0)
+    x = dgn().sample((3,), seed=0).detach()
+    found = dgn().evidence(x)
+    assert (found.left_out < 1e-250).all()
+    torch.testing.assert_close(
+        found.log_prob, girih.DGN(net, noise=0.1, prior=prior)().log_prob(x), rtol=0.0, atol=1e-8
+    )

@@ -19,7 +19,7 @@ F64 = torch.float64
 OUTPUTS = {
     "bernoulli": ("bernoulli", None, lambda eta, _: td.Bernoulli(logits=eta)),
     "categorical": (Categorical([2, 3]), None, None),
-    "poisson": ("poisson", None, lambda eta, _: td.Poisson(eta.exp())),
+    "poisson": ("poisson", None, lambda eta, _: td.Poisson(eta.clamp(max=600.0).exp())),
     "negative binomial": (
         NegativeBinomial(2.5),
         None,
@@ -45,9 +45,11 @@ def log_likelihood(name: str, eta: torch.Tensor, x: torch.Tensor) -> torch.Tenso
     return OUTPUTS[name][2](eta[..., seen], noise).log_prob(x[seen]).sum(-1)
 
 
-def by_quadrature(name: str, dgn: girih.DGN, x: torch.Tensor, reach: float = 14.0) -> tuple[float, float]:
+def by_quadrature(
+    name: str, dgn: girih.DGN, x: torch.Tensor, reach: float = 14.0, panels: int = 1200
+) -> tuple[float, float]:
     """`log p(x)` and `E[z | x]` for S = 1: Gauss-Legendre between kinks, and between where outputs are at x."""
-    ends = [-reach, reach, *dgn.partition.breakpoints.tolist(), *np.linspace(-reach, reach, 1201)]
+    ends = [-reach, reach, *dgn.partition.breakpoints.tolist(), *np.linspace(-reach, reach, panels + 1)]
     if name == "laplace":  # its kinks
         grid = torch.linspace(-reach, reach, 200_001, dtype=F64)[:, None]
         value = (dgn.trace(grid).detach() - x).nan_to_num(1.0)
@@ -242,6 +244,25 @@ def test_rows_that_the_model_finds_absurd():
     # log sigmoid(eta) = eta here, so that p(x) is the moment generating function of z
     assert found.log_prob.item() == pytest.approx(-300.0 * 40 + 0.5 * (0.05 * 40) ** 2, abs=1e-6)
     assert found.left_out.item() <= 1e-9
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_steep_networks(name):
+    # logits, and logs of rates, up to 1500 inside of the box of the prior
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 5)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        net[0].bias.fill_(0.01)
+        net[2].weight.copy_(100.0 * torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [0.5, -1.0], [0.0, 1.0]]))
+        net[2].bias.zero_()
+    dgn, z = model(name, net), torch.tensor([[0.02], [-0.03]], dtype=F64)
+    scale = dgn.noise_tensors[0].detach() if dgn.noise_tensors else None
+    x = dgn.output.sample(dgn.trace(z).detach(), scale, torch.Generator().manual_seed(0))
+    found = dgn().evidence(x)
+    for n, row in enumerate(x):
+        assert found.log_prob[n].item() == pytest.approx(by_quadrature(name, dgn, row, panels=20_000)[0], abs=1e-7)
+    assert (found.left_out <= 1e-9).all()
+    assert (found.rounding < 1e-6).all()
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

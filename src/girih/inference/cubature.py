@@ -274,7 +274,7 @@ class Mesh(Space):
         S = mean.shape[1]
         constant = -factor.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * S * math.log(2.0 * math.pi)
         parts = self.parts._replace(constant=constant, mean=mean, white=torch.linalg.inv(factor))
-        nothing, over = Nothing(len(mean)), Mesh(self.partition, self.cells, parts, True, self.cut)
+        nothing, over = Nothing(likelihood.highest), Mesh(self.partition, self.cells, parts, True, self.cut)
         found = over.integrate(nothing, 1e-14)
         points, weight = (part.to(mean.device) for part in rule(S, _NODES[S][-1]))
         for some in self.chunks(found.simplices, len(weight), likelihood.outputs):

@@ -27,6 +27,11 @@ class Some(NamedTuple):
     likelihood: Likelihood
     common: Tensor
 
+    def rounding(self, log_p: Tensor) -> Tensor:
+        """A bound in nats on the rounding of each log p(x), `(n,)`: of the numbers that it is a sum of."""
+        size = log_p.abs() + self.common.abs() + self.likelihood.highest.abs()
+        return torch.finfo(log_p.dtype).eps * (100.0 + 10.0 * size)
+
 
 class Source(Protocol):
     """It is what posteriors by cubature are made from: a latent space, and rows with their likelihoods."""
@@ -66,21 +71,21 @@ class CubaturePosterior(Posterior):
     def __init__(self, source: Source, trace: Trace, x: Tensor) -> None:
         self._source, self._trace = source, trace
         self._groups: list[tuple[Some, Integrals]] = []
-        log_p, left_out, error = (x.new_empty(len(x)) for _ in range(3))
+        log_p, left_out, error, rounding = (x.new_empty(len(x)) for _ in range(4))
         for some in source.split(x):
             found = some.mesh.integrate(some.likelihood, source.tol)
             self._groups.append((some, found))
             log_p[some.which] = some.common + found.log_p
             left_out[some.which] = (found.log_left_out - found.log_p).exp()
             error[some.which] = (found.log_error - found.log_p).exp()
-        self.error = error
+            rounding[some.which] = some.rounding(log_p[some.which])
+        self.error, self._rounding = error, rounding
         super().__init__(trace.latent_dim, log_p, left_out)
 
     @property
     def rounding(self) -> Tensor:
-        """What rounding changes in `log p(z | x)`, `(N,)`, in nats: of the sums over coordinates of x."""
-        eps = torch.finfo(torch.float64).eps
-        return self.error + eps * (100.0 + 10.0 * self.log_evidence.abs())
+        """What rounding and the cubature change in `log p(z | x)`, `(N,)`, in nats."""
+        return self.error + self._rounding
 
     def _sum(self, numbers: Callable[[Some, Integrals], Tensor]) -> Tensor:
         """Sums over the simplices of each row, `(N, ...)`, of numbers `(m, ...)`."""

@@ -235,8 +235,8 @@ class Nothing(Likelihood):
 
     outputs = 1
 
-    def __init__(self, count: int) -> None:
-        self.highest = torch.zeros(count, dtype=torch.float64)
+    def __init__(self, like: Tensor) -> None:
+        self.highest = torch.zeros_like(like)
 
     def images(self, row: Tensor, features: Tensor) -> Tensor:
         """One number, 0."""

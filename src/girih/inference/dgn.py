@@ -203,8 +203,8 @@ class DGN(nn.Module):
     def partition(self) -> Partition:
         """The latent partition for the current parameters: of the box alone, where the prior is uniform.
 
-        The masses of its cells are those of the Gaussian with the covariance of the prior; under another prior they
-        are the `cell_probs()` of the posterior of a row with nothing but NaN.
+        Under a prior that is not Gaussian its cells have no `prior_mass`: that is then the `cell_probs()` of the
+        posterior of a row with nothing but NaN.
         """
         return self._partition(self.trace)
 
@@ -216,7 +216,7 @@ class DGN(nn.Module):
         if isinstance(latent, UniformPrior):
             low, high = latent.low.cpu(), latent.high.cpu()
             domain = (float(low), float(high)) if latent.dim == 1 else (low, high)
-        return Partition(traced, domain, latent.covariance)
+        return Partition(traced, domain).forget_prior()
 
     def _check_gaussian(self) -> None:
         if self.output is not None:

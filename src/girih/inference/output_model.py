@@ -122,7 +122,8 @@ class OutputLogProb(torch.autograd.Function):
             found = some.mesh.integrate(some.likelihood, call.model.tol)
             call.found.append((some, found))
             parts = some.common + found.log_p, found.log_left_out - found.log_p, found.log_error - found.log_p
-            out[0][some.which], out[1][some.which], out[2][some.which] = parts[0], parts[1].exp(), parts[2].exp()
+            out[0][some.which], out[1][some.which] = parts[0], parts[1].exp()
+            out[2][some.which] = parts[2].exp() + some.rounding(parts[0])
         return out[0], out[1], out[2]
 
     @staticmethod
@@ -203,8 +204,7 @@ class OutputDistribution(DGNDistribution):
     def _evidence(self, x: Tensor, state: State) -> tuple[Tensor, ...]:
         log_p, left_out, error = OutputLogProb.apply(_Call(self._model(state)), x, *self._inputs(state))
         self._check(log_p)
-        eps = torch.finfo(log_p.dtype).eps
-        return log_p, left_out, error + eps * (100.0 + 10.0 * log_p.detach().abs())
+        return log_p, left_out, error
 
     @staticmethod
     def _model(state: State) -> OutputModel:

@@ -19,6 +19,8 @@ from girih._arrays import as_tensor
 from girih._options import real, wholes
 from girih.errors import NoiseError, ParameterError, ShapeError
 
+_HUGE = 300.0  # the log of a rate
+
 
 class Observations(NamedTuple):
     """Rows of x without what is missing, and the part of their log-densities that no eta changes."""
@@ -324,17 +326,22 @@ class Poisson(Output):
         return -torch.lgamma(x + 1.0)
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
-        """`x eta - exp(eta)`."""
-        return rows.sum(rows.x * eta - eta.exp())
+        """`x eta - exp(eta)`; beyond rates of exp(300), where p is 0 in any case, a tangent of that."""
+        return rows.sum(rows.x * eta - self._rate(eta) * (1.0 + (eta - _HUGE).clamp(min=0.0)))
+
+    @staticmethod
+    def _rate(eta: Tensor) -> Tensor:
+        return eta.clamp(max=_HUGE).exp()
 
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - exp(eta)`."""
-        slope = rows.x - eta.exp()
+        slope = rows.x - self._rate(eta)
         return slope if rows.seen is None else slope * rows.seen
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`exp(eta)`."""
-        return eta.exp() if rows.seen is None else eta.exp() * rows.seen
+        curvature = self._rate(eta)
+        return curvature if rows.seen is None else curvature * rows.seen
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """At the rate x."""
