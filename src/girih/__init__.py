@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.explorer import explore
-    from girih.inference import DGN, Posterior
+    from girih.inference import DGN, GaussianMixturePrior, Posterior, Uniform
     from girih.io import load, save
     from girih.likelihood import train
     from girih.networks import mlp, trace
@@ -57,9 +57,11 @@ __all__ = [
     "DGNOutlierDetector",
     "FitOptions",
     "FitResult",
+    "GaussianMixturePrior",
     "Partition",
     "Posterior",
     "TableModel",
+    "Uniform",
     "__version__",
     "bounds",
     "bracket",
@@ -104,6 +106,7 @@ _HOMES = {
     "DGNOutlierDetector": "tables",
     "FitOptions": "training",
     "FitResult": "training",
+    "GaussianMixturePrior": "inference",
     "Partition": "partition",
     "Posterior": "inference",
     "explore": "explorer",
@@ -114,6 +117,7 @@ _HOMES = {
     "trace": "networks",
     "TableModel": "tables",
     "train": "likelihood",
+    "Uniform": "inference",
 }
 
 

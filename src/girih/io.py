@@ -22,6 +22,8 @@ from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.gan import GAN
 from girih.inference import DGN
 from girih.inference.dgn import TOL
+from girih.inference.outputs import output_from
+from girih.inference.priors import prior_from
 from girih.networks import trace as trace_network
 from girih.networks.saved import chain_from, network_from, network_parts
 from girih.partition import Partition
@@ -43,6 +45,7 @@ _KINDS = ("dgn", "partition", "flow", "dgn-flow", "vae", "gan", "table")
 FILES = _CONFIG, _TENSORS = "config.json", "model.safetensors"
 # Networks that stand beside the generator, before the names of their tensors.
 _ENCODER, _DISCRIMINATOR = "encoder.", "discriminator."
+_PRIOR = "prior."  # the tensors of a prior that is not Gaussian
 _CHECKSUMS = "sha256"  # in the config: of the rest of it, and of the tensors, whose file says so; 0.1.0 wrote none
 _TYPES = {"float32": torch.float32, "float64": torch.float64}  # of the networks of a GAN
 _ENDS = ("domain", "domain.h")  # of a partition: what may be infinite
@@ -126,7 +129,9 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         return "dgn", tensors | _covariances(model.dgn_), {"network": network, **extra}
     if isinstance(model, DGN):
         network, tensors = network_parts(model.trace)
-        return "dgn", tensors | _covariances(model), {"network": network, "tol": model.tol}
+        output = model.output
+        extra = {} if output is None else {"likelihood": {"name": output.name, "options": output.options()}}
+        return "dgn", tensors | _covariances(model), {"network": network, "tol": model.tol, **extra}
     if isinstance(model, TableModel):
         return "table", *table_parts(model)
     if isinstance(model, Partition):
@@ -202,7 +207,10 @@ def _two_networks(
 def _covariances(dgn: DGN) -> dict[str, Tensor]:
     rest = {} if dgn.bias_rest is None else {"bias_rest": dgn.bias_rest}
     shared = {} if dgn.noise_factor is None else {"noise_factor": dgn.noise_factor}
-    return {"noise": dgn.noise, "prior": dgn.prior} | shared | rest
+    latent = dgn.latent_prior
+    prior = {"prior": dgn.prior} if latent is None else {_PRIOR + name: part for name, part in latent.tensors().items()}
+    noise = {"noise": dgn.noise} if dgn.noise_tensors else {}
+    return noise | prior | shared | rest
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -279,10 +287,14 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         from girih.flows.store import dgn_flow_from
 
         return dgn_flow_from(tensors, net)
-    noise: Tensor | Covariance = tensors["noise"]
+    output = config.get("likelihood")
+    likelihood = "gaussian" if output is None else output_from(output["name"], output["options"])
+    noise: Tensor | Covariance | None = tensors["noise"] if output is None else tensors.get("noise")
     if "noise_factor" in tensors:
         noise = Covariance.low_rank(tensors["noise_factor"], tensors["noise"])
-    dgn = DGN(net, noise=noise, prior=tensors["prior"], tol=config.get("tol", TOL))
+    of_prior = {name.removeprefix(_PRIOR): part for name, part in tensors.items() if name.startswith(_PRIOR)}
+    prior = prior_from(of_prior) if of_prior else tensors["prior"]
+    dgn = DGN(net, noise=noise, prior=prior, tol=config.get("tol", TOL), likelihood=likelihood)
     dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:
         return dgn

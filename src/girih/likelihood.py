@@ -80,12 +80,13 @@ class Likelihood(nn.Module):
             raise ParameterError(
                 "weight_prior 'uniform' has no gradient; use 'gaussian' or 'laplace', or girih.em.fit_em, which clips"
             )
-        for name in ("noise", "prior"):
+        learn_noise, has_noise = learn_noise and bool(dgn.noise_tensors), bool(dgn.noise_tensors)
+        for name in (*["noise"] * has_noise, *["prior"] * (learn_prior or dgn.latent_prior is None)):
             if not isinstance(getattr(dgn, name), nn.Parameter):
                 raise ParameterError(f"the {name} of this DGN is computed elsewhere; build it from numbers to train it")
         self.net = dgn.net
-        self.noise = Unconstrained(dgn.noise_covariance, noise_floor) if learn_noise else None
-        nothing = torch.zeros((), dtype=torch.float64, device=dgn.noise.device)
+        self.noise = Unconstrained(_noise(dgn), noise_floor) if learn_noise else None
+        nothing = torch.zeros((), dtype=torch.float64, device=dgn.trace.device)
         self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
         self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
@@ -102,11 +103,13 @@ class Likelihood(nn.Module):
             NonFiniteError: noise or prior overflow, or `log p(x)` does.
         """
         swapped: dict[str, Tensor] = {}
-        for name, part, fixed in (
-            ("noise", self.noise, self.dgn.noise_covariance),
-            ("prior", self.prior, _prior(self.dgn)),
+        for name, part, of, there in (
+            ("noise", self.noise, _noise, self.dgn.noise_tensors),
+            ("prior", self.prior, _prior, self.dgn.prior_tensors),
         ):
-            value = part() if part is not None else fixed.detached()
+            if not there:
+                continue
+            value = part() if part is not None else of(self.dgn).detached()
             tensors = [tensor.to(x.device) for tensor in value.tensors]
             if not (all(torch.isfinite(tensor).all() for tensor in tensors) and value.variances.min() > 0):
                 raise NonFiniteError(f"parameter '{name}' left the range of numbers; train with a smaller lr")
@@ -122,9 +125,26 @@ class Likelihood(nn.Module):
         """Give the `DGN` the noise and prior of this moment."""
         with torch.no_grad():
             if self.noise is not None:
-                self.dgn.noise_covariance = self.noise()
+                for part, new in zip(self.dgn.noise_tensors, self.noise().tensors, strict=True):
+                    part.copy_(new)
             if self.prior is not None:
                 self.dgn.prior.copy_(self.prior().tensors[0])
+
+
+def _noise(dgn: DGN) -> Covariance:
+    """The noise; the scales of outputs that are not Gaussian are as positive as variances are."""
+    return Covariance.from_tensors(dgn.noise_tensors, dgn.output_dim)
+
+
+def _floor(dgn: DGN, rows: Tensor, share: float) -> Tensor:
+    """A lower bound of the noise, `()` or `(D,)`: a share of the variance of the data, or its root for scales."""
+    if dgn.output is None:
+        return floor_of(dgn, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device), share)
+    if not dgn.noise_tensors:
+        return rows.new_zeros(())
+    seen = torch.where(torch.isnan(rows), rows.nanmean(0), rows)
+    variance = seen.var(0, correction=0)
+    return (share * (variance if dgn.noise.ndim else variance.mean())).sqrt()
 
 
 def _prior(dgn: DGN) -> Covariance:
@@ -170,7 +190,8 @@ def train(
     without any that of the training rows, so it is never worse than at the start.
 
     Args:
-        dgn: the model; the trainable parameters of its network, its noise and (if asked) its prior change in place.
+        dgn: the model, with any outputs and any prior; the trainable parameters of its network, its noise and (if
+            asked) its Gaussian prior change in place.
         X: `(N, D)`; NaN entries are missing.
         optimizer: "adam", or "lbfgs" with all rows at once, where a step is up to ten iterations.
         learn_noise: train the noise.
@@ -231,7 +252,7 @@ def train(
         dgn.rows(X).detach(), options.validation, options.seed, lambda given: dgn.rows(given).detach()
     )
     check_observed(rows, "X")
-    floor = floor_of(dgn, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device), share)
+    floor = _floor(dgn, rows, share)
     prior = WeightPrior.parse(weight_prior)
     model = Likelihood(dgn, floor, learn_noise, learn_prior, prior, len(rows))
     steps = Batches(len(rows), options.batch_size, options.seed).per_pass
@@ -253,7 +274,7 @@ def train(
         options = watching(options, held_out, _mean_nll)
     elif options.monitor is None:
         options = replace(options, monitor="nll" if prior is None else "penalised")
-    home = dgn.noise.device
+    home = dgn.trace.device
     try:
         result = minimise(model, rows, _loss, options, optimizer=optimizer)
     finally:

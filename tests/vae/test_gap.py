@@ -6,7 +6,7 @@ from torch.distributions import Normal
 
 import girih
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError, UnsupportedLayerError
-from girih.vae import CatVAE, GaussVAE, gap
+from girih.vae import CatVAE, GaussVAE, MixtureVAE, gap
 
 from .gap_twins import grid_over, log_density, normal, truth
 
@@ -132,7 +132,7 @@ def test_the_mode_and_the_random_state_of_the_networks_stay(line):
 def test_what_is_refused(line):
     vae, x, _ = line
     with pytest.raises(ParameterError, match="Gaussian likelihood, and this VAE has 'bernoulli'"):
-        gap(make(likelihood="bernoulli"), torch.ones(2, 2))
+        gap(MixtureVAE([1, 8, 2], likelihood="bernoulli", seed=0), torch.ones(2, 2))
     with pytest.raises(LatentDimensionError, match="S = 1, 2 and 3 latents, and this VAE has 4"):
         gap(make(S=4), x)
     smooth = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
@@ -157,3 +157,30 @@ def test_what_is_refused(line):
 def test_the_twin_integrates_to_one():
     z, volume = grid_over(-9.0, 9.0, 2000, 1)
     assert normal(z).exp().sum().item() * volume == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("S", [1, 2])
+def test_bernoulli_pixels_beside_quadrature(S):
+    vae = GaussVAE(girih.mlp([S, 6, 5], activation="relu", seed=1), likelihood="bernoulli", seed=0)
+    x = vae.dgn()().sample((3,), seed=0)
+    found = gap(vae, x, starts=2)
+    line = torch.linspace(-9.0, 9.0, 6001 if S == 1 else 401, dtype=torch.float64)
+    z = torch.cartesian_prod(*[line] * S).reshape(-1, 1, S)
+    log_w = S * (line[1] - line[0]).log()
+    with torch.no_grad():
+        log_joint = vae.log_likelihood(x, z) + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        log_p, q = (log_joint + log_w).logsumexp(0), vae.encode(x)
+    torch.testing.assert_close(found.nll, -log_p, rtol=0.0, atol=1e-5)
+    for own, divergence in ((q, found.gap), (found.best, found.approximation)):
+        log_q = own.log_prob(z)
+        expected = (log_q.exp() * (log_q - log_joint + log_p)).sum(0) * log_w.exp()
+        torch.testing.assert_close(divergence, expected, rtol=0.0, atol=1e-4)
+    assert (found.amortisation >= 0.0).all()
+    assert (found.error < 1e-6).all()
+    exact = vae.exact(x)
+    torch.testing.assert_close(exact.kl, found.gap, rtol=1e-8, atol=1e-8)
+    # no Gaussian nearby is nearer
+    best = found.best.base_dist
+    for shift, scale in ((0.02, 1.0), (-0.02, 1.0), (0.0, 1.02), (0.0, 0.98)):
+        near = torch.distributions.Independent(torch.distributions.Normal(best.loc + shift, best.scale * scale), 1)
+        assert (vae.dgn().posterior(x).kl(near) >= found.approximation - 1e-6).all()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from girih._arrays import ArrayLike, as_tensor, check_finite
+from girih._arrays import ArrayLike, as_tensor
 from girih.errors import ParameterError, ShapeError
+from girih.inference.priors import Uniform, UniformPrior
 from girih.partition.partition import prior_covariance
+
+__all__ = ["GaussianPrior", "Prior", "PriorLike", "Uniform", "UniformPrior", "as_prior"]
 
 
 class Prior(Protocol):
@@ -27,47 +29,6 @@ class Prior(Protocol):
 
     def entropy(self) -> float:
         """Differential entropy, nats."""
-
-
-@dataclass(frozen=True)
-class Uniform:
-    r"""The uniform distribution on a box of latents, `p(z) = 1 / prod_k (high_k - low_k)` inside.
-
-    Args:
-        low: the lower corner, a number or `(S,)`.
-        high: the upper corner.
-
-    Example:
-        >>> import girih
-        >>> net = girih.mlp([2, 8, 3], seed=0)
-        >>> girih.geometry.enumerate_cells(net, prior=girih.geometry.Uniform(-1.0, 1.0)).mass.sum().item()
-        1.0
-    """
-
-    low: ArrayLike
-    high: ArrayLike
-
-
-class UniformPrior:
-    """`Uniform` for a given latent dimension."""
-
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        self.low, self.high, self.dim = low, high, len(low)
-
-    def log_prob(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
-        """Log density of latents `(N, S)`: minus infinity where they are outside the box by more than `room (N,)`."""
-        low, high = self.low.to(z.device), self.high.to(z.device)
-        inside = torch.maximum(low - z, z - high).amax(1) <= room
-        return torch.where(inside, -self.entropy(), -math.inf)
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Latents `(n, S)`."""
-        share = torch.rand(n, self.dim, generator=generator, dtype=torch.float64)
-        return self.low + share * (self.high - self.low)
-
-    def entropy(self) -> float:
-        """The log volume of the box, nats."""
-        return float((self.high - self.low).log().sum())
 
 
 class GaussianPrior:
@@ -111,16 +72,7 @@ def as_prior(prior: PriorLike, dim: int) -> GaussianPrior | UniformPrior:
             raise ShapeError(f"prior is for S = {prior.dim} latents, but the generator has S = {dim}")
         return prior
     if isinstance(prior, Uniform):
-        corners = []
-        for value, name in ((prior.low, "low"), (prior.high, "high")):
-            corner = as_tensor(value, name).detach().cpu()
-            if corner.ndim > 1 or corner.numel() not in (1, dim):
-                raise ShapeError(f"{name} of Uniform must be a number or ({dim},), got shape {tuple(corner.shape)}")
-            check_finite(corner, name)
-            corners.append(corner.reshape(-1).expand(dim).clone())
-        if not (corners[0] < corners[1]).all():
-            raise ParameterError(f"Uniform needs low < high, got {corners[0].tolist()} and {corners[1].tolist()}")
-        return UniformPrior(*corners)
+        return prior.of(dim)
     covariance = as_tensor(prior, "prior").detach().cpu()
     if covariance.numel() == 1:
         variance = float(covariance)

@@ -1,18 +1,30 @@
 """Exact inference: the joint model `DGN`, its marginal distribution and its posteriors."""
 
-from girih.inference.dgn import DGN, DGNDistribution
+from girih.inference.dgn import DGN
+from girih.inference.distribution import DGNDistribution
 from girih.inference.model import MAX_LATENT_DIM, Evidence, Model, check_latent_dim, chunks
+from girih.inference.outputs import Bernoulli, Categorical, Laplace, NegativeBinomial, Output, Poisson, StudentT
 from girih.inference.posterior import Posterior
+from girih.inference.priors import GaussianMixturePrior, Uniform
 from girih.inference.statistics import Statistics, accumulate, evidence, sufficient_statistics
 
 __all__ = [
     "DGN",
     "MAX_LATENT_DIM",
+    "Bernoulli",
+    "Categorical",
     "DGNDistribution",
     "Evidence",
+    "GaussianMixturePrior",
+    "Laplace",
     "Model",
+    "NegativeBinomial",
+    "Output",
+    "Poisson",
     "Posterior",
     "Statistics",
+    "StudentT",
+    "Uniform",
     "accumulate",
     "check_latent_dim",
     "chunks",

@@ -30,7 +30,7 @@ from girih.errors import DerivativeError
 from girih.inference.model import Evidence, Model, chunks
 from girih.inference.statistics import Statistics, evidence, expect, sufficient_statistics
 
-_IN_PARAMETERS = (
+IN_PARAMETERS = (
     "second derivatives of log p(x) that involve the parameters (network, noise, prior) are not available, only those "
     "in x alone; detach the parameters (dgn.requires_grad_(False)), or take differences of first derivatives"
 )
@@ -137,7 +137,7 @@ def score_of(model: Model, x: Tensor, parameters: Sequence[Tensor] = ()) -> Tens
     """`score(model, x)`, differentiable in x; derivatives in the parameters raise."""
     _refuse_nested_forward(x)
     if torch.is_grad_enabled():
-        parameters = [_Barrier.apply(parameter, _IN_PARAMETERS) for parameter in parameters]
+        parameters = [_Barrier.apply(parameter, IN_PARAMETERS) for parameter in parameters]
     result: Tensor = _Score.apply(model, x, *parameters)
     return result
 
@@ -188,7 +188,7 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: _Context, _: None, direction: Tensor | None, *others: Tensor | None) -> Tensor:
-        _refuse_tangents(others, _IN_PARAMETERS)
+        _refuse_tangents(others, IN_PARAMETERS)
         (x,) = ctx.saved_tensors
         assert direction is not None
         result: Tensor = _Curvature.apply(ctx.model, _Barrier.apply(x, _THIRD), direction)
@@ -292,11 +292,11 @@ class _ParameterGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, *grads: Tensor) -> NoReturn:
-        raise DerivativeError(_IN_PARAMETERS)
+        raise DerivativeError(IN_PARAMETERS)
 
     @staticmethod
     def jvp(ctx: _Context, *tangents: Tensor | None) -> NoReturn:
-        raise DerivativeError(_IN_PARAMETERS)
+        raise DerivativeError(IN_PARAMETERS)
 
     @staticmethod
     def vmap(

@@ -55,13 +55,26 @@ def check_latent_dim(latent_dim: int) -> None:
         )
 
 
-class AffinePieces(NamedTuple):
-    """They are the convex pieces of the latent space with the hidden features on them, about an origin in each."""
+class Jets(NamedTuple):
+    """The convex pieces of the latent space with the hidden features on them, about an origin in each."""
 
     origin: Tensor  # (P, S)
     value: Tensor  # (P, H) hidden features at the origin
     slope: Tensor  # (P, H, S) their derivative in z
+
+
+class AffinePieces(NamedTuple):
+    """They are such pieces with what integrates over them."""
+
+    origin: Tensor  # (P, S)
+    value: Tensor  # (P, H)
+    slope: Tensor  # (P, H, S)
     region: Region
+
+    @property
+    def jets(self) -> Jets:
+        """The pieces alone."""
+        return Jets(*self[:3])
 
 
 @dataclass(frozen=True, eq=False)

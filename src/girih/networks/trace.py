@@ -256,6 +256,29 @@ class Trace:
         rest = [step.rewired([index + 1 for index in step.inputs]) for step in self.steps[1:]]
         return Trace([LatentStep(k), first, *rest], self.output + 1, self.output_shape)
 
+    def cut_at(self, levels: Tensor) -> Trace:
+        """A generator, frozen, whose cells end where an output is at its level too: `|g(z) - levels|`, `(D,)`.
+
+        Its patterns are those of this one, with the side of each level after them; NaN is no level.
+
+        Example:
+            >>> import girih, torch
+            >>> t = girih.trace(girih.mlp([1, 4, 2], seed=0))
+            >>> t.cut_at(torch.tensor([0.5, float("nan")])).hidden_units
+            5
+        """
+        used = (~torch.isnan(levels)).nonzero()[:, 0]
+        rows = torch.eye(self.output_dim, dtype=torch.float64, device=self.device)[used]
+        plane = nn.utils.skip_init(nn.Linear, *rows.mT.shape, dtype=torch.float64, device=self.device)
+        plane.weight, plane.bias = nn.Parameter(rows, False), nn.Parameter(-levels[used], False)
+        steps, last = [step.frozen() for step in self.steps], len(self.steps)
+        shift = LinearStep(
+            LinearMap(Live(plane, "weight"), Live(plane, "bias"), plane), self.output, plane, "the levels"
+        )
+        return Trace(
+            [*steps, shift, KinkStep((0.0,), (-1.0, 1.0), (0.0, 0.0), last, len(used), "the levels")], last + 1
+        )
+
 
 def _chain(steps: Sequence[Step], output: int) -> tuple[LinearStep | KinkStep, ...] | None:
     """The steps after the latent, where each is a stage of a chain and takes the one before it."""

@@ -101,6 +101,10 @@ class Cells(ABC):
     def piece_corners(self) -> Corners:
         """The vertices and rays of all pieces."""
 
+    @abstractmethod
+    def simplices(self) -> tuple[Tensor, Tensor]:
+        """Simplices that bounded pieces are made of, `(M, S + 1, S)`, and the piece of each, `(M,)`."""
+
     @property
     @abstractmethod
     def interior(self) -> Tensor:

@@ -223,6 +223,10 @@ class LineCells(Cells):
         order = owner.argsort(stable=True)
         return Corners(point[order, None], owner[order], ends[~finite].sign()[:, None], index[~finite])
 
+    def simplices(self) -> tuple[Tensor, Tensor]:
+        """The cells themselves."""
+        return torch.stack((self.lower, self.upper), 1)[:, :, None], self.piece_cells
+
     @property
     def interior(self) -> Tensor:
         """A point inside each cell."""

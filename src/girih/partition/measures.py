@@ -82,6 +82,31 @@ def boundary(complex_: Complex, inside: Array) -> Boundary:
     return Boundary(tail, head, face, owner, normal, offset)
 
 
+def simplices(complex_: Complex, inside: Array) -> tuple[Array, Array]:
+    """Simplices that bounded pieces are made of, `(M, S + 1, S)`, and the piece of each, `(M,)`.
+
+    A piece is the union of what one of its vertices spans with the sides that do not hold it, and so is a face.
+    """
+    sides = boundary(complex_, inside)
+    tail, head = sides.tail[:, :-1], sides.head[:, :-1]
+    apart, apex = _fan(tail, head, sides.face)
+    if complex_.dim == 2:
+        return np.stack((apex, tail, head), 1)[apart], sides.face[apart]
+    face = sides.face[apart]
+    triangle, piece = np.stack((apex, tail, head), 1)[apart], sides.owner[face]
+    top = triangle[np.searchsorted(piece, np.arange(complex_.count)), 0][piece]
+    holds = np.zeros(len(sides.owner), bool)
+    np.logical_or.at(holds, face, (triangle == top[:, None]).all(2).any(1))
+    apart = ~holds[face]
+    return np.concatenate((top[:, None], triangle), 1)[apart], piece[apart]
+
+
+def _fan(tail: Array, head: Array, owner: Array) -> tuple[Array, Array]:
+    """Which edges of polygons do not meet their polygon's first vertex, and that vertex for each edge."""
+    apex = tail[np.searchsorted(owner, np.arange(owner[-1] + 1))][owner]
+    return (tail != apex).any(1) & (head != apex).any(1), apex
+
+
 def _directed(ends: Array, flip: Array) -> tuple[Array, Array]:
     flip = flip[:, None]
     return np.where(flip, ends[:, 1], ends[:, 0]), np.where(flip, ends[:, 0], ends[:, 1])

@@ -115,7 +115,7 @@ class Partition(Shown):
         traced = trace(net)
         check_latent_dim(traced.latent_dim)
         self._trace, self._weights, dim = traced, Snapshot(traced.tensors()), traced.latent_dim
-        self.prior_covariance = prior_covariance(prior, dim)
+        self._prior: Tensor | None = prior_covariance(prior, dim)
         limits = Limits(whole(max_cells, "max_cells"), memory)
         self.cells: Cells = (LineCells if dim == 1 else PolytopeCells).of(traced, domain, limits, progress)
 
@@ -124,7 +124,7 @@ class Partition(Shown):
         """A partition whose cells are known already."""
         part = cls.__new__(cls)
         part._trace, part._weights = traced, Snapshot(traced.tensors())
-        part.prior_covariance, part.cells = prior, cells
+        part._prior, part.cells = prior, cells
         return part
 
     @property
@@ -154,6 +154,12 @@ class Partition(Shown):
     # more than two inputs: there a cell can be several
     piece_patterns = _OfCells("The patterns of the convex pieces that exact inference integrates over, `(P, U)`.")
     piece_origins = _OfCells("A point of each piece about which maps are well conditioned, `(P, S)`.")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy or a pickle; those of earlier versions name the covariance otherwise."""
+        if "prior_covariance" in state:
+            state["_prior"] = state.pop("prior_covariance")
+        vars(self).update(state)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -245,6 +251,29 @@ class Partition(Shown):
     def domain(self) -> Domain:
         """`(low, high)` for S = 1; else the half-spaces `(H, h)`, or `None` for the whole latent space."""
         return self.cells.domain
+
+    @property
+    def prior_covariance(self) -> Tensor:
+        """The covariance of the Gaussian prior that masses are those of, `(S, S)`.
+
+        Raises:
+            ParameterError: the partition is that of a `girih.DGN` whose prior is not Gaussian.
+        """
+        if self._prior is None:
+            raise ParameterError(
+                "this partition is that of a DGN whose prior is not Gaussian, so its cells have no Gaussian mass: take "
+                "dgn.posterior of a row of NaN, whose cell_probs() are the prior masses, or girih.Partition(dgn.net)"
+            )
+        return self._prior
+
+    @prior_covariance.setter
+    def prior_covariance(self, value: Tensor) -> None:
+        self._prior = value
+
+    def forget_prior(self) -> Partition:
+        """Refuse masses from now on, since the prior is not Gaussian; returns self."""
+        self._prior = None
+        return self
 
     @property
     def prior(self) -> float:

@@ -13,7 +13,7 @@ from girih.networks import Jet, MaxStep, Trace
 from girih.partition.cells import Cells, Corners, halfspaces
 from girih.partition.codes import Lookup, Packing
 from girih.partition.complex import DOMAIN, FAKE, IDEAL
-from girih.partition.measures import boundary, interior_points, log_masses, piece_vertices, volumes
+from girih.partition.measures import boundary, interior_points, log_masses, piece_vertices, simplices, volumes
 from girih.partition.memory import Array, Limits
 from girih.partition.subdivision import Subdivision, subdivide
 
@@ -137,6 +137,11 @@ class PolytopeCells(Cells):
         ray = ray / torch.linalg.vector_norm(ray, dim=1, keepdim=True)
         owners = torch.as_tensor(owner[finite]), torch.as_tensor(owner[~finite])
         return Corners(torch.as_tensor(at[finite, :-1]), owners[0], ray, owners[1])
+
+    def simplices(self) -> tuple[Tensor, Tensor]:
+        """What bounded pieces are made of, and of which piece each is a part."""
+        corner, piece = simplices(self.complex, self.inside)
+        return torch.as_tensor(corner), torch.as_tensor(piece)
 
     # Cells
 

@@ -396,18 +396,15 @@ def exact_dgn(vae: FreeEnergyModel) -> DGN:
             f"exact inference needs the prior N(0, I), which the family {vae.family.name!r} does not have; "
             "`vae().log_prob_with_error(x)` and `girih.vae.gap` say what is known of log p(x)"
         )
-    if vae.log_noise is None:
-        raise ParameterError(
-            f"exact inference needs Gaussian noise, and this VAE has likelihood={vae.likelihood!r}; "
-            "`vae().log_prob_with_error(x)` estimates log p(x) by importance sampling"
-        )
     with evaluating(vae.decoder):
+        if vae.log_noise is None:
+            return DGN(vae.decoder, likelihood=vae.likelihood).keep_trace()
         return DGN(vae.decoder, noise=vae.noise).keep_trace()  # that of evaluation, in training too
 
 
 def distribution_of(vae: FreeEnergyModel) -> ExactDistribution | VAEDistribution:
-    """The distribution of x: exact where there is an `exact_dgn`, else by importance sampling."""
-    if vae.family.normal_prior:
+    """The distribution of x: exact where there is an `exact_dgn` with Gaussian noise, else by importance sampling."""
+    if vae.family.normal_prior and vae.log_noise is not None:
         with suppress(ParameterError, LatentDimensionError, UnsupportedLayerError):
             return ExactDistribution(exact_dgn(vae))
     return VAEDistribution(vae)

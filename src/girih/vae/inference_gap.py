@@ -83,7 +83,8 @@ def gap(
     with the minimum over the family of q, row by row: by BFGS from the encoder's q, the prior, the moments of the
     posterior, its mode and draws of it. The networks are in evaluation mode, in float64.
 
-    - `GaussVAE`: everything is exact up to what the `DGN` leaves out, `error`.
+    - `GaussVAE`: everything is exact up to what the `DGN` leaves out, `error`. With a Bernoulli likelihood p(x) and the
+      divergences are integrals over the cells by adaptive cubature, whose estimated error is part of `error`.
     - `MixtureVAE`: the same, but for the label entropy of the mixture, a quadrature whose error is part of `error`.
       Its approximation gap is never above that of a single Gaussian.
     - `CatVAE` and `CGBPEFVAE`: a sum over all `C^S` or `R^S` codes; any likelihood, any decoder.
@@ -93,7 +94,8 @@ def gap(
       posteriors are narrower, it may be missed, and `approximation` is then too large.
 
     Args:
-        vae: with Gaussian noise and a piecewise-affine decoder with S up to 3; for codes, anything.
+        vae: with a piecewise-affine decoder with S up to 3, and Gaussian noise unless its posteriors are Gaussian; for
+            codes, anything.
         x: `(N, D)`, complete.
         starts: draws of the posterior among the starts of the search.
         seed: of these draws.
@@ -107,8 +109,8 @@ def gap(
     Raises:
         LatentDimensionError: S above 3, or too many codes.
         UnsupportedLayerError: the decoder is not piecewise affine.
-        ParameterError: a Bernoulli likelihood with continuous latents, whose posterior is not known exactly; a family
-            that is not covered; an option out of its domain.
+        ParameterError: a Bernoulli likelihood with a mixture or with `continuous=True`; a family that is not covered;
+            an option out of its domain.
         ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
 
     Source:

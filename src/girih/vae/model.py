@@ -124,12 +124,12 @@ class VAE(FreeEnergyModel):
         return distribution_of(self)
 
     def dgn(self) -> DGN:
-        """The decoder as an exact density model, `girih.DGN` with the noise of this moment.
+        """The decoder as an exact density model, `girih.DGN` with the likelihood, and the noise of this moment.
 
         The network is shared, the noise is a copy of its value now; gradients of the exact likelihood reach both.
 
         Raises:
-            ParameterError: the likelihood is not Gaussian, or the prior not N(0, I).
+            ParameterError: the prior is not N(0, I).
             LatentDimensionError: S is too large for exact inference.
             UnsupportedLayerError: the decoder is not piecewise affine.
         """
@@ -147,7 +147,7 @@ class VAE(FreeEnergyModel):
         Raises:
             LatentDimensionError: S is too large for exact inference.
             UnsupportedLayerError: the decoder is not piecewise affine.
-            ParameterError: the likelihood or the posteriors are not Gaussian; `girih.vae.gap` covers other families.
+            ParameterError: the posteriors are not Gaussian; `girih.vae.gap` covers other families.
             ShapeError, EmptyDataError, NonFiniteError: x is not a complete table with D columns.
 
         Source:

@@ -76,7 +76,7 @@ class Gaussian(NormalPrior):
 
     def searcher(self, model: LatentModel, search: Search) -> Searcher:
         """Descents on exact expectations, from the encoder's q and from what the exact posterior shows."""
-        dgn = exact_model(model)
+        dgn = exact_model(model, gaussian=False)
 
         def find(x: Tensor) -> Nearest:
             q, posterior = model.encode(x), dgn.posterior(x)
@@ -85,12 +85,17 @@ class Gaussian(NormalPrior):
             where = starts_for(dgn, posterior, q.base_dist.loc, q.base_dist.scale, search)
             found, value = nearest_gaussians(Joint(dgn, x), where, search.full)
             found = found.pick(value.argmin(1, keepdim=True))
+            if dgn.output is not None:
+                found, _ = nearest_gaussians(Joint(dgn, x, quick=False), found, search.full)
             mean, factor = found.mean[:, 0], found.factor[:, 0]
             least = posterior.kl(MultivariateNormal(mean, scale_tril=factor, validate_args=False))
             worse = (least >= own)[:, None]
             mean = torch.where(worse, q.base_dist.loc, mean)
             factor = torch.where(worse[..., None], torch.diag_embed(q.base_dist.scale), factor)
-            return Nearest(nll, own, torch.minimum(least, own), -torch.log1p(-posterior.left_out), (mean, factor))
+            error = -torch.log1p(-posterior.left_out)
+            if dgn.output is not None:
+                error = error + posterior.rounding  # that of the cubature
+            return Nearest(nll, own, torch.minimum(least, own), error, (mean, factor))
 
         return find
 
@@ -173,13 +178,23 @@ def starts_for(dgn: DGN, posterior: Posterior, mean: Tensor, deviation: Tensor, 
     count, S = mean.shape
     moments = posterior.variance.clamp(min=1e-12).sqrt()
     points = torch.cat((posterior.mode[:, None], posterior.sample((search.draws,), seed=search.seed).movedim(0, 1)), 1)
-    slope, _ = dgn.trace.affine(points.reshape(-1, S))
-    precision = 1.0 + (slope.square().sum(1) / dgn.noise).reshape(count, search.draws + 1, S)
+    precision = 1.0 + _curvature(dgn, points.reshape(-1, S)).reshape(count, search.draws + 1, S)
     means = torch.cat((mean[:, None], torch.zeros_like(mean)[:, None], posterior.mean[:, None], points), 1)
     deviations = torch.cat(
         (deviation[:, None], torch.ones_like(deviation)[:, None], moments[:, None], precision.rsqrt()), 1
     )
     return Gaussians(means.detach(), torch.diag_embed(deviations).detach())
+
+
+def _curvature(dgn: DGN, z: Tensor) -> Tensor:
+    """How fast `log p(x | z)` bends along each latent at z `(m, S)`, expected over x, about: `(m, S)`."""
+    slope, start = dgn.trace.affine(z)
+    if dgn.output is None:
+        return slope.square().sum(1) / dgn.noise
+    eta = (slope @ z[:, :, None])[:, :, 0] + start
+    scale = dgn.noise if dgn.output.scaled else None
+    rows = dgn.output.observe(dgn.output.mean(eta, scale), scale)
+    return (dgn.output.curvature(rows, eta, scale).abs()[:, :, None] * slope.square()).sum(1)
 
 
 def nearest_gaussians(joint: Joint, starts: Gaussians, full: bool = False) -> tuple[Gaussians, Tensor]:

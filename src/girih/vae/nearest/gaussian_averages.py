@@ -18,17 +18,19 @@ components that lie apart.
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from girih.inference import DGN
+from girih.inference import DGN, Output
+from girih.inference.cubature_rows import OutputRows
 from girih.inference.model import Expected, reduce_complete
 
-_ENTRIES = 2**22
+_ENTRIES, _NODE_ENTRIES = 2**22, 2**20
 _EDGE = 8.5  # deviations of a component; beyond them lie 2e-17 of it
 
 
@@ -38,6 +40,8 @@ class Joint:
     Args:
         dgn: the decoder as an exact density model.
         x: complete rows `(N, D)`.
+        quick: whether an average over Gauss-Hermite nodes will do for outputs that are not Gaussian, to descend by, in
+            place of cubature over the cells.
 
     Example:
         >>> import girih, torch
@@ -50,7 +54,12 @@ class Joint:
         True
     """
 
-    def __init__(self, dgn: DGN, x: Tensor) -> None:
+    def __init__(self, dgn: DGN, x: Tensor, quick: bool = True) -> None:
+        self._average: Callable[[Tensor, Tensor, Tensor], Expected]
+        if dgn.output is not None:
+            self._cells = 1
+            self._average = partial(_by_nodes, dgn, dgn.output, x) if quick else _by_cubature(dgn, x)
+            return
         model = dgn.model()
         self._cells = len(model.cells.origin)
         self._average = model.cells.region.average(model, reduce_complete(model, x))
@@ -60,6 +69,48 @@ class Joint:
         size = max(1, _ENTRIES // self._cells)
         parts = [self._average(row[i], mean[i], factor[i]) for i in torch.arange(len(row)).split(size)]
         return parts[0] if len(parts) == 1 else Expected(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+_HERMITE = {1: 48, 2: 16, 3: 9}  # nodes a dimension
+
+
+@cache
+def _hermite(dim: int) -> tuple[Tensor, Tensor]:
+    """Points `(Q, S)` and weights of an average over `N(0, I)`."""
+    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.hermite_e.hermegauss(_HERMITE[dim]))
+    points = torch.cartesian_prod(*[nodes] * dim).reshape(-1, dim)
+    weight = torch.cartesian_prod(*[weights / weights.sum()] * dim).reshape(-1, dim).prod(1)
+    return points, weight
+
+
+def _by_nodes(dgn: DGN, output: Output, x: Tensor, row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
+    """`E_q[log p(x, z)]` of a DGN with the prior N(0, I), and the derivatives of this very sum."""
+    dim = mean.shape[1]
+    points, weight = (part.to(mean.device) for part in _hermite(dim))
+    rows, parts = output.observe(x, dgn.noise if output.scaled else None), []
+    for some in torch.arange(len(row), device=row.device).split(max(1, _NODE_ENTRIES // (len(points) * x.shape[1]))):
+        z = (mean[some][:, None] + points @ factor[some].mT).detach().requires_grad_()
+        with torch.enable_grad():
+            eta = dgn.trace(z.flatten(0, 1)).reshape(*z.shape[:2], -1)
+            of_rows = rows.take(row[some])
+            value = output.log_density(of_rows.between(), eta, dgn.noise if output.scaled else None)
+            value = value + of_rows.constant[:, None] - 0.5 * (z.square().sum(2) + dim * math.log(2.0 * math.pi))
+            (slope,) = torch.autograd.grad(value.sum(), z)
+        slope = weight[:, None] * slope
+        parts.append((value.detach() @ weight, slope.sum(1), slope.mT @ points))
+    return Expected(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _by_cubature(dgn: DGN, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Expected]:
+    """The same by cubature over the cells: exact up to its error."""
+    model = dgn.output_model()
+    rows = model.output.observe(x, model.scale)
+
+    def average(row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
+        some = OutputRows(model.output, rows.take(row), model.weight, model.bias, model.scale)
+        return model.mesh.expected(some, mean, factor)
+
+    return average
 
 
 class Rule(NamedTuple):

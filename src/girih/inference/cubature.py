@@ -1,0 +1,483 @@
+r"""Integrals of `p(x | z) p(z)` over the cells, where no closed form is known: adaptive cubature on simplices.
+
+On a cell the outputs are affine in z, so `f(z) = log p(x, z)` is smooth there, and concave for most outputs and for
+each part of a prior. A simplex with vertices v and centroid c is looked at through
+
+    f(z) <= f(c) + f'(c)(z - c) <= max_v [f(c) + f'(c)(v - c)]                                       (concave f)
+
+which bounds its integral from above; where f is not concave, `k |eta(v) - eta(c)|^2 / 2` comes on top, k being the
+largest second derivative of the output. Simplices whose bounds add up to less than `tol` of p(x) are left out. The
+others are cut in half, across the edge along which f bends most (in the metric `-f''(c)`), until f bends by no more
+than a few nats. So peaks are found, however narrow or skew they are, and simplices end up of the size and shape of
+the posterior. They are integrated by a product of Gauss-Jacobi rules in collapsed coordinates, twice: where rules of n
+and n - 1 nodes a dimension differ by more than a part of 3e-8 of p(x), over the number of simplices, more nodes are
+taken, and then the simplex is cut again. The sum of the differences is the estimate of the error. It is one of the
+rules of n - 1 nodes; those of n are used, and are several times nearer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import torch
+from scipy.special import roots_jacobi
+from torch import Tensor
+
+from girih._devices import room
+from girih.errors import NoClosedFormError
+from girih.gaussian.quadrature import log_sum
+from girih.gaussian.tables import slots, sorted_in_rows
+from girih.inference.cubature_rows import ENTRIES, Likelihood, Nothing, OutputRows, Simplices, Space, joined
+from girih.inference.model import Expected, Jets
+from girih.inference.priors import Parts
+from girih.networks import Trace
+from girih.partition import Partition
+
+# Nodes a dimension: of simplices that are small beside the posterior the first are enough, else those after them.
+_NODES = {1: (7, 12, 20), 2: (3, 5, 8, 11), 3: (3, 5, 7, 9)}
+# Simplices are cut until f bends by less than the square of this along each edge, times 1/2, and ...
+_WIDTH = {1: 5.0, 2: 5.0, 3: 5.0}
+_STEEP = 6.0  # ... is steeper than this times as much along none
+_REACH, _FARTHEST = 15.0, 1e6  # deviations of the prior up to which is integrated, at first and at last
+_LENIENT = 0.15
+# Of p(x), for all simplices of a row, as the rules of n - 1 nodes have it; times |log p(x)|, from 1 to 30.
+_ERROR = 3e-8
+_ROUNDS = 400
+_TRIES = 20_000
+_BEAM = 64  # of simplices, among points that differ by 1e-6 nats or less
+_EPS = torch.finfo(torch.float64).eps
+
+
+class Looks(NamedTuple):
+    """What is known of simplices before they are integrated."""
+
+    top: Tensor  # (m,) an upper bound on f
+    guess: Tensor  # (m,) of the log of the integral, too small rather than too large
+    first: Tensor  # (m,) the two ends of the edge to cut
+    second: Tensor
+    width: Tensor  # (m,) how much f bends along it
+
+
+@dataclass(frozen=True)
+class Integrals:
+    """They are the simplices that p(x) is the sum of, each with the moments of z on it."""
+
+    simplices: Simplices
+    log_mass: Tensor  # (m,)
+    mean: Tensor  # (m, S)
+    covariance: Tensor  # (m, S, S)
+    height: Tensor  # (m,) the mean of log p(x, z), of all parts of the prior
+    level: Tensor  # (m,) of the rule
+    log_p: Tensor  # (n,)
+    log_left_out: Tensor  # (n,) a bound on what was left out
+    log_error: Tensor  # (n,) an estimate of the error of what was not
+
+    @cached_property
+    def share(self) -> Tensor:
+        """Of each simplex in the p(x) of its row, `(m,)`: they add up to 1, however large `|log p|` is."""
+        row = self.simplices.row
+        weight = (self.log_mass - self.log_p[row]).exp()
+        return weight / torch.zeros_like(self.log_p).index_add_(0, row, weight)[row]
+
+    def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`.
+
+        With more nodes than p(x) was integrated with, since what is averaged over them may be less smooth than that.
+        """
+        S = self.mean.shape[1]
+        used = self.share > _EPS * 1e-3
+        for level, nodes in enumerate(_NODES[S]):
+            points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
+            finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
+            here = used & (finer == level)
+            some, shares = self.simplices.take(here), self.share[here]
+            size = mesh.batch(len(weight), likelihood.outputs, weight.device)
+            chunks = mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ()
+            for chunk, part in zip(chunks, shares.split(size), strict=False):
+                z, value = mesh.evaluate(likelihood, chunk, points)
+                share = (value - value.amax(1, keepdim=True)).exp() * weight
+                yield chunk, z, part[:, None] * share / share.sum(1, keepdim=True)
+
+
+class Mesh(Space):
+    """The latent space as simplices that are parts of pieces on which the features are affine.
+
+    Args:
+        partition: of the box of the prior, or of the whole latent space.
+        cells: its pieces, with the features on them.
+        parts: of the prior; with `paired`, of as many Gaussians as there are rows, one for each.
+        paired: see `parts`.
+        cut: a generator whose cells are parts of those of the partition, where its pieces shall end too.
+    """
+
+    def __init__(
+        self, partition: Partition, cells: Jets, parts: Parts, paired: bool = False, cut: Trace | None = None
+    ) -> None:
+        super().__init__(cells)
+        self.partition, self.parts, self.paired, self.cut = partition, parts, paired, cut
+        self._boxes: dict[float, tuple[Tensor, Tensor, int]] = {}
+        self._numbers = 0
+
+    def _halves(self, some: Simplices, first: Tensor, second: Tensor) -> Simplices:
+        number, self._numbers = self._numbers, self._numbers + 2 * len(some.row)
+        return some.halves(first, second, number)
+
+    def simplices(self, reach: float = _REACH) -> tuple[Tensor, Tensor]:
+        """Those of the box of the prior, or of one up to so many deviations: `(M, S + 1, S)` and their pieces."""
+        return self._box(reach)[:2]
+
+    def _box(self, reach: float) -> tuple[Tensor, Tensor, int]:
+        """The same, and the number of the first one."""
+        parts, device = self.parts, self.cells.origin.device
+        bounded = bool(torch.isfinite(parts.low).all())
+        reach = 0.0 if bounded else reach
+        if reach not in self._boxes:
+            if bounded and self.cut is None:
+                corner, piece = self.partition.cells.simplices()
+            else:
+                low, high = (end.cpu() for end in parts.box(reach))
+                ends = (float(low), float(high)) if len(low) == 1 else (low, high)
+                box = Partition(self.cut or self.partition.trace, domain=ends, progress=False)
+                corner, of_box = box.cells.simplices()
+                whole = self.partition.piece_patterns
+                piece = _same_pattern(whole, box.piece_patterns[:, : whole.shape[1]])[of_box]
+            self._boxes[reach] = corner.to(device), piece.to(device), self._numbers
+            self._numbers += len(piece)
+        return self._boxes[reach]
+
+    def white(self, part: Tensor, z: Tensor) -> Tensor:
+        """`V (z - m)` of latents `(m, k, S)`."""
+        white: Tensor = (z - self.parts.mean[part][:, None]) @ self.parts.white[part].mT
+        return white
+
+    def look(self, likelihood: Likelihood, some: Simplices) -> Looks:
+        """Bounds and sizes of simplices."""
+        order = some.node.argsort()
+        parts = self.chunks(some.take(order), some.corner.shape[1], likelihood.width)
+        found = [self._look(likelihood, chunk) for chunk in parts]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return Looks(*(torch.cat(fields)[back] for fields in zip(*found, strict=True)))
+
+    def _look(self, likelihood: Likelihood, some: Simplices) -> Looks:
+        value, slope, gram, lift = likelihood.centre(self, some)
+        w = self.white(some.part, some.corner)
+        middle = w.mean(1)
+        away = w - middle[:, None]
+        slope = slope - (away @ middle[:, :, None])[:, :, 0]
+        gram = gram + away @ away.mT
+        value = value + self.parts.constant[some.part] - 0.5 * middle.square().sum(1)
+        guess = some.log_volume + value - 0.5 * gram.diagonal(dim1=1, dim2=2).mean(1)
+        return Looks(value + (slope + lift).amax(1), guess, *_longest(gram, slope))
+
+    def _peak(self, likelihood: Likelihood, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`log p(x, z)` at centroids, a bound on it, and the edges to cut: with all parts of the prior."""
+        value, slope, gram, lift = likelihood.centre(self, some)
+        parts = self.parts
+        w = torch.einsum("cij,mkcj->mcki", parts.white, some.corner[:, :, None] - parts.mean)
+        middle = w.mean(2, keepdim=True)
+        away = w - middle
+        height = parts.constant - 0.5 * middle[:, :, 0].square().sum(2)  # (m, C)
+        tangent = height[:, :, None] - (away @ middle.mT)[..., 0]  # (m, C, S + 1)
+        top = value + (slope + lift + tangent.logsumexp(1)).amax(1)
+        share = height.softmax(1)
+        gram = gram + (share[:, :, None, None] * (away @ away.mT)).sum(1)
+        first, second, _ = _longest(gram, slope + (share[:, :, None] * (tangent - height[:, :, None])).sum(1))
+        return value + height.logsumexp(1), top, first, second
+
+    def mode(self, likelihood: Likelihood) -> Tensor:
+        """The z of highest `log p(x, z)` of each row, `(n, S)`: by branch and bound."""
+        count, S = len(likelihood.highest), self.cells.origin.shape[1]
+        best, place = likelihood.highest.new_full((count,), -torch.inf), self.cells.origin.new_zeros(count, S)
+        reach, ceiling = _REACH, self.parts.constant.logsumexp(0)
+        while True:
+            some = self._start(torch.arange(count, device=best.device), reach, 1)
+            while len(some.row):
+                looks = [self._peak(likelihood, part) for part in self.chunks(some, S + 1, likelihood.width)]
+                value, top, first, second = (torch.cat(part) for part in zip(*looks, strict=True))
+                here = best.scatter_reduce(0, some.row, value, "amax")
+                won = ((value == here[some.row]) & (value > best[some.row])).nonzero()[:, 0]
+                place[some.row[won]], best = some.corner[won].mean(1), here
+                open_ = (top > (best + 1e-12 * (1.0 + best.abs()))[some.row]).nonzero()[:, 0]
+                open_ = open_[self._beam(some.row[open_], top[open_], best)]
+                some = self._halves(some.take(open_), first[open_], second[open_])
+            unknown = likelihood.highest + ceiling - 0.5 * reach**2 > best
+            if torch.isfinite(self.parts.low).all() or not unknown.any() or reach > _FARTHEST:
+                return place
+            reach *= 2.0
+
+    @staticmethod
+    def _beam(row: Tensor, top: Tensor, best: Tensor) -> Tensor:
+        """Which simplices are cut on: all, or the most promising of rows whose highest point is known but for 1e-6."""
+        gap = torch.full_like(best, -torch.inf).scatter_reduce(0, row, top, "amax") - best
+        order = sorted_in_rows(row, -top)
+        _, place = slots(row[order], len(best))
+        return order[(place < _BEAM) | (gap > 1e-6 * (1.0 + best.abs()))[row[order]]]
+
+    def draw(self, likelihood: Likelihood, some: Simplices, which: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A draw of z from `p(x, z)` on each of the simplices `which (m,)`, `(m, S)`, by rejection: exact."""
+        used, place = torch.unique(which, return_inverse=True)
+        some, top = some.take(which), self.look(likelihood, some.take(used)).top[place]
+        out, left = torch.empty_like(some.corner[:, 0]), torch.arange(len(which), device=which.device)
+        for _ in range(_TRIES):
+            u = torch.empty(*some.corner[left].shape[:2], dtype=top.dtype, device=top.device)
+            u = u.exponential_(generator=generator)
+            level = torch.rand(len(left), dtype=top.dtype, device=top.device, generator=generator).log()
+            taken = torch.empty_like(left, dtype=torch.bool)
+            size = max(1, room(ENTRIES, left.device) // (u.shape[1] * likelihood.outputs))
+            for part in torch.arange(len(left), device=left.device).split(size):
+                share = (u[part] / u[part].sum(1, keepdim=True))[:, None]
+                z, value = self.evaluate(likelihood, some.take(left[part]), share)
+                taken[part] = level[part] <= value[:, 0] - top[left[part]]
+                out[left[part]] = z[:, 0]
+            left = left[~taken]
+            if not len(left):
+                return out
+        raise NoClosedFormError(
+            f"{len(left)} draws were rejected {_TRIES} times each; train or rescale the network so that its outputs "
+            "change by less between neighbouring cells"
+        )
+
+    def expected_height(self, likelihood: Likelihood, mean: Tensor, factor: Tensor) -> Tensor:
+        """`E_q[log p(x, z)]` `(n,)` of each row for its own `q = N(mean, factor factor^T)`, by cubature over q."""
+        if torch.isfinite(self.parts.low).all():
+            return torch.full_like(likelihood.highest, -torch.inf)  # any Gaussian has mass outside of the box
+        out = torch.zeros_like(likelihood.highest)
+        for some, z, q in self._over(likelihood, mean, factor):
+            eta = likelihood.images(some.row, self.features(some.piece, z))
+            out.index_add_(0, some.row, (q * (likelihood.value(some.row, eta) + self.parts.log_prob(z))).sum(1))
+        return out
+
+    def expected(self, rows: OutputRows, mean: Tensor, factor: Tensor) -> Expected:
+        """`expected_height` and its derivatives in the Gaussians, for a prior of one part.
+
+        They are the means of the slope of `log p(x, z)`, and of that times `u = factor^-1 (z - mean)`.
+        """
+        inverse, white = torch.linalg.inv(factor), self.parts.white[0]
+        sums = torch.zeros_like(rows.highest), torch.zeros_like(mean), torch.zeros_like(factor)
+        for some, z, q in self._over(rows, mean, factor):
+            eta = rows.images(some.row, self.features(some.piece, z))
+            height = rows.value(some.row, eta) + self.parts.log_prob(z)
+            slope = rows.output.slope(rows.rows.take(some.row).between(), eta, rows.scale) @ rows.weight
+            slope = slope @ self.cells.slope[some.piece] - (z - self.parts.mean[0]) @ (white.mT @ white)
+            u = (z - mean[some.row][:, None]) @ inverse[some.row].mT
+            slope = q[:, :, None] * slope
+            for total, part in zip(sums, ((q * height).sum(1), slope.sum(1), slope.mT @ u), strict=True):
+                total.index_add_(0, some.row, part)
+        return Expected(sums[0] + rows.rows.constant, *sums[1:])
+
+    def _over(self, likelihood: Likelihood, mean: Tensor, factor: Tensor) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, nodes and weights of averages over one Gaussian for each row."""
+        S = mean.shape[1]
+        constant = -factor.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * S * math.log(2.0 * math.pi)
+        parts = self.parts._replace(constant=constant, mean=mean, white=torch.linalg.inv(factor))
+        nothing, over = Nothing(likelihood.highest), Mesh(self.partition, self.cells, parts, True, self.cut)
+        found = over.integrate(nothing, 1e-14)
+        points, weight = (part.to(mean.device) for part in rule(S, _NODES[S][-1]))
+        for some in self.chunks(found.simplices, len(weight), likelihood.outputs):
+            z, value = over.evaluate(nothing, some, points)
+            yield some, z, (value + some.log_volume[:, None]).exp() * weight
+
+    def evaluate(self, likelihood: Likelihood, some: Simplices, barycentric: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `(m, k, S)` and `log p(x, z)` of the simplices' parts of the prior `(m, k)` at points of theirs."""
+        z, value = barycentric @ some.corner, likelihood.at(self, some, barycentric)
+        return z, value + self.parts.constant[some.part, None] - 0.5 * self.white(some.part, z).square().sum(2)
+
+    def integrate(self, likelihood: Likelihood, tol: float) -> Integrals:
+        """The integrals of all rows, each with what was left out of it: at most the part `tol`, unless it says more."""
+        found = self._integrate(likelihood, tol, None)
+        if tol > 0.0 and (found.log_left_out > found.log_p + math.log(tol)).any():
+            found = self._integrate(likelihood, tol, found.log_p)  # the guess by which some were left out was too high
+        return found
+
+    def _integrate(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> Integrals:
+        reach, allowed, S = _REACH, math.log(max(tol, _EPS)), self.cells.origin.shape[1]
+        rows = torch.arange(len(likelihood.highest), device=likelihood.highest.device)
+        lost, kept = torch.full_like(likelihood.highest, -torch.inf), []
+        while True:
+            some, part, log_p = self._subdivide(likelihood, rows, reach, tol, known)
+            outside = likelihood.highest + self.parts.log_outside(reach)
+            far = torch.zeros_like(lost, dtype=torch.bool)
+            if reach < _FARTHEST:
+                far[rows] = (outside > log_p + allowed)[rows]
+            kept.append(some.take(~far[some.row]))
+            inside = rows[~far[rows]]
+            lost[inside] = torch.logaddexp(part, outside)[inside]
+            rows = rows[far[rows]]
+            if not len(rows):
+                return self._refine(likelihood, joined(kept), lost)
+            # a box that is large for some rows costs others digits; -log of the mass outside is more than reach^2 / 2
+            need = float((likelihood.highest - log_p)[rows].max()) - allowed + math.log(2.0 * S)
+            reach *= 2.0 ** max(1, math.ceil(math.log2(math.sqrt(2.0 * need) / reach)))
+
+    def _start(self, rows: Tensor, reach: float, parts: int | None = None) -> Simplices:
+        """All simplices for each of the rows and each part of the prior, or for one part only."""
+        corner, piece, first = self._box(reach)
+        C, M = 1 if self.paired else parts or len(self.parts.constant), len(piece)
+        index = torch.arange(len(rows) * C * M, device=corner.device)
+        which, row = index % M, rows[index // (C * M)]
+        return Simplices(row, piece[which], row if self.paired else index // M % C, first + which, corner[which])
+
+    def _subdivide(
+        self, likelihood: Likelihood, rows: Tensor, reach: float, tol: float, known: Tensor | None
+    ) -> tuple[Simplices, Tensor, Tensor]:
+        """Simplices that are small enough, the log of what was left out, and a guess of `log p(x)`."""
+        count, S = len(likelihood.highest), self.cells.origin.shape[1]
+        lost = likelihood.highest.new_full((count,), -torch.inf)
+        log_p = lost.clone() if known is None else known
+        some = self._start(rows, reach)
+        ready: list[tuple[Simplices, Tensor, Tensor]] = []
+        for _ in range(_ROUNDS):
+            looks = self.look(likelihood, some)
+            if known is None:
+                owner = torch.cat([*(part.row for part, *_ in ready), some.row])
+                guess = torch.cat([*(guess for _, guess, _ in ready), looks.guess])
+                log_p = torch.maximum(log_p, log_sum(guess, owner, count))
+            bound = looks.top + some.log_volume
+            keep = ~self._small(some.row, bound, log_p, tol)
+            lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
+            # where little of p(x) can be, little of it must be resolved
+            room = 1.0 + _LENIENT * (log_p[some.row] - bound).clamp(min=0.0)
+            done = keep & (looks.width <= _WIDTH[S] ** 2 * room)
+            ready.append((some.take(done), looks.guess[done], bound[done]))
+            cut = keep & ~done
+            if not cut.any():
+                break
+            some = self._halves(some.take(cut), looks.first[cut], looks.second[cut])
+        some, bound = joined([part for part, *_ in ready]), torch.cat([bound for *_, bound in ready])
+        keep = ~self._small(some.row, bound, log_p, tol)
+        lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
+        return some.take(keep), lost, log_p
+
+    @staticmethod
+    def _small(row: Tensor, bound: Tensor, log_p: Tensor, tol: float) -> Tensor:
+        """Which simplices need not be looked at, `(m,)`."""
+        many = torch.bincount(row, minlength=len(log_p)).to(log_p.dtype)
+        return bound < (log_p + math.log(max(tol, 1e-300)) - (100.0 * many).log())[row]
+
+    def _refine(self, likelihood: Likelihood, some: Simplices, lost: Tensor) -> Integrals:
+        done: list[tuple[Tensor, ...]] = []
+        kept: list[Simplices] = []
+        count = len(lost)
+        total = lost.new_full((count,), -torch.inf)
+        error_total, last = total.clone(), len(_NODES[some.corner.shape[2]]) - 1
+        allowed = math.log(_ERROR) - torch.bincount(some.row, minlength=count).to(total.dtype).log()
+        level = 0
+        for turn in range(_ROUNDS):
+            log_mass, log_error, mean, covariance, height, size = self._rule(likelihood, some, level)
+            now = torch.logaddexp(total, log_sum(log_mass, some.row, count))
+            room = now.abs().clamp(1.0, 30.0).log()  # log p(x) is wanted to a part of 1e-8
+            coarse = log_error > (now + allowed + room)[some.row]
+            coarse &= log_error > log_mass + (100.0 * _EPS * (1.0 + size)).log()
+            if turn == 60:
+                coarse[:] = False
+            fine = ~coarse
+            kept.append(some.take(fine))
+            levels = torch.full_like(some.row[fine], level)
+            done.append((log_mass[fine], mean[fine], covariance[fine], height[fine], levels))
+            total = torch.logaddexp(total, log_sum(log_mass[fine], some.row[fine], count))
+            error_total = torch.logaddexp(error_total, log_sum(log_error[fine], some.row[fine], count))
+            if not coarse.any():
+                break
+            some = some.take(coarse)
+            if level < last:
+                level += 1
+                continue
+            looks = self.look(likelihood, some)
+            some = self._halves(some, looks.first, looks.second)
+        simplices = joined(kept)
+        order = simplices.row.argsort(stable=True)
+        log_mass, mean, covariance, height, levels = (torch.cat(part)[order] for part in zip(*done, strict=True))
+        return Integrals(simplices.take(order), log_mass, mean, covariance, height, levels, total, lost, error_total)
+
+    def _rule(self, likelihood: Likelihood, some: Simplices, level: int) -> tuple[Tensor, ...]:
+        S = some.corner.shape[2]
+        nodes = _NODES[S][level]
+        size = nodes**S + (nodes - 1) ** S
+        order = some.node.argsort()  # rows that share a simplex next to each other
+        parts = [
+            self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some.take(order), size, likelihood.width)
+        ]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return tuple(torch.cat(f)[back] for f in zip(*parts, strict=True))
+
+    def _ruled(self, likelihood: Likelihood, some: Simplices, nodes: int) -> tuple[Tensor, ...]:
+        S = some.corner.shape[2]
+        (points, weight), (coarse_points, coarse_weight) = (
+            tuple(part.to(some.corner.device) for part in rule(S, nodes - k)) for k in (0, 1)
+        )
+        z, value = self.evaluate(likelihood, some, torch.cat((points, coarse_points)))
+        peak, volume = value.amax(1), some.log_volume
+        f = (value - peak[:, None]).exp()
+        fine, coarse = f[:, : len(weight)] * weight, f[:, len(weight) :] @ coarse_weight
+        mass = fine.sum(1)
+        share, z = fine / mass[:, None], z[:, : len(weight)]
+        own = value[:, : len(weight)]
+        if len(self.parts.constant) > 1 and not self.paired:
+            part = self.parts.constant[some.part, None] - 0.5 * self.white(some.part, z).square().sum(2)
+            own = own - part + self.parts.log_prob(z)
+        mean = (share[:, None] @ z)[:, 0]
+        away = z - mean[:, None]
+        covariance = (share[:, :, None] * away).mT @ away
+        scale = peak + volume
+        return (
+            scale + mass.log(),
+            scale + (mass - coarse).abs().log(),
+            mean,
+            covariance,
+            (share * own).sum(1),
+            value.abs().amax(1),
+        )
+
+
+def _longest(gram: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The vertices of the edge along which f bends most, and by how much, `(m,)` each."""
+    first, second = torch.triu_indices(gram.shape[1], gram.shape[1], 1, device=gram.device)
+    bend = gram.diagonal(dim1=1, dim2=2)
+    square = bend[:, first] + bend[:, second] - 2.0 * gram[:, first, second]
+    steep = ((slope[:, first] - slope[:, second]) / _STEEP).square()
+    width, edge = (square + steep).max(1)
+    most, shared = square.max(1)  # the same for all rows: where it matters, rows share their simplices
+    edge = torch.where(most > 1.0, shared, edge)
+    return first[edge], second[edge], width
+
+
+def _same_pattern(whole: Tensor, some: Tensor) -> Tensor:
+    """For each of some patterns, a row of `whole` that holds it: the map on its piece is the same."""
+    if not whole.shape[1]:
+        return torch.zeros(len(some), dtype=torch.long, device=some.device)
+    _, code = torch.unique(torch.cat((whole, some)), dim=0, return_inverse=True)
+    place = code.new_full((int(code.max()) + 1,), -1)
+    place[code[: len(whole)]] = torch.arange(len(whole), device=code.device)
+    found = place[code[len(whole) :]]
+    assert bool((found >= 0).all()), "the pieces of a box are those of the whole space"
+    result: Tensor = found
+    return result
+
+
+@lru_cache(maxsize=32)
+def rule(dim: int, nodes: int) -> tuple[Tensor, Tensor]:
+    """Barycentric points `(n^S, S + 1)` and weights of a sum of 1: Gauss-Jacobi in collapsed coordinates.
+
+        z = v_0 + u_1 (v_1 - v_0 + u_2 (v_2 - v_1 + u_3 (v_3 - v_2))),    dz = S! volume u_1^(S-1) u_2^(S-2) du
+
+    Exact for polynomials of degree `2 n - 1`.
+    """
+    points, weights = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    last = torch.ones(1, dtype=torch.float64)
+    columns: list[Tensor] = []
+    for k in range(dim):
+        x, w = (torch.as_tensor(part) for part in roots_jacobi(nodes, 0.0, dim - 1.0 - k))
+        u, w = 0.5 * (x + 1.0), w / w.sum()
+        old = len(last)
+        columns = [column.repeat_interleave(nodes) for column in columns]
+        last = last.repeat_interleave(nodes)
+        step = last * u.repeat(old)
+        columns.append(last - step)
+        weights = (weights[:, None] * w).flatten()
+        last = step
+    points = torch.stack([*columns, last], 1)
+    return points, weights

@@ -1,0 +1,277 @@
+"""Models whose outputs are not Gaussian, and the distribution of x under them, by cubature over the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from girih.errors import DerivativeError, NoClosedFormError
+from girih.inference.cubature import Integrals, Mesh
+from girih.inference.cubature_posterior import CubaturePosterior, Some
+from girih.inference.cubature_rows import NaturalRows, OutputRows
+from girih.inference.distribution import DGNDistribution, State
+from girih.inference.fisher import IN_PARAMETERS
+from girih.inference.model import Evidence, Jets
+from girih.inference.outputs import Laplace, Output
+from girih.inference.posterior import Shape, make_generator
+from girih.inference.priors import Parts, gaussian_parts
+from girih.networks import Trace
+from girih.partition import Partition
+
+_PAIRS = 2**17  # of rows and simplices at a time
+
+
+@dataclass(frozen=True, eq=False)
+class OutputModel:
+    """A model holds the parameters of a `DGN` whose outputs are not Gaussian, detached.
+
+    Attributes:
+        prior: the covariance of z, `(S, S)`.
+        parts: of the prior.
+        tol: as of a `Model`.
+    """
+
+    partition: Partition
+    cells: Jets
+    weight: Tensor  # (K, H)
+    bias: Tensor  # (K,)
+    output: Output
+    scale: Tensor | None
+    prior: Tensor
+    parts: Parts
+    tol: float
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The latent space."""
+        return Mesh(self.partition, self.cells, self.parts)
+
+    @property
+    def piece_cells(self) -> Tensor:
+        """The cell of each piece."""
+        return self.partition.cells.piece_cells.to(self.bias.device)
+
+    @property
+    def count(self) -> int:
+        """The number of cells."""
+        return len(self.partition)
+
+    def split(self, x: Tensor) -> Iterator[Some]:
+        """Rows as many as there is room for; one by one where the cells end at the kinks of each row."""
+        each = isinstance(self.output, Laplace)
+        pairs = len(self.mesh.simplices()[1]) * len(self.parts.constant)
+        every = torch.arange(len(x), device=x.device)
+        for index in every.split(1 if each else max(1, _PAIRS // pairs)):
+            mesh = self.mesh
+            if each:
+                mesh = Mesh(self.partition, self.cells, self.parts, cut=self.partition.trace.cut_at(x[index[0]]))
+            rows = self.output.observe(x[index], self.scale)
+            likelihood: OutputRows
+            if self.output.natural and rows.seen is None:
+                likelihood = NaturalRows(self.output, rows, self.weight, self.bias, self.cells)
+            else:
+                likelihood = OutputRows(self.output, rows, self.weight, self.bias, self.scale)
+            yield Some(index, mesh, likelihood, rows.constant)
+
+    def posterior(self, trace: Trace, x: Tensor) -> CubaturePosterior:
+        """The posteriors of rows `(N, D)`."""
+        return CubaturePosterior(self, trace.frozen(), x)
+
+    def completed(self, trace: Trace, x: Tensor) -> Tensor:
+        """`E[x_missing | x_observed]` in place of NaN, `(N, D)`."""
+
+        def mean(features: Tensor, _: Tensor) -> Tensor:
+            return self.output.mean(features @ self.weight.mT + self.bias, self.scale)
+
+        return torch.where(torch.isnan(x), self.posterior(trace, x).expectation(mean), x)
+
+    def drawn(self, trace: Trace, x: Tensor, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Completions of the rows `(N, D)` for draws of their latents `(draws, N, S)`."""
+        with torch.no_grad():
+            new = self.output.sample(trace(z.flatten(0, 1)), self.scale, generator)
+        return torch.where(torch.isnan(x), new.reshape(*z.shape[:2], -1), x)
+
+
+class _Call:
+    """A call of `log_prob` keeps here what its backward pass needs."""
+
+    def __init__(self, model: OutputModel) -> None:
+        self.model = model
+        self.found: list[tuple[Some, Integrals]] = []
+
+
+class OutputLogProb(torch.autograd.Function):
+    """`log p(x)` `(N,)`, what was left out of it and its error, with gradients by Fisher's identity.
+
+    In x, the hidden features on the pieces, the last map, the prior and the scale: `E[grad log p(x, z) | x]`, at the
+    nodes that p(x) was integrated with.
+    """
+
+    @staticmethod
+    def forward(call: _Call, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Integrate."""
+        x = x.detach()
+        out = tuple(x.new_empty(len(x)) for _ in range(3))
+        for some in call.model.split(x):
+            found = some.mesh.integrate(some.likelihood, call.model.tol)
+            call.found.append((some, found))
+            parts = some.common + found.log_p, found.log_left_out - found.log_p, found.log_error - found.log_p
+            out[0][some.which], out[1][some.which] = parts[0], parts[1].exp()
+            out[2][some.which] = parts[2].exp() + some.rounding(parts[0])
+        return out[0], out[1], out[2]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the gradient needs."""
+        ctx.call, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients in all that asks for them."""
+        return None, *_Gradient.apply(ctx.call, ctx.needs_input_grad[1:], grad, *ctx.saved_tensors)
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradients of `sum_n g_n log p(x_n)`; not differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, needed: tuple[bool, ...], grad: Tensor, *tensors: Tensor) -> Any:
+        """`sum_n g_n E[grad log p(x_n, z) | x_n]`."""
+        if needed[0] and not call.model.output.continuous:
+            raise DerivativeError(
+                f'x is discrete for likelihood="{call.model.output.name}", and log p(x) has no derivative in it; '
+                "detach x"
+            )
+        leaves = [tensor.detach().clone().requires_grad_(need) for tensor, need in zip(tensors, needed, strict=True)]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        sums = [torch.zeros_like(leaf) for leaf in wanted]
+        with torch.enable_grad():
+            for some, found in call.found:
+                for part, z, share in found.nodes(some.mesh, some.likelihood):
+                    row = some.which[part.row]
+                    value = _joint(call.model, leaves, row, part.piece, z)
+                    total = (grad.detach()[row, None] * share * value).sum()
+                    for place, new in enumerate(torch.autograd.grad(total, wanted, allow_unused=True)):
+                        if new is not None:
+                            sums[place] += new
+        given = iter(sums)
+        return tuple(next(given) if need else None for need in needed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        """Refused."""
+        raise DerivativeError(IN_PARAMETERS)
+
+
+def _joint(model: OutputModel, leaves: list[Tensor], row: Tensor, piece: Tensor, z: Tensor) -> Tensor:
+    """`log p(x, z)` `(m, k)` of the tensors that derivatives are wanted in."""
+    x, value, slope, weight, bias, prior, *scale = leaves
+    away = z - model.cells.origin[piece][:, None]
+    eta = (value[piece][:, None] + away @ slope[piece].mT) @ weight.mT + bias
+    rows = model.output.observe(x, scale[0] if scale else None).take(row)
+    out = model.output.log_density(rows.between(), eta, scale[0] if scale else None) + rows.constant[:, None]
+    return out + gaussian_parts(prior).log_prob(z) if prior.requires_grad else out
+
+
+class OutputDistribution(DGNDistribution):
+    """It is the distribution of x under a `DGN` whose outputs are not Gaussian.
+
+    Exact up to the error of the cubature, which is estimated: 1e-8 of p(x) or so.
+    """
+
+    def _kind(self) -> dict[str, str]:
+        return {"likelihood": self._output.name}
+
+    @property
+    def _output(self) -> Output:
+        output = self._dgn.output
+        assert output is not None, "outputs are not Gaussian"
+        return output
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Draws have no gradients."""
+        return False
+
+    def _evidence(self, x: Tensor, state: State) -> tuple[Tensor, ...]:
+        log_p, left_out, error = OutputLogProb.apply(_Call(self._model(state)), x, *self._inputs(state))
+        self._check(log_p)
+        return log_p, left_out, error
+
+    @staticmethod
+    def _model(state: State) -> OutputModel:
+        assert isinstance(state.model, OutputModel), "outputs are not Gaussian"
+        return state.model
+
+    def evidence(self, value: ArrayLike | Tensor) -> Evidence:
+        """`log_prob(x)` with `left_out`, a certified bound on the part of each p(x) that was left out, and `rounding`.
+
+        `rounding` holds the estimate of the error of the cubature too, in nats.
+
+        Example:
+            >>> import girih
+            >>> p = girih.DGN(girih.mlp([1, 8, 3], seed=0), likelihood="bernoulli")()
+            >>> bool(p.evidence([[1.0, 0.0, 1.0]]).rounding < 1e-7)
+            True
+        """
+        return super().evidence(value)
+
+    def score(self, value: ArrayLike | Tensor) -> Tensor:
+        """The gradient of `log p(x)` in x, `(N, D)`, 0 at missing entries.
+
+        Raises:
+            DerivativeError: x is discrete.
+        """
+        x = self._dgn.rows(value).detach().requires_grad_()
+        with torch.enable_grad():
+            (score,) = torch.autograd.grad(self.log_prob(x).sum(), x)
+        return score
+
+    def denoise(self, value: ArrayLike | Tensor) -> Tensor:
+        """`E[E[x | z] | x]`, `(N, D)`: the mean of a new x with the latents of this one."""
+        state, x = self._refresh(), self._dgn.rows(value).detach()
+        model = self._model(state)
+        return model.posterior(state.traced, x).expectation(
+            lambda features, _: model.output.mean(features @ model.weight.mT + model.bias, model.scale)
+        )
+
+    def rsample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
+        """Refuse: draws of these outputs have no gradients.
+
+        Raises:
+            DerivativeError: always.
+        """
+        raise DerivativeError(f'draws with likelihood="{self._output.name}" have no gradients; use sample')
+
+    def sample(self, sample_shape: Shape = torch.Size(), seed: int | None = None) -> Tensor:
+        """Draws of x, `(*sample_shape, D)`."""
+        dgn, shape = self._dgn, torch.Size(sample_shape) + self.batch_shape
+        generator = make_generator(seed, dgn.trace.device)
+        with torch.no_grad():
+            eta = dgn.trace(self._latents(shape.numel(), generator))
+            scale = dgn.noise_tensors[0] if dgn.noise_tensors else None
+            return self._output.sample(eta, scale, generator).reshape(*shape, dgn.output_dim)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], `(D,)`."""
+        return self.denoise(self._nothing())[0].expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Refuse: it is not computed for these outputs.
+
+        Raises:
+            NoClosedFormError: always; `p.sample((n,)).var(0)` estimates it.
+        """
+        raise NoClosedFormError(
+            "the variance of x is not computed for these outputs; p.sample((n,)).var(0) estimates it"
+        )
