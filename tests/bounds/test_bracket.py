@@ -191,6 +191,15 @@ def test_a_trace_is_a_generator_too(S):
     assert torch.equal(found[0].estimate, found[1].estimate)
 
 
+def test_other_outputs_and_priors_are_refused():
+    for dgn in (
+        girih.DGN(decoder(2), likelihood="bernoulli"),
+        girih.DGN(decoder(2), noise=0.1, prior=girih.Uniform(-1, 1)),
+    ):
+        with pytest.raises(ParameterError, match="Gaussian noise and a Gaussian prior"):
+            girih.bracket(dgn, np.zeros((1, 4)))
+
+
 def test_a_dgn_brings_its_own_noise():
     with pytest.raises(ParameterError, match="has its own noise"):
         girih.bracket(girih.DGN(decoder(2), noise=0.1), np.zeros((1, 4)), noise=0.2)

@@ -129,6 +129,11 @@ def bracket(
     if isinstance(net, DGN):
         if noise is not None or prior is not None:
             raise ParameterError("a DGN has its own noise and prior; pass its net, or leave noise and prior out")
+        if net.output is not None or net.latent_prior is not None:
+            raise ParameterError(
+                "bounds are certified for Gaussian noise and a Gaussian prior; dgn().evidence(x) has log p(x) of other "
+                "outputs and priors, what was left out at most, and an estimate of the rest of its error"
+            )
         traced, noise, prior = net.trace, net.noise_covariance.detached(), net.prior.detach()
     else:
         traced = net if isinstance(net, Trace) else trace(net)
