@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import joblib
@@ -36,6 +36,11 @@ def threads(count: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def alone(entries: int, most: int) -> AbstractContextManager[None]:
+    """One thread for arrays with so few entries, up to `most`; else as many as there are."""
+    return threads(1) if entries <= most and torch.get_num_threads() > 1 else nullcontext()
 
 
 def jobs(n_jobs: int | None) -> int:

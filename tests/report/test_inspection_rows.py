@@ -90,11 +90,14 @@ def test_what_is_not_exact_comes_with_its_error_or_its_reason(decoder, options):
     found = inspect_rows(cells, x, vae=vae)
     log_p, error = vae().log_prob_with_error(x, seed=0)
     torch.testing.assert_close(found.log_p, log_p.detach())
-    assert (found.log_p_error == error).all() and (error > 0).all() and found.gap is None
+    assert (found.log_p_error == error).all() and (error > 0).all()
     numbers = facts_of_rows(found, cells)
-    assert not numbers["nll"]["exact"] and "gap" in numbers["unknown"]
+    assert not numbers["nll"]["exact"]
     texts = [number.value for number in explain_rows(numbers)]
-    assert any("±" in text for text in texts) and "not known" in texts
+    assert any("±" in text for text in texts)
+    few = decoder[0] <= 3  # the gap is an integral over the cells then, for any likelihood
+    assert (found.gap is not None) == few and ("gap" in numbers["unknown"]) == (not few)
+    assert ("not known" in texts) == (not few)
     torch.testing.assert_close(found.latents, vae.embed(x)[0])
     with pytest.raises(ParameterError, match="missing entries need exact posteriors"):
         inspect_rows(cells, x.where(x < x.max(), torch.nan), vae=vae)

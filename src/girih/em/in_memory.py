@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from girih._jobs import alone
 from girih._options import real
 from girih.em.iteration import Problem
 from girih.em.loop import Loop
@@ -18,6 +19,10 @@ from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
 from girih.inference import DGN
 from girih.training import Checkpoint, FitResult, digest
+
+# Entries up to which one thread fits S = 1, and S = 2 or 3, where pairs are shared among threads: with other work on
+# the machine two threads wait for each other ten times as long as one computes.
+_ALONE = {1: 1 << 19, 2: 1 << 14}
 
 Callback: TypeAlias = Callable[[int, float], None]
 HeldOutRows: TypeAlias = tuple[Tensor, Tensor]  # `(M, D)` and their weights `(M,)`
@@ -107,4 +112,5 @@ def fit_rows(
             seconds = real(around.seconds, "checkpoint_seconds", positive=False)
             saved = Checkpoint(around.checkpoint, saved_by(problem, digest(x), options, watched), seconds)
         watch = watching(dgn, scaling, shift, around.callback)
-        return Loop(problem, options, watch, saved, watched, around.n_jobs).run(around.progress, shift)
+        with alone(x.numel(), _ALONE[min(dgn.latent_dim, 2)]):
+            return Loop(problem, options, watch, saved, watched, around.n_jobs).run(around.progress, shift)

@@ -74,8 +74,10 @@ def subject_of(model: object) -> Subject:
         return Subject(model.trace, model.prior_covariance, model)
     if isinstance(model, VAE):
         try:
-            exact = model.dgn()
-        except (LatentDimensionError, ParameterError):  # many latents, or a likelihood that is not Gaussian
+            exact = None if model.log_noise is None else model.dgn()
+        except (LatentDimensionError, ParameterError):  # many latents, or another prior
+            exact = None
+        if exact is None:
             traced = trace(model.decoder)
             return Subject(traced, torch.eye(traced.latent_dim, dtype=torch.float64), vae=model)
         return subject_of(exact)

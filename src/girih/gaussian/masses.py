@@ -31,6 +31,7 @@ from girih.gaussian.tables import PolygonTable, Table
 Form = Literal["best", "cones", "slices"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_EXACT = 100.0  # by which more mass is asked of the signed form where that by slices is compiled and costs little
 _SHARE = 32  # polygons that are worth a thread
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -61,11 +62,11 @@ class Flat(NamedTuple):
 
     def log_mass(self, form: Form) -> Tensor:
         """As `log_mass` of a table."""
-        return self._run("log_masses", 1, _PLANE.large if form == "best" else math.inf)[0]
+        return self._run("log_masses", 1, _EXACT * _PLANE.large if form == "best" else math.inf)[0]
 
     def roots(self, form: Form) -> tuple[Tensor, Tensor, Tensor]:
         """As `roots` of a table."""
-        log_p, mean, root = self._run("roots", 3, _PLANE.wide if form == "best" else math.inf)
+        log_p, mean, root = self._run("roots", 3, _EXACT * _PLANE.wide if form == "best" else math.inf)
         return log_p, mean, root
 
     def local_moments(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:

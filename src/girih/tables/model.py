@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from girih._jobs import threads
+from girih._jobs import alone
 from girih._options import whole
 from girih._progress import Counted
 from girih.errors import EmptyDataError, ParameterError, ShapeError
@@ -165,8 +165,7 @@ class TableModel(TakesTables, TransformerMixin, DensityMixin, BaseEstimator):
             )
         table = Table(x[kept], codes[kept], weight[kept], columns.width, columns.levels)
         finished = Finished(self.checkpoint, table, {"seed": seed, "n_folds": self.n_folds}, processes, self.n_jobs)
-        alone = table.x.numel() <= _ALONE and torch.get_num_threads() > 1
-        with threads(1) if alone else nullcontext(), self._bar(processes) as report:
+        with alone(table.x.numel(), _ALONE), self._bar(processes) as report:
             try:
                 choice = choose(table, seed, report, finished, self.n_folds)
             finally:

@@ -7,6 +7,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from girih._arrays import Rows, as_tensor
 from girih._options import real, whole
-from girih.errors import NonFiniteError, ParameterError
+from girih.errors import NoiseError, NonFiniteError, ParameterError
 
 Measure = Callable[[Any], Mapping[str, float]]
 LogFormat = Literal["csv", "tensorboard"]
@@ -168,7 +169,7 @@ class ExactRecorder(Recorder):
     """It records how far a VAE is from its exact likelihood: mean `nll`, `elbo`, `kl` in nats per row, and `noise`.
 
     For any model with a method `exact(x)` that gives `(nll, elbo, kl)` per row, as `girih.vae.GaussVAE` has; `noise`
-    is the mean noise variance.
+    is the mean noise variance, of a Gaussian likelihood.
 
     Args:
         x: the rows to evaluate, `(N, D)`; the training data, or held-out rows.
@@ -194,8 +195,10 @@ class ExactRecorder(Recorder):
         """Means over the rows."""
         vae = cast(_Exact, model)
         nll, elbo, kl = vae.exact(self.x)
-        noise = float(torch.as_tensor(vae.noise).detach().mean())
-        return {"nll": float(nll.mean()), "elbo": float(elbo.mean()), "kl": float(kl.mean()), "noise": noise}
+        found = {"nll": float(nll.mean()), "elbo": float(elbo.mean()), "kl": float(kl.mean())}
+        with suppress(NoiseError):  # of a likelihood that has no noise
+            found["noise"] = float(torch.as_tensor(vae.noise).detach().mean())
+        return found
 
 
 class Beside(Recorder):

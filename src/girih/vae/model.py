@@ -321,13 +321,13 @@ class VAE(FreeEnergyModel):
         return fit_vae(self, X, samples, initial_temperature, divergence, optimizer, options)
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
-        """The recorder where the user gives none: of the exact NLL, ELBO, KL and noise, for Gaussian posteriors.
+        """The recorder where the user gives none: of the exact NLL, ELBO, KL and noise, where q and x | z are Gaussian.
 
         That is where a record takes no more than seconds: the decoder is piecewise affine, S at most 3, and rows,
         cells and hidden units are few enough; for more, ask by `record=girih.training.ExactRecorder(rows)`. Elsewhere
         the training loss alone.
         """
-        if not self.family.closed_divergence:
+        if not self.family.closed_divergence or self.log_noise is None:
             return None
         try:
             units = self.dgn().trace.hidden_units
