@@ -100,7 +100,7 @@ def test_bounds_close_as_boxes_are_halved():
     net = girih.trace(decoder(4, 1)).frozen()
     with torch.no_grad():
         x = net(f64([[0.5, -0.3, 0.2, 1.0]]))[0] + 0.1
-        row, _ = _reduced(net, noise, torch.eye(4).double(), x)
+        row, *_ = _reduced(net, noise, torch.eye(4).double(), x)
         search = _Search(row, find_modes(row, torch.Generator().manual_seed(0)))
         before, first = (search.lower, search.upper), search.gap
         for _ in range(40):

@@ -172,22 +172,23 @@ def _of_row(
 ) -> tuple[float, float, float, float, int]:
     """Lower and upper bound, estimate with its standard error, and the number of boxes."""
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    row, common = _reduced(traced, noise, factor, x)
+    row, common, rounding = _reduced(traced, noise, factor, x)
     modes = find_modes(row, generator)
     guess, error = estimate(row, modes, _DRAWS, generator)
     search = _Search(row, modes)
     while search.gap > close and time.perf_counter() - begun < seconds and search.can_go_on:
         search.halve()
     guess = min(max(guess, search.lower), search.upper)
-    return common + search.lower, common + search.upper, common + guess, error, len(search.boxes.lower)
+    lower, upper = common + search.lower - rounding, common + search.upper + rounding
+    return lower, upper, common + guess, error, len(search.boxes.lower)
 
 
-def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tuple[Row, float]:
-    """The row in white, reduced coordinates, and what its log-density has in common for all latents."""
+def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tuple[Row, float, float]:
+    """The row in white, reduced coordinates, what its log-density has in common for all latents, and its rounding."""
     weight, bias = traced.head_parameters()
     seen = (~torch.isnan(x)).nonzero()[:, 0]
     if not len(seen):
-        return Row(traced, factor, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(0)), 0.0
+        return Row(traced, factor, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(0)), 0.0, 0.0
     own = noise.marginal(seen.tolist()) if len(seen) < len(x) else noise
     head, y = own.whiten(weight[seen]), own.whiten((x - bias)[seen, None])[:, 0]
     far2 = 0.0
@@ -196,7 +197,9 @@ def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tup
         inside = y @ basis
         far2 = float((y - basis @ inside).square().sum())
         y = inside
-    return Row(traced, factor, head, y), float(own.constant) - 0.5 * far2
+    common = float(own.constant) - 0.5 * far2
+    roundoff = 2.0**-51 * (sum(weight.shape) + 10) * own.condition  # of white rows, relative
+    return Row(traced, factor, head, y), common, roundoff * (1.0 + abs(common) + far2 + float(y.square().sum()))
 
 
 class _Search:
@@ -270,7 +273,8 @@ class _Search:
 
 def _less(a: Tensor, b: Tensor) -> Tensor:
     """`log(exp(a) - exp(b))`; -inf where that is not positive."""
-    return a + torch.log1p(-(b - a).exp().clamp(max=1.0))
+    value = a + torch.log1p(-(b - a).exp().clamp(max=1.0))
+    return value.nan_to_num(-math.inf, math.inf, -math.inf)  # a box without width holds nothing
 
 
 def _largest(values: Tensor) -> Tensor:
