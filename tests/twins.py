@@ -218,6 +218,13 @@ def directional_difference(f: Callable[[], Tensor], tensors: list[Tensor], steps
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-3
 
 
+def entry_difference(f: Callable[[], Tensor], parameter: Tensor, step: float = 1e-5) -> float:
+    """The derivative of a scalar f in the first entry of a parameter."""
+    way = torch.zeros_like(parameter)
+    way.view(-1)[0] = step / 1e-3
+    return directional_difference(f, [parameter], [way]) / (step / 1e-3)
+
+
 # Networks and models by name
 
 

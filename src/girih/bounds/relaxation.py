@@ -38,6 +38,11 @@ class Relaxed(NamedTuple):
         """How far the linear part goes, `(B, H)`."""
         return (self.slope.abs() @ half[:, :, None])[:, :, 0]
 
+    def limits(self, half: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the most that features can be, `(B, H)`."""
+        away = self.reach(half) + self.radius
+        return self.value - away, self.value + away
+
 
 def relax(trace: Trace, frame: Tensor, middle: Tensor, half: Tensor) -> tuple[Relaxed, Tensor]:
     """The last hidden features on boxes, and how much of the radii is due to each side, `(B, S)`, about.
@@ -81,8 +86,7 @@ def _affine(step: AffineStep, taken: list[Relaxed], half: Tensor) -> Relaxed:
 
 
 def _kinks(step: KinkStep, of: Relaxed, half: Tensor) -> tuple[Relaxed, Tensor]:
-    reach = of.reach(half)
-    low, high = of.value - reach - of.radius, of.value + reach + of.radius
+    (low, high), reach = of.limits(half), of.reach(half)
     at_low, at_high = step.apply(low), step.apply(high)
     least, most, bent = torch.zeros_like(low), torch.zeros_like(low), torch.zeros_like(low, dtype=torch.bool)
     width = torch.where(high > low, high - low, 1.0)
@@ -106,8 +110,7 @@ def _kinks(step: KinkStep, of: Relaxed, half: Tensor) -> tuple[Relaxed, Tensor]:
 
 
 def _maxima(step: MaxStep, of: Relaxed, half: Tensor) -> tuple[Relaxed, Tensor]:
-    reach = of.reach(half)
-    low, high = of.value - reach - of.radius, of.value + reach + of.radius
+    low, high = of.limits(half)
     windows = step.windows.to(low.device)
     lows, highs = low[:, windows], high[:, windows]
     best = lows.argmax(2, keepdim=True)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, cast
 
 import torch
@@ -26,6 +27,7 @@ from girih.bounds.modes import Modes, Row, estimate, find_modes
 from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
+from girih.inference.model import reduced_head
 from girih.networks import Trace, trace
 
 _EXACT = 3  # latents up to which the whole sum over cells is known
@@ -190,13 +192,10 @@ def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tup
     if not len(seen):
         return Row(traced, factor, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(0)), 0.0, 0.0
     own = noise.marginal(seen.tolist()) if len(seen) < len(x) else noise
-    head, y = own.whiten(weight[seen]), own.whiten((x - bias)[seen, None])[:, 0]
-    far2 = 0.0
-    if head.shape[0] > head.shape[1]:
-        basis, head = torch.linalg.qr(head)
-        inside = y @ basis
-        far2 = float((y - basis @ inside).square().sum())
-        y = inside
+    basis, head = reduced_head(own.whiten(weight[seen]))
+    white = own.whiten((x - bias)[seen, None])[:, 0]
+    y = white @ basis
+    far2 = float((white - basis @ y).square().sum())
     common = float(own.constant) - 0.5 * far2
     roundoff = 2.0**-51 * (sum(weight.shape) + 10) * own.condition  # of white rows, relative
     return Row(traced, factor, head, y), common, roundoff * (1.0 + abs(common) + far2 + float(y.square().sum()))
@@ -227,17 +226,13 @@ class _Search:
         """The cube, cut into shells about the mode, of which the innermost is a box."""
         low, high = torch.full_like(self._centre, -radius), torch.full_like(self._centre, radius)
         lows, highs = [], []
-        for shell in _SHELLS:
-            for j in range(len(low)):
-                for side, inner in ((0, self._centre[j] - shell * self._deviation[j]), (1, self._centre[j])):
-                    cut = inner if side == 0 else inner + shell * self._deviation[j]
-                    if not bool((low[j] < cut) & (cut < high[j])):
-                        continue
-                    outer_low, outer_high = low.clone(), high.clone()
-                    (outer_high if side == 0 else outer_low)[j] = cut
-                    (low if side == 0 else high)[j] = cut
-                    lows.append(outer_low)
-                    highs.append(outer_high)
+        for shell, j, side in product(_SHELLS, range(len(low)), (-1.0, 1.0)):
+            cut = self._centre[j] + side * shell * self._deviation[j]
+            if bool((low[j] < cut) & (cut < high[j])):
+                lows.append(low.clone())
+                highs.append(high.clone())
+                outer, inner = (highs[-1], low) if side < 0.0 else (lows[-1], high)
+                outer[j] = inner[j] = cut
         return torch.stack((*lows, low)), torch.stack((*highs, high))
 
     @property

@@ -255,9 +255,7 @@ def parse_weight_prior(text: str) -> str | None:
 @contextmanager
 def compute_threads(entries: int, asked: int | None = None) -> Iterator[None]:
     """Compute with the threads that were asked for; by default with one up to 5 million entries, then with all."""
-    import torch
+    from girih._jobs import alone, threads
 
-    from girih._jobs import threads
-
-    with threads(asked if asked is not None else 1 if entries <= _SMALL else torch.get_num_threads()):
+    with alone(entries, _SMALL) if asked is None else threads(asked):
         yield

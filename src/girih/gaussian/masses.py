@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -62,31 +62,32 @@ class Flat(NamedTuple):
 
     def log_mass(self, form: Form) -> Tensor:
         """As `log_mass` of a table."""
-        return self._run("log_masses", 1, _EXACT * _PLANE.large if form == "best" else math.inf)[0]
+        return self._run("log_masses", 1, (_EXACT * _PLANE.large if form == "best" else math.inf,))[0]
 
     def roots(self, form: Form) -> tuple[Tensor, Tensor, Tensor]:
         """As `roots` of a table."""
-        log_p, mean, root = self._run("roots", 3, _EXACT * _PLANE.wide if form == "best" else math.inf)
+        log_p, mean, root = self._run("roots", 3, (_EXACT * _PLANE.wide if form == "best" else math.inf,))
         return log_p, mean, root
 
     def local_moments(self, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """As `local_moments` of a table."""
-        log_p, mean, root = self._run("local_moments", 3, *(part.contiguous().numpy() for part in frame))
+        log_p, mean, root = self._run("local_moments", 3, rows=frame)
         return log_p, mean, root
 
-    def _run(self, name: str, parts: int, *given: Any) -> tuple[Tensor, ...]:
+    def _run(
+        self, name: str, parts: int, limits: tuple[float, ...] = (), rows: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, ...]:
+        """The first outputs of a compiled function, for limits of all polygons and what there is of each."""
         count, function = len(self.start) - 1, getattr(compiled_form("girih.gaussian.slice_kernels"), name)
         shapes = (count,), (count, 2), (count, 2, 2)
         out = tuple(self.tail.new_empty(shape) for shape in shapes[:parts])
         ends = self.tail.contiguous().numpy(), self.head.contiguous().numpy()
-        # what is one for each polygon goes in parts to threads, which know where their edges begin
-        rows = [part for part in given if isinstance(part, np.ndarray)]
-        limits = [part for part in given if not isinstance(part, np.ndarray)]
 
         def run(first: Array, last: Array, *some: Array) -> None:
             function(np.append(first, last[-1:]), *ends, *limits, *some)
 
-        in_threads(run, count, _SHARE, self.start[:-1], self.start[1:], *rows, *(part.numpy() for part in out))
+        each = (part.contiguous().numpy() for part in (*rows, *out))
+        in_threads(run, count, _SHARE, self.start[:-1], self.start[1:], *each)
         return out
 
 

@@ -38,6 +38,14 @@ def _local(point: Array, anchor: Array, basis: Array, out: Array) -> Any:
 
 
 @compiled
+def _step(tail: Array, head: Array, from_point: bool, to_point: bool) -> tuple[float, float]:
+    """The way along an edge, or its direction where an end is at infinity."""
+    if from_point and to_point:
+        return head[0] - tail[0], head[1] - tail[1]
+    return (head[0], head[1]) if from_point else (-tail[0], -tail[1])
+
+
+@compiled
 def _edges_of(tail: Array, head: Array, anchor: Array, basis: Array, base: Array, step: Array, ends: Array) -> Any:
     """Points, steps, and first and last levels of the real edges; their number, and whether the set is bounded."""
     a, b = np.empty(2), np.empty(2)
@@ -47,8 +55,7 @@ def _edges_of(tail: Array, head: Array, anchor: Array, basis: Array, base: Array
         if not (from_point or to_point):
             continue
         plane = False
-        for s in range(2):
-            step[count, s] = b[s] - a[s] if from_point and to_point else (b[s] if from_point else -a[s])
+        step[count, 0], step[count, 1] = _step(a, b, from_point, to_point)
         size = max(abs(step[count, 0]), abs(step[count, 1]))
         if not size > 0.0:
             continue
@@ -169,7 +176,7 @@ def _integrate(panels: Array, count: int, height: float, room: Array) -> Any:
     most, total = count + PANELS, -math.inf
     places, slices, accepted = np.empty((most, 3)), np.empty((most, _COUNT, 3)), 0
     now, waiting = np.empty((2 * most, 3)), count
-    log_panel, log_error = np.empty(2 * most), np.empty(2 * most)
+    log_panel, log_error, rough = np.empty(2 * most), np.empty(2 * most), np.empty(2 * most, np.bool_)
     for i in range(count):
         now[i, 0], now[i, 1] = i, 0.5 * (panels[i, 0] + panels[i, 1])
         now[i, 2] = 0.5 * (panels[i, 1] - panels[i, 0])
@@ -185,45 +192,32 @@ def _integrate(panels: Array, count: int, height: float, room: Array) -> Any:
             both = _log_add(both, log_panel[i])
         coarse = 0
         for i in range(waiting):
-            rough = log_error[i] > LOG_TOLERANCE + both and now[i, 2] > 1e-15 * abs(now[i, 1])
-            coarse += rough
+            rough[i] = log_error[i] > LOG_TOLERANCE + both and now[i, 2] > 1e-15 * abs(now[i, 1])
+            coarse += rough[i]
         # an analytic integrand never needs so many panels at once: what is left is rounding noise
         finished = coarse == 0 or coarse > most or turn == ROUNDS - 1
         if accepted + waiting > len(places):
-            places, slices = _longer(places, accepted + waiting), _longer_slices(slices, accepted + waiting)
-        split = 0
+            places, slices = _longer(places, accepted + waiting), _longer(slices, accepted + waiting)
+        halves, split = np.empty((2 * most, 3)), 0  # no more than `most` panels are ever split
         for i in range(waiting):
-            rough = log_error[i] > LOG_TOLERANCE + both and now[i, 2] > 1e-15 * abs(now[i, 1])
-            if finished or not rough:
+            if finished or not rough[i]:
                 places[accepted], slices[accepted] = now[i], room[i]
                 accepted += 1
                 total = _log_add(total, log_panel[i])
-            else:
-                log_panel[split] = i
+                continue
+            half = 0.5 * now[i, 2]
+            for side in (-1.0, 1.0):
+                halves[split, 0], halves[split, 1], halves[split, 2] = now[i, 0], now[i, 1] + half * side, half
                 split += 1
         if finished:
             break
-        nxt = np.empty((max(2 * most, 2 * split), 3))
-        for j in range(split):
-            i = int(log_panel[j])
-            half = 0.5 * now[i, 2]
-            for side in range(2):
-                nxt[2 * j + side, 0], nxt[2 * j + side, 2] = now[i, 0], half
-                nxt[2 * j + side, 1] = now[i, 1] + half * (2 * side - 1)
-        now, waiting = nxt, 2 * split
+        now, waiting = halves, split
     return total, accepted, places, slices
 
 
 @compiled
 def _longer(values: Array, room: int) -> Array:
-    out = np.empty((2 * room, values.shape[1]))
-    out[: len(values)] = values
-    return out
-
-
-@compiled
-def _longer_slices(values: Array, room: int) -> Array:
-    out = np.empty((2 * room, values.shape[1], values.shape[2]))
+    out = np.empty((2 * room, *values.shape[1:]))
     out[: len(values)] = values
     return out
 
@@ -235,11 +229,8 @@ def _near(edge: Array, tail: Array, head: Array) -> tuple[float, bool]:
     Returns the squared distance, infinite for edges wholly at infinity, and whether the point is no end of the edge.
     """
     from_point, to_point = tail[2] != 0.0, head[2] != 0.0
-    size = 0.0
-    for s in range(2):
-        edge[2 + s] = head[s] - tail[s] if from_point and to_point else (head[s] if from_point else -tail[s])
-        size += edge[2 + s] * edge[2 + s]
-    size = max(math.sqrt(size), _TINY)
+    edge[2], edge[3] = _step(tail, head, from_point, to_point)
+    size = max(math.sqrt(edge[2] * edge[2] + edge[3] * edge[3]), _TINY)
     start, end = 0.0, 0.0
     for s in range(2):
         edge[2 + s] /= size
@@ -318,8 +309,7 @@ def _signed(tail: Array, head: Array, order: int, edges: Array, out: Any) -> int
         if not (from_point or to_point):
             continue
         plane = False
-        x = head[k, 0] - tail[k, 0] if from_point and to_point else (head[k, 0] if from_point else -tail[k, 0])
-        y = head[k, 1] - tail[k, 1] if from_point and to_point else (head[k, 1] if from_point else -tail[k, 1])
+        x, y = _step(tail[k], head[k], from_point, to_point)
         length = math.hypot(x, y)
         if not length > 0.0:
             continue
@@ -462,26 +452,10 @@ def _weight(total: float, half: float, value: float, j: int) -> float:
 
 
 @compiled
-def _moments(total: float, count: int, places: Array, slices: Array, basis: Array, mean: Array, root: Array) -> None:
-    """Mean and a root of the covariance, which is formed in its own axes."""
-    m0, m1 = 0.0, 0.0
-    for i in range(count):
-        for j in range(_COUNT):
-            w = _weight(total, places[i, 2], slices[i, j, 0], j)
-            if w > 0.0:
-                m0 += w * (places[i, 1] + places[i, 2] * _NODE[j])
-                m1 += w * slices[i, j, 1]
-    c00, c01, c11 = 0.0, 0.0, 0.0
-    for i in range(count):
-        for j in range(_COUNT):
-            w = _weight(total, places[i, 2], slices[i, j, 0], j)
-            if w > 0.0:
-                x, y = places[i, 1] + places[i, 2] * _NODE[j] - m0, slices[i, j, 1] - m1
-                c00 += w * x * x
-                c01 += w * x * y
-                c11 += w * (y * y + slices[i, j, 2])
-    angle = 0.5 * math.atan2(2.0 * c01, c00 - c11)
-    c, s = math.cos(angle), math.sin(angle)
+def _spread(
+    total: float, count: int, places: Array, slices: Array, m0: float, m1: float, c: float, s: float
+) -> tuple[float, float, float]:
+    """The covariance about a mean, in axes turned by an angle with this cosine and sine."""
     c00, c01, c11 = 0.0, 0.0, 0.0
     for i in range(count):
         for j in range(_COUNT):
@@ -492,6 +466,23 @@ def _moments(total: float, count: int, places: Array, slices: Array, basis: Arra
                 c00 += w * (along * along + own * s * s)
                 c01 += w * (along * across + own * s * c)
                 c11 += w * (across * across + own * c * c)
+    return c00, c01, c11
+
+
+@compiled
+def _moments(total: float, count: int, places: Array, slices: Array, basis: Array, mean: Array, root: Array) -> None:
+    """Mean and a root of the covariance, which is formed in its own axes."""
+    m0, m1 = 0.0, 0.0
+    for i in range(count):
+        for j in range(_COUNT):
+            w = _weight(total, places[i, 2], slices[i, j, 0], j)
+            if w > 0.0:
+                m0 += w * (places[i, 1] + places[i, 2] * _NODE[j])
+                m1 += w * slices[i, j, 1]
+    c00, c01, c11 = _spread(total, count, places, slices, m0, m1, 1.0, 0.0)
+    angle = 0.5 * math.atan2(2.0 * c01, c00 - c11)
+    c, s = math.cos(angle), math.sin(angle)
+    c00, c01, c11 = _spread(total, count, places, slices, m0, m1, c, s)
     r00 = math.sqrt(max(c00, 0.0))
     r10 = c01 / r00 if r00 > 0.0 else 0.0
     r11 = math.sqrt(max(c11 - r10 * r10, 0.0))

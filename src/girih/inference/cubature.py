@@ -40,7 +40,7 @@ from girih.partition import Partition
 # Nodes a dimension: of simplices that are small beside the posterior the first are enough, else those after them.
 _NODES = {1: (7, 12, 20), 2: (3, 5, 8, 11), 3: (3, 5, 7, 9)}
 # Simplices are cut until f bends by less than the square of this along each edge, times 1/2, and ...
-_WIDTH = {1: 5.0, 2: 5.0, 3: 5.0}
+_WIDTH = 5.0
 _STEEP = 6.0  # ... is steeper than this times as much along none
 _REACH, _FARTHEST = 15.0, 1e6  # deviations of the prior up to which is integrated, at first and at last
 _LENIENT = 0.15
@@ -325,7 +325,7 @@ class Mesh(Space):
         self, likelihood: Likelihood, rows: Tensor, reach: float, tol: float, known: Tensor | None
     ) -> tuple[Simplices, Tensor, Tensor]:
         """Simplices that are small enough, the log of what was left out, and a guess of `log p(x)`."""
-        count, S = len(likelihood.highest), self.cells.origin.shape[1]
+        count = len(likelihood.highest)
         lost = likelihood.highest.new_full((count,), -torch.inf)
         log_p = lost.clone() if known is None else known
         some = self._start(rows, reach)
@@ -341,7 +341,7 @@ class Mesh(Space):
             lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
             # where little of p(x) can be, little of it must be resolved
             room = 1.0 + _LENIENT * (log_p[some.row] - bound).clamp(min=0.0)
-            done = keep & (looks.width <= _WIDTH[S] ** 2 * room)
+            done = keep & (looks.width <= _WIDTH**2 * room)
             ready.append((some.take(done), looks.guess[done], bound[done]))
             cut = keep & ~done
             if not cut.any():

@@ -112,7 +112,7 @@ class Model:
     @cached_property
     def head(self) -> tuple[Tensor, Tensor]:
         """Q `(D, K)` and T `(K, H)` with `L^-1 W = Q T`, `L L^T` the noise."""
-        return _factor(self.noise.whiten(self.weight))
+        return reduced_head(self.noise.whiten(self.weight))
 
     @cached_property
     def roundoff(self) -> float:
@@ -130,7 +130,7 @@ class Model:
         return {}
 
 
-def _factor(columns: Tensor) -> tuple[Tensor, Tensor]:
+def reduced_head(columns: Tensor) -> tuple[Tensor, Tensor]:
     """`L^-1 W = Q T` for `(..., D, H)`. Where Q would be square it is the identity: nothing is reduced, nor rounded."""
     D, H = columns.shape[-2:]
     if D <= H:
@@ -189,7 +189,7 @@ def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     seen = ~torch.isnan(x)
     patterns, which = torch.unique(seen, dim=0, return_inverse=True)
     of_patterns = model.noise.restrict(patterns)
-    basis, reduced = _factor(of_patterns.whiten(model.weight))
+    basis, reduced = reduced_head(of_patterns.whiten(model.weight))
     basis, reduced, observed = basis[which], reduced[which], of_patterns.take(which)
     white = observed.whiten(torch.nan_to_num(model.without_bias(x))[:, :, None])
     y = basis.mT @ white

@@ -367,9 +367,9 @@ def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor,
             centre = (inverse @ (m[of] - g.origin[on])[:, :, None])[:, :, 0]
             maps = g.maps_of(rows, of, on)
             to_w = maps.root @ F[of]
-            step = maps.start + (maps.basis @ to_w @ centre[:, :, None])[:, :, 0] - anchors.image[of]
-            height = 0.5 * (step * (2.0 * anchors.residual[of] - step)).sum(1)
-            slope = (to_w.mT @ maps.basis.mT @ (anchors.residual[of] - step)[:, :, None])[:, :, 0]
+            image = maps.start + (maps.basis @ to_w @ centre[:, :, None])[:, :, 0]
+            height, residual = anchors.log_ratio(of, image), anchors.residual[of] - (image - anchors.image[of])
+            slope = (to_w.mT @ maps.basis.mT @ residual[:, :, None])[:, :, 0]
             mass, first, second = g.pieces.raw_moments(on, inverse, centre)
             curved = ((to_w @ second) * to_w).sum((1, 2))
             part = mass * height + (slope * first).sum(1) - 0.5 * curved
@@ -383,8 +383,8 @@ def _expected_log_ratio(g: Geometry, rows: Rows, anchors: Anchors, mean: Tensor,
             careful = careful[~(torch.linalg.vector_norm(away, dim=1) > _REACH)]
             log_mass, v, spread = g.pieces.moments(on[careful], inverse[careful], centre[careful])
             to_w = to_w[careful]
-            image = step[careful] + anchors.image[of[careful]] + (maps.basis[careful] @ to_w @ v[:, :, None])[:, :, 0]
-            value = anchors.log_ratio(of[careful], image) - 0.5 * ((to_w @ spread) * to_w).sum((1, 2))
+            at = image[careful] + (maps.basis[careful] @ to_w @ v[:, :, None])[:, :, 0]
+            value = anchors.log_ratio(of[careful], at) - 0.5 * ((to_w @ spread) * to_w).sum((1, 2))
             part[careful] = torch.where(log_mass > LEAST, log_mass.exp() * value, 0.0)
             out.index_add_(0, of, part)
     return out
