@@ -20,7 +20,7 @@ FIGURES = {
     "em-mnist": {"nll.png", "kl.png", "manifolds.png", "samples.png"},
 }
 # Not of the papers: test_beyond_the_papers, test_rad_tables.
-BEYOND = {"em-circle-2d", "em-mnist-2d", "em-mnist-3d", "mnist-latent-plane", "rad-tables", "vae-gap"}
+BEYOND = {"em-circle-2d", "em-mnist-2d", "em-mnist-3d", "mnist-latent-plane", "rad-tables", "vae-gap", "em-fair"}
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,10 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "em_mnist",
         "EM against VAEs on the digit 4: exact NLL and images (EM-DGN, Figs. 10 and 11; v2, Fig. 7).",
     ),
+    "em-fair": (
+        "em_fair",
+        "EM, exact gradients, VAEs and IWAE with the same starts, time and test rows (beyond the papers).",
+    ),
     "partition-discovery": (
         "partition_discovery",
         "The partition found cell by cell, and a cell cut into triangles (EM-DGN, Figs. 1 and 2).",
