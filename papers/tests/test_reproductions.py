@@ -20,7 +20,16 @@ FIGURES = {
     "em-mnist": {"nll.png", "kl.png", "manifolds.png", "samples.png"},
 }
 # Not of the papers: test_beyond_the_papers, test_rad_tables.
-BEYOND = {"em-circle-2d", "em-mnist-2d", "em-mnist-3d", "mnist-latent-plane", "rad-tables", "vae-gap", "em-fair"}
+BEYOND = {
+    "em-circle-2d",
+    "em-mnist-2d",
+    "em-mnist-3d",
+    "mnist-latent-plane",
+    "rad-tables",
+    "vae-gap",
+    "em-fair",
+    "em-applications",
+}
 
 
 @pytest.fixture(scope="module")

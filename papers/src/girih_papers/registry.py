@@ -42,6 +42,10 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "em_fair",
         "EM, exact gradients, VAEs and IWAE with the same starts, time and test rows (beyond the papers).",
     ),
+    "em-applications": (
+        "em_applications",
+        "Model comparison, anomaly detection and imputation by exact densities of tables (beyond the papers).",
+    ),
     "partition-discovery": (
         "partition_discovery",
         "The partition found cell by cell, and a cell cut into triangles (EM-DGN, Figs. 1 and 2).",
