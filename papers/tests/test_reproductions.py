@@ -29,6 +29,10 @@ BEYOND = {
     "vae-gap",
     "em-fair",
     "em-applications",
+    "field-quadrature",
+    "field-iwae",
+    "field-amortisation",
+    "field-collapse",
 }
 
 

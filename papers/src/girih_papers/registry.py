@@ -106,6 +106,22 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "vae_geometry",
         "Posteriors, prior, centroid and maximum-likelihood points of VAEs, with distances (CG-BPEF, Fig. 4).",
     ),
+    "field-quadrature": (
+        "field_evidence:quadrature",
+        "Is quasi-Monte Carlo exact in practice for continuous mixtures? Its error over the noise (beyond the papers).",
+    ),
+    "field-iwae": (
+        "field_evidence:iwae",
+        "Is importance sampling with 5,000 draws close to log p? Its error on data and other rows (beyond the papers).",
+    ),
+    "field-amortisation": (
+        "field_posteriors:amortisation",
+        "Is amortisation the larger part of the gap? Its share over encoders and training (beyond the papers).",
+    ),
+    "field-collapse": (
+        "field_posteriors:collapse",
+        "Is posterior collapse a property of the optimum? Exact optima beside VAEs over the noise (beyond the papers).",
+    ),
     "vae-gap": (
         "vae_gap",
         "The exact gaps of Gaussian, mixture and CG-BPEF posteriors during training (beyond the papers).",
