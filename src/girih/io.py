@@ -22,7 +22,7 @@ from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.gan import GAN
 from girih.inference import DGN
 from girih.inference.dgn import TOL
-from girih.inference.outputs import output_from
+from girih.inference.likelihoods import output_from
 from girih.inference.priors import prior_from
 from girih.networks import trace as trace_network
 from girih.networks.saved import chain_from, network_from, network_parts

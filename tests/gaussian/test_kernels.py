@@ -163,6 +163,29 @@ def test_whole_spaces_half_spaces_and_what_is_not_a_number():
             assert not (out[0] > 1.0).any()
 
 
+def test_polyhedra_whose_faces_do_not_share_their_edges():
+    """The upper face of a box as two: the edges of its sides are none of theirs."""
+    box, _ = from_halfspaces([(np.r_[np.eye(3), -np.eye(3)], np.array([1.0, 0.8, 0.6, 0.3, 0.5, 0.7]))])
+    top = int((box.normal[:, 2] > 0.5).nonzero()[0, 0])
+    some = box.face == top
+    corners = box.tail[some]
+    halves = [corners[[0, 1, 2]], corners[[0, 2, 3]]]
+    tail = torch.cat([box.tail[~some], *halves])
+    head = torch.cat([box.head[~some], *(half.roll(-1, 0) for half in halves)])
+    face = torch.cat((box.face[~some], torch.full((3,), 6), torch.full((3,), 7)))
+    face = torch.where(face > top, face - 1, face)
+    normal = torch.cat((box.normal[box.owner.new_tensor([f for f in range(6) if f != top])], box.normal[[top, top]]))
+    offset = torch.cat((box.offset[[f for f in range(6) if f != top]], box.offset[[top, top]]))
+    split = Polyhedra(tail, head, face, normal, offset, torch.zeros(7, dtype=torch.long), 1)
+    for shift in (0.0, 1e-9):  # and, the second time, not to the last digit
+        moved = torch.where(((face >= 5)[:, None] & (tail[:, 3:] > 0)), torch.tensor(shift).double(), 0.0)
+        moved = moved * f64([1.0, 1.0, 0.0, 0.0])
+        other = Polyhedra(tail + moved, head + moved, face, normal, offset, split.owner, 1)
+        for ours, theirs in zip(other.raw_moments(), box.raw_moments(), strict=True):
+            assert (ours - theirs).abs().max() < 1e-14 + shift
+    assert (split.prepared().sides[:, 1] >= 0).all()  # the diagonal belongs to both halves
+
+
 @pytest.mark.parametrize("S", [2, 3])
 def test_threads_change_nothing(S):
     rng = np.random.default_rng(2)
@@ -195,15 +218,21 @@ def test_each_rule_is_right_on_its_longest_panel():
             t0, t1 = middle - 0.5 * longest, middle + 0.5 * longest
             t = middle + 0.5 * longest * many
             exact = 0.5 * longest * plane(p, t) @ weight
-            assert abs(kernels._plane_flux(p, t0, t1) - exact) < 1e-15
+            assert abs(kernels._plane_flux(p, t0, t1)[0] - exact) < 1e-15
             # the difference quotient of G as an integral, of positive terms
             q2 = (p * p + t * t)[:, None] * s**2 / 2
             part = np.where(q2 < 1e-9, 1.0 - 0.5 * q2, -np.expm1(-q2) / np.maximum(q2, 1e-9)) * s**2 / 2
             quotient = math.sqrt(2.0 / math.pi) * (part * np.exp(-h * h * s**2 / 2)) @ w
             exact = 0.5 * longest * (p * h * quotient) @ weight / (4.0 * math.pi)
-            series = np.empty(kernels._TERMS)
-            kernels._quotient_series(h * h, series)
-            flux, _ = kernels._space_flux(h, kernels._series(kernels._G, h * h), p, t0, t1, series, True)
+            faces, series = np.zeros((1, 5)), np.ones((1, kernels._TERMS))
+            kernels._of_a_face(h, 0.0, 0, faces)
+            flux, line = kernels._space_flux(0, -1, p, 0.0, t0, t1, faces, series)
+            flux /= 4.0 * math.pi
+            # the mass of an edge and that of its face, both as densities in space
+            density = np.exp(-0.5 * (h * h + p * p + t * t)) / (2.0 * math.pi) ** 1.5
+            assert abs(line / (2.0 * math.pi) ** 1.5 - 0.5 * longest * density @ weight) < 1e-15
+            area = 0.5 * longest * plane(p, t) @ weight * math.exp(-0.5 * h * h) / math.sqrt(2.0 * math.pi)
+            assert abs(faces[0, kernels._AREA] / (4.0 * math.pi * math.sqrt(2.0 * math.pi)) - area) < 1e-15
             assert abs(flux - exact) < 1e-15
 
 
@@ -237,7 +266,7 @@ def test_numba_that_cannot_be_loaded_is_told_of_and_done_without(monkeypatch):
 def test_code_that_cannot_be_kept_on_disk_runs_all_the_same(monkeypatch):
     kernels = prepared.kernels()
     monkeypatch.setattr(kernels, "njit", lambda **settings: _no_folder if settings.pop("cache", False) else lambda f: f)
-    assert kernels.compiled(abs)(-2.0) == 2.0
+    assert kernels.compiled(lambda x: abs(x))(-2.0) == 2.0
 
 
 def _no_folder(function):

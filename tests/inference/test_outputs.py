@@ -28,6 +28,7 @@ OUTPUTS = {
     ),
     "laplace": ("laplace", 0.2, lambda eta, s: td.Laplace(eta, s)),
     "student": (StudentT(3.0), 0.1, lambda eta, s: td.StudentT(3.0, eta, s)),
+    "mixed": ([("gaussian", 1), ("bernoulli", 1), (StudentT(3.0), 2), ("poisson", 1)], [0.2, 9.0, 0.1, 0.3, 9.0], None),
 }
 
 
@@ -42,6 +43,15 @@ def log_likelihood(name: str, eta: torch.Tensor, x: torch.Tensor) -> torch.Tenso
     if name == "categorical":
         parts = zip(eta.split((2, 3), -1), x, seen, strict=True)
         return sum(part.log_softmax(-1)[..., int(v)] for part, v, known in parts if known)
+    if name == "mixed":
+        columns = (
+            td.Normal(eta[..., 0], 0.2),
+            td.Bernoulli(logits=eta[..., 1]),
+            td.StudentT(3.0, eta[..., 2], 0.1),
+            td.StudentT(3.0, eta[..., 3], 0.3),
+            td.Poisson(eta[..., 4].clamp(max=600.0).exp()),
+        )
+        return sum(column.log_prob(v) for column, v, known in zip(columns, x, seen, strict=True) if known)
     noise = None if OUTPUTS[name][1] is None else torch.tensor(OUTPUTS[name][1], dtype=F64)
     return OUTPUTS[name][2](eta[..., seen], noise).log_prob(x[seen]).sum(-1)
 
@@ -71,14 +81,14 @@ def by_quadrature(
 def test_on_a_line_beside_quadrature(name, scale):
     net = girih.mlp([1, 8, 8, 5], activation="relu", seed=1)
     with torch.no_grad():
-        net[-1].weight.mul_(scale if name not in ("poisson", "negative binomial") else 0.5 * scale)
+        net[-1].weight.mul_(scale if name not in ("poisson", "negative binomial", "mixed") else 0.5 * scale)
     dgn = model(name, net)
     x = dgn().sample((4,), seed=0)
     x[3, 1] = NAN
     post = dgn.posterior(x)
     for n, row in enumerate(x):
         log_p, mean = by_quadrature(name, dgn, row)
-        assert post.log_evidence[n].item() == pytest.approx(log_p, abs=2e-8)
+        assert post.log_evidence[n].item() == pytest.approx(log_p, abs=1e-8 * max(2.0, abs(log_p)))
         assert post.mean[n, 0].item() == pytest.approx(mean, abs=1e-7)
     assert (post.left_out <= 1e-10).all()
     assert (post.error < 1e-6).all()
@@ -226,6 +236,63 @@ def test_what_is_left_out_is_bounded(name):
         assert (part <= found.left_out + found.rounding).all()
         assert (part >= -1e-7).all()
         assert (found.left_out <= tol).all()
+
+
+def test_columns_of_every_kind_beside_quadrature():
+    kinds = [("laplace", 1), (Categorical([3, 2]), 2), (NegativeBinomial(2.0), 1), ("gaussian", 1)]
+    dgn = girih.DGN(girih.mlp([1, 6, 8], activation="relu", seed=3), noise=[0.2, 1.0, 1.0, 1.0, 0.1], likelihood=kinds)
+    x = dgn().sample((4,), seed=0)
+    x[1, 0] = x[2, 1] = x[3, 4] = NAN
+    ends = [*torch.linspace(-12.0, 12.0, 1201).tolist(), *dgn.partition.breakpoints.tolist()]
+    grid = torch.linspace(-12.0, 12.0, 400_001, dtype=F64)[:, None]
+    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.legendre.leggauss(16))
+    for row in x:
+        off = (dgn.trace(grid).detach()[:, 0] - row[0].nan_to_num(1e9)) > 0
+        kinks = grid[1:, 0][off[1:] != off[:-1]]
+        low = 0.5 * torch.tensor(sorted({*ends, *(kinks - 3e-5).tolist()}), dtype=F64)
+        z = (low[1:, None] + low[:-1, None] + low.diff()[:, None] * nodes).flatten()
+        eta = dgn.trace(z[:, None]).detach()
+        of_columns = [
+            td.Laplace(eta[:, 0], 0.2).log_prob(row[0].nan_to_num(0.0)),
+            eta[:, 1:4].log_softmax(-1)[:, int(row[1].nan_to_num(0.0))],
+            eta[:, 4:6].log_softmax(-1)[:, int(row[2].nan_to_num(0.0))],
+            td.NegativeBinomial(2.0, logits=eta[:, 6] - math.log(2.0)).log_prob(row[3]),
+            td.Normal(eta[:, 7], 0.1).log_prob(row[4].nan_to_num(0.0)),
+        ]
+        value = sum(part for part, v in zip(of_columns, row, strict=True) if not torch.isnan(v))
+        log_w = (low.diff()[:, None] * weights).log().flatten()
+        exact = (value + td.Normal(0.0 * z, 1.0).log_prob(z) + log_w).logsumexp(0)
+        assert dgn().log_prob(row[None]).item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+def test_mixed_columns_agree_with_gaussian_noise_in_closed_form():
+    net = girih.mlp([2, 8, 3], activation="relu", seed=0)
+    closed = girih.DGN(net, noise=[0.04, 0.01, 0.09])
+    x = closed().sample((5,), seed=0)
+    x[1, 2] = NAN
+    mixed = girih.DGN(net, noise=[0.2, 0.1, 0.3], likelihood=[("gaussian", 3)])
+    torch.testing.assert_close(mixed().log_prob(x), closed().log_prob(x), rtol=0.0, atol=1e-7)
+    torch.testing.assert_close(mixed.posterior(x).mean, closed.posterior(x).mean, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(mixed.impute(x), closed.impute(x), rtol=0.0, atol=1e-6)
+
+
+def test_mixed_columns_that_cannot_be_are_refused_by_name():
+    net = girih.mlp([1, 4, 3], seed=0)
+    for parts, match in (
+        ([], "need parts"),
+        ([("bernoulli", 2, 1)], "pairs such as"),
+        ([("categorical", 1)], "their numbers"),
+        ([(Categorical([2, 2]), 1)], "has 2 columns"),
+        ([([("gaussian", 1)], 1)], "one likelihood"),
+        ([("gaussian", 0)], "number of columns"),
+    ):
+        with pytest.raises(ParameterError, match=match):
+            girih.DGN(net, likelihood=parts)
+    with pytest.raises(ShapeError, match="needs 2 outputs"):
+        girih.DGN(net, likelihood=[("gaussian", 1), ("bernoulli", 1)])
+    dgn = girih.DGN(net, likelihood=[("gaussian", 1), ("bernoulli", 2)])
+    with pytest.raises(ParameterError, match='likelihood="bernoulli"; row 0, column 2 holds 3'):
+        dgn().log_prob([[7.0, 1.0, 3.0]])
 
 
 def test_rows_that_the_model_finds_absurd():

@@ -128,10 +128,10 @@ def sobol(count: int, S: int, seed: int) -> Array:
 def discrete(dgn: DGN, z: Array, x: Array) -> Array:
     """`log (1/K) sum_k N(x; g(z_k), noise)`, `(N,)`: the mixture over nodes `(K, S)` that stands for the integral."""
     centres, variance = generate(dgn, z), float(dgn.noise.detach())
-    size = max(1, _BLOCK // (len(z) * x.shape[1]))
+    own, size = (centres**2).sum(1), max(1, _BLOCK // len(z))
     parts = []
     for block in (x[i : i + size] for i in range(0, len(x), size)):
-        distance = ((block[:, None] - centres) ** 2).sum(2)
+        distance = (block**2).sum(1)[:, None] - 2.0 * block @ centres.T + own
         parts.append(logsumexp(-0.5 * distance / variance, axis=1))
     return np.asarray(np.concatenate(parts) - np.log(len(z)) - 0.5 * x.shape[1] * np.log(2.0 * np.pi * variance))
 

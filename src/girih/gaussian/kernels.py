@@ -11,6 +11,10 @@ Both are averages of exponentials, `E(x) = int exp(-x s / 2) ds` and `G(x) = sqr
 are right to 1e-17, and a difference quotient of G at small q is a series at h^2. Beyond `r^2 = 78` the exponential is
 below 1e-17 and the rest is an angle, and in space the solid angle of a triangle (van Oosterom and Strackee, 1983).
 
+In space r is the same seen from both faces of an edge: G(r^2) and exp(-r^2 / 2) are found once for them. The latter
+is all that moments ask for, too: the mass of a face times exp(-h^2 / 2) is a sum of difference quotients,
+`exp(-h^2 / 2) E(q^2) = 2 (exp(-h^2 / 2) - exp(-r^2 / 2)) / q^2`, and that of an edge is a sum over the nodes.
+
 Each edge has the fewest nodes that integrate it to 1e-16, as found against 240 of them; rounding adds 5e-16. The
 absolute error of a set is below 1e-15 for each edge that is near, and 1e-15 of the distance of its farthest vertex:
 vertices are rounded. Terms are summed as they come, so parts of a set far below 1e-15 are left to the positive forms.
@@ -18,8 +22,10 @@ vertices are rounded. Terms are summed as they come, so parts of a set far below
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +39,8 @@ _NEAR = 0.25  # q^2 below which the difference quotient of G is a series
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_2PI = math.sqrt(2.0 * math.pi)
 _4PI = 4.0 * math.pi
+# of a face: h, G(h^2), exp(-h^2 / 2), erfc(|h| / sqrt(2)), and 4 pi exp(-h^2 / 2) times its mass
+_HEIGHT, _POTENTIAL, _PEAK, _BEYOND, _AREA = range(5)
 _TERMS = 12
 _LAST = 156  # of the steps of the tables
 
@@ -61,6 +69,8 @@ def _legendre(nodes: int) -> Array:
 
 
 _E, _G = _taylor(1, 1.0), _taylor(2, math.sqrt(2.0 / math.pi))
+_EXP = np.exp(-0.5 * (0.25 + 0.5 * np.arange(_LAST + 1)))
+_C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10 = ((-0.5) ** k / math.factorial(k) for k in range(1, 11))
 # nodes, and the longest part of an edge that they serve; the last is all of a line that is near
 _RULES = (
     (4, 0.15),
@@ -96,7 +106,21 @@ def exactly(function: Callable[..., Any]) -> Any:
     return _kept(function, False)
 
 
+def _digest() -> str:
+    """What stands in the modules of compiled code, in short."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].glob("*/*kernels.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
+
+
+_DIGEST = _digest()
+
+
 def _kept(function: Callable[..., Any], fastmath: set[str] | bool) -> Any:
+    # Numba looks whether a function's own module has changed, not those of the functions that it calls: in code kept
+    # from before they would be linked to what has the same name now.
+    function.__qualname__ += f"_{_DIGEST}"
     settings: dict[str, Any] = {"error_model": "numpy", "fastmath": fastmath, "nogil": True}
     try:
         return njit(cache=True, **settings)(function)
@@ -113,6 +137,20 @@ def _series(table: Array, x: float) -> float:
     for j in range(8, -1, -1):
         total = table[k, j] + y * total
     return total
+
+
+@compiled
+def _both(x: float) -> tuple[float, float]:
+    """G and `exp(-x / 2)` at x in [0, 78], short sums first: they do not wait for each other."""
+    k = int(2.0 * x) if x < _R2 else _LAST
+    y = x - (0.5 * k + 0.25)
+    y2 = y * y
+    y4 = y2 * y2
+    g = _G[k, 0] + y * _G[k, 1] + y2 * (_G[k, 2] + y * _G[k, 3])
+    g += y4 * (_G[k, 4] + y * _G[k, 5] + y2 * (_G[k, 6] + y * _G[k, 7]) + y4 * (_G[k, 8] + y * _G[k, 9]))
+    e = 1.0 + y * _C1 + y2 * (_C2 + y * _C3)
+    e += y4 * (_C4 + y * _C5 + y2 * (_C6 + y * _C7) + y4 * (_C8 + y * _C9 + y2 * _C10))
+    return g, e * _EXP[k]
 
 
 @compiled
@@ -154,24 +192,26 @@ def _rule(width: float) -> int:
 
 
 @compiled
-def _plane_flux(p: float, t0: float, t1: float) -> float:
-    """What an edge adds to the mass of a polygon."""
+def _plane_flux(p: float, t0: float, t1: float) -> tuple[float, float]:
+    """What an edge adds to the mass of a polygon, and its own mass: the density's integral along it."""
     limit = math.sqrt(max(_R2 - p * p, 0.0))
     low, high = max(t0, -limit), min(t1, limit)
-    out: float = 0.0
     if not high > low:
-        out = _angle(p, t0, t1) / (2.0 * math.pi)
-        return out
+        return _angle(p, t0, t1) / (2.0 * math.pi), 0.0
+    angle = 0.0
     if t0 < low:
-        out += _angle(p, t0, low)
+        angle += _angle(p, t0, low)
     if t1 > high:
-        out += _angle(p, high, t1)
+        angle += _angle(p, high, t1)
     rule, half, middle = _rule(high - low), 0.5 * (high - low), 0.5 * (high + low)
-    total, p2 = 0.0, p * p
+    total, line, p2 = 0.0, 0.0, p * p
     for j in range(_FIRST[rule], _FIRST[rule] + _COUNT[rule]):
         t = middle + half * _NODE[j]
-        total += _WEIGHT[j] * _series(_E, p2 + t * t)
-    return out / (2.0 * math.pi) + p * half * total / _4PI
+        q2 = p2 + t * t
+        value = _series(_E, q2)
+        total += _WEIGHT[j] * value
+        line += _WEIGHT[j] * (1.0 - 0.5 * q2 * value)
+    return angle / (2.0 * math.pi) + p * half * total / _4PI, half * line / (2.0 * math.pi)
 
 
 @compiled
@@ -189,48 +229,100 @@ def _quotient_series(h2: float, out: Array) -> None:
 
 
 @compiled
-def _space_flux(
-    h: float, g: float, p: float, t0: float, t1: float, series: Array, with_area: bool
-) -> tuple[float, float]:
-    """What an edge adds to the mass of a polyhedron, for h >= 0 and g = G(h^2), and to the mass of its face."""
-    p2, h2 = p * p, h * h
-    erfc = math.erfc(h * _ROOT_HALF)
-    limit = math.sqrt(max(_R2 - h2 - p2, 0.0))
-    low, high = max(t0, -limit), min(t1, limit)
-    if not high > low:
-        volume = _solid_angle(h, p, t0, t1)
-        angle = _angle(p, t0, t1) if h2 < _R2 else 0.0
-        return (volume - erfc * angle) / _4PI, angle / (2.0 * math.pi)
-    volume, area = 0.0, 0.0
-    if t0 < low:
-        area = _angle(p, t0, low)
-        volume = _solid_angle(h, p, t0, low)
-    if t1 > high:
-        area += _angle(p, high, t1)
-        volume += _solid_angle(h, p, high, t1)
-    rule, half, middle = _rule(high - low), 0.5 * (high - low), 0.5 * (high + low)
-    first, second = 0.0, 0.0
-    for j in range(_FIRST[rule], _FIRST[rule] + _COUNT[rule]):
-        t = middle + half * _NODE[j]
-        q2 = p2 + t * t
-        if q2 < _NEAR:
-            value = series[_TERMS - 2]
-            for i in range(_TERMS - 3, -1, -1):
-                value = series[i] + q2 * value
-        else:
-            value = (g - _series(_G, h2 + q2)) / q2
-        first += _WEIGHT[j] * value
-        if with_area:
-            second += _WEIGHT[j] * _series(_E, q2)
-    flux = (volume - erfc * area + p * h * half * first) / _4PI
-    return flux, (2.0 * area + p * half * second) / _4PI
+def _near_quotients(x: float, f: int, faces: Array, series: Array) -> tuple[float, float]:
+    """`(G(h^2) - G(h^2 + x)) / x` and `(exp(-h^2 / 2) - exp(-(h^2 + x) / 2)) / x` of a face, for small x."""
+    if series[f, _TERMS - 1] > 0.0:
+        _quotient_series(faces[f, _HEIGHT] * faces[f, _HEIGHT], series[f])
+        series[f, _TERMS - 1] = -1.0  # found
+    value = series[f, _TERMS - 2]
+    for k in range(_TERMS - 3, -1, -1):
+        value = series[f, k] + x * value
+    return value, 0.5 * faces[f, _PEAK] * _series(_E, x)
 
 
 @compiled
-def _line(t0: float, t1: float) -> tuple[float, float]:
-    """`Phi(t1) - Phi(t0)` and `phi(t0) - phi(t1)`."""
-    below, above = t0 * _ROOT_HALF, t1 * _ROOT_HALF
-    return 0.5 * (math.erf(above) - math.erf(below)), (math.exp(-below * below) - math.exp(-above * above)) / _ROOT_2PI
+def _far(f: int, faces: Array, p: float, t0: float, t1: float) -> float:
+    """What a part of an edge that is not near adds to a polyhedron, times 4 pi; its face's mass is added to `faces`."""
+    h = faces[f, _HEIGHT]
+    angle = _angle(p, t0, t1) if h * h < _R2 else 0.0
+    faces[f, _AREA] += 2.0 * faces[f, _PEAK] * angle
+    flux: float = math.copysign(1.0, h) * (_solid_angle(abs(h), p, t0, t1) - faces[f, _BEYOND] * angle)
+    return flux
+
+
+@compiled
+def _space_flux(
+    one: int, other: int, p: float, q: float, t0: float, t1: float, faces: Array, series: Array
+) -> tuple[float, float]:
+    """What an edge between two faces adds to a polyhedron, times 4 pi, and its own mass, times 2 pi.
+
+    What it adds to the masses of its faces, times `4 pi exp(-h^2 / 2)`, goes to `faces`.
+
+    Args:
+        one: a face.
+        other: the other one, negative if there is none.
+        p: the distance of the edge from the foot of the centre in the one.
+        q: the same in the other.
+        t0: where it starts.
+        t1: where it ends.
+        faces: what is known of them, `(F, 5)`.
+        series: room for more, `(F, 12)`.
+    """
+    p2, q2 = p * p, q * q
+    r2 = faces[one, _HEIGHT] * faces[one, _HEIGHT] + p2
+    limit = math.sqrt(_R2 - r2) if r2 < _R2 else 0.0
+    low, high = max(t0, -limit), min(t1, limit)
+    if not high > low:
+        flux = _far(one, faces, p, t0, t1)
+        if other >= 0:
+            flux += _far(other, faces, q, t0, t1)
+        return flux, 0.0
+    rule, half, middle = _rule(high - low), 0.5 * (high - low), 0.5 * (high + low)
+    line = v0 = v1 = a0 = a1 = 0.0
+    g0, e0, g1, e1 = faces[one, _POTENTIAL], faces[one, _PEAK], 0.0, 0.0
+    if other >= 0:
+        g1, e1 = faces[other, _POTENTIAL], faces[other, _PEAK]
+    for j in range(_FIRST[rule], _FIRST[rule] + _COUNT[rule]):
+        t, weight = middle + half * _NODE[j], _WEIGHT[j]
+        t2 = t * t
+        g, e = _both(r2 + t2)
+        line += weight * e
+        x, y = p2 + t2, q2 + t2
+        if x < _NEAR:
+            v, a = _near_quotients(x, one, faces, series)
+            v0 += weight * v
+            a0 += weight * a
+        else:
+            share = weight / x
+            v0 += share * (g0 - g)
+            a0 += share * (e0 - e)
+        if other < 0:
+            continue
+        if y < _NEAR:
+            v, a = _near_quotients(y, other, faces, series)
+            v1 += weight * v
+            a1 += weight * a
+        else:
+            share = weight / y
+            v1 += share * (g1 - g)
+            a1 += share * (e1 - e)
+    flux = half * p * faces[one, _HEIGHT] * v0
+    faces[one, _AREA] += 2.0 * half * p * a0
+    if other >= 0:
+        flux += half * q * faces[other, _HEIGHT] * v1
+        faces[other, _AREA] += 2.0 * half * q * a1
+    for a, b in ((t0, low), (high, t1)):
+        if b > a:
+            flux += _far(one, faces, p, a, b)
+            if other >= 0:
+                flux += _far(other, faces, q, a, b)
+    return flux, half * line
+
+
+@compiled
+def _density(x: float) -> float:
+    """That of the plane at a squared distance x."""
+    return _both(x)[1] / (2.0 * math.pi) if x < _R2 else 0.0
 
 
 @compiled
@@ -260,14 +352,13 @@ def polygon_moments(
         x = y = xx = xy = yx = yy = 0.0
         for e in range(start[of], start[of + 1]):
             ax, ay, p, t0, t1 = _seen(edges[e], cx, cy)
-            m += _plane_flux(p, t0, t1)
+            flux, line = _plane_flux(p, t0, t1)
+            m += flux
             if order == 2 and p * p < _R2:
-                line, slope = _line(t0, t1)
-                density = math.exp(-0.5 * p * p) / _ROOT_2PI
-                flux = density * line
-                x -= flux * ay
-                y += flux * ax
-                bx, by = flux * p * ay + density * slope * ax, -flux * p * ax + density * slope * ay
+                slope = _density(p * p + t0 * t0) - _density(p * p + t1 * t1)
+                x -= line * ay
+                y += line * ax
+                bx, by = line * p * ay + slope * ax, slope * ay - line * p * ax
                 xx -= ay * bx
                 xy -= ay * by
                 yx += ax * bx
@@ -280,11 +371,25 @@ def polygon_moments(
 
 
 @compiled
+def _of_a_face(h: float, opening: float, f: int, out: Array) -> float:
+    """What is known of a face at a distance h before its edges; what it adds to the mass, times 4 pi."""
+    x = h * h
+    out[f, _HEIGHT], out[f, _POTENTIAL], out[f, _PEAK], out[f, _BEYOND] = h, 0.0, 0.0, 0.0
+    if x < _R2:
+        out[f, _POTENTIAL], out[f, _PEAK] = _both(x)
+        out[f, _BEYOND] = 1.0 - abs(h) * out[f, _POTENTIAL]
+    out[f, _AREA] = 2.0 * opening * out[f, _PEAK]
+    flux: float = math.copysign(1.0, h) * opening * (1.0 - out[f, _BEYOND])
+    return flux
+
+
+@compiled
 def polyhedron_moments(
     start: Array,
     faces: Array,
     edge_start: Array,
     edges: Array,
+    sides: Array,
     opening: Array,
     index: Array,
     centre: Array,
@@ -293,61 +398,143 @@ def polyhedron_moments(
     first: Array,
     second: Array,
 ) -> None:
-    """The same in space: faces hold normal, axes, offset and the angle in which they are open."""
-    series = np.empty(_TERMS)
-    v = np.empty(3)
-    b = np.empty(3)
-    s = np.empty((3, 3))
+    """The same in space, for faces and edges as `space_edges` gives them."""
+    most = 1
+    for k in range(len(start) - 1):
+        most = max(most, start[k + 1] - start[k])
+    seen, series = np.empty((most, 5)), np.empty((most, _TERMS))
     for i in range(len(index)):
         of = index[i]
+        begin, end = start[of], start[of + 1]
         c0, c1, c2 = centre[i, 0], centre[i, 1], centre[i, 2]
-        m = opening[of]
-        for j in range(3):
-            v[j] = 0.0
-            for k in range(3):
-                s[j, k] = 0.0
-        for f in range(start[of], start[of + 1]):
-            h = faces[f, 9] - (faces[f, 0] * c0 + faces[f, 1] * c1 + faces[f, 2] * c2)
-            cx, cy = (
-                faces[f, 3] * c0 + faces[f, 4] * c1 + faces[f, 5] * c2,
-                faces[f, 6] * c0 + faces[f, 7] * c1 + faces[f, 8] * c2,
-            )
-            sign, size = math.copysign(1.0, h), abs(h)
-            h2 = h * h
-            with_area = order == 2 and h2 < _R2
-            g = 0.0
-            if h2 < _R2:
-                g = _series(_G, h2)
-                _quotient_series(h2, series)
-            flux, area, tx, ty = (
-                faces[f, 10] * math.erf(size * _ROOT_HALF) / _4PI,
-                faces[f, 10] / (2.0 * math.pi),
-                0.0,
-                0.0,
-            )
-            for e in range(edge_start[f], edge_start[f + 1]):
-                ax, ay, p, t0, t1 = _seen(edges[e], cx, cy)
-                volume, part = _space_flux(size, g, p, t0, t1, series, with_area)
-                flux += volume
-                area += part
-                if with_area and p * p + h2 < _R2:
-                    line, _ = _line(t0, t1)
-                    line *= math.exp(-0.5 * p * p) / _ROOT_2PI
-                    tx -= line * ay
-                    ty += line * ax
-            m += sign * flux
-            if with_area:
-                density = math.exp(-0.5 * h2) / _ROOT_2PI
-                for j in range(3):
-                    b[j] = density * (h * area * faces[f, j] + tx * faces[f, 3 + j] + ty * faces[f, 6 + j])
-                for j in range(3):
-                    v[j] -= density * area * faces[f, j]
-                    for k in range(3):
-                        s[j, k] -= faces[f, j] * b[k]
+        flux = x = y = z = xx = xy = xz = yy = yz = zz = 0.0
+        for f in range(begin, end):
+            h = faces[f, 3] - (faces[f, 0] * c0 + faces[f, 1] * c1 + faces[f, 2] * c2)
+            flux += _of_a_face(h, faces[f, 4], f - begin, seen)
+            series[f - begin, _TERMS - 1] = 1.0  # not found
+        for e in range(edge_start[of], edge_start[of + 1]):
+            shift = edges[e, 0] * c0 + edges[e, 1] * c1 + edges[e, 2] * c2
+            p = edges[e, 8] - (edges[e, 5] * c0 + edges[e, 6] * c1 + edges[e, 7] * c2)
+            q = edges[e, 12] - (edges[e, 9] * c0 + edges[e, 10] * c1 + edges[e, 11] * c2)
+            t0, t1 = edges[e, 3] - shift, edges[e, 4] - shift
+            added, line = _space_flux(sides[e, 0], sides[e, 1], p, q, t0, t1, seen, series)
+            flux += added
+            xx += line * edges[e, 13]
+            xy += line * edges[e, 14]
+            xz += line * edges[e, 15]
+            yy += line * edges[e, 16]
+            yz += line * edges[e, 17]
+            zz += line * edges[e, 18]
+        m = opening[of] + flux / _4PI
         mass[i] = m
-        if order == 2:
-            for j in range(3):
-                first[i, j] = v[j]
-                for k in range(3):
-                    second[i, j, k] = 0.5 * (s[j, k] + s[k, j])
-                second[i, j, j] += m
+        if order < 2:
+            continue
+        for f in range(begin, end):
+            n0, n1, n2, area = faces[f, 0], faces[f, 1], faces[f, 2], 0.5 * seen[f - begin, _AREA]
+            x -= area * n0
+            y -= area * n1
+            z -= area * n2
+            area *= seen[f - begin, _HEIGHT]
+            xx -= area * n0 * n0
+            xy -= area * n0 * n1
+            xz -= area * n0 * n2
+            yy -= area * n1 * n1
+            yz -= area * n1 * n2
+            zz -= area * n2 * n2
+        unit = 1.0 / (2.0 * math.pi * _ROOT_2PI)
+        first[i, 0], first[i, 1], first[i, 2] = unit * x, unit * y, unit * z
+        second[i, 0, 0], second[i, 1, 1], second[i, 2, 2] = m + unit * xx, m + unit * yy, m + unit * zz
+        second[i, 0, 1] = second[i, 1, 0] = unit * xy
+        second[i, 0, 2] = second[i, 2, 0] = unit * xz
+        second[i, 1, 2] = second[i, 2, 1] = unit * yz
+
+
+@compiled
+def space_edges(start: Array, edge_start: Array, tail: Array, head: Array, normal: Array) -> tuple[Array, Array, Array]:
+    """The edges of polyhedra, each once for both of its faces.
+
+    Args:
+        start: the first face of each polyhedron, `(P + 1,)`.
+        edge_start: the first edge of each face, `(F + 1,)`.
+        tail: of the edges of faces, homogeneous, `(E, 4)`; those at infinity or of length 0 are left out.
+        head: the same.
+        normal: of faces, outward, `(F, 3)`.
+
+    Returns:
+        The first edge of each polyhedron, `(P + 1,)`; of each edge its direction d, the places of its start and end,
+        for each of two faces the direction outward in its plane, o = d x n or n x d, and how far the edge is along
+        it, and the upper triangle of the symmetric part of `sum n o^T`, `(19,)`; which faces of the polyhedron these
+        are, `(2,)`, the second -1 where no other has the same edge.
+    """
+    out, sides = np.zeros((len(tail), 19)), np.empty((len(tail), 2), np.int64)
+    first, face = np.zeros(len(start), np.int64), np.empty(len(tail), np.int64)
+    taken, count = np.zeros(len(tail), np.bool_), 0
+    for f in range(len(normal)):
+        face[edge_start[f] : edge_start[f + 1]] = f
+    for i in range(len(start) - 1):
+        last = edge_start[start[i + 1]]
+        for e in range(edge_start[start[i]], last):
+            if taken[e] or not _along(tail[e], head[e], out[count]):
+                continue
+            other = _same(e, last, tail, head, face, taken)
+            near = tail[e] if _size(tail[e]) <= _size(head[e]) else head[e]
+            sides[count, 0], sides[count, 1] = face[e] - start[i], -1
+            _side(out[count], 0, 1.0, normal[face[e]], near)
+            if other >= 0:
+                taken[other], sides[count, 1] = True, face[other] - start[i]
+                _side(out[count], 1, -1.0, normal[face[other]], near)
+            count += 1
+        first[i + 1] = count
+    return first, out[:count], sides[:count]
+
+
+@compiled
+def _along(tail: Array, head: Array, out: Array) -> Any:
+    """Fill in the direction of an edge, and where it starts and ends; whether it is real."""
+    square = 0.0
+    for s in range(3):  # a direction is the whole of it
+        out[s] = (head[s] if tail[3] > 0.0 else 0.0) - (tail[s] if head[3] > 0.0 else 0.0)
+        square += out[s] * out[s]
+    if not square > 0.0 or (tail[3] == 0.0 and head[3] == 0.0):
+        return False
+    out[3] = out[4] = 0.0
+    for s in range(3):
+        out[s] /= math.sqrt(square)
+        out[3] += out[s] * tail[s]
+        out[4] += out[s] * head[s]
+    if tail[3] == 0.0:
+        out[3] = -math.inf
+    if head[3] == 0.0:
+        out[4] = math.inf
+    return True
+
+
+@compiled
+def _size(point: Array) -> float:
+    size: float = abs(point[0]) + abs(point[1]) + abs(point[2]) if point[3] > 0.0 else math.inf
+    return size
+
+
+@compiled
+def _same(e: int, last: int, tail: Array, head: Array, face: Array, taken: Array) -> int:
+    """The place of the same edge in another face, where it runs the other way; -1 if there is none."""
+    for k in range(e + 1, last):
+        same = not taken[k] and face[k] != face[e]
+        for s in range(4):
+            same = same and tail[k, s] == head[e, s] and head[k, s] == tail[e, s]
+        if same:
+            return k
+    return -1
+
+
+@compiled
+def _side(out: Array, side: int, sign: float, normal: Array, near: Array) -> None:
+    """Fill in what an edge is to one of its faces."""
+    w, place = 5 + 4 * side, 13
+    for s in range(3):
+        out[w + s] = sign * (out[(s + 1) % 3] * normal[(s + 2) % 3] - out[(s + 2) % 3] * normal[(s + 1) % 3])
+        out[w + 3] += out[w + s] * near[s]
+    for s in range(3):
+        for t in range(s, 3):
+            out[place] += 0.5 * (normal[s] * out[w + t] + normal[t] * out[w + s])
+            place += 1

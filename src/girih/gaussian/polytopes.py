@@ -17,7 +17,7 @@ from girih._devices import room
 from girih.gaussian import masses, prepared
 from girih.gaussian.masses import Form
 from girih.gaussian.nearest import polygon_nearest, polyhedron_nearest
-from girih.gaussian.prepared import Prepared, first_of_each, lines
+from girih.gaussian.prepared import Prepared, edges_in_space, first_of_each, lines
 from girih.gaussian.sampling import sample
 from girih.gaussian.signed import signed_mass, signed_moments, solid_angle_at_infinity
 from girih.gaussian.slices import tilted_frame
@@ -241,7 +241,8 @@ class Polygons(Polytopes):
     def prepared(self) -> Prepared:
         """The polygons for compiled code."""
         edges, start = lines(self.tail, self.head, self.owner, self.count)
-        return Prepared(edges, start, self.opening().div_(2.0 * torch.pi).numpy(), np.empty((0, 11)), start)
+        none = np.empty((0, 5)), start, np.empty((0, 2), np.int64)
+        return Prepared(edges, start, self.opening().div_(2.0 * torch.pi).numpy(), *none)
 
     def opening(self) -> Tensor:
         """The angle of the directions in which each polygon is unbounded, `(count,)`."""
@@ -312,14 +313,16 @@ class Polyhedra(Polytopes):
         """The polyhedra for compiled code."""
         axes = complete(self.normal)
         tail, head = (flatten(end, axes[self.face]) for end in (self.tail, self.head))
-        edges, edge_start = lines(tail, head, self.face, len(self.owner))
         open_angle = Polygons(tail, head, self.face, len(self.owner)).opening()
-        faces = torch.cat((self.normal, axes.flatten(1), self.offset[:, None], open_angle[:, None]), 1)
+        faces = torch.cat((self.normal, self.offset[:, None], open_angle[:, None]), 1)
         solid, some = self.tail.new_zeros(self.count), self._open(self.owner[self.face])
         for chosen, table in self._tables(some):
             solid[chosen] = solid_angle_at_infinity(table)
         start = first_of_each(self.owner, self.count)
-        return Prepared(edges, edge_start, solid.div_(4.0 * torch.pi).numpy(), faces.numpy(), start)
+        edge_start, edges, sides = edges_in_space(
+            start, first_of_each(self.face, len(self.owner)), self.tail, self.head, self.normal
+        )
+        return Prepared(edges, edge_start, solid.div_(4.0 * torch.pi).numpy(), faces.numpy(), start, sides)
 
     def _cones(self, apex: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         corner = torch.searchsorted(self.face, self.face)  # the first edge of the face begins at its fan's corner

@@ -61,11 +61,12 @@ def in_threads(function: Callable[..., T], count: int, share: int, *columns: Arr
 class Prepared(NamedTuple):
     """These are sets with the lines of their edges, about the origin (S = 2) or its feet in the faces (S = 3)."""
 
-    edges: Array  # (E, 5) direction along the edge, distance of its line, where it starts and ends
-    edge_start: Array  # (P + 1,) first edge of each polygon, or (F + 1,) of each face
+    edges: Array  # (E, 5) direction along the edge, distance of its line, where it starts and ends; or (E, 19)
+    edge_start: Array  # (P + 1,) first edge of each set
     opening: Array  # (P,) mass of the directions in which each set is unbounded
-    faces: Array  # (F, 11) normal, two axes, offset, angle in which the face is unbounded; S = 3
+    faces: Array  # (F, 5) normal, offset, angle in which the face is unbounded; S = 3
     start: Array  # (P + 1,) first face of each polyhedron
+    sides: Array  # (E, 2) the faces of each edge: see `space_edges`
 
     def masses(self, index: Tensor, centre: Tensor) -> Tensor:
         """The mass `(m,)` of a standard normal on sets `index (m,)` less their `centre (m, S)`."""
@@ -95,6 +96,7 @@ class Prepared(NamedTuple):
                     self.faces,
                     self.edge_start,
                     self.edges,
+                    self.sides,
                     self.opening,
                     index,
                     centre,
@@ -114,6 +116,15 @@ def lines(tail: Tensor, head: Tensor, owner: Tensor, count: int) -> tuple[Array,
     real = edge.real.nonzero()[:, 0]
     columns = torch.cat((edge.along, torch.stack((edge.distance, edge.start, edge.end), 1)), 1)[real]
     return columns.numpy(), first_of_each(owner[real], count)
+
+
+def edges_in_space(start: Array, edge_start: Array, *parts: Tensor) -> tuple[Array, Array, Array]:
+    """The edges of `Prepared` for polyhedra, the first of each and their sides: see `space_edges`."""
+    compiled = kernels()
+    if compiled is None:
+        raise AssertionError("prepared sets are for compiled code")
+    first, edges, sides = compiled.space_edges(start, edge_start, *(part.contiguous().numpy() for part in parts))
+    return first, edges, sides
 
 
 def first_of_each(owner: Tensor, count: int) -> Array:

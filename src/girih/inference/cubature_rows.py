@@ -170,7 +170,8 @@ class OutputRows(Likelihood):
         lift = torch.zeros_like(slope)
         if isinstance(excess, Tensor):
             square = step.square() * excess
-            lift = 0.5 * (square if rows.seen is None else square * rows.seen[:, None]).sum(2)
+            seen = None if rows.seen is None else self.output.spread(rows.seen)
+            lift = 0.5 * (square if seen is None else square * seen[:, None]).sum(2)
         return slope, self.output.gram(rows, eta, step, self.scale), lift
 
 

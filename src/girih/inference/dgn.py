@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -15,10 +15,11 @@ from girih.covariance import Covariance, Observed
 from girih.errors import NoClosedFormError, NonFiniteError, ParameterError
 from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
+from girih.inference.likelihoods import as_output
 from girih.inference.line import Line
 from girih.inference.model import AffinePieces, Jets, Model, Moments, Region, check_latent_dim, chunks
 from girih.inference.output_model import OutputDistribution, OutputModel
-from girih.inference.outputs import Output, as_output
+from girih.inference.outputs import Output
 from girih.inference.polytopes import Polytopes
 from girih.inference.posterior import GaussianQ, Posterior, gaussian_entropy, make_generator
 from girih.inference.priors import GaussianMixturePrior, LatentPrior, Parts, Uniform, UniformPrior, gaussian_parts
@@ -54,8 +55,9 @@ class DGN(nn.Module):
         likelihood: what x is given the outputs of the network: "gaussian"; "bernoulli" (logits), "categorical" (logits;
             x holds one column of categories, or with `girih.inference.Categorical([3, 4])` a column for each group of
             outputs), "poisson" (logs of rates), `girih.inference.NegativeBinomial(total_count)` (logs of means),
-            "laplace" or "student_t" (`noise` is their *scale*), or `girih.inference.StudentT(df)`. All but the first
-            are integrated by adaptive cubature.
+            "laplace" or "student_t" (`noise` is their *scale*), or `girih.inference.StudentT(df)`; for columns of
+            several kinds a list such as `[("gaussian", 2), ("bernoulli", 3)]`, see `girih.inference.Mixed`. All but the
+            first are integrated by adaptive cubature.
 
     `noise` and `prior` are parameters of the module. A tensor that already asks for gradients is used as it is. Of a
     low-rank noise, `noise` holds the variances that each coordinate has of its own, and `noise_factor` `(D, r)` what
@@ -81,7 +83,7 @@ class DGN(nn.Module):
         noise: Covariance | Rows | float | None = None,
         prior: Rows | float | Uniform | GaussianMixturePrior | None = None,
         tol: float = TOL,
-        likelihood: str | Output = "gaussian",
+        likelihood: str | Output | Sequence[tuple[str | Output, int]] = "gaussian",
     ) -> None:
         super().__init__()
         self.tol = _check_tol(tol)

@@ -18,7 +18,7 @@ from girih.inference.cubature_rows import NaturalRows, OutputRows
 from girih.inference.distribution import DGNDistribution, State
 from girih.inference.fisher import IN_PARAMETERS
 from girih.inference.model import Evidence, Jets
-from girih.inference.outputs import Laplace, Output
+from girih.inference.outputs import Output
 from girih.inference.posterior import Shape, make_generator
 from girih.inference.priors import Parts, gaussian_parts
 from girih.networks import Trace
@@ -64,13 +64,13 @@ class OutputModel:
 
     def split(self, x: Tensor) -> Iterator[Some]:
         """Rows as many as there is room for; one by one where the cells end at the kinks of each row."""
-        each = isinstance(self.output, Laplace)
+        each = self.output.bent
         pairs = len(self.mesh.simplices()[1]) * len(self.parts.constant)
         every = torch.arange(len(x), device=x.device)
         for index in every.split(1 if each else max(1, _PAIRS // pairs)):
             mesh = self.mesh
-            if each:
-                mesh = Mesh(self.partition, self.cells, self.parts, cut=self.partition.trace.cut_at(x[index[0]]))
+            if each and not torch.isnan(kinks := self.output.kinks(x[index[0]])).all():
+                mesh = Mesh(self.partition, self.cells, self.parts, cut=self.partition.trace.cut_at(kinks))
             rows = self.output.observe(x[index], self.scale)
             likelihood: OutputRows
             if self.output.natural and rows.seen is None:

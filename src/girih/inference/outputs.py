@@ -50,17 +50,19 @@ class Output(ABC):
         name: as `likelihood=` of `girih.DGN` takes it.
         scaled: whether `noise` is a scale of it.
         continuous: whether `log p` has a derivative in x.
+        bent: whether `log p` has a kink in some eta, see `kinks`.
         natural: whether complete rows have `log p = t(x) eta - B(eta)` up to their constants.
         nothing: an x with `t(x) = 0`, or as near as there is, of natural outputs.
         support: what entries of x must be, for messages.
     """
 
     name: ClassVar[str]
-    scaled: ClassVar[bool] = False
-    continuous: ClassVar[bool] = False
+    scaled: bool = False
+    continuous: bool = False
+    bent: bool = False
     natural: ClassVar[bool] = False
     nothing: ClassVar[float] = 0.0
-    support: ClassVar[str]
+    support: ClassVar[str] = "what its columns can"
 
     def columns(self, size: int) -> int:
         """How many columns x has for `size` outputs of the network."""
@@ -95,20 +97,36 @@ class Output(ABC):
             ParameterError: an entry is outside the support.
         """
         missing = torch.isnan(x)
-        wrong = ~(missing | self.supported(x))
-        if wrong.any():
-            row, column = (int(i) for i in wrong.nonzero()[0])
-            raise ParameterError(
-                f'x must hold {self.support} for likelihood="{self.name}"; row {row}, column {column} holds '
-                f"{x[row, column].item():g}"
-            )
+        self.check(x, missing, 0)
         seen = None if not missing.any() else (~missing).to(x.dtype)
         rows = Observations(torch.nan_to_num(x), seen, x.new_zeros(len(x)))
         return rows._replace(constant=rows.sum(self.constants(rows.x, scale)))
 
+    def check(self, x: Tensor, missing: Tensor, first: int) -> None:
+        """Refuse entries outside the support, of rows whose columns are counted from `first`."""
+        wrong = ~(missing | self.supported(x))
+        if wrong.any():
+            row, column = (int(i) for i in wrong.nonzero()[0])
+            raise ParameterError(
+                f'x must hold {self.support} for likelihood="{self.name}"; row {row}, column {first + column} holds '
+                f"{x[row, column].item():g}"
+            )
+
     @abstractmethod
     def supported(self, x: Tensor) -> Tensor:
         """Which entries can be."""
+
+    def spread(self, seen: Tensor) -> Tensor:
+        """A number of each column of x `(..., D)`, for each of the eta that it depends on, `(..., K)`."""
+        return seen
+
+    def _masked(self, rows: Observations, parts: Tensor) -> Tensor:
+        """A number of each eta `(..., K)`, 0 where its column is missing."""
+        return parts if rows.seen is None else parts * self.spread(rows.seen)
+
+    def kinks(self, x: Tensor) -> Tensor:
+        """The eta at which the log-density of a row `(D,)` has kinks, NaN for none, `(K,)`."""
+        return self.spread(torch.full_like(x, torch.nan))
 
     def constants(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """What no eta changes of the log-density of each entry, nats."""
@@ -185,12 +203,12 @@ class Bernoulli(Output):
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - sigmoid(eta)`."""
         slope = rows.x - torch.sigmoid(eta)
-        return slope if rows.seen is None else slope * rows.seen
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`sigmoid(eta) sigmoid(-eta)`."""
         curvature = torch.sigmoid(eta) * torch.sigmoid(-eta)
-        return curvature if rows.seen is None else curvature * rows.seen
+        return self._masked(rows, curvature)
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """Minus the entropy of the shares."""
@@ -255,8 +273,8 @@ class Categorical(Output):
     def _shares(self, eta: Tensor) -> Tensor:
         return torch.cat([part.softmax(-1) for part in eta.split(self._sizes, -1)], -1)
 
-    def _spread(self, seen: Tensor) -> Tensor:
-        """A number of each column, for each of its logits."""
+    def spread(self, seen: Tensor) -> Tensor:
+        """The number of its column, for each logit."""
         return seen.repeat_interleave(torch.tensor(self._sizes, device=seen.device), -1)
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
@@ -271,7 +289,7 @@ class Categorical(Output):
         slope = -self._shares(eta)
         at = self._at(rows)
         slope = slope.scatter_add(-1, at.expand(*eta.shape[:-1], at.shape[-1]), torch.ones_like(slope))
-        return slope if rows.seen is None else slope * self._spread(rows.seen)
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`p (1 - p)`."""
@@ -285,7 +303,7 @@ class Categorical(Output):
             (part * p[:, None]).sum(-1, keepdim=True).expand_as(part)
             for part, p in zip(step.split(self._sizes, -1), share.split(self._sizes, -1), strict=True)
         ]
-        weight = share if rows.seen is None else share * self._spread(rows.seen)
+        weight = self._masked(rows, share)
         off = step - torch.cat(means, -1)
         result: Tensor = (off * weight[:, None]) @ off.mT
         return result
@@ -336,12 +354,12 @@ class Poisson(Output):
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - exp(eta)`."""
         slope = rows.x - self._rate(eta)
-        return slope if rows.seen is None else slope * rows.seen
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`exp(eta)`."""
         curvature = self._rate(eta)
-        return curvature if rows.seen is None else curvature * rows.seen
+        return self._masked(rows, curvature)
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """At the rate x."""
@@ -390,13 +408,13 @@ class NegativeBinomial(Output):
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - (x + r) sigmoid(t)`."""
         slope = rows.x - (rows.x + self.total_count) * torch.sigmoid(eta - math.log(self.total_count))
-        return slope if rows.seen is None else slope * rows.seen
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`(x + r) sigmoid(t) sigmoid(-t)`."""
         t = eta - math.log(self.total_count)
         curvature = (rows.x + self.total_count) * torch.sigmoid(t) * torch.sigmoid(-t)
-        return curvature if rows.seen is None else curvature * rows.seen
+        return self._masked(rows, curvature)
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """At the mean x."""
@@ -414,12 +432,59 @@ class NegativeBinomial(Output):
         return torch.poisson(gamma * eta.exp() / self.total_count, generator=generator)
 
 
+class Normal(Output):
+    """Its x are eta plus normal noise of standard deviation s, which is `noise`: for columns among others (`Mixed`).
+
+    A `DGN` whose columns are all Gaussian has closed forms: `likelihood="gaussian"`, whose noise is a variance.
+    """
+
+    name = "normal"
+    scaled = continuous = True
+    support = "finite numbers"
+
+    def supported(self, x: Tensor) -> Tensor:
+        """All finite numbers."""
+        return torch.isfinite(x)
+
+    def constants(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """`-log(2 pi s^2) / 2`."""
+        return -(_given(scale).log() + 0.5 * math.log(2.0 * math.pi)).expand_as(x)
+
+    def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
+        """`-(x - eta)^2 / (2 s^2)`."""
+        return rows.sum(-0.5 * ((rows.x - eta) / _given(scale)).square())
+
+    def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
+        """`(x - eta) / s^2`."""
+        return self._masked(rows, (rows.x - eta) / _given(scale).square())
+
+    def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
+        """`1 / s^2`."""
+        return self._masked(rows, _given(scale).square().reciprocal().expand_as(eta))
+
+    def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
+        """0."""
+        return torch.zeros_like(rows.constant)
+
+    def mean(self, eta: Tensor, scale: Tensor | None) -> Tensor:
+        """Eta."""
+        return eta
+
+    def sample(self, eta: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """Eta plus noise."""
+        return eta + _given(scale) * torch.randn(eta.shape, dtype=eta.dtype, device=eta.device, generator=generator)
+
+
 class Laplace(Output):
     """Its x are eta plus Laplace noise: `log p = -|x - eta| / s - log(2 s)`, the scale s being `noise`."""
 
     name = "laplace"
-    scaled = continuous = True
+    scaled = continuous = bent = True
     support = "finite numbers"
+
+    def kinks(self, x: Tensor) -> Tensor:
+        """X."""
+        return x
 
     def supported(self, x: Tensor) -> Tensor:
         """All finite numbers."""
@@ -436,7 +501,7 @@ class Laplace(Output):
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """The sign of `x - eta`, over s."""
         slope = (rows.x - eta).sign() / _given(scale)
-        return slope if rows.seen is None else slope * rows.seen
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """0 on both sides of the kink."""
@@ -495,14 +560,14 @@ class StudentT(Output):
         """`(df + 1) r / (s (df + r^2))`."""
         r = (rows.x - eta) / _given(scale)
         slope = (self.df + 1.0) * r / (_given(scale) * (self.df + r.square()))
-        return slope if rows.seen is None else slope * rows.seen
+        return self._masked(rows, slope)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`(df + 1) (df - r^2) / (s (df + r^2))^2`: positive within `sqrt(df)` scales of x."""
         s = _given(scale)
         square = ((rows.x - eta) / s).square()
         curvature = (self.df + 1.0) * (self.df - square) / (s * (self.df + square)).square()
-        return curvature if rows.seen is None else curvature * rows.seen
+        return self._masked(rows, curvature)
 
     def excess(self, scale: Tensor | None) -> Tensor | float:
         """`(df + 1) / (8 df s^2)`, at `r^2 = 3 df`."""
@@ -533,33 +598,3 @@ def _given(scale: Tensor | None) -> Tensor:
     if scale is None:
         raise AssertionError("this output has a scale")
     return scale
-
-
-_OUTPUTS: dict[str, type[Output]] = {
-    kind.name: kind for kind in (Bernoulli, Categorical, Poisson, NegativeBinomial, Laplace, StudentT)
-}
-
-
-def as_output(likelihood: str | Output) -> Output | None:
-    """The output that a user named, `None` for a Gaussian one.
-
-    Raises:
-        ParameterError: there is none of that name, or it needs a number of its own.
-    """
-    if isinstance(likelihood, Output):
-        return likelihood
-    if likelihood == "gaussian":
-        return None
-    if likelihood == NegativeBinomial.name:
-        raise ParameterError(
-            "negative binomial outputs need their total count: likelihood=girih.inference.NegativeBinomial(total_count)"
-        )
-    if not isinstance(likelihood, str) or likelihood not in _OUTPUTS:
-        names = ", ".join(repr(name) for name in ("gaussian", *_OUTPUTS))
-        raise ParameterError(f"likelihood must be one of {names}, or an output of girih.inference; got {likelihood!r}")
-    return _OUTPUTS[likelihood]()
-
-
-def output_from(name: str, options: dict[str, Any]) -> Output:
-    """The output that `Output.options` described."""
-    return _OUTPUTS[name](**options)
