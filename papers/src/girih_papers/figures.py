@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from girih.plots import BLUE, CYCLE, GREY, VERMILLION, new_figure, plot_training_curves, styled
 from girih_papers.arrays import Array, curve_latents, generate
@@ -25,10 +27,23 @@ _WIDE = 7.2
 _PRINT_DPI = 130
 _GRID = 300
 _TICKS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_QUICK: ContextVar[bool] = ContextVar("quick", default=False)
+_MARK = "smoke run (--quick): tiny sizes, unequal budgets, nothing here compares"
+_MARK_SIZE, _MARK_COLOUR = 18, "#A80000"
 _LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
 
 # Pixels this far outside [0, 1] are drawn in colour.
 BEYOND = 0.5
+
+
+@contextmanager
+def smoke_run(quick: bool) -> Iterator[None]:
+    """For the duration, pictures say that they are of a quick run."""
+    token = _QUICK.set(quick)
+    try:
+        yield
+    finally:
+        _QUICK.reset(token)
 
 
 def save(figure: Figure, path: Path) -> str:
@@ -36,8 +51,21 @@ def save(figure: Figure, path: Path) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=_PRINT_DPI, format="png")
     with Image.open(buffer) as image, whole_file(path) as temporary:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
+        shown = _marked(image.convert("RGB")) if _QUICK.get() else image.convert("RGB")
+        shown.quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
     return path.name
+
+
+def _marked(image: Image.Image) -> Image.Image:
+    """The picture below a line which says that it is of a quick run."""
+    font, lines = ImageFont.load_default(_MARK_SIZE), [_MARK]
+    if font.getlength(_MARK) > image.width - 2 * _MARK_SIZE:
+        lines = _MARK.split(": ")
+    height = round(1.5 * _MARK_SIZE * len(lines))
+    whole = Image.new("RGB", (image.width, image.height + height), "white")
+    whole.paste(image, (0, height))
+    ImageDraw.Draw(whole).multiline_text((_MARK_SIZE, _MARK_SIZE // 4), "\n".join(lines), fill=_MARK_COLOUR, font=font)
+    return whole
 
 
 @styled
