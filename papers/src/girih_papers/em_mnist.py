@@ -96,11 +96,12 @@ def _share_far_out(run: Outcome, count: int = 2000) -> float:
 def _strips(runs: Sequence[Outcome], shape: tuple[int, ...], count: int = 14) -> Figure:
     """g(z) at evenly spaced prior quantiles, a line for each run."""
     figure = new_figure(7.2, 0.62 * len(runs) + 0.25)
-    for ax, run in zip(figure.subplots(len(runs), 1), runs, strict=True):
+    axes = figure.subplots(len(runs), 1)
+    for ax, run in zip(axes, runs, strict=True):
         z = quantiles(run.dgn, (np.arange(count) + 0.5) / count)
         draw_images(ax, generate(run.dgn, z), shape)
         ax.set_ylabel(_name(run), **_BESIDE)
-    figure.supxlabel("g(z) at evenly spaced prior quantiles of z, left to right", fontsize=8.0)
+    axes[0].set_title("g(z) at evenly spaced prior quantiles of z, left to right", fontsize=8.0)
     pixel_key(figure)
     return figure
 

@@ -147,9 +147,10 @@ def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> F
             draw_manifold(ax, run, rows)
             ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
             ax.set_title(f"NLL {run.nll:.3f}", fontsize=7.0, pad=2.0)
-            ax.tick_params(labelsize=6.5, length=2.0, labelleft=ax is line[0], labelbottom=line is axes[-1])
-        line[0].set_ylabel(label.replace(", ", ",\n"), fontsize=7.5)
-    figure.supxlabel("$x_0$, and $x_1$ upwards, in each panel", fontsize=8.0)
+            ax.tick_params(labelsize=6.5, length=2.0, labelleft=ax is line[0], labelbottom=label == labels[-1])
+        line[0].set_ylabel(f"{label.replace(', ', ',' + chr(10))}\n$x_1$", fontsize=7.5)
+    for ax in axes[-1]:
+        ax.set_xlabel("$x_0$", fontsize=7.5)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure

@@ -149,40 +149,39 @@ def _view(prior: Array, means: Array) -> Window:
 
 @styled
 def _posteriors(dgn: DGN, rows: Array, labels: Any) -> Figure:
-    """Rows, what the generator makes of their posterior mean, and contours of their exact posteriors."""
-    figure = new_figure(7.2, 4.2)
-    panels: Any = figure.subfigures(1, 2, width_ratios=(1.9, 1.0))
-    left, right = panels
-    ax = left.add_subplot()
+    """Where the exact posteriors of rows are, the heaviest patch of each from near, and what g makes of their means."""
+    figure = new_figure(7.6, 4.9)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.0, 2.0))
+    left = panels[0].add_subplot()
+    grid = panels[1].subplots(3, 4, width_ratios=(2.0, 1.0, 2.0, 1.0)).reshape(len(rows), 2)
     posterior = dgn.posterior(rows)
-    draws = to_array(posterior.sample((_DRAWS,), seed=0))
-    for i in range(len(rows)):
+    draws, mean = to_array(posterior.sample((_DRAWS,), seed=0)), to_array(posterior.mean)
+    with torch.no_grad():
+        decoded = to_array(dgn.trace(posterior.mean))
+    for i, (near, images) in enumerate(grid):
+        letter, colour = chr(97 + i), _COLOURS[i]
         one = dgn.posterior(rows[i : i + 1])
         levels = _levels(one, draws[:, i])
         patches = _patches(one, draws[:, i], levels[0])
-        for low, high in patches:
-            _contours(ax, one, low, high, levels, _COLOURS[i])
-            share = ((draws[:, i] >= low) & (draws[:, i] <= high)).all(1).mean()
-            told = chr(97 + i) if len(patches) == 1 else f"{chr(97 + i)}, {100 * share:.0f}%"
-            ax.annotate(told, high, xytext=(2, 1), textcoords="offset points", color=_COLOURS[i], fontsize=8.5)
-    mean = to_array(posterior.mean)
-    low, high = draws.reshape(-1, 2).min(0), draws.reshape(-1, 2).max(0)
-    room = 0.05 * (high - low)
-    for i, point in enumerate(mean):
-        ax.plot(*point, "o", color=_COLOURS[i], mec=BLACK, mew=0.5, ms=4.0)
-    ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    ax.set(xlabel="latent $z_1$", ylabel="latent $z_2$")
-    ax.set_title("p(z | x): regions of 50, 90 and 99%, with the share of each patch; dots: E[z | x]")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(6))
-    with torch.no_grad():
-        decoded = to_array(dgn.trace(posterior.mean))
-    deviation = to_array(posterior.variance) ** 0.5
-    for i, line in enumerate(right.subplots(len(rows), 1)):
-        draw_images(line, np.stack((rows[i], decoded[i])), _SHAPE)
-        text = f"{chr(97 + i)}: a {labels[i]}\nsd {deviation[i, 0]:.2g}, {deviation[i, 1]:.2g}"
-        line.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.0, color=_COLOURS[i])
-    right.supxlabel("row, g(E[z | x])", fontsize=8.0)
+        for low, high, share in patches:
+            told = letter if len(patches) == 1 else f"{letter}, {100 * share:.0f}%"
+            left.plot(*(0.5 * (low + high)), "o", color=colour, ms=3.5)
+            left.annotate(told, high, xytext=(3, 2), textcoords="offset points", color=colour, fontsize=8.0)
+        low, high, share = patches[0]
+        _contours(near, one, low, high, levels, colour)
+        near.plot(*mean[i], "o", color=colour, mec=BLACK, mew=0.5, ms=4.0)
+        room = 0.1 * (high - low)
+        near.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        rest = f", {100 * share:.0f}% here" if len(patches) > 1 else ""
+        near.set_title(f"{letter}: a {labels[i]}{rest}", fontsize=8.0, color=colour)
+        near.tick_params(labelsize=6.0, length=2.0)
+        for axis in (near.xaxis, near.yaxis):
+            axis.set_major_locator(MaxNLocator(3))
+        draw_images(images, np.stack((rows[i], decoded[i])).reshape(1, -1), (2 * _SHAPE[0], _SHAPE[1]))
+    left.margins(0.16)
+    left.set(xlabel="latent $z_1$", ylabel="latent $z_2$", title="patches of the posteriors")
+    panels[1].supxlabel("p(z | x) around its heaviest patch: regions of 50, 90 and 99%; dots: E[z | x]\n"
+                        "beside each the row, and g(E[z | x]) below it", fontsize=8.0)  # fmt: skip
     return figure
 
 
@@ -199,14 +198,16 @@ def _log_density(posterior: Any, low: Array, high: Array, side: int) -> tuple[Ar
     return x, y, to_array(posterior.log_prob(grid)).reshape(side, side)
 
 
-def _patches(posterior: Any, draws: Array, level: float) -> list[tuple[Array, Array]]:
-    """Boxes around the connected parts of the region where the log-density is above a level."""
+def _patches(posterior: Any, draws: Array, level: float) -> list[tuple[Array, Array, float]]:
+    """Boxes around the connected parts of the region above a level, with the share of draws in each, the most first."""
     low, high = draws.min(0), draws.max(0)
     x, y, log_p = _log_density(posterior, low, high, 600)
     step = (high - low) / 599
     found = ndimage.find_objects(ndimage.label(log_p >= level)[0])
     ends = [(np.array([x[a.start], y[b.start]]), np.array([x[a.stop - 1], y[b.stop - 1]])) for b, a in found]
-    return [(first - step, last + step) for first, last in ends]
+    boxes = [(first - step, last + step) for first, last in ends]
+    shares = [float(((draws >= first) & (draws <= last)).all(1).mean()) for first, last in boxes]
+    return sorted(((*box, share) for box, share in zip(boxes, shares, strict=True)), key=lambda patch: -patch[2])
 
 
 def _contours(ax: Axes, posterior: Any, low: Array, high: Array, levels: Array, colour: str) -> None:
