@@ -225,7 +225,8 @@ def draw_images(ax: Axes, images: Array, shape: tuple[int, ...]) -> None:
 
 def pixel_key(figure: Figure) -> None:
     """Below the sheets of `draw_images`: what the colours of pixels far outside [0, 1] mean, if there are such."""
-    shown = [np.ma.filled(np.ma.masked_invalid(image.get_array()), 0.5) for ax in figure.axes for image in ax.images]
+    arrays = [image.get_array() for ax in figure.axes for image in ax.images]
+    shown = [np.nan_to_num(np.ma.filled(array, np.nan), nan=0.5) for array in arrays if array is not None]
     told = {_OVER: (f"above {1.0 + BEYOND:g}", any((sheet > 1.0).any() for sheet in shown))}
     told[_UNDER] = (f"below {-BEYOND:g}".replace("-", "\N{MINUS SIGN}"), any((sheet < 0.0).any() for sheet in shown))
     keys = [Patch(facecolor=colour, label=f"pixels {text}") for colour, (text, there) in told.items() if there]

@@ -224,4 +224,5 @@ def _images(dgn: DGN) -> Figure:
     ax = plot_image_manifold(dgn, _SHAPE, ax=figure.add_subplot(), count=225, columns=15)
     for image in ax.images:
         image.set_clim(0.0, 1.0)
+    ax.set_title("white is 0 and less, black is 1 and more", fontsize=8.0)
     return figure

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -182,7 +183,8 @@ def _draw_surfaces(net: nn.Module, settings: Settings) -> Figure:
     turned = [(x - own.mean(0)) @ principal.T for x in surfaces]
     limits = np.min([x.min(0) for x in turned], 0), np.max([x.max(0) for x in turned], 0)
     figure = new_figure(2.3 * count, 4.6)
-    maps, drawn = [], None
+    drawn: Any = None
+    maps: list[Axes] = []
     for k, (beta, x, surface) in enumerate(zip(settings.surfaces, turned, finer, strict=True)):
         ax: Any = figure.add_subplot(2, count, k + 1, projection="3d")
         _draw_surface(ax, x.reshape(side, side, 3), *limits)
