@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from girih.errors import ParameterError
+from girih.plots import new_figure
 from girih_papers import em_toys, registry
 from girih_papers.comparison import EMS, PAPER_VAES, TUNED, Budget, race
+from girih_papers.figures import draw_images, nll_figure, pixel_key
 from girih_papers.methods import Method, Outcome, Task, execute
 from girih_papers.printed import SMOKE_RUN, Claim, beside_the_paper, entries, recorded
 
@@ -244,6 +246,38 @@ def test_the_recorded_verdicts_are_those_of_the_numbers():
     told = {line["what"]: line for line in recorded("rad-table")}
     assert told["two moons: by how much RAD is ahead"]["verdict"] == "does not hold"
     assert told["grid Gaussian mixture: by how much RAD is ahead"]["ours"] == "0.966"
+
+
+@pytest.mark.parametrize("low", [0.2, -280.0, -0.05])
+def test_no_curve_leaves_its_axes_and_logarithmic_ones_say_so(low):
+    def outcome(label, kind, seed, end):
+        nll = np.concatenate((np.geomspace(900.0 + 10.0 * seed, 1.0, 20), [end]))
+        history = {"step": np.arange(21.0), "seconds": np.linspace(0.0, 2.0, 21), "nll": nll}
+        return Outcome(label, kind, seed, history, True, 0.0, [], (1, 2))
+
+    runs = [outcome("EM, same start", "em", i, low + i) for i in (0, 1)] + [outcome(TUNED, "vae", 0, low + 3.0)]
+    figure = nll_figure(runs, {"entropy": low - 0.01})
+    for ax in figure.axes:
+        bottom, top = ax.get_ylim()
+        for line in ax.lines:
+            values = np.asarray(line.get_ydata(), dtype=float)
+            assert bottom < np.nanmin(values) and np.nanmax(values) < top
+        assert "log scale" in ax.get_xlabel()
+        ticks = [tick for tick in ax.get_yticks() if bottom < tick < top]
+        assert len(ticks) >= 4 and min(ticks) < low + 0.1 * (900.0 - low)
+    assert "log scale" in figure.axes[0].get_ylabel()
+
+
+def test_pixels_off_the_scale_have_a_key_where_there_are_some():
+    def keys(*pixels):
+        figure = new_figure(2.0, 1.0)
+        draw_images(figure.add_subplot(), np.array([[0.0, 1.0, -0.3, 1.2], [*pixels, 0.5, 0.5]]), (2, 2))
+        pixel_key(figure)
+        return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+    assert keys(0.0, 1.0) == []
+    assert keys(1.6, 1.0) == ["pixels above 1.5"]
+    assert keys(1.6, -0.6) == ["pixels above 1.5", "pixels below \N{MINUS SIGN}0.5"]
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -124,7 +124,8 @@ def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
     ax = figure.add_subplot()
     vaes = [run for run in outcomes if "kl" in run.history]
     curves = {label: (x, np.maximum(y, _LEAST_KL)) for label, (x, y) in _aligned(vaes, "step", "kl").items()}
-    plot_training_curves(curves, "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True, logy=True)
+    told = ("gradient steps (log scale)", "KL(q || p(z | x)) (nats per row, log scale)")
+    plot_training_curves(curves, *told, ax=ax, logx=True, logy=True)
     _recolour(ax, TUNED)
     _shared_legend(figure, (ax,))
     return figure

@@ -115,6 +115,6 @@ def _draw(table: dict[str, Any]) -> Figure:
             ax.plot(at, gaps, ls="", marker=style["marker"], ms=3.5, color=style["color"], alpha=0.8, label=label)
     names = [PROBLEMS[problem].replace(" ", "\n") for problem in table]
     ax.set_xticks(range(len(table)), names)
-    ax.set(yscale="log", ylabel="gap to the entropy of the data\n(nats per row)")
+    ax.set(yscale="log", ylabel="gap to the entropy of the data\n(nats per row, log scale)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
