@@ -29,7 +29,7 @@ _WIDE = 7.2
 _PRINT_DPI = 130
 _GRID = 300
 _QUICK: ContextVar[bool] = ContextVar("quick", default=False)
-_MARK = "smoke run (--quick): tiny sizes, unequal budgets, nothing here compares"
+SMOKE_RUN = "smoke run (--quick): tiny sizes, unequal budgets, nothing here compares"
 _MARK_SIZE, _MARK_COLOUR = 18, "#A80000"
 _LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
 
@@ -60,9 +60,9 @@ def save(figure: Figure, path: Path) -> str:
 
 def _marked(image: Image.Image) -> Image.Image:
     """The picture below a line which says that it is of a quick run."""
-    font, lines = ImageFont.load_default(_MARK_SIZE), [_MARK]
-    if font.getlength(_MARK) > image.width - 2 * _MARK_SIZE:
-        lines = _MARK.split(": ")
+    font, lines = ImageFont.load_default(_MARK_SIZE), [SMOKE_RUN]
+    if font.getlength(SMOKE_RUN) > image.width - 2 * _MARK_SIZE:
+        lines = SMOKE_RUN.split(": ")
     height = round(1.5 * _MARK_SIZE * len(lines))
     whole = Image.new("RGB", (image.width, image.height + height), "white")
     whole.paste(image, (0, height))

@@ -20,7 +20,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-SMOKE_RUN = "smoke run: not comparable"
+NO_VERDICT = "smoke run: not comparable"
 NOT_RUN = "not run at these settings"
 _STANDS_FOR = ("mean", "median")  # of a number over runs
 
@@ -141,7 +141,7 @@ def beside_the_paper(name: str, result: Mapping[str, Any]) -> list[dict[str, str
         found, less = at(result, claim.ours), at(result, claim.minus)
         number = _number(found) if not claim.minus else _difference(_number(found), _number(less))
         ours = shown(found) if not claim.minus else _number_shown(number)
-        verdict = SMOKE_RUN if result["quick"] else claim.verdict(number, settings)
+        verdict = NO_VERDICT if result["quick"] else claim.verdict(number, settings)
         lines.append(_line(claim, ours if claim.ours else "see the pictures", verdict))
     return lines
 

@@ -17,7 +17,7 @@ import torch
 
 import girih
 from girih.errors import ParameterError
-from girih_papers.figures import smoke_run
+from girih_papers.figures import SMOKE_RUN, smoke_run
 from girih_papers.files import keeping, write_json
 from girih_papers.printed import beside_the_paper, entries
 from girih_papers.settings import changed
@@ -190,6 +190,7 @@ def run(
         body = experiment(folder, quick=bool(quick), seed=seed, progress=progress, **options)
     seconds = time.perf_counter() - start
     result = {"name": name, "description": description, "quick": bool(quick), "seed": seed, "wall_seconds": seconds}
+    result |= {"smoke_run": SMOKE_RUN} if quick else {}
     result |= body
     if changes:
         result["changed_settings"] = dict(changes)

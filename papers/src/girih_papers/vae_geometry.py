@@ -179,7 +179,7 @@ def _best_of_grid(
     minimum in many of the cells; with the means and variances found, m and P follow.
     """
     m, P = float(near.prior_mean), float(near.prior_covariance)
-    z = m + 6.0 * P**0.5 * torch.linspace(-1.0, 1.0, count, dtype=torch.float64)
+    z: Tensor = m + 6.0 * P**0.5 * torch.linspace(-1.0, 1.0, count, dtype=torch.float64)
     G = information.fisher_information(vae, x[:1].expand(count, -1), z[:, None])[:, 0, 0]  # the same for all rows
     energy = 0.5 * (x[:, None] - vae.decode(z[:, None])).square().sum(2) / vae.noise  # -log p(x | z), up to a constant
     for _ in range(rounds):
