@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from girih.datasets import load
 from girih.plots import BLUE, new_figure, styled
 from girih_papers.arrays import Array
 from girih_papers.comparison import (
     EMS,
-    SAME_START,
     TUNED,
     Budget,
     curves,
@@ -86,13 +83,8 @@ def _compare(
     workers = workers_for(quick)
     outcomes = run_all(tasks, f"em-{data}", workers, progress)
     references = {"entropy of the truth": float(dataset.entropy)} if dataset.entropy is not None else {}
-    start = float(np.median([run.history["nll"][0] for run in outcomes if run.label == SAME_START]))
-    floor = min([run.best_nll for run in outcomes] + list(references.values()))
     figures = [
-        save(
-            nll_figure(outcomes, references, (0.95 * floor, start) if floor > 0 else (floor - 0.1, start)),
-            out / "nll.png",
-        ),
+        save(nll_figure(outcomes, references), out / "nll.png"),
         save(kl_figure(outcomes), out / "kl.png"),
         save(manifold_figure(outcomes, dataset.X, 4), out / "manifolds.png"),
     ]
