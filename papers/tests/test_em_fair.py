@@ -12,7 +12,7 @@ import girih
 from girih.errors import ParameterError
 from girih.vae import GaussVAE
 from girih_papers import em_fair, registry
-from girih_papers.em_fair_arms import ARMS, EXACT, PPCA, Clock, fit_arm, iwae_loss, starting_point
+from girih_papers.em_fair_arms import ARMS, EXACT, Clock, fit_arm, iwae_loss, starting_point
 
 ROWS = girih.datasets.load("circle", n=48, seed=0).X
 
@@ -72,21 +72,6 @@ def test_the_iwae_bound_lies_between_the_elbo_and_the_exact_likelihood():
         elbo = float(vae.free_energy(x, samples=400, seed=0).total.mean())
         exact = -float(vae.dgn()().log_prob(x).mean())
     assert exact < np.mean(bounds) < elbo
-
-
-def test_ppca_is_a_mixture_of_gaussians_that_em_improves():
-    few, many = (PPCA.fit(ROWS, 3, seed=0, iterations=n) for n in (1, 100))
-    assert many.log_prob(ROWS).mean() > few.log_prob(ROWS).mean()
-    mixture = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(torch.as_tensor(many.shares)),
-        torch.distributions.MultivariateNormal(
-            torch.as_tensor(many.means),
-            torch.as_tensor(
-                many.loadings[:, :, None] * many.loadings[:, None] + many.noises[:, None, None] * np.eye(2)
-            ),
-        ),
-    )
-    np.testing.assert_allclose(many.log_prob(ROWS), mixture.log_prob(torch.as_tensor(ROWS)).numpy(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("data", em_fair.DATA)

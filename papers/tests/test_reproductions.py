@@ -205,7 +205,8 @@ def test_the_file_of_printed_numbers_has_every_reproduction_and_those_of_the_pap
 
 
 def test_the_documentation_quotes_the_recorded_numbers():
-    text = (Path(__file__).parents[2] / "docs/reproductions.md").read_text("utf-8")
+    pages = [Path(__file__).parents[2] / "docs" / name for name in ("reproductions.md", "claims.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
     sections = re.split(r"^##+ ", text, flags=re.MULTILINE)
     for name, entry in entries().items():
         mine = [s for s in sections if re.search(rf"\b{name}(?![\w-])", s.splitlines()[0]) or s.startswith("What held")]

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from girih.inference import DGN
 from girih.training import Recorder, fit_gradient
 from girih.vae import VAE, GaussVAE
 from girih_papers.arrays import Array
+from girih_papers.ppca import PPCA
 
 LAYERWISE, PLAIN, ACCELERATED = "EM, layer-wise", "EM, joint steps", "EM, quasi-Newton"
 ADAM, LBFGS, AFTER = "exact NLL, Adam", "exact NLL, L-BFGS", "Adam, then EM"
@@ -227,12 +226,12 @@ def iwae_loss(vae: VAE, x: Tensor) -> Tensor:
 
 def _mixture(rows: Array, seconds: float, seed: int) -> tuple[Callable[[Array], Array], Clock]:
     """Mixtures of probabilistic PCA with one latent each, from k-means; their number by BIC on the same rows."""
-    clock = Clock(seconds, float, float)
+    clock, floor = Clock(seconds, float, float), 1e-6 * float(rows.var(0).mean())
     best: tuple[float, PPCA] | None = None
     for count in _COMPONENTS:
         if clock.over or count * 4 > len(rows):
             break
-        model = PPCA.fit(rows, count, seed)
+        model = PPCA.fit(rows, 1, count, floor, seed)
         score = model.bic(rows)
         if best is None or score < best[0]:
             best = score, model
@@ -240,65 +239,3 @@ def _mixture(rows: Array, seconds: float, seed: int) -> tuple[Callable[[Array], 
     assert best is not None
     clock.value = best[0] / (2 * len(rows))
     return best[1].log_prob, clock
-
-
-@dataclass(frozen=True, eq=False)
-class PPCA:
-    """A mixture of Gaussians `N(m_k, w_k w_k^T + s_k I)`, by EM.
-
-    Source:
-        Tipping and Bishop (1999), Mixtures of probabilistic principal component analysers, appendix C.
-    """
-
-    shares: Array  # (K,)
-    means: Array  # (K, D)
-    loadings: Array  # (K, D)
-    noises: Array  # (K,)
-
-    @classmethod
-    def fit(cls, rows: Array, count: int, seed: int, iterations: int = 500, tol: float = 1e-7) -> PPCA:
-        """EM from a k-means partition of rows `(N, D)`."""
-        labels = KMeans(count, n_init=1, random_state=seed).fit_predict(rows)
-        model, last = cls._of(rows, np.eye(count)[labels]), -math.inf
-        for _ in range(iterations):
-            joint = model._joint(rows)
-            total = logsumexp(joint, axis=1)
-            if total.mean() - last < tol:
-                break
-            last = float(total.mean())
-            model = cls._of(rows, np.exp(joint - total[:, None]))
-        return model
-
-    @classmethod
-    def _of(cls, rows: Array, shares: Array) -> PPCA:
-        """The M-step: of each component the leading eigenvector, and the mean of the other eigenvalues."""
-        floor = 1e-6 * float(rows.var(0).mean())
-        found: list[tuple[float, Array, Array, float]] = []
-        for share in shares.T:
-            weight = share.sum() + 1e-300
-            mean = share @ rows / weight
-            centred = rows - mean
-            values, vectors = np.linalg.eigh((centred.T * share) @ centred / weight)
-            noise = max(float(values[:-1].mean()), floor)
-            found.append((weight, mean, vectors[:, -1] * math.sqrt(max(values[-1] - noise, 0.0)), noise))
-        weights, means, loadings, noises = (np.array(part) for part in zip(*found, strict=True))
-        return cls(weights / weights.sum(), means, loadings, noises)
-
-    def _joint(self, x: Array) -> Array:
-        """`log p(x, k)`, `(N, K)`."""
-        D, out = x.shape[1], []
-        for share, mean, loading, noise in zip(self.shares, self.means, self.loadings, self.noises, strict=True):
-            e, along = x - mean, noise + float(loading @ loading)
-            distance = ((e**2).sum(1) - (e @ loading) ** 2 / along) / noise
-            log_det = (D - 1) * math.log(noise) + math.log(along)
-            out.append(math.log(share) - 0.5 * (distance + log_det + D * math.log(2.0 * math.pi)))
-        return np.stack(out, 1)
-
-    def log_prob(self, x: Array) -> Array:
-        """`log p(x)`, `(N,)`."""
-        return np.asarray(logsumexp(self._joint(x), axis=1))
-
-    def bic(self, x: Array) -> float:
-        """Schwarz's criterion."""
-        K, D = self.means.shape
-        return float((K * (2 * D + 2) - 1) * math.log(len(x)) - 2.0 * self.log_prob(x).sum())
