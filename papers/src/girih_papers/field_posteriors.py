@@ -31,6 +31,7 @@ from girih_papers.jobs import Result, completed, run_jobs
 
 _COLLAPSED = 0.01  # nats of mean divergence from the prior, below which z says nothing of x
 _UNITS = 8
+_GAPS = ("nll", "gap", "approximation", "amortisation")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def amortisation(out: Path, quick: bool, seed: int, progress: bool, settings: Se
         for width in settings.encoders:
             runs = [results[data, width, i] for i in range(settings.runs)]
             table[data][str(width)] = {
-                str(step): {name: spread([float(run[name][k]) for run in runs]) for name in ("gap", "approximation")}
+                str(step): {name: spread([float(run[name][k]) for run in runs]) for name in _GAPS[:3]}
                 | {"share": spread([share(run, k) for run in runs])}
                 for k, step in enumerate(settings.steps)
             }
@@ -102,7 +103,7 @@ def gaps_of(data: str, width: int, seed: int, rows: int, measured: int, steps: S
     X, fresh = load(data, n=rows, seed=seed).X, load(data, n=measured, seed=seed + 1_000_000).X
     decoder = girih.mlp([1, 2 * _UNITS, 2], negative_slope=0.1, seed=seed)
     vae = GaussVAE(decoder, hidden=(width, width), noise=0.1, seed=seed)
-    found: dict[str, list[float]] = {"gap": [], "approximation": [], "amortisation": []}
+    found: dict[str, list[float]] = {name: [] for name in _GAPS}
     for before, step in zip((0, *steps), steps, strict=False):
         options: dict[str, Any] = {"samples": 4, "lr": 2e-3, "batch_size": 100, "progress": False}
         completed(vae.fit(X, max_steps=step - before, seed=seed + step, record_every=step, **options))
