@@ -11,8 +11,8 @@ from PIL import Image
 
 from girih.errors import ParameterError
 from girih.plots import new_figure
-from girih_papers import em_toys, registry
-from girih_papers.comparison import EMS, PAPER_VAES, TUNED, Budget, race
+from girih_papers import comparison, em_toys, registry
+from girih_papers.comparison import EMS, PAPER_VAES, TUNED, Budget, race, run_all
 from girih_papers.figures import draw_images, nll_figure, pixel_key
 from girih_papers.methods import Method, Outcome, Task, execute
 from girih_papers.printed import NO_VERDICT, Claim, beside_the_paper, entries, recorded
@@ -128,6 +128,24 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path, 
 
     assert numbers(again) == numbers(result)
     assert numbers(other) != numbers(result)
+
+
+def test_a_comparison_that_was_stopped_goes_on_with_what_is_missing(rng_rows, tmp_path, monkeypatch):
+    kinds = [Method("EM", "em", {"max_iter": 3}), Method("VAE", "vae", {"hidden": (4,), "max_steps": 4, "lr": 0.01})]
+    tasks = [Task(method, rng_rows, rng_rows, (1, 4, 2), seed, 1.0) for method in kinds for seed in (0, 1)]
+    run_all(tasks[:2], tmp_path, "x", quick=True, progress=False)
+    carried = []
+    monkeypatch.setattr(comparison, "execute", lambda task: carried.append(task) or execute(task))
+    kept = run_all(tasks, tmp_path, "x", quick=True, progress=False)
+    assert carried == tasks[2:]
+    for task, one in zip(tasks, kept, strict=True):
+        again = execute(task)
+        assert (one.label, one.kind, one.seed, one.sizes) == (again.label, again.kind, again.seed, again.sizes)
+        assert (one.converged, one.held_out_nll) == (again.converged, again.held_out_nll)
+        assert one.history.keys() == again.history.keys()
+        np.testing.assert_array_equal(one.history["nll"], again.history["nll"])
+        assert one.dgn.noise.item() == again.dgn.noise.item()
+        assert all(np.array_equal(a, b) for a, b in zip(one.parameters, again.parameters, strict=True))
 
 
 def test_the_width_32_generator_is_part_of_the_circle(results):
