@@ -24,10 +24,10 @@ from girih_papers.comparison import (
     run_all,
     spread,
     summarise,
-    workers_for,
 )
 from girih_papers.figures import BEYOND, draw_images, kl_figure, nll_figure, pixel_key, save
 from girih_papers.files import write_json
+from girih_papers.jobs import workers_for
 from girih_papers.methods import Outcome, Task
 
 _HIDDEN = (8, 16)
@@ -53,8 +53,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
     sizes, seeds = (1, *_HIDDEN, train.shape[1]), [seed + i for i in range(1 if quick else _SEEDS)]
     chosen = methods(budget, _TUNED_OPTIONS, _WEIGHT_SCALE, _BATCH)
     tasks = [Task(method, train, held_out, sizes, i, _NOISE) for method in chosen for i in seeds]
-    workers = workers_for(quick)
-    outcomes = run_all(tasks, "em-mnist", workers, progress)
+    outcomes = run_all(tasks, out, "em-mnist", quick, progress)
 
     best = [min(runs, key=lambda run: run.nll) for runs in by_label(outcomes).values()]
     shape = dataset.image_shape or (28, 28)
@@ -74,7 +73,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
         "initial_noise_variance": _NOISE,
         "seeds": seeds,
         "methods": {method.label: dict(method.options) for method in chosen},
-        "processes": workers,
+        "processes": workers_for(quick),
         "threads_per_process": 1,
     }
     result["methods"] = summarise(outcomes)

@@ -4,7 +4,8 @@
 and its claims. A claim says where ours stands in `result.json` and what the verdict means:
 
     tolerance, better   "within", else "better" or "worse" ("outside", where neither is better)
-    above, below        "holds" or "does not hold": what the paper says of the sign or the order
+    above, below        "holds" or "does not hold": what the paper says of the sign or the order; "undecided" where
+                        ours is no further from the limit than the runs are from each other
     why                 "not comparable", and why
 """
 
@@ -41,7 +42,7 @@ class Claim:
         better: "lower" or "higher", where one of them is.
         above, below: a limit that our number must pass for the claim to hold.
         why: nothing can be said, and why,
-        unless: the settings are these.
+        unless: the settings are these; `True` stands for any that is not empty.
         where: settings that it is about; with others there is no line for it.
         recorded: our numbers in the documentation, of `ours` and of `minus`.
     """
@@ -60,15 +61,26 @@ class Claim:
     where: Mapping[str, Any] = field(default_factory=dict)
     recorded: Sequence[str] = ()
 
-    def verdict(self, number: float | None, settings: Mapping[str, Any] = MappingProxyType({})) -> str:
-        """The verdict on our number, found with these settings; it is `None` where there is none."""
+    def verdict(
+        self, number: float | None, settings: Mapping[str, Any] = MappingProxyType({}), spread: float = 0.0
+    ) -> str:
+        """The verdict on our number, found with these settings; it is `None` where there is none.
+
+        Args:
+            number: ours.
+            settings: with which it was found.
+            spread: its deviation over runs.
+        """
         if self.why and not (self.unless and _have(settings, self.unless)):
             return f"not comparable: {self.why}"
         if number is None or math.isnan(number):
             return NOT_RUN
         if self.tolerance is None:
-            passed = (self.above is None or number > self.above) and (self.below is None or number < self.below)
-            return "holds" if passed else "does not hold"
+            room = min(number - (-math.inf if self.above is None else self.above),
+                       (math.inf if self.below is None else self.below) - number)  # fmt: skip
+            if spread > 0.0 and abs(room) <= spread:
+                return "undecided: within the spread over runs"
+            return "holds" if room > 0.0 else "does not hold"
         apart = number - float(self.paper)
         if abs(apart) <= self.tolerance:
             return "within"
@@ -141,7 +153,8 @@ def beside_the_paper(name: str, result: Mapping[str, Any]) -> list[dict[str, str
         found, less = at(result, claim.ours), at(result, claim.minus)
         number = _number(found) if not claim.minus else _difference(_number(found), _number(less))
         ours = shown(found) if not claim.minus else _number_shown(number)
-        verdict = NO_VERDICT if result["quick"] else claim.verdict(number, settings)
+        spread = math.hypot(*(_deviation(value) for value in (found, less)))
+        verdict = NO_VERDICT if result["quick"] else claim.verdict(number, settings, spread)
         lines.append(_line(claim, ours if claim.ours else "see the pictures", verdict))
     return lines
 
@@ -153,7 +166,8 @@ def recorded(name: str) -> list[dict[str, str]]:
         numbers = [_read(text) for text in claim.recorded]
         number = _difference(*numbers) if len(numbers) == 2 else numbers[0] if numbers else None
         ours = claim.recorded[0] if len(numbers) == 1 else _number_shown(number)
-        verdict = claim.verdict(number)
+        spread = math.hypot(*(float(text.split("±")[1]) for text in claim.recorded if "±" in text))
+        verdict = claim.verdict(number, spread=spread)
         if number is not None or (claim.why and not claim.ours):
             lines.append(_line(claim, ours, verdict))
     return lines
@@ -229,6 +243,12 @@ def _number(value: Any) -> float | None:
     if isinstance(value, Mapping):
         value = next((value[name] for name in _STANDS_FOR if name in value), None)
     return None if value is None or isinstance(value, str | list) else float(value)
+
+
+def _deviation(value: Any) -> float:
+    """That of a number over runs, 0 where it is not known."""
+    deviation = value.get("deviation") if isinstance(value, Mapping) else None
+    return 0.0 if deviation is None or math.isnan(deviation) else float(deviation)
 
 
 def _difference(first: float | None, second: float | None) -> float | None:
