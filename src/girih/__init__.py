@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from girih.covariance import Covariance
     from girih.em import DGNEstimator
     from girih.explorer import explore
-    from girih.inference import DGN, GaussianMixturePrior, Posterior, Uniform
+    from girih.inference import DGN, ConditionalDGN, GaussianMixturePrior, Posterior, Uniform
     from girih.io import load, save
     from girih.likelihood import train
     from girih.networks import mlp, trace
@@ -51,6 +51,7 @@ __all__ = [
     "DGN",
     "Blocks",
     "Bracket",
+    "ConditionalDGN",
     "Covariance",
     "DGNEstimator",
     "DGNImputer",
@@ -99,6 +100,7 @@ _HOMES = {
     "Blocks": "streams",
     "Bracket": "bounds",
     "bracket": "bounds",
+    "ConditionalDGN": "inference",
     "Covariance": "covariance",
     "DGN": "inference",
     "DGNEstimator": "em",

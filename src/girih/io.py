@@ -20,7 +20,7 @@ from girih.covariance import Covariance
 from girih.em import DGNEstimator, WeightPrior, count_parameters
 from girih.errors import ModelFileError, UnsupportedLayerError
 from girih.gan import GAN
-from girih.inference import DGN
+from girih.inference import DGN, ConditionalDGN
 from girih.inference.dgn import TOL
 from girih.inference.likelihoods import output_from
 from girih.inference.priors import prior_from
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from girih.flows import DGNFlow, Flow
 
 # Flows are imported where they are met: they need zuko, which takes seconds to import.
-Model: TypeAlias = "DGN | DGNEstimator | TableModel | Partition | Flow | DGNFlow | VAE | GAN"
+Model: TypeAlias = "DGN | ConditionalDGN | DGNEstimator | TableModel | Partition | Flow | DGNFlow | VAE | GAN"
 
 FORMAT = "girih-model"
 VERSION = 2  # 1 is that of girih 0.1.0, which knew chains of Linear layers and activations alone
@@ -132,6 +132,16 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         output = model.output
         extra = {} if output is None else {"likelihood": {"name": output.name, "options": output.options()}}
         return "dgn", tensors | _covariances(model), {"network": network, "tol": model.tol, **extra}
+    if isinstance(model, ConditionalDGN):
+        if not model.joined:
+            raise ModelFileError(
+                "a network of two arguments cannot be saved; make the ConditionalDGN of one that takes "
+                "torch.cat((z, c), 1), or save its state_dict"
+            )
+        _, own, rest = _parts(model.dgn)
+        network, tensors = network_parts(trace_network(model.net, latent_dim=model.latent_dim + model.context_dim))
+        covariances = {name: own[name] for name in _covariances(model.dgn)}
+        return "dgn", tensors | covariances, rest | {"network": network, "context_dim": model.context_dim}
     if isinstance(model, TableModel):
         return "table", *table_parts(model)
     if isinstance(model, Partition):
@@ -151,7 +161,7 @@ def _parts(model: Model) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         network, tensors = network_parts(model.trace)
         return "dgn-flow", tensors | prior_parts(model), {"network": network}
     raise ModelFileError(
-        f"cannot save a {type(model).__name__}; save takes a girih.DGN, girih.DGNEstimator, girih.TableModel, "
+        f"cannot save a {type(model).__name__}; save takes a girih.DGN or ConditionalDGN, DGNEstimator, TableModel, "
         "girih.Partition, a flow of girih.flows, a VAE of girih.vae or a girih.gan.GAN"
     )
 
@@ -294,6 +304,9 @@ def _assembled(tensors: dict[str, Tensor], config: dict[str, Any]) -> Model:
         noise = Covariance.low_rank(tensors["noise_factor"], tensors["noise"])
     of_prior = {name.removeprefix(_PRIOR): part for name, part in tensors.items() if name.startswith(_PRIOR)}
     prior = prior_from(of_prior) if of_prior else tensors["prior"]
+    if (context_dim := config.get("context_dim")) is not None:
+        latent_dim = trace_network(net).latent_dim - context_dim
+        return ConditionalDGN(net, latent_dim, context_dim, noise, prior, config["tol"], likelihood)
     dgn = DGN(net, noise=noise, prior=prior, tol=config.get("tol", TOL), likelihood=likelihood)
     dgn.bias_rest = tensors.get("bias_rest")
     if config.get("estimator") is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from girih._arrays import Rows, check_observed
+from girih._arrays import Rows, as_rows, check_observed
 from girih._options import real
 from girih.covariance import Covariance, Unconstrained
 from girih.em import WeightPrior
 from girih.em import noise_floor as floor_of
-from girih.errors import NonFiniteError, ParameterError
-from girih.inference import DGN
+from girih.errors import NonFiniteError, ParameterError, ShapeError
+from girih.inference import DGN, ConditionalDGN
 from girih.training import (
     Accelerator,
     Batches,
@@ -45,12 +46,18 @@ _EVERY = 10
 class _LogProb(nn.Module):
     """`log p(x)` as the forward pass of a module, so that `functional_call` can put in noise and prior."""
 
-    def __init__(self, dgn: DGN) -> None:
+    def __init__(self, model: DGN | ConditionalDGN) -> None:
         super().__init__()
-        self.dgn = dgn
+        self.dgn = model if isinstance(model, DGN) else model.dgn
+        self._model = [model]  # in a list: no submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.dgn().log_prob(x)
+        (model,) = self._model
+        result: Tensor
+        if isinstance(model, DGN):
+            result = model().log_prob(x)
+            return result
+        result = model(x[:, model.output_dim :]).log_prob(x[:, : model.output_dim])
         return result
 
 
@@ -58,7 +65,7 @@ class Likelihood(nn.Module):
     """The network of a `DGN` with its noise and prior in unconstrained coordinates.
 
     Args:
-        dgn: the model; its network is shared.
+        model: a `DGN` or a `ConditionalDGN`, whose rows have their contexts after x; its network is shared.
         noise_floor: lower bounds on the noise variance, `()` or `(D,)`.
         learn_noise: whether the noise is trained.
         learn_prior: whether the prior is trained.
@@ -68,7 +75,7 @@ class Likelihood(nn.Module):
 
     def __init__(
         self,
-        dgn: DGN,
+        model: DGN | ConditionalDGN,
         noise_floor: Tensor,
         learn_noise: bool,
         learn_prior: bool,
@@ -80,6 +87,7 @@ class Likelihood(nn.Module):
             raise ParameterError(
                 "weight_prior 'uniform' has no gradient; use 'gaussian' or 'laplace', or girih.em.fit_em, which clips"
             )
+        dgn = model if isinstance(model, DGN) else model.dgn
         learn_noise, has_noise = learn_noise and bool(dgn.noise_tensors), bool(dgn.noise_tensors)
         for name in (*["noise"] * has_noise, *["prior"] * (learn_prior or dgn.latent_prior is None)):
             if not isinstance(getattr(dgn, name), nn.Parameter):
@@ -89,11 +97,12 @@ class Likelihood(nn.Module):
         nothing = torch.zeros((), dtype=torch.float64, device=dgn.trace.device)
         self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
-        self._log_prob = [_LogProb(dgn)]  # in a list: not a submodule, its noise and prior are not trained
+        self.model = [model]
+        self._log_prob = [_LogProb(model)]  # in a list: not a submodule, its noise and prior are not trained
 
     @property
     def dgn(self) -> DGN:
-        """The model that is trained."""
+        """The model that is trained, or the one of a context, with all of its parameters."""
         return self._log_prob[0].dgn
 
     def nll(self, x: Tensor) -> Tensor:
@@ -152,9 +161,10 @@ def _prior(dgn: DGN) -> Covariance:
 
 
 def train(
-    dgn: DGN,
+    dgn: DGN | ConditionalDGN,
     X: Rows,
     *,
+    context: Rows | None = None,
     optimizer: OptimizerName = "adam",
     learn_noise: bool = True,
     learn_prior: bool = False,
@@ -193,6 +203,8 @@ def train(
         dgn: the model, with any outputs and any prior; the trainable parameters of its network, its noise and (if
             asked) its Gaussian prior change in place.
         X: `(N, D)`; NaN entries are missing.
+        context: of a `ConditionalDGN`, the context of each row, `(N, K)`: few values, since each has a partition of
+            its own in every step. Held-out rows are then a fraction, or rows with their contexts after x, `(M, D + K)`.
         optimizer: "adam", or "lbfgs" with all rows at once, where a step is up to ten iterations.
         learn_noise: train the noise.
         learn_prior: train the latent prior.
@@ -241,20 +253,24 @@ def train(
         >>> result.steps, bool(result.curve[-1] < result.curve[0])
         (5, True)
     """
-    if not isinstance(dgn, DGN):
-        raise ParameterError(f"train takes a girih.DGN, got {type(dgn).__name__}; of an estimator, pass est.dgn_")
+    if not isinstance(dgn, DGN | ConditionalDGN):
+        raise ParameterError(
+            f"train takes a girih.DGN or ConditionalDGN, got {type(dgn).__name__}; of an estimator, pass est.dgn_"
+        )
+    if isinstance(dgn, DGN) != (context is None):
+        raise ParameterError("context= is for a girih.ConditionalDGN, which needs it: one context for each row")
+    model, dgn = dgn, dgn if isinstance(dgn, DGN) else dgn.dgn
     if optimizer not in _LEARNING_RATES:
         raise ParameterError(f"optimizer must be 'adam' or 'lbfgs'; got {optimizer!r}")
     share = real(noise_floor, "noise_floor")
     own = FitOptions(lr=_LEARNING_RATES[optimizer], patience=20, min_improvement=1e-5, keep_best=True)
     options = FitOptions.among(locals()).filled(own)
-    rows, held_out = split(
-        dgn.rows(X).detach(), options.validation, options.seed, lambda given: dgn.rows(given).detach()
-    )
-    check_observed(rows, "X")
-    floor = _floor(dgn, rows, share)
+    rows, held_out = split(_rows(model, X, context), options.validation, options.seed, partial(_rows, model))
+    observed = rows[:, : dgn.output_dim]
+    check_observed(observed, "X")
+    floor = _floor(dgn, observed, share)
     prior = WeightPrior.parse(weight_prior)
-    model = Likelihood(dgn, floor, learn_noise, learn_prior, prior, len(rows))
+    likelihood = Likelihood(model, floor, learn_noise, learn_prior, prior, len(rows))
     steps = Batches(len(rows), options.batch_size, options.seed).per_pass
     every = record_every or (_EVERY if optimizer == "adam" and steps == 1 else steps)
 
@@ -276,11 +292,11 @@ def train(
         options = replace(options, monitor="nll" if prior is None else "penalised")
     home = dgn.trace.device
     try:
-        result = minimise(model, rows, _loss, options, optimizer=optimizer)
+        result = minimise(likelihood, rows, _loss, options, optimizer=optimizer)
     finally:
         if isinstance(options.record, Recorder) and options.record.entries:  # what was kept is in place
-            model.write_back()
-        dgn.to(home)
+            likelihood.write_back()
+        model.to(home)
     kept = int(np.searchsorted(result.history["step"], result.best_step))
     return replace(result, log_likelihood=-float(result.history["nll"][kept]))
 
@@ -294,7 +310,21 @@ def _mean_nll(likelihood: Likelihood, rows: Tensor) -> float:
 
 
 def _current(likelihood: Likelihood) -> nn.Module:
-    """The `DGN` with the noise and prior of this moment."""
-    dgn = likelihood.dgn.to(next(likelihood.parameters()).device)
+    """The model with the noise and prior of this moment."""
+    model = likelihood.model[0].to(next(likelihood.parameters()).device)
     likelihood.write_back()
-    return dgn
+    return model
+
+
+def _rows(model: DGN | ConditionalDGN, X: Rows, context: Rows | None = None) -> Tensor:
+    """Checked rows, with their contexts after them; without any, those of a `ConditionalDGN` are in X already."""
+    if isinstance(model, DGN):
+        return model.rows(X).detach()
+    D = model.output_dim
+    if context is None:
+        both = as_rows(X, "validation", D + model.context_dim, "that of x and its context", allow_missing=True)
+        X, context = both[:, :D], both[:, D:]
+    x, c = model.rows(X).detach(), model.contexts(context)
+    if len(c) != len(x):
+        raise ShapeError(f"context has {len(c)} rows for {len(x)} rows of X; pass one context a row")
+    return torch.cat((x, c), 1)

@@ -137,6 +137,50 @@ def test_uniform_over_coordinates_that_do_not_meet(S):
     torch.testing.assert_close(dgn().log_prob(x).detach(), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("S", [1, 2, 3])
+@pytest.mark.parametrize("noise", [1e-6, 0.1, 1e3])
+@pytest.mark.parametrize("low", [-1.0, 4.0])
+def test_uniform_in_closed_form_and_by_cubature(S, noise, low, monkeypatch):
+    net = girih.mlp([S, 5, 4], activation="leaky_relu", seed=1)
+    box = girih.DGN(net, noise=noise, prior=girih.Uniform(low, low + 2.0))
+    x = torch.cat((box().sample((4,), seed=0).detach(), torch.full((1, 4), 7.0, dtype=torch.float64)))
+    x[1, 0] = NAN
+    ours = box.posterior(x)
+    outside = torch.full((5, S), low + 1.0, dtype=torch.float64)
+    outside[:, 0] = low - 1e-6
+    monkeypatch.setattr("girih.inference.dgn.is_near", lambda prior: False)
+    theirs = girih.DGN(net, noise=noise, prior=girih.Uniform(low, low + 2.0)).posterior(x)
+    size = 1.0 + theirs.log_evidence.abs()
+    assert ((ours.log_evidence - theirs.log_evidence).abs() < 1e-8 * size + theirs.rounding).all()
+    spread = theirs.variance.sqrt()
+    assert ((ours.mean - theirs.mean).abs() < (1e-6 + theirs.rounding[:, None]) * spread).all()
+    assert ((ours.variance.sqrt() - spread).abs() < (1e-5 + theirs.rounding[:, None]) * spread).all()
+    assert ((ours.entropy() - theirs.entropy()).abs() < 1e-5 + theirs.rounding).all()
+    z = ours.sample((200,), seed=0)
+    assert ((z >= low) & (z <= low + 2.0)).all()
+    assert ((ours.log_prob(z) - theirs.log_prob(z)).abs() < 1e-6 + theirs.rounding).all()
+    assert torch.isneginf(ours.log_prob(outside)).all()
+    q = torch.distributions.Normal(ours.mean, spread)
+    assert torch.isposinf(ours.kl(q)).all()
+    assert torch.isneginf(box.elbo(x, q)).all()
+
+
+def test_uniform_far_from_0():
+    # the cells of a box a million sides away have too few digits beside a prior that is wider still
+    net = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0], [0.5]]))
+        net.bias.copy_(torch.tensor([-1e6, -5e5]))
+    far = girih.DGN(net, noise=0.01, prior=girih.Uniform(1e6, 1e6 + 1.0))
+    near = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        near.weight.copy_(net.weight)
+        near.bias.zero_()
+    x = torch.tensor([[0.3, 0.2], [1.5, 0.4]], dtype=torch.float64)
+    expected = girih.DGN(near, noise=0.01, prior=girih.Uniform(0.0, 1.0))().log_prob(x)
+    torch.testing.assert_close(far().log_prob(x), expected, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("prior", [girih.Uniform(-1.0, 1.5), mixture(2)])
 def test_derivatives_are_right(prior):
     net = girih.mlp([2, 5, 3], activation="leaky_relu", seed=1)
@@ -223,7 +267,7 @@ def test_copies(make):
 
 
 def test_nothing_is_left_out_at_a_tolerance_of_0():
-    net, prior = girih.mlp([1, 4, 2], seed=0), girih.Uniform(-1.0, 1.0)
+    net, prior = girih.mlp([2, 4, 2], seed=0), girih.Uniform(-1.0, 1.0)
     dgn = girih.DGN(net, noise=0.1, prior=prior, tol=0.0)
     x = dgn().sample((3,), seed=0).detach()
     found = dgn().evidence(x)

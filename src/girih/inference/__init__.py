@@ -1,5 +1,6 @@
 """Exact inference: the joint model `DGN`, its marginal distribution and its posteriors."""
 
+from girih.inference.conditional import ConditionalDGN, ConditionalDistribution
 from girih.inference.dgn import DGN
 from girih.inference.distribution import DGNDistribution
 from girih.inference.likelihoods import Mixed
@@ -23,6 +24,8 @@ __all__ = [
     "MAX_LATENT_DIM",
     "Bernoulli",
     "Categorical",
+    "ConditionalDGN",
+    "ConditionalDistribution",
     "DGNDistribution",
     "Evidence",
     "GaussianMixturePrior",

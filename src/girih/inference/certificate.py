@@ -164,8 +164,10 @@ def unbounded_bounds(g: Geometry, rows: Rows) -> Tensor:
     """
     count, outer = len(rows.x), g.unbounded
     constant = (rows.constant - 0.5 * rows.far2).expand(count)[:, None]
+    if not len(outer):
+        return constant[:, :0]
     log_mass = g.pieces.log_mass[outer]
-    if rows.observed is not None or not len(outer):
+    if rows.observed is not None:
         row, piece = _every_pair(count, outer)
         pairs = g.gaussians(rows, row, piece)
         log_volume = pairs.log_volume

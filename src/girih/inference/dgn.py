@@ -13,6 +13,7 @@ from girih._arrays import Rows, as_rows, bare
 from girih._options import real, whole
 from girih.covariance import Covariance, Observed
 from girih.errors import NoClosedFormError, NonFiniteError, ParameterError
+from girih.inference.box import Box, is_near, wide_covariance
 from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
 from girih.inference.likelihoods import as_output
@@ -21,7 +22,7 @@ from girih.inference.model import AffinePieces, Jets, Model, Moments, Region, ch
 from girih.inference.output_model import OutputDistribution, OutputModel
 from girih.inference.outputs import Output
 from girih.inference.polytopes import Polytopes
-from girih.inference.posterior import GaussianQ, Posterior, gaussian_entropy, make_generator
+from girih.inference.posterior import GaussianQ, Posterior, make_generator
 from girih.inference.priors import GaussianMixturePrior, LatentPrior, Parts, Uniform, UniformPrior, gaussian_parts
 from girih.inference.statistics import expect
 from girih.networks import Followed, Trace
@@ -262,8 +263,12 @@ class DGN(nn.Module):
                 parts = Parts(*(part.to(traced.device) for part in parts))
                 jets, scale = Jets(origin, value, slope), noise[0] if noise else None
                 return OutputModel(partition, jets, weight, bias, self.output, scale, prior, parts, self.tol)
+            region: Region
             if latent is None:
                 region = _REGIONS[traced.latent_dim](partition, prior)
+            elif isinstance(latent, UniformPrior) and is_near(latent):
+                region, prior = Box(_REGIONS[traced.latent_dim], partition, latent), wide_covariance(latent)
+                prior = prior.to(traced.device)
             else:
                 region = CubatureRegion(partition, latent)
             cells = AffinePieces(origin, value, slope, region)
@@ -305,8 +310,7 @@ class DGN(nn.Module):
             EM-DGN, eq. 3.
         """
         posterior = self.posterior(x)
-        mean, factor = posterior.gaussian_parameters(q)
-        return posterior.expected_log_prob(mean, factor) + posterior.log_evidence + gaussian_entropy(factor)
+        return posterior.log_evidence - posterior.kl(q)
 
     @overload
     def impute(

@@ -65,12 +65,12 @@ class Knots:
         self._first = int(self.z.abs().argmin())
 
     def places(self, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """A knot for each anchor `(n, R)`, and the way from there: exactly 0 for anchors at an end of their cell."""
+        """A knot for each anchor `(n, R)`, and the way from there: exactly 0 for anchors at knots of their cells."""
         cells = len(self.origin)
         if cells == 1:
             return torch.zeros_like(anchor, dtype=torch.long), anchor
         at_upper = anchor >= self.upper
-        at_upper[:, 0] = True  # the first cell has no lower end
+        at_upper[:, 0], at_upper[:, -1] = True, False  # outer ends, of a box, are no knots
         knot = torch.arange(cells, device=anchor.device) - 1 + at_upper.long()
         return knot, anchor - torch.where(at_upper, self.upper, self.lower)
 

@@ -15,6 +15,9 @@ from girih._arrays import as_tensor, check_finite
 from girih._options import whole
 from girih._shown import Shown, span
 from girih.errors import LatentDimensionError, NonFiniteError, ParameterError, ShapeError
+from girih.inference.priors import UniformPrior
+
+_EDGE = 1e-13
 
 GaussianQ: TypeAlias = "Normal | MultivariateNormal | Independent[Normal]"
 Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
@@ -49,6 +52,7 @@ class Posterior(Shown, Distribution):
 
     def __init__(self, latent_dim: int, log_evidence: Tensor, left_out: Tensor) -> None:
         self.log_evidence, self.left_out = log_evidence, left_out
+        self._held: UniformPrior | None = None
         if not torch.isfinite(log_evidence).all():
             row = int((~torch.isfinite(log_evidence)).nonzero()[0])
             raise NonFiniteError(
@@ -56,6 +60,10 @@ class Posterior(Shown, Distribution):
                 "parameters are out of range; rescale x, and check the network, the noise and the prior"
             )
         super().__init__(torch.Size([len(log_evidence)]), torch.Size([latent_dim]), validate_args=False)
+
+    def hold(self, prior: UniformPrior, shift: float) -> None:
+        """Say that the prior is uniform: where z may be, and what it adds to each `log p(x)`."""
+        self._held, self.log_evidence = prior, self.log_evidence + shift
 
     def _facts(self) -> dict[str, str]:
         """Rows, S, and `log p(x)`."""
@@ -109,7 +117,12 @@ class Posterior(Shown, Distribution):
         Returns:
             `(..., N)`.
         """
-        return self._log_density(self._latents(value))
+        z = self._latents(value)
+        density = self._log_density(z)
+        if self._held is None:
+            return density
+        room = _EDGE * torch.maximum(self._held.low.abs(), self._held.high.abs()).amax()  # of modes at a side, rounded
+        return torch.where(self._held.holds(z, room.to(z.device)), density, -math.inf)
 
     @abstractmethod
     def _log_density(self, z: Tensor) -> Tensor:
@@ -156,6 +169,8 @@ class Posterior(Shown, Distribution):
             EM-DGN, eq. 3.
         """
         mean, factor = self.gaussian_parameters(q)
+        if self._held is not None:  # any Gaussian has mass outside of the box
+            return torch.full_like(self.log_evidence, math.inf)
         return -gaussian_entropy(factor) - self.expected_log_prob(mean, factor)
 
     @abstractmethod

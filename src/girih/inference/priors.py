@@ -155,9 +155,13 @@ class UniformPrior:
 
     def log_prob(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
         """Log density of latents `(..., S)`: minus infinity where they are outside the box by more than `room`."""
+        return torch.where(self.holds(z, room), -self.entropy(), -math.inf)
+
+    def holds(self, z: Tensor, room: float | Tensor = 0.0) -> Tensor:
+        """Which latents `(..., S)` are inside the box, or outside by no more than `room`."""
         low, high = self.low.to(z.device), self.high.to(z.device)
-        inside = torch.maximum(low - z, z - high).amax(-1) <= room
-        return torch.where(inside, -self.entropy(), -math.inf)
+        result: Tensor = torch.maximum(low - z, z - high).amax(-1) <= room
+        return result
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents `(n, S)`."""

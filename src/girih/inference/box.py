@@ -1,0 +1,84 @@
+r"""A uniform prior in closed form: a Gaussian one, so wide that it is constant on the box, and the box's cells alone.
+
+With `tau = 1e5 r`, r the distance of the farthest corner from 0, the density of `N(0, tau^2 I)` on the box is
+
+    (2 pi tau^2)^(-S/2) exp(-|z|^2 / (2 tau^2)),    and  |z|^2 / (2 tau^2) <= 5e-11,
+
+so the integrals over the cells of the box are those of `Line` and `Polytopes`, less a constant, to a small part of
+their error. Both take prior variances of any size, as all that they compare is in logarithms, or relative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from girih.errors import NoClosedFormError
+from girih.inference.model import Expected, Model, Moments, Region, Rows
+from girih.inference.posterior import Posterior
+from girih.inference.priors import UniformPrior
+from girih.networks import Trace
+from girih.partition import Partition
+
+_WIDE = 1e5
+_FAR = 1e3  # times its smallest side that the box may be away from 0
+
+
+def is_near(prior: UniformPrior) -> bool:
+    """Whether the box is near enough to 0 for its cells to keep their digits beside `tau`."""
+    return _reach(prior) <= _FAR * float((prior.high - prior.low).min())
+
+
+def _reach(prior: UniformPrior) -> float:
+    return float(torch.maximum(prior.low.abs(), prior.high.abs()).norm())
+
+
+def wide_covariance(prior: UniformPrior) -> Tensor:
+    """`tau^2 I`, `(S, S)`."""
+    return (_WIDE * _reach(prior)) ** 2 * torch.eye(prior.dim, dtype=torch.float64, device=prior.low.device)
+
+
+class Box(Region):
+    """The latent space that a uniform prior leaves.
+
+    Args:
+        inner: makes the region of a partition and a Gaussian prior.
+        part: the partition of the box.
+        prior: uniform on it.
+    """
+
+    def __init__(self, inner: Callable[[Partition, Tensor], Region], part: Partition, prior: UniformPrior) -> None:
+        covariance = wide_covariance(prior)
+        self._inner, self._prior = inner(part, covariance), prior
+        self._shift = 0.5 * prior.dim * math.log(2.0 * math.pi * float(covariance[0, 0])) - prior.entropy()
+
+    def entries(self, model: Model, complete: bool) -> int:
+        """As of any prior."""
+        return self._inner.entries(model, complete)
+
+    def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`log p(x)`, and a certified bound on the share that was left out."""
+        log_p, left_out = self._inner.log_prob(model, rows)
+        return log_p + self._shift, left_out
+
+    def expect(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor, Moments]:
+        """The same, and the moments of the posteriors."""
+        log_p, left_out, moments = self._inner.expect(model, rows)
+        return log_p + self._shift, left_out, moments
+
+    def posterior(self, model: Model, trace: Trace, x: Tensor) -> Posterior:
+        """The posteriors of rows `(N, D)`."""
+        posterior = self._inner.posterior(model, trace, x)
+        posterior.hold(self._prior, self._shift)
+        return posterior
+
+    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
+        """Refuse: it is asked of the prior N(0, I) only.
+
+        Raises:
+            NoClosedFormError: always.
+        """
+        raise NoClosedFormError("the nearest Gaussian is found for the prior N(0, I) and Gaussian noise only")
