@@ -324,7 +324,7 @@ def _draw(tasks: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> F
                 ax.plot(values, [i] * len(values), "o", color=BLUE if own else GREY, ms=3.0, mew=0, alpha=0.5)
                 ax.plot(np.median(values), i, "|", color=BLUE if own else GREY, ms=8.0, mew=1.8)
             ax.set_yticks(range(len(methods)), methods if ax is line[0] else [""] * len(methods))
-            ax.set(ylim=(len(methods) - 0.4, -0.6), title=TABLES[table] if line is axes[0] else "")
+            ax.set(ylim=(len(methods) - 0.4, -0.6), title=TABLES[table] if ax in axes[0] else "")
             ax.xaxis.set_major_locator(MaxNLocator(3))
         line[columns // 2].set_xlabel(HEADS[task])
     return figure
