@@ -14,6 +14,8 @@ import girih
 sys.path.insert(0, str(Path(__file__).parent))
 from commands import MARKER, commands
 
+from girih_papers.printed import markdown_of_costs, markdown_of_verdicts
+
 project = "girih"
 author = "The girih developers"
 copyright = "2026, The girih developers"
@@ -82,10 +84,18 @@ def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return skip or generated or type(obj).__name__ == "_tuplegetter"
 
 
-def fill_in_commands(app: Any, name: str, source: list[str]) -> None:
-    """The page of the command line is made from the help of its commands."""
-    if MARKER in source[0]:
-        source[0] = source[0].replace(MARKER, commands())
+MADE = {
+    MARKER: commands,
+    "<!-- what ran, from printed.toml -->": markdown_of_costs,
+    "<!-- ours beside the papers, from printed.toml -->": markdown_of_verdicts,
+}
+
+
+def fill_in(app: Any, name: str, source: list[str]) -> None:
+    """The page of the command line is made from the help of its commands, tables of reproductions from their file."""
+    for marker, made in MADE.items():
+        if marker in source[0]:
+            source[0] = source[0].replace(marker, made())
 
 
 def inline_formula(self: Any, node: Any) -> None:
@@ -106,4 +116,4 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", literal_formulas, priority=400)
     app.connect("autodoc-process-docstring", no_link, priority=900)
     app.connect("autodoc-skip-member", skip_member)
-    app.connect("source-read", fill_in_commands)
+    app.connect("source-read", fill_in)

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import girih
 from girih.datasets import load
-from girih_papers import registry
+from girih.errors import ParameterError
+from girih_papers import ppca, registry
 from girih_papers.density_race import dequantised_mnist
+from girih_papers.ppca import PPCA, mixture_of_ppca
 from girih_papers.rivals import Best, Rows, fitted_dgn, flow, flow_width, mixture, vae
 
 FIGURES = {
@@ -58,6 +62,7 @@ def total(fitted, reach=5.0, steps=140):
 def test_the_density_of_every_rival_integrates_to_one(rows):
     candidates = [
         mixture(rows, "full", (2, 4), (1e-3,), 0),
+        mixture_of_ppca(rows, 1, (2, 4), (1e-3,), 0),
         vae(rows, (2, 4, 2), (1e-2,), 40, 0, (0.5,)),
         flow(rows, "flow", 2, 8, (3e-3,), 60, 0),
     ]
@@ -72,6 +77,76 @@ def test_choices_are_those_of_the_lowest_validation_nll(rows):
     both = mixture(rows, "full", (1, 6), (1e-3,), 0)
     assert both.nll(rows.validation) == pytest.approx(min(alone))
     assert both.choice["validation_nll"] == pytest.approx(min(alone)) and both.choice["tried"] == 2
+
+
+@pytest.mark.parametrize(("N", "D", "q"), [(400, 5, 2), (400, 3, 1), (12, 30, 4)])
+def test_ppca_is_the_mixture_of_its_full_gaussians(N, D, q):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((N, D)) * np.linspace(3.0, 0.2, D) + 4.0 * rng.integers(0, 2, (N, 1))
+    model = PPCA.fit(rows, q, 2, 1e-3)
+    assert (model.variances >= model.noises[:, None]).all() and model.weights.sum() == pytest.approx(1.0, abs=1e-14)
+    assert np.allclose(model.axes.mT @ model.axes, np.eye(q), atol=1e-12)
+    covariances = [
+        (U * (v - s)) @ U.T + s * np.eye(D) for U, v, s in zip(model.axes, model.variances, model.noises, strict=True)
+    ]
+    x = np.concatenate((rows[:20], 30.0 * rng.standard_normal((20, D))))
+    each = [multivariate_normal(m, C).logpdf(x) for m, C in zip(model.means, covariances, strict=True)]
+    expected = logsumexp(np.stack(each, 1) + np.log(model.weights), axis=1)
+    np.testing.assert_allclose(model.log_prob(x), expected, rtol=1e-9)
+    free = len(model.weights) * (D + D * q - q * (q - 1) / 2 + 1) + len(model.weights) - 1
+    assert model.parameters == free
+    assert model.bic(rows) == pytest.approx(free * np.log(N) - 2.0 * model.log_prob(rows).sum())
+
+
+def test_one_component_of_ppca_is_the_maximum_of_its_likelihood():
+    """Against a descent over means, loadings and noise, from another point."""
+    rows = np.random.default_rng(1).standard_normal((60, 3)) @ np.diag([2.0, 1.0, 0.3]) + 1.0
+    model = PPCA.fit(rows, 1, 1)
+    x = torch.as_tensor(rows)
+    mean, loading, log_noise = (torch.ones(n, dtype=torch.float64, requires_grad=True) for n in (3, 3, 1))
+    descent = torch.optim.LBFGS([mean, loading, log_noise], max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss():
+        descent.zero_grad()
+        covariance = torch.outer(loading, loading) + log_noise.exp() * torch.eye(3, dtype=torch.float64)
+        value = -torch.distributions.MultivariateNormal(mean, covariance).log_prob(x).mean()
+        value.backward()
+        return value
+
+    descent.step(loss)
+    assert -model.log_prob(rows).mean() == pytest.approx(loss().item(), abs=1e-9)
+    assert model.noises[0] == pytest.approx(log_noise.exp().item(), rel=1e-4)
+
+
+def test_em_of_ppca_does_not_lower_the_likelihood_and_keeps_to_the_floor(monkeypatch):
+    rows = load("circle", n=120, seed=0).X
+    values = []
+    for iterations in range(1, 12):
+        monkeypatch.setattr(ppca, "_ITERATIONS", iterations)
+        values.append(PPCA.fit(rows, 1, 6, 1e-6, seed=0).log_prob(rows).mean())
+    assert (np.diff(values) > -1e-12).all() and values[-1] > values[0] + 0.01
+    points = np.repeat(rows[:3], 20, 0)  # each component has one point alone
+    model = PPCA.fit(points, 1, 3, 1e-3)
+    assert np.isfinite(model.log_prob(rows)).all()
+    np.testing.assert_array_equal(model.noises, 1e-3)
+    np.testing.assert_array_equal(model.variances, 1e-3)
+
+
+def test_draws_of_ppca_are_of_its_planes():
+    rows = np.random.default_rng(2).standard_normal((500, 3)) * [3.0, 1.0, 0.1]
+    model = PPCA.fit(rows, 2, 1)
+    drawn = model.sample(4000, seed=0)
+    assert np.linalg.matrix_rank(drawn - model.means[0], tol=1e-9) == 2
+    spread = model.axes[0] * (model.variances[0] - model.noises[0]) @ model.axes[0].T
+    np.testing.assert_allclose(np.cov(drawn.T), spread, atol=0.4)
+
+
+@pytest.mark.parametrize(
+    ("q", "floor", "message"), [(0, 1e-3, "latent_dim"), (2, 1e-3, "1 to D - 1 = 1"), (1, 0.0, "floor")]
+)
+def test_what_ppca_cannot_be_is_refused(q, floor, message):
+    with pytest.raises(ParameterError, match=message):
+        PPCA.fit(np.zeros((9, 2)), q, 1, floor)
 
 
 def test_a_flow_is_left_at_its_best_and_the_same_seed_gives_the_same(rows):

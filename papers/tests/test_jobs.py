@@ -91,6 +91,27 @@ def test_files_are_whole_or_absent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    rows: np.ndarray
+    rate: float
+
+
+def total(data):
+    CALLS.append(data)
+    return {"total": data.rows.sum() * data.rate}
+
+
+def test_jobs_are_told_apart_by_their_arrays_and_dataclasses(tmp_path):
+    CALLS.clear()
+    for _ in range(2):
+        jobs = [{"data": Rows(np.arange(4.0), 1.0)}, {"data": Rows(np.arange(4.0), 2.0)}]
+        jobs += [{"data": Rows(np.array([0.0, 1.0, 2.0, 4.0]), 1.0)}, {"data": Rows(np.arange(4.0).reshape(2, 2), 1.0)}]
+        results = run_jobs(total, jobs, tmp_path, "x", quick=True, progress=False)
+        assert [float(one["total"]) for one in results] == [6.0, 12.0, 7.0, 6.0]
+    assert len(CALLS) == 4
+
+
 def test_a_damaged_result_is_named(tmp_path):
     run_jobs(fails_at_two, [{"number": 1}], tmp_path, "x", quick=True, progress=False)
     (path,) = (tmp_path / "runs").iterdir()

@@ -1,16 +1,21 @@
 """Every reproduction runs small, and writes what it says; its claims are tested at full size by the slow tests."""
 
 import json
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from girih.errors import ParameterError
-from girih_papers import em_toys, registry
-from girih_papers.comparison import EMS, PAPER_VAES, TUNED, Budget, race
+from girih.plots import new_figure
+from girih_papers import comparison, em_toys, registry
+from girih_papers.comparison import EMS, PAPER_VAES, TUNED, Budget, race, run_all
+from girih_papers.figures import draw_images, nll_figure, pixel_key
 from girih_papers.methods import Method, Outcome, Task, execute
+from girih_papers.printed import NO_VERDICT, Claim, beside_the_paper, entries, recorded
 
 COMPARISONS = ("em-circle", "em-wave", "em-mnist")
 FIGURES = {
@@ -125,6 +130,24 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path, 
     assert numbers(other) != numbers(result)
 
 
+def test_a_comparison_that_was_stopped_goes_on_with_what_is_missing(rng_rows, tmp_path, monkeypatch):
+    kinds = [Method("EM", "em", {"max_iter": 3}), Method("VAE", "vae", {"hidden": (4,), "max_steps": 4, "lr": 0.01})]
+    tasks = [Task(method, rng_rows, rng_rows, (1, 4, 2), seed, 1.0) for method in kinds for seed in (0, 1)]
+    run_all(tasks[:2], tmp_path, "x", quick=True, progress=False)
+    carried = []
+    monkeypatch.setattr(comparison, "execute", lambda task: carried.append(task) or execute(task))
+    kept = run_all(tasks, tmp_path, "x", quick=True, progress=False)
+    assert carried == tasks[2:]
+    for task, one in zip(tasks, kept, strict=True):
+        again = execute(task)
+        assert (one.label, one.kind, one.seed, one.sizes) == (again.label, again.kind, again.seed, again.sizes)
+        assert (one.converged, one.held_out_nll) == (again.converged, again.held_out_nll)
+        assert one.history.keys() == again.history.keys()
+        np.testing.assert_array_equal(one.history["nll"], again.history["nll"])
+        assert one.dgn.noise.item() == again.dgn.noise.item()
+        assert all(np.array_equal(a, b) for a, b in zip(one.parameters, again.parameters, strict=True))
+
+
 def test_the_width_32_generator_is_part_of_the_circle(results):
     _, result = results("em-circle")
     assert {tuple(run["sizes"]) for run in result["width_32"]["runs"]} == {(1, 32, 2)}
@@ -172,6 +195,165 @@ def test_the_race_compares_each_em_run_with_the_best_vae_from_the_same_weights()
     assert found["runs"][1]["fraction"] is None
     assert found["reached"] == 1 and found["lower_nll"] == 1
     assert found["fraction"] == {"median": None, "min": pytest.approx(0.05), "max": None}
+
+
+def test_the_file_of_printed_numbers_has_every_reproduction_and_those_of_the_papers_have_claims():
+    assert entries().keys() == registry.names().keys() == registry.costs().keys()
+    assert {name for name, entry in entries().items() if not entry.claims} == BEYOND
+    for entry in entries().values():
+        for claim in entry.claims:  # each has exactly one meaning
+            ranges = (claim.above is not None) + (claim.below is not None)
+            assert (claim.tolerance is not None) + (ranges > 0) == 1 or (claim.why and not ranges)
+            assert claim.tolerance is None or isinstance(claim.paper, float)
+            assert bool(claim.ours) == (claim.why != "a picture")
+            assert len(claim.recorded) in ((0, 1) if not claim.minus else (0, 2))
+
+
+def test_the_documentation_quotes_the_recorded_numbers():
+    text = (Path(__file__).parents[2] / "docs/reproductions.md").read_text("utf-8")
+    sections = re.split(r"^##+ ", text, flags=re.MULTILINE)
+    for name, entry in entries().items():
+        mine = [s for s in sections if re.search(rf"\b{name}(?![\w-])", s.splitlines()[0]) or s.startswith("What held")]
+        assert len(mine) == 2 or name.startswith("em-mnist-"), name
+        for claim in entry.claims:
+            for number in claim.recorded:
+                assert any(number in section for section in mine), (name, claim.what, number)
+
+
+@pytest.mark.parametrize(
+    ("claim", "number", "verdict"),
+    [
+        (Claim("", paper=2.0, tolerance=0.5), 2.5, "within"),
+        (Claim("", paper=2.0, tolerance=0.5), 2.6, "outside"),
+        (Claim("", paper=2.0, tolerance=0.5, better="lower"), 2.6, "worse"),
+        (Claim("", paper=2.0, tolerance=0.5, better="lower"), 1.4, "better"),
+        (Claim("", paper=2.0, tolerance=0.5, better="higher"), 1.4, "worse"),
+        (Claim("", paper=2.0, tolerance=0.5, better="higher"), 2.6, "better"),
+        (Claim("", above=0.0), 0.1, "holds"),
+        (Claim("", above=0.0), 0.0, "does not hold"),
+        (Claim("", below=0.0), 0.1, "does not hold"),
+        (Claim("", above=0.0), None, "not run at these settings"),
+        (Claim("", above=0.0), float("nan"), "not run at these settings"),
+        (Claim("", above=0.0, why="few rows"), 1.0, "not comparable: few rows"),
+        (Claim("", above=0.0, why="few rows", unless={"rows": 9}), 1.0, "not comparable: few rows"),
+        (Claim("", above=0.0, why="few rows", unless={"rows": 5, "path": True}), 1.0, "holds"),
+    ],
+)
+def test_verdicts(claim, number, verdict):
+    assert claim.verdict(number, {"rows": 5, "path": "folder"}) == verdict
+
+
+@pytest.mark.parametrize(
+    ("number", "spread", "verdict"),
+    [
+        (0.3, 0.2, "holds"),
+        (0.1, 0.2, "undecided: within the spread over runs"),
+        (-0.1, 0.2, "undecided: within the spread over runs"),
+        (-0.3, 0.2, "does not hold"),
+    ],
+)
+def test_a_verdict_is_left_open_where_the_runs_differ_by_more(number, spread, verdict):
+    assert Claim("", above=0.0).verdict(number, spread=spread) == verdict
+    assert Claim("", below=0.0).verdict(-number, spread=spread) == verdict
+    ours = {name: {"log_likelihood": {"mean": m, "deviation": d}} for name, m, d in
+            (("RAD", number, 0.6 * spread), ("Real NVP", 0.0, 0.8 * spread))}  # fmt: skip
+    result = {"quick": False, "problems": {"moons": {"ours": ours}}}
+    (line,) = (one for one in beside_the_paper("rad-table", result) if one["what"].startswith("two moons: by how"))
+    assert line["verdict"] == verdict
+
+
+def test_a_line_has_the_spread_of_our_runs_and_is_left_out_where_it_is_of_other_settings():
+    spread = {"mean": 101.0, "deviation": 0.5}
+    table = [{"L": 1, "model": "Gauss-VAE", "T": None, "term_2": spread, "free_energy": {"mean": 99.0}}]
+    result = {"quick": False, "table": table, "settings": {"data": "mnist", "path": "here"}}
+    lines = {line["what"]: line for line in beside_the_paper("cgbpef-table", result)}
+    assert lines["mnist, L = 1, Gauss-VAE: term 2"] == {
+        "what": "mnist, L = 1, Gauss-VAE: term 2",
+        "unit": "nats per image",
+        "ours": "101 ± 0.5",
+        "paper": "80.2",
+        "verdict": "worse",
+    }
+    assert lines["mnist, L = 1, Gauss-VAE: free energy"]["verdict"] == "better"
+    assert lines["mnist, L = 10, Gauss-VAE: term 2"]["verdict"] == "not run at these settings"
+    assert not any(what.startswith("svhn") for what in lines)
+
+
+def test_the_recorded_verdicts_are_those_of_the_numbers():
+    told = {line["what"]: line for line in recorded("rad-table")}
+    assert told["two moons: by how much RAD is ahead"]["verdict"] == "undecided: within the spread over runs"
+    assert told["grid Gaussian mixture: by how much RAD is ahead"]["ours"] == "0.966"
+
+
+@pytest.mark.parametrize("low", [0.2, -280.0, -0.05])
+def test_no_curve_leaves_its_axes_and_logarithmic_ones_say_so(low):
+    def outcome(label, kind, seed, end):
+        nll = np.concatenate((np.geomspace(900.0 + 10.0 * seed, 1.0, 20), [end]))
+        history = {"step": np.arange(21.0), "seconds": np.linspace(0.0, 2.0, 21), "nll": nll}
+        return Outcome(label, kind, seed, history, True, 0.0, [], (1, 2))
+
+    runs = [outcome("EM, same start", "em", i, low + i) for i in (0, 1)] + [outcome(TUNED, "vae", 0, low + 3.0)]
+    figure = nll_figure(runs, {"entropy": low - 0.01})
+    for ax in figure.axes:
+        bottom, top = ax.get_ylim()
+        for line in ax.lines:
+            values = np.asarray(line.get_ydata(), dtype=float)
+            assert bottom < np.nanmin(values) and np.nanmax(values) < top
+        assert "log scale" in ax.get_xlabel()
+        ticks = [tick for tick in ax.get_yticks() if bottom < tick < top]
+        assert len(ticks) >= 4 and min(ticks) < low + 0.1 * (900.0 - low)
+    assert "log scale" in figure.axes[0].get_ylabel()
+
+
+def test_pixels_off_the_scale_have_a_key_where_there_are_some():
+    def keys(*pixels):
+        figure = new_figure(2.0, 1.0)
+        draw_images(figure.add_subplot(), np.array([[0.0, 1.0, -0.3, 1.2], [*pixels, 0.5, 0.5]]), (2, 2))
+        pixel_key(figure)
+        return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+    assert keys(0.0, 1.0) == []
+    assert keys(1.6, 1.0) == ["pixels above 1.5"]
+    assert keys(1.6, -0.6) == ["pixels above 1.5", "pixels below \N{MINUS SIGN}0.5"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_quick_run_says_in_table_and_pictures_that_it_compares_nothing(results, name):
+    folder, result = results(name)
+    lines = result["beside_the_paper"]
+    assert result["smoke_run"].startswith("smoke run (--quick): tiny sizes")
+    assert lines and all(line["verdict"] == NO_VERDICT and line["ours"] != "–" for line in lines)
+    for figure in result["figures"]:
+        with Image.open(folder / figure) as image:
+            top = np.asarray(image.convert("RGB"))[:27]
+        red = (top[..., 0] > 120) & (top[..., 1] < 60)
+        assert red.any() and (top.min(-1) > 200)[~red].mean() > 0.8
+
+
+# What a quick run must be asked for, so that it has what the claims are about.
+AS_CLAIMED = {
+    "mas-dropout-dimension": {"widths": "6,48", "probabilities": "0.3"},
+    "mas-angles": {"latent_dims": "16,2", "data_dims": "32,4", "depths": "2", "widths": "32,64,128"},
+    "mas-determinants": {"first": "1,3", "second": "1,3"},
+    "mas-dropout-circle": {"rates": "0,0.3"},
+    "mas-bimodal": {"deviations": "0.1,2"},
+    "mas-angles-circle": {"widths": "6,32"},
+    "mas-dropout-elbo": {"widths": "25,800"},
+    "mas-smoothing": {"betas": "0.7,1"},
+    "rad-table": {"problems": "grid-mixture,ring-mixture,moons,circles,spiral,many-moons"},
+    "rad-samples": {"problems": "grid-mixture,ring-mixture,circles"},
+    "concrete-density": {"figures": "fig6", "temperatures": "0.1,0.5"},
+    "concrete-kl": {"temperatures": "0.1,0.2,0.3,0.4,0.5"},
+    "cgbpef-table": {"samples": "1,10", "temperatures": "0.5,0.8"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(entries().keys() - BEYOND - FIGURES.keys()))
+def test_every_claim_finds_its_number(name, tmp_path):
+    result = registry.run(name, tmp_path, quick=True, progress=False, changes=AS_CLAIMED.get(name))
+    for line in result["beside_the_paper"]:
+        assert line["ours"] != "–", line
 
 
 @pytest.fixture

@@ -65,8 +65,14 @@ def test_datasets(girih):
 def test_reproduce_lists(girih):
     from girih_papers import registry
 
-    assert girih("reproduce", "--list", "--json").json == {"reproductions": registry.names()}
-    assert all(name in girih("reproduce", "--list").out for name in registry.names())
+    listed = girih("reproduce", "--list", "--json").json
+    assert listed == {"reproductions": registry.names(), "costs": registry.costs()}
+    shown = " ".join(girih("reproduce", "--list").out.split())
+    assert all(name in shown for name in registry.names())
+    assert "(10 s; --quick 5 s)" in shown and "(5 h; --quick 7 s; 5,000 digits come along;" in shown
+
+
+LINE = {"what": "NLL", "unit": "nats", "ours": "0.5", "paper": "0.4", "verdict": "within"}
 
 
 @pytest.fixture
@@ -80,7 +86,7 @@ def stand_in(monkeypatch):
         assert home == Path("o") or home == Path("girih-out/em-circle")
         calls.append((name, quick, seed, changes))
         warnings.warn("slow today", stacklevel=1)
-        result = {"nll": 0.5, "curve": [1.0, float("nan")]}
+        result = {"nll": 0.5, "curve": [1.0, float("nan")], "beside_the_paper": [LINE]}
         (out / "result.json").write_text("{}")
         (out / "figure.png").write_bytes(b"")
         return result
@@ -98,11 +104,18 @@ def test_reproduce(girih, stand_in):
         "name": "em-circle",
         "out": "o",
         "pictures": ["figure.png"],
-        "result": {"nll": 0.5, "curve": [1.0, None]},
+        "result": {"nll": 0.5, "curve": [1.0, None], "beside_the_paper": [LINE]},
     }
     assert done.err == "note: slow today\n"
     shown = girih("reproduce", "em-circle").out
     assert "Numbers:  girih-out/em-circle/result.json" in shown and re.search(r"nll +0.5", shown)
+    assert re.search(r"NLL \(nats\) +0\.5 +0\.4 +within", shown) and "other settings" not in shown
+
+
+def test_a_quick_reproduction_shows_no_number_as_if_it_meant_something(girih, stand_in):
+    shown = girih("reproduce", "em-circle", "--quick", "--set", "epochs=3").out
+    assert "A smoke run" in shown and not re.search(r"nll +0.5", shown)
+    assert "With other settings than the paper's: epochs = 3." in shown
 
 
 def test_reproduce_says_how_to_install_the_papers(girih, monkeypatch):

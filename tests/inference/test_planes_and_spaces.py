@@ -1,10 +1,12 @@
 """S = 2, 3: the numerics contract, against the twin."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import girih
 from inference.simplices import constant, quadrature, residual, triangulate
@@ -173,3 +175,68 @@ def test_imputation(S):
         expected = g[:, ~seen] + (x[n, seen] - g[:, seen]) @ gain.T
         error = 5 * expected.std(0) / math.sqrt(len(z))
         assert ((expected.mean(0) - filled[n, ~seen]).abs() < error).all()
+
+
+def upper(low: np.ndarray, C: np.ndarray) -> float:
+    """P(y >= low) of y ~ N(0, C)."""
+    return float(multivariate_normal(cov=C).cdf(-low)) if len(low) else 1.0
+
+
+def cone_moments(R: np.ndarray, low: np.ndarray, Sigma: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Integral, first and second moments of N(0, Sigma) on `R z >= low`: a term of EM-DGN's (14), (15) and (16)."""
+    C = R @ Sigma @ R.T
+    k = len(low)
+    F, G = np.zeros(k), np.zeros((k, k))
+    for i in range(k):
+        for j in range(i, k):  # given y_u = low_u, u = i or (i, j)
+            u = [i] if i == j else [i, j]
+            rest = [m for m in range(k) if m not in u]
+            gain = C[np.ix_(rest, u)] @ np.linalg.inv(C[np.ix_(u, u)])
+            left = upper(low[rest] - gain @ low[u], C[np.ix_(rest, rest)] - gain @ C[np.ix_(u, rest)])
+            value = multivariate_normal(cov=C[np.ix_(u, u)]).pdf(low[u]) * left
+            if i == j:
+                F[i] = value
+            else:
+                G[i, j] = G[j, i] = value
+    H = G + np.diag((low * F - (C * G).sum(1)) / C.diagonal())
+    mass = upper(low, C)
+    return mass, Sigma @ R.T @ F, Sigma @ R.T @ H @ R @ Sigma + mass * Sigma
+
+
+def simplex_moments(corners: np.ndarray, Sigma: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same on a simplex, by inclusion and exclusion of its half-spaces (EM-DGN, Lemma 4)."""
+    S = len(Sigma)
+    rows = np.linalg.inv(np.concatenate((corners, np.ones((S + 1, 1))), 1)).T  # barycentric coordinates, >= 0 inside
+    R, low = rows[:, :S], -rows[:, S]
+    total = (0.0, np.zeros(S), np.zeros((S, S)))
+    for J in (list(J) for k in range(S + 1) for J in itertools.combinations(range(S + 1), k)):
+        sign = (-1.0) ** (len(J) + S)
+        total = tuple(a + sign * b for a, b in zip(total, cone_moments(R[J], low[J], Sigma), strict=True))
+    return total
+
+
+@pytest.mark.parametrize("noise", ["scalar", "full"])
+def test_the_posterior_is_that_of_the_papers_formulas(noise):
+    """Theorem 1, Theorem 2 and Corollary 3 as the paper has them, with the errata: cones of triangles, with signs."""
+    dgn = make(2, [3], 3, noise, 0.5, seed=1)
+    x = rows_near_and_far(dgn, (1.0,), seed=2)[:3]
+    cells = triangulate(dgn, box=12.0)
+    found = dgn.posterior(x)
+    Sx, Sz = dgn.noise.detach(), dgn.prior.detach().numpy()
+    Sx = (Sx if Sx.ndim == 2 else torch.diag(Sx.expand(3))).numpy()
+    A, b = (part.detach().numpy() for part in dgn.trace.affine(cells.mean(1)))
+    inverse = np.linalg.inv(Sx)
+    for n, row in enumerate(x.numpy()):
+        total = (0.0, np.zeros(2), np.zeros((2, 2)))
+        for corners, slope, offset in zip(cells.numpy(), A, b, strict=True):
+            Sigma = np.linalg.inv(np.linalg.inv(Sz) + slope.T @ inverse @ slope)
+            mu = Sigma @ slope.T @ inverse @ (row - offset)
+            alpha = multivariate_normal(offset, Sx + slope @ Sz @ slope.T).pdf(row)
+            phi, m1, m2 = simplex_moments(corners - mu, Sigma)
+            second = m2 + np.outer(mu, m1) + np.outer(m1, mu) + phi * np.outer(mu, mu)
+            part = (alpha * phi, alpha * (m1 + phi * mu), alpha * second)
+            total = tuple(a + c for a, c in zip(total, part, strict=True))
+        p, first, second = total
+        assert found.log_evidence[n].item() == pytest.approx(math.log(p), abs=1e-8)
+        np.testing.assert_allclose(found.mean[n], first / p, atol=1e-8)
+        np.testing.assert_allclose(found.covariance[n], second / p - np.outer(first, first) / p**2, atol=1e-8)

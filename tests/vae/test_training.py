@@ -240,3 +240,66 @@ def test_the_lower_of_two_lengths_counts():
     assert (both.steps, both.ended) == (7, "max_steps")
     passes = fit(make("gauss"), clusters(), max_epochs=2, max_steps=None)
     assert (passes.steps, passes.ended) == (4, "max_epochs")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weight_multiplies_term_1_of_the_loss_alone(kind):
+    x, losses = clusters(50), {}
+    for weight in (0.0, 0.5, 1.0, 4.0):
+        options = {"initial_temperature": 0.5} if kind in ("cat", "bpef") else {}
+        run = fit(
+            make(kind), x, max_steps=1, record_every=1, batch_size=None, kl_weight=weight, validation=x, **options
+        )
+        losses[weight] = run.history["loss"][1]
+        first = run.history["held_out"][0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        terms = make(kind).terms(x, 1)
+    for weight, loss in losses.items():
+        expected = weight * terms.divergence.mean() + terms.reconstruction.mean()
+        assert loss == pytest.approx(expected.item(), abs=1e-9)
+    # what is watched is the free energy, whatever the weight
+    assert fit(make(kind), x, max_steps=1, validation=x, **options).history["held_out"][0] == first
+
+
+def test_the_weight_multiplies_the_bound():
+    x, options = clusters(50), {"max_steps": 1, "record_every": 1, "batch_size": None, "initial_temperature": 0.5}
+    losses = [
+        fit(make("bpef"), x, divergence="bound", kl_weight=w, **options).history["loss"][1] for w in (0.0, 1.0, 3.0)
+    ]
+    bound = information.compactness(*information.family_of(make("bpef").encode(x))).item()
+    np.testing.assert_allclose(np.diff(losses), [bound, 2.0 * bound], atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.1, 3.0])
+def test_a_weight_is_another_fixed_noise(weight):
+    """`w KL + |x - g|^2 / 2 v = w (KL + |x - g|^2 / 2 w v)`, and Adam's steps do not depend on the scale of a loss."""
+    x, options = clusters(), {"max_steps": 2, "batch_size": 40}  # few: gradients near Adam's epsilon add up
+    weighted = make("gauss", noise=0.2, learn_noise=False)
+    other = make("gauss", noise=0.2 * weight, learn_noise=False)
+    fit(weighted, x, kl_weight=weight, **options)
+    fit(other, x, **options)
+    for a, b in zip(weighted.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.0, atol=1e-5)  # of 0.02 that they move
+
+
+def test_a_larger_weight_leaves_less_in_the_latents():
+    left = []
+    for weight in (0.0, 1.0, 30.0):
+        vae = make("gauss", learn_noise=False)
+        fit(vae, clusters(), max_steps=300, kl_weight=weight)
+        left.append(vae.free_energy(clusters(), 50, seed=0).divergence.mean().item())
+    assert left[0] > left[1] + 0.5 > left[2] + 0.5 and left[2] < 0.05
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, "1", True])
+def test_a_weight_that_is_none_is_refused(weight):
+    with pytest.raises(ParameterError, match="kl_weight must be a number of 0 or more"):
+        fit(make("gauss"), clusters(), kl_weight=weight)
+
+
+def test_a_run_with_another_weight_is_another_run(tmp_path):
+    path = tmp_path / "run.ckpt"
+    fit(make("gauss"), clusters(), checkpoint=path)
+    with pytest.raises(ParameterError, match="kl_weight"):
+        fit(make("gauss"), clusters(), checkpoint=path, kl_weight=2.0)

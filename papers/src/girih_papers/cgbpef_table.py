@@ -18,35 +18,8 @@ from girih_papers.figures import save
 from girih_papers.files import kept_in, write_text
 from girih_papers.jobs import Result, run_jobs
 from girih_papers.mas_toys import spread
+from girih_papers.printed import paper_number
 from girih_papers.settings import arguments
-
-# Term 2 and free energy on the test rows (Table 1): by data, L, model and T; Gauss-VAE has no T.
-PAPER: dict[str, dict[Cell, tuple[float, float]]] = {
-    "mnist": {
-        (1, GAUSS, 0.0): (80.2, 101.3),
-        (1, CAT, 0.5): (86.5, 105.8),
-        (1, CAT, 0.8): (84.2, 101.5),
-        (1, CGBPEF, 0.5): (77.8, 97.4),
-        (1, CGBPEF, 0.8): (75.9, 92.8),
-        (10, GAUSS, 0.0): (78.5, 100.0),
-        (10, CAT, 0.5): (78.8, 98.2),
-        (10, CAT, 0.8): (76.9, 94.2),
-        (10, CGBPEF, 0.5): (74.8, 94.7),
-        (10, CGBPEF, 0.8): (73.2, 90.4),
-    },
-    "svhn": {
-        (1, GAUSS, 0.0): (616.3, 624.7),
-        (1, CAT, 0.5): (619.5, 626.2),
-        (1, CAT, 0.8): (617.6, 623.7),
-        (1, CGBPEF, 0.5): (615.4, 622.7),
-        (1, CGBPEF, 0.8): (613.4, 620.3),
-        (10, GAUSS, 0.0): (615.7, 624.4),
-        (10, CAT, 0.5): (616.6, 623.2),
-        (10, CAT, 0.8): (615.1, 620.4),
-        (10, CGBPEF, 0.5): (613.4, 621.6),
-        (10, CGBPEF, 0.8): (611.7, 619.0),
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -145,8 +118,8 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         cell: [trained[number, i] | measured[number, i] for i in range(settings.runs)] for cell, number in best.items()
     }
     tried = Counter(map(cell_of, grid))
-    paper = PAPER[settings.data]
-    table = [_row(cell, grid[best[cell]], results, tried[cell], paper.get(cell)) for cell, results in chosen.items()]
+    paper = {cell: _printed(settings.data, cell) for cell in chosen}
+    table = [_row(cell, grid[best[cell]], results, tried[cell], paper[cell]) for cell, results in chosen.items()]
     write_text(out / "table.md", _markdown(table))
     parts = split(X[: settings.rows or len(X)], settings.data, seed)
     return {
@@ -155,7 +128,9 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         "differences": _differences(chosen),
         "settings": asdict(settings) | {"batch": 100, "seeds": [seed + i for i in range(settings.runs)]},
         "figures": [
-            save(draw_free_energies(chosen, paper), out / "free-energies.png"),
+            save(
+                draw_free_energies(chosen, {cell: one for cell, one in paper.items() if one}), out / "free-energies.png"
+            ),
             save(draw_curves(chosen), out / "curves.png"),
             save(draw_images(chosen), out / "images.png"),
         ],
@@ -207,6 +182,16 @@ def choices(settings: Settings) -> Iterator[dict[str, Any]]:
 def cell_of(choice: Mapping[str, Any]) -> Cell:
     """The row of the paper's table that a configuration competes for: L, model and T."""
     return choice["samples"], choice["model"], choice["temperature"]
+
+
+def _printed(data: str, cell: Cell) -> tuple[float, float] | None:
+    """Term 2 and free energy of a row of Table 1, where the paper has it."""
+    samples, model, temperature = cell
+    row = f"{data}, L = {samples}, {model}" + (f", T = {temperature:g}" if temperature else "")
+    if samples not in (1, 10) or temperature not in (0.0, 0.5, 0.8):
+        return None
+    term_2, free_energy = (paper_number("cgbpef-table", f"{row}: {name}") for name in ("term 2", "free energy"))
+    return term_2, free_energy
 
 
 _NUMBERS = (

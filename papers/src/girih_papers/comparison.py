@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 
-from girih.training import Progress
 from girih_papers.arrays import Array
+from girih_papers.jobs import Result, run_jobs
 from girih_papers.methods import Method, Outcome, Task, execute
 
 # The learning rates of the paper.
@@ -19,7 +19,7 @@ SAME_START, RESTARTS, WEIGHT_PRIOR, TUNED = "EM, same start", "EM, restarts", "E
 EMS = (SAME_START, RESTARTS, WEIGHT_PRIOR)
 PAPER_VAES = tuple(f"VAE, rate {rate:g}" for rate in RATES)
 _EM_NAMES = ("same_start", "restarts", "weight_prior")
-_MOST_WORKERS = 4
+_HISTORY, _PARAMETER = "history.", "parameter."
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,28 @@ def methods(
     return out
 
 
-def run_all(tasks: Sequence[Task], description: str, workers: int, progress: bool) -> list[Outcome]:
-    """Carry out runs, in as many processes, and give their outcomes in the order of the tasks."""
+def run_all(tasks: Sequence[Task], out: Path, description: str, quick: bool, progress: bool) -> list[Outcome]:
+    """Carry out runs, those in the folder but once, and give their outcomes in the order of the tasks."""
     costly = sorted(range(len(tasks)), key=lambda i: -_cost(tasks[i]))  # so that no long run starts last
-    outcomes: dict[int, Outcome] = {}
-    bar = Progress(description, len(tasks), 0, progress)
-    try:
-        # max_nbytes: rows travel as plain arrays, not as read-only files, which torch warns about
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes=None)
-        for i, outcome in parallel(joblib.delayed(_numbered)(i, tasks[i]) for i in costly):
-            outcomes[i] = outcome
-            bar.show(len(outcomes), f"{outcome.label}: NLL {outcome.nll:.4g}")
-    finally:
-        bar.close()
+    results = run_jobs(carried_out, [{"task": tasks[i]} for i in costly], out, description, quick, progress)
+    outcomes = {i: outcome_of(tasks[i], result) for i, result in zip(costly, results, strict=True)}
     return [outcomes[i] for i in range(len(tasks))]
 
 
-def workers_for(quick: bool) -> int:
-    """One process for each CPU, at most four; a quick run needs no other process."""
-    return 1 if quick else max(1, min(_MOST_WORKERS, joblib.cpu_count()))
+def carried_out(task: Task) -> dict[str, Any]:
+    """One job: what a run gave, as numbers and arrays."""
+    outcome = execute(task)
+    history = {f"{_HISTORY}{name}": values for name, values in outcome.history.items()}
+    parameters = {f"{_PARAMETER}{i:03d}": value for i, value in enumerate(outcome.parameters)}
+    return {"converged": outcome.converged, "held_out_nll": outcome.held_out_nll} | history | parameters
+
+
+def outcome_of(task: Task, result: Result) -> Outcome:
+    """The outcome of a run whose job gave this."""
+    history = {name.removeprefix(_HISTORY): result[name] for name in result if name.startswith(_HISTORY)}
+    parameters = [result[name] for name in sorted(result) if name.startswith(_PARAMETER)]
+    told = (task.method.label, task.method.kind, task.seed, history, bool(result["converged"]))
+    return Outcome(*told, float(result["held_out_nll"]), parameters, tuple(task.sizes))
 
 
 def summarise(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
@@ -230,10 +233,6 @@ def spread(values: Sequence[float | None]) -> dict[str, float | None]:
 def _median(numbers: list[float]) -> float:
     middle = len(numbers) // 2
     return numbers[middle] if len(numbers) % 2 else 0.5 * (numbers[middle - 1] + numbers[middle])
-
-
-def _numbered(index: int, task: Task) -> tuple[int, Outcome]:
-    return index, execute(task)
 
 
 def _cost(task: Task) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from girih.errors import ParameterError
-from girih.plots import CYCLE, new_figure, styled
+from girih.plots import CYCLE, log_scale, new_figure, styled
 from girih.vae import bpef
 from girih_papers.arrays import Array
 from girih_papers.concrete_law import z_law
@@ -227,12 +227,15 @@ def _draw(table: Mapping[str, Mapping[str, Any]]) -> Figure:
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for ax, (generator, one) in zip(panels, table.items(), strict=False):
         temperatures = one["temperatures"]
-        for name, style in zip(_LABELS, CYCLE, strict=False):
-            mean = np.broadcast_to(one[name]["mean"], len(temperatures))
+        means = {name: np.broadcast_to(one[name]["mean"], len(temperatures)) for name in _LABELS}
+        least = 0.5 * float(np.min(list(means.values())))
+        for (name, mean), style in zip(means.items(), CYCLE, strict=False):
             deviation = np.broadcast_to(one[name]["deviation"], len(temperatures))
-            ax.fill_between(temperatures, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, lw=0)
+            low, high = np.maximum(mean - deviation, least), mean + deviation
+            ax.fill_between(temperatures, low, high, color=style["color"], alpha=0.15, lw=0)
             ax.plot(temperatures, mean, ms=2.5, label=_LABELS[name], **style)
-        ax.set_ylim(0.0, 2.2 * one[CATEGORY]["mean"])
+        log_scale(ax, "y")
+        ax.set_ylim(least, None)
         ax.set_title(generator)
     for ax in panels[len(table) :]:
         ax.set_visible(False)
@@ -240,7 +243,7 @@ def _draw(table: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.xaxis.set_tick_params(labelbottom=True)
         ax.set_xlabel("temperature T")
     for ax in panels[::columns]:
-        ax.set_ylabel("KL divergence (nats)")
+        ax.set_ylabel("KL divergence\n(nats, log scale)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return figure
 

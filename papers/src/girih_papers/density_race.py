@@ -22,6 +22,7 @@ from girih.em import DGNEstimator
 from girih.inference import DGN
 from girih.training import Progress
 from girih_papers.figures import save
+from girih_papers.ppca import mixture_of_ppca
 from girih_papers.race_figures import density_maps, nll_dots, sample_sheet
 from girih_papers.rivals import Covariance, Fitted, Rows, fitted_dgn, flow, flow_width, mixture, vae
 
@@ -40,7 +41,7 @@ class Setup:
         starts: random starts of EM.
         noises: the shapes of EM's noise, with the variances to choose from that are added to it after the fit.
         weight_priors: those of EM to choose from by validation NLL.
-        components: of the mixtures, for each shape of covariance.
+        components: of the mixtures, for each shape of covariance; those of PPCA take those of "diag".
         floors: `reg_covar` of the mixtures.
         larger: couplings and width of a larger flow, if there is one.
         steps: gradient steps of VAE and flow at most, for each rate.
@@ -199,6 +200,8 @@ def _run_all(rows: Rows, setup: Setup, title: str, seed: int, progress: bool) ->
         lambda kind=kind, counts=counts: mixture(rows, kind, counts, setup.floors, seed)  # type: ignore[misc]
         for kind, counts in setup.components.items()
     ]
+    counts, inner = setup.components["diag"], min(setup.latent_dim, D - 1)
+    jobs.append(lambda: mixture_of_ppca(rows, inner, counts, setup.floors, seed))
     count = sum(a * b + b for a, b in itertools.pairwise(sizes)) + 1
     flows = {_FLOW: (2, flow_width(D, 2, count))} | ({} if setup.larger is None else {_LARGE: setup.larger})
     jobs += [

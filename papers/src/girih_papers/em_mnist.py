@@ -24,10 +24,10 @@ from girih_papers.comparison import (
     run_all,
     spread,
     summarise,
-    workers_for,
 )
-from girih_papers.figures import BEYOND, draw_images, kl_figure, nll_figure, save
+from girih_papers.figures import BEYOND, draw_images, kl_figure, nll_figure, pixel_key, save
 from girih_papers.files import write_json
+from girih_papers.jobs import workers_for
 from girih_papers.methods import Outcome, Task
 
 _HIDDEN = (8, 16)
@@ -53,14 +53,12 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
     sizes, seeds = (1, *_HIDDEN, train.shape[1]), [seed + i for i in range(1 if quick else _SEEDS)]
     chosen = methods(budget, _TUNED_OPTIONS, _WEIGHT_SCALE, _BATCH)
     tasks = [Task(method, train, held_out, sizes, i, _NOISE) for method in chosen for i in seeds]
-    workers = workers_for(quick)
-    outcomes = run_all(tasks, "em-mnist", workers, progress)
+    outcomes = run_all(tasks, out, "em-mnist", quick, progress)
 
-    floor, start = (pick(run.history["nll"][0 if pick is max else -1] for run in outcomes) for pick in (min, max))
     best = [min(runs, key=lambda run: run.nll) for runs in by_label(outcomes).values()]
     shape = dataset.image_shape or (28, 28)
     figures = [
-        save(nll_figure(outcomes, {}, (floor - 15.0, floor + 0.4 * (start - floor))), out / "nll.png"),
+        save(nll_figure(outcomes, {}), out / "nll.png"),
         save(kl_figure(outcomes), out / "kl.png"),
         save(_strips(best, shape), out / "manifolds.png"),
         save(_samples(best, train, shape, seed), out / "samples.png"),
@@ -75,7 +73,7 @@ def run(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
         "initial_noise_variance": _NOISE,
         "seeds": seeds,
         "methods": {method.label: dict(method.options) for method in chosen},
-        "processes": workers,
+        "processes": workers_for(quick),
         "threads_per_process": 1,
     }
     result["methods"] = summarise(outcomes)
@@ -97,11 +95,13 @@ def _share_far_out(run: Outcome, count: int = 2000) -> float:
 def _strips(runs: Sequence[Outcome], shape: tuple[int, ...], count: int = 14) -> Figure:
     """g(z) at evenly spaced prior quantiles, a line for each run."""
     figure = new_figure(7.2, 0.62 * len(runs) + 0.25)
-    for ax, run in zip(figure.subplots(len(runs), 1), runs, strict=True):
+    axes = figure.subplots(len(runs), 1)
+    for ax, run in zip(axes, runs, strict=True):
         z = quantiles(run.dgn, (np.arange(count) + 0.5) / count)
         draw_images(ax, generate(run.dgn, z), shape)
         ax.set_ylabel(_name(run), **_BESIDE)
-    figure.supxlabel("g(z) at evenly spaced prior quantiles of z, left to right", fontsize=8.0)
+    axes[0].set_title("g(z) at evenly spaced prior quantiles of z, left to right", fontsize=8.0)
+    pixel_key(figure)
     return figure
 
 
@@ -123,6 +123,7 @@ def _samples(runs: Sequence[Outcome], rows: Array, shape: tuple[int, ...], seed:
     axes[-1, 0].set_ylabel("data", **_BESIDE)
     for ax, title in zip(axes[0], ("g(z)", "g(z) + e"), strict=True):
         ax.set_title(title)
+    pixel_key(figure)
     return figure
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from girih.datasets import load
 from girih.plots import BLUE, new_figure, styled
 from girih_papers.arrays import Array
 from girih_papers.comparison import (
     EMS,
-    SAME_START,
     TUNED,
     Budget,
     curves,
@@ -22,10 +19,10 @@ from girih_papers.comparison import (
     races,
     run_all,
     summarise,
-    workers_for,
 )
 from girih_papers.figures import kl_figure, manifold_figure, nll_figure, save
 from girih_papers.files import write_json
+from girih_papers.jobs import workers_for
 from girih_papers.methods import Task
 
 # Found on a grid of rates 0.002 to 0.01, encoders of 32 to (64, 64) units and 1 to 8 draws of z: what brought the
@@ -51,7 +48,7 @@ def circle(out: Path, quick: bool, seed: int, progress: bool) -> dict[str, Any]:
     chosen = [m for m in methods(budget, _TUNED_OPTIONS, _WEIGHT_SCALE) if m.label in (*EMS, TUNED)]
     seeds = [seed + i for i in range(1 if quick else _WIDE_SEEDS)]
     tasks = [Task(method, rows, fresh, (1, _WIDE, 2), i, _CIRCLE_NOISE) for method in chosen for i in seeds]
-    outcomes = run_all(tasks, f"em-circle, width {_WIDE}", workers_for(quick), progress)
+    outcomes = run_all(tasks, out, f"em-circle, width {_WIDE}", quick, progress)
     result[f"width_{_WIDE}"] = {"methods": summarise(outcomes), "runs": describe_runs(outcomes)}
     return result
 
@@ -83,16 +80,10 @@ def _compare(
     fresh = load(data, n=200 if quick else _HELD_OUT, seed=seed + 1_000_000).X
     chosen = methods(budget, _TUNED_OPTIONS, _WEIGHT_SCALE)
     tasks = [Task(method, dataset.X, fresh, (1, width, 2), seed + i, noise) for method in chosen for i in range(seeds)]
-    workers = workers_for(quick)
-    outcomes = run_all(tasks, f"em-{data}", workers, progress)
+    outcomes = run_all(tasks, out, f"em-{data}", quick, progress)
     references = {"entropy of the truth": float(dataset.entropy)} if dataset.entropy is not None else {}
-    start = float(np.median([run.history["nll"][0] for run in outcomes if run.label == SAME_START]))
-    floor = min([run.best_nll for run in outcomes] + list(references.values()))
     figures = [
-        save(
-            nll_figure(outcomes, references, (0.95 * floor, start) if floor > 0 else (floor - 0.1, start)),
-            out / "nll.png",
-        ),
+        save(nll_figure(outcomes, references), out / "nll.png"),
         save(kl_figure(outcomes), out / "kl.png"),
         save(manifold_figure(outcomes, dataset.X, 4), out / "manifolds.png"),
     ]
@@ -107,7 +98,7 @@ def _compare(
         "initial_noise_variance": noise,
         "seeds": [seed + i for i in range(seeds)],
         "methods": {method.label: dict(method.options) for method in chosen},
-        "processes": workers,
+        "processes": workers_for(quick),
         "threads_per_process": 1,
     }
     result["methods"] = summarise(outcomes)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from PIL import Image
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image, ImageDraw, ImageFont
 
 from girih.plots import BLUE, CYCLE, GREY, VERMILLION, new_figure, plot_training_curves, styled
 from girih_papers.arrays import Array, curve_latents, generate
@@ -24,11 +28,24 @@ ORDER = (*PAPER_VAES, SAME_START, TUNED, RESTARTS, WEIGHT_PRIOR)
 _WIDE = 7.2
 _PRINT_DPI = 130
 _GRID = 300
-_TICKS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_QUICK: ContextVar[bool] = ContextVar("quick", default=False)
+SMOKE_RUN = "smoke run (--quick): tiny sizes, unequal budgets, nothing here compares"
+_MARK_SIZE, _MARK_COLOUR = 18, "#A80000"
 _LEAST_KL = 1e-9  # rounding may leave a KL of 0 just below it
 
 # Pixels this far outside [0, 1] are drawn in colour.
 BEYOND = 0.5
+_OVER, _UNDER = "#7A0000", "#CFE3F1"
+
+
+@contextmanager
+def smoke_run(quick: bool) -> Iterator[None]:
+    """For the duration, pictures say that they are of a quick run."""
+    token = _QUICK.set(quick)
+    try:
+        yield
+    finally:
+        _QUICK.reset(token)
 
 
 def save(figure: Figure, path: Path) -> str:
@@ -36,35 +53,68 @@ def save(figure: Figure, path: Path) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=_PRINT_DPI, format="png")
     with Image.open(buffer) as image, whole_file(path) as temporary:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
+        shown = _marked(image.convert("RGB")) if _QUICK.get() else image.convert("RGB")
+        shown.quantize(256, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
     return path.name
 
 
+def _marked(image: Image.Image) -> Image.Image:
+    """The picture below a line which says that it is of a quick run."""
+    font, lines = ImageFont.load_default(_MARK_SIZE), [SMOKE_RUN]
+    if font.getlength(SMOKE_RUN) > image.width - 2 * _MARK_SIZE:
+        lines = SMOKE_RUN.split(": ")
+    height = round(1.5 * _MARK_SIZE * len(lines))
+    whole = Image.new("RGB", (image.width, image.height + height), "white")
+    whole.paste(image, (0, height))
+    ImageDraw.Draw(whole).multiline_text((_MARK_SIZE, _MARK_SIZE // 4), "\n".join(lines), fill=_MARK_COLOUR, font=font)
+    return whole
+
+
 @styled
-def nll_figure(
-    outcomes: Sequence[Outcome], references: dict[str, float], limits: tuple[float, float] | None = None
-) -> Figure:
+def nll_figure(outcomes: Sequence[Outcome], references: dict[str, float]) -> Figure:
     """Exact NLL against steps and against seconds of training, median and range of the runs of each method.
 
-    The scale is logarithmic if the limits leave only positive values.
+    All of every curve is within the axes, whose scale is logarithmic: of the NLL where no value is below 0, and else of
+    how far it is above a floor just below the lowest.
     """
     figure = new_figure(_WIDE, 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
-    logy = limits is not None and min(limits[0], *(run.best_nll for run in outcomes)) > 0.0
-    clocks = {"step": "EM iterations or gradient steps", "seconds": "seconds of training"}
+    clocks = {"step": "EM iterations or gradient steps (log scale)", "seconds": "seconds of training (log scale)"}
+    shown = [np.asarray(list(references.values()))]
     for ax, (clock, label) in zip((left, right), clocks.items(), strict=True):
         curves = _aligned(outcomes, clock, "nll")
-        plot_training_curves(curves, label, ax=ax, logx=True, logy=logy, references=references)
-        if limits is not None:
-            ax.set_ylim(limits)
-        if logy:
-            ax.yaxis.set_major_locator(FixedLocator(_TICKS))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.yaxis.set_minor_locator(NullLocator())
+        shown += [y.ravel() for _, y in curves.values()]
+        plot_training_curves(curves, label, ax=ax, logx=True, references=references)
+    values = np.concatenate(shown)
+    _log_scale_over(left, float(np.nanmin(values)), float(np.nanmax(values)))
     right.set_ylabel("")
-    left.set_ylabel("exact NLL (nats per row)")
     _shared_legend(figure, (left, right))
     return figure
+
+
+def _log_scale_over(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic y-axis that holds all from `low` to `high`, above a floor where they are not all positive."""
+    margin = max(0.02 * (high - low), 1e-3)
+    floor, label = (0.0, "exact NLL (nats per row, log scale)") if low > 0.0 else (low - margin, "")
+    if not label:
+        label = f"exact NLL (nats per row,\nlog scale above {floor:.3g})".replace("-", "\N{MINUS SIGN}")
+    ax.set_yscale("function", functions=(lambda y: _log(y - floor), lambda u: floor + np.exp(u)))
+    ax.set_ylim(floor + 0.85 * (low - floor), floor + 1.15 * (high - floor))
+    steps = np.geomspace(low - floor, high - floor, 7)
+    ax.yaxis.set_major_locator(FixedLocator(sorted({_rounded(floor + t, t) for t in steps})))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}".replace("-", "\N{MINUS SIGN}")))
+    ax.set_ylabel(label)
+
+
+def _log(values: Array) -> Array:
+    return np.log(np.maximum(values, np.finfo(float).tiny))
+
+
+def _rounded(value: float, step: float) -> float:
+    """To as many digits as the first of `step` has."""
+    digits = -math.floor(math.log10(step))
+    return float(round(value, digits))
 
 
 @styled
@@ -74,7 +124,8 @@ def kl_figure(outcomes: Sequence[Outcome]) -> Figure:
     ax = figure.add_subplot()
     vaes = [run for run in outcomes if "kl" in run.history]
     curves = {label: (x, np.maximum(y, _LEAST_KL)) for label, (x, y) in _aligned(vaes, "step", "kl").items()}
-    plot_training_curves(curves, "gradient steps", "KL(q || p(z | x)) (nats per row)", ax=ax, logx=True, logy=True)
+    told = ("gradient steps (log scale)", "KL(q || p(z | x)) (nats per row, log scale)")
+    plot_training_curves(curves, *told, ax=ax, logx=True, logy=True)
     _recolour(ax, TUNED)
     _shared_legend(figure, (ax,))
     return figure
@@ -97,7 +148,10 @@ def manifold_figure(outcomes: Sequence[Outcome], rows: Array, columns: int) -> F
             draw_manifold(ax, run, rows)
             ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
             ax.set_title(f"NLL {run.nll:.3f}", fontsize=7.0, pad=2.0)
-        line[0].set_ylabel(label.replace(", ", ",\n"), fontsize=7.5)
+            ax.tick_params(labelsize=6.5, length=2.0, labelleft=ax is line[0], labelbottom=label == labels[-1])
+        line[0].set_ylabel(f"{label.replace(', ', ',' + chr(10))}\n$x_1$", fontsize=7.5)
+    for ax in axes[-1]:
+        ax.set_xlabel("$x_0$", fontsize=7.5)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
@@ -112,7 +166,8 @@ def draw_manifold(ax: Axes, run: Outcome, rows: Array) -> None:
     ax.plot(curve[:, 0], curve[:, 1], color=BLUE if run.kind == "em" else VERMILLION, lw=1.2, label="g(z)")
     ax.scatter(kinks[:, 0], kinks[:, 1], s=5.0, color="black", lw=0, zorder=3, label="cell limits")
     ax.set_aspect("equal")
-    ax.set(xticks=[], yticks=[])
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
 
 
 def _aligned(outcomes: Sequence[Outcome], clock: str, value: str) -> dict[str, tuple[Array, Array]]:
@@ -162,8 +217,19 @@ def draw_images(ax: Axes, images: Array, shape: tuple[int, ...]) -> None:
     for i, image in enumerate(images):
         left = i * (shape[1] + gap)
         sheet[:, left : left + shape[1]] = image.reshape(shape)
-    colours = matplotlib.colormaps["gray_r"].with_extremes(bad="#FFFFFF", over="#7A0000", under="#CFE3F1")
+    colours = matplotlib.colormaps["gray_r"].with_extremes(bad="#FFFFFF", over=_OVER, under=_UNDER)
     slightly = (sheet > -BEYOND) & (sheet < 1.0 + BEYOND)
     ax.imshow(np.where(slightly, sheet.clip(0.0, 1.0), sheet), cmap=colours, vmin=0.0, vmax=1.0)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+
+
+def pixel_key(figure: Figure) -> None:
+    """Below the sheets of `draw_images`: what the colours of pixels far outside [0, 1] mean, if there are such."""
+    arrays = [image.get_array() for ax in figure.axes for image in ax.images]
+    shown = [np.nan_to_num(np.ma.filled(array, np.nan), nan=0.5) for array in arrays if array is not None]
+    told = {_OVER: (f"above {1.0 + BEYOND:g}", any((sheet > 1.0).any() for sheet in shown))}
+    told[_UNDER] = (f"below {-BEYOND:g}".replace("-", "\N{MINUS SIGN}"), any((sheet < 0.0).any() for sheet in shown))
+    keys = [Patch(facecolor=colour, label=f"pixels {text}") for colour, (text, there) in told.items() if there]
+    if keys:
+        figure.legend(handles=keys, loc="outside lower center", ncols=2, fontsize=7.0)

@@ -7,6 +7,7 @@ import inspect
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +19,6 @@ from torch import nn
 from girih.errors import ModelFileError
 from girih.training import Progress
 from girih_papers.arrays import Array
-from girih_papers.comparison import workers_for
 from girih_papers.files import kept_in, whole_file
 
 Result = dict[str, np.ndarray]
@@ -26,6 +26,7 @@ Job = Callable[..., Mapping[str, Any]]
 Network = TypeVar("Network", bound=nn.Module)
 
 _WEIGHTS = "weights."
+_MOST_WORKERS = 4
 
 
 def run_jobs(
@@ -39,7 +40,7 @@ def run_jobs(
 
     Args:
         function: of a module, so that other processes find it; returns numbers and arrays by name.
-        jobs: keyword arguments, plain values.
+        jobs: keyword arguments: plain values, arrays, and dataclasses of them.
         folder: of the results.
         description: for the progress bar.
         quick: everything in this process.
@@ -65,6 +66,11 @@ def run_jobs(
     finally:
         bar.close()
     return [results[i] for i in range(len(jobs))]
+
+
+def workers_for(quick: bool) -> int:
+    """One process for each CPU, at most four; a quick run needs no other process."""
+    return 1 if quick else max(1, min(_MOST_WORKERS, joblib.cpu_count()))
 
 
 class Ended(Protocol):
@@ -128,5 +134,12 @@ def _load(path: Path) -> Result:
 
 def _key(function: Job, job: Mapping[str, Any]) -> str:
     """Tells jobs apart: by the function and all arguments."""
-    text = json.dumps([function.__module__, function.__name__, dict(job)], sort_keys=True)
+    text = json.dumps([function.__module__, function.__name__, dict(job)], sort_keys=True, default=_told)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _told(value: Any) -> Any:
+    """A dataclass as its fields, and an array by its digest, for the key of a job."""
+    if isinstance(value, np.ndarray):
+        return [list(value.shape), str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
+    return {part.name: getattr(value, part.name) for part in fields(value)}

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import ndimage
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
@@ -21,8 +22,8 @@ from girih.plots import (
     BLACK,
     BLUE,
     GREEN,
-    ORANGE,
     PURPLE,
+    SKY,
     VERMILLION,
     draw_classes,
     draw_prior,
@@ -41,7 +42,7 @@ _SHAPE = (28, 28)
 _NEIGHBOURS = 5
 _PANELS = 6
 _DRAWS = 4000
-_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, ORANGE, PURPLE)
+_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, SKY, PURPLE)
 _SHARES = np.array([0.5, 0.9, 0.99])  # of a posterior, in the regions that are drawn
 
 Window = tuple[tuple[float, float], tuple[float, float]]
@@ -148,50 +149,72 @@ def _view(prior: Array, means: Array) -> Window:
 
 @styled
 def _posteriors(dgn: DGN, rows: Array, labels: Any) -> Figure:
-    """Rows, what the generator makes of their posterior mean, and contours of their exact posteriors."""
-    figure = new_figure(7.2, 4.2)
-    panels: Any = figure.subfigures(1, 2, width_ratios=(1.9, 1.0))
-    left, right = panels
-    ax = left.add_subplot()
+    """Where the exact posteriors of rows are, the heaviest patch of each from near, and what g makes of their means."""
+    figure = new_figure(7.6, 4.9)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.0, 2.0))
+    left = panels[0].add_subplot()
+    grid = panels[1].subplots(3, 4, width_ratios=(2.0, 1.0, 2.0, 1.0)).reshape(len(rows), 2)
     posterior = dgn.posterior(rows)
-    draws = to_array(posterior.sample((_DRAWS,), seed=0))
-    for i in range(len(rows)):
-        _contours(ax, dgn.posterior(rows[i : i + 1]), draws[:, i], _COLOURS[i])
-    mean = to_array(posterior.mean)
-    low, high = draws.reshape(-1, 2).min(0), draws.reshape(-1, 2).max(0)
-    room = 0.05 * (high - low)
-    for i, point in enumerate(mean):
-        ax.plot(*point, "o", color=_COLOURS[i], mec=BLACK, mew=0.5, ms=4.0)
-        ax.annotate(
-            f"{chr(97 + i)}", point, xytext=(4, 4), textcoords="offset points", color=BLACK, fontsize=9, weight="bold"
-        )
-    ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    ax.set(xlabel="latent $z_1$", ylabel="latent $z_2$")
-    ax.set_title("p(z | x): regions that hold 50, 90 and 99%; dots: E[z | x]")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(6))
+    draws, mean = to_array(posterior.sample((_DRAWS,), seed=0)), to_array(posterior.mean)
     with torch.no_grad():
         decoded = to_array(dgn.trace(posterior.mean))
-    deviation = to_array(posterior.variance) ** 0.5
-    for i, line in enumerate(right.subplots(len(rows), 1)):
-        draw_images(line, np.stack((rows[i], decoded[i])), _SHAPE)
-        text = f"{chr(97 + i)}: a {labels[i]}\nsd {deviation[i, 0]:.2g}, {deviation[i, 1]:.2g}"
-        line.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.0)
-    right.supxlabel("row, g(E[z | x])", fontsize=8.0)
+    for i, (near, images) in enumerate(grid):
+        letter, colour = chr(97 + i), _COLOURS[i]
+        one = dgn.posterior(rows[i : i + 1])
+        levels = _levels(one, draws[:, i])
+        patches = _patches(one, draws[:, i], levels[0])
+        for low, high, share in patches:
+            told = letter if len(patches) == 1 else f"{letter}, {100 * share:.0f}%"
+            left.plot(*(0.5 * (low + high)), "o", color=colour, ms=3.5)
+            left.annotate(told, high, xytext=(3, 2), textcoords="offset points", color=colour, fontsize=8.0)
+        low, high, share = patches[0]
+        _contours(near, one, low, high, levels, colour)
+        near.plot(*mean[i], "o", color=colour, mec=BLACK, mew=0.5, ms=4.0)
+        room = 0.1 * (high - low)
+        near.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        rest = f", {100 * share:.0f}% here" if len(patches) > 1 else ""
+        near.set_title(f"{letter}: a {labels[i]}{rest}", fontsize=8.0, color=colour)
+        near.tick_params(labelsize=6.0, length=2.0)
+        for axis in (near.xaxis, near.yaxis):
+            axis.set_major_locator(MaxNLocator(3))
+        draw_images(images, np.stack((rows[i], decoded[i])).reshape(1, -1), (2 * _SHAPE[0], _SHAPE[1]))
+    left.margins(0.16)
+    left.set(xlabel="latent $z_1$", ylabel="latent $z_2$", title="patches of the posteriors")
+    panels[1].supxlabel("p(z | x) around its heaviest patch: regions of 50, 90 and 99%; dots: E[z | x]\n"
+                        "beside each the row, and g(E[z | x]) below it", fontsize=8.0)  # fmt: skip
     return figure
 
 
-def _contours(ax: Axes, posterior: Any, draws: Array, colour: str) -> None:
-    """The smallest regions that hold shares of one posterior."""
-    low, high = np.quantile(draws, (5e-4, 1.0 - 5e-4), axis=0)
-    room = 0.1 * (high - low)
-    x, y = (np.linspace(a, b, 300) for a, b in zip(low - room, high + room, strict=True))
-    grid = torch.as_tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 1, 2))
-    log_p = to_array(posterior.log_prob(grid)).reshape(len(y), len(x))
+def _levels(posterior: Any, draws: Array) -> Array:
+    """The log-densities around the smallest regions that hold shares of one posterior, the largest region first."""
     at_draws = to_array(posterior.log_prob(torch.as_tensor(draws[:, None])))[:, 0]
-    ax.contour(
-        x, y, log_p, levels=np.quantile(at_draws, 1.0 - _SHARES[::-1]), colors=colour, linewidths=(0.5, 0.8, 1.2)
-    )
+    return np.asarray(np.quantile(at_draws, 1.0 - _SHARES[::-1]))
+
+
+def _log_density(posterior: Any, low: Array, high: Array, side: int) -> tuple[Array, Array, Array]:
+    """A grid in a box, and the log-density there, `(side, side)`."""
+    x, y = (np.linspace(a, b, side) for a, b in zip(low, high, strict=True))
+    grid = torch.as_tensor(np.stack(np.meshgrid(x, y), -1).reshape(-1, 1, 2))
+    return x, y, to_array(posterior.log_prob(grid)).reshape(side, side)
+
+
+def _patches(posterior: Any, draws: Array, level: float) -> list[tuple[Array, Array, float]]:
+    """Boxes around the connected parts of the region above a level, with the share of draws in each, the most first."""
+    low, high = draws.min(0), draws.max(0)
+    x, y, log_p = _log_density(posterior, low, high, 600)
+    step = (high - low) / 599
+    found = ndimage.find_objects(ndimage.label(log_p >= level)[0])
+    ends = [(np.array([x[a.start], y[b.start]]), np.array([x[a.stop - 1], y[b.stop - 1]])) for b, a in found]
+    boxes = [(first - step, last + step) for first, last in ends]
+    shares = [float(((draws >= first) & (draws <= last)).all(1).mean()) for first, last in boxes]
+    return sorted(((*box, share) for box, share in zip(boxes, shares, strict=True)), key=lambda patch: -patch[2])
+
+
+def _contours(ax: Axes, posterior: Any, low: Array, high: Array, levels: Array, colour: str) -> None:
+    """The regions of one posterior in a box around one of its patches."""
+    room = 0.1 * (high - low)
+    x, y, log_p = _log_density(posterior, low - room, high + room, 150)
+    ax.contour(x, y, log_p, levels=levels, colors=colour, linewidths=(0.5, 0.8, 1.2))
 
 
 @styled
@@ -201,4 +224,5 @@ def _images(dgn: DGN) -> Figure:
     ax = plot_image_manifold(dgn, _SHAPE, ax=figure.add_subplot(), count=225, columns=15)
     for image in ax.images:
         image.set_clim(0.0, 1.0)
+    ax.set_title("white is 0 and less, black is 1 and more", fontsize=8.0)
     return figure

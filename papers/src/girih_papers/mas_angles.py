@@ -192,15 +192,15 @@ def _draw_grid(sampled: Sampled, free: Free, depth: int, widths: Sequence[int]) 
                     linestyle=style["linestyle"], linewidth=1.1, label=f"width {width}",
                 )  # fmt: skip
             ax.set_yscale("symlog", linthresh=1.0)
-            ax.set_ylim(0.0, 40.0)
-            ax.set_yticks([0, 1, 10], ["0", "1", "10"])
+            ax.set_ylim(0.0, 1.2 / (_EDGES[1] - _EDGES[0]))  # a density of all angles in one bin
+            ax.set_yticks([0, 0.5, 1, 3, 10, 30], ["0", "0.5", "1", "3", "10", "30"], fontsize=6.5)
             ax.set_yticks([], minor=True)
             ax.set_title(f"S = {S}, D = {D}")
             ax.set_xticks(*_TICKS)
             if i == len(rows) - 1:
                 ax.set_xlabel("largest angle (rad)")
             if j == 0:
-                ax.set_ylabel("density (1/rad)")
+                ax.set_ylabel("density (1/rad),\nlog scale above 1", fontsize=8.0)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.suptitle(f"{depth} hidden layer{'s' if depth > 1 else ''}", fontsize=9.0)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))

@@ -273,6 +273,6 @@ def _draw_entropies(runs: list[dict[str, Any]], settings: Settings) -> Figure:
     right.plot(deviations, layers, "^", ms=3.5, color="black", mfc="none", label="bound by the layers' weights")
     right.set_xscale("log")
     log_scale(right, "y")
-    right.set(xlabel=r"deviation $\sigma$ of each mode", ylabel="largest singular value")
+    right.set(xlabel=r"deviation $\sigma$ of each mode (log scale)", ylabel="largest singular value (log scale)")
     right.legend()
     return figure

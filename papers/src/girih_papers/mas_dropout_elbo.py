@@ -75,6 +75,10 @@ def run(out: Path, quick: bool, seed: int, progress: bool, settings: Settings = 
         table.append({"width": settings.widths[i], "dropout": settings.rates[j], **entry})
     return {
         "models": table,
+        "cost_of_most_dropout": {
+            str(width): float(row[np.argmax(settings.rates)] - row[np.argmin(settings.rates)])
+            for width, row in zip(settings.widths, grids["with_dropout"], strict=True)
+        },
         "best_dropout_by_width": {
             str(width): settings.rates[int(np.argmin(grids["with_dropout"][i]))]
             for i, width in enumerate(settings.widths)

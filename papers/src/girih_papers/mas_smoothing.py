@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from girih.geometry import smooth
 from girih.networks import fc_encoder, mlp
-from girih.plots import BLUE, VERMILLION, new_figure, styled
+from girih.plots import BLUE, LIGHT, VERMILLION, new_figure, styled
 from girih.vae import GaussVAE
-from girih_papers.arrays import to_array
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 from girih_papers.jobs import run_jobs
 from girih_papers.mas_dropout_elbo import mean_free_energy
@@ -27,6 +31,8 @@ from girih_papers.settings import arguments
 
 _SIZES = (2, 8, 8, 3)
 _REACH = 2.5
+_NEAREST = 1e-6  # the least distance of two surfaces that is drawn
+_LIGHT = np.array([0.3, -0.7, 0.65])  # from where light falls on them
 
 
 @dataclass(frozen=True)
@@ -166,36 +172,68 @@ def _distance(net: nn.Module, beta: float, seed: int, n: int = 10_000) -> float:
 
 @styled
 def _draw_surfaces(net: nn.Module, settings: Settings) -> Figure:
-    """The image of a square of latents for each beta, in the principal axes of the surface that is not smoothed."""
-    count = len(settings.surfaces)
-    figure = new_figure(2.0 * count, 2.25)
-    axis = torch.linspace(-_REACH, _REACH, settings.grid, dtype=torch.float64)
-    z = torch.stack([part.ravel() for part in torch.meshgrid(axis, axis, indexing="ij")], 1)
-    with torch.no_grad():
-        own = to_array(net(z))
-        surfaces = [to_array(smooth(net, beta)(z)) for beta in settings.surfaces]
+    """The image of a square of latents for each beta, and below where and by how much it is off the one not smoothed.
+
+    In the principal axes of the latter, lit from the side; distances of less than a millionth are drawn as that.
+    """
+    count, side = len(settings.surfaces), settings.grid
+    own, surfaces = _on_square(net, settings.surfaces, side)
+    exact, finer = _on_square(net, settings.surfaces, 4 * side)
     principal = np.linalg.svd(own - own.mean(0), full_matrices=False)[2]
     turned = [(x - own.mean(0)) @ principal.T for x in surfaces]
-    low, high = np.min([x.min(0) for x in turned], 0), np.max([x.max(0) for x in turned], 0)
-    for k, (beta, x) in enumerate(zip(settings.surfaces, turned, strict=True)):
-        ax: Any = figure.add_subplot(1, count, k + 1, projection="3d")
-        ax.plot_surface(
-            *(part.reshape(settings.grid, settings.grid) for part in x.T),
-            facecolors=matplotlib.colormaps["viridis"](
-                ((x[:, 2] - low[2]) / (high[2] - low[2])).reshape(settings.grid, -1)
-            ),
-            rcount=settings.grid,
-            ccount=settings.grid,
-            lw=0,
-            antialiased=False,
-        )
-        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
-        ax.set_box_aspect((1.2, 1.2, 0.8), zoom=1.08)
-        ax.view_init(elev=50.0, azim=-60.0)
+    limits = np.min([x.min(0) for x in turned], 0), np.max([x.max(0) for x in turned], 0)
+    figure = new_figure(2.3 * count, 4.6)
+    drawn: Any = None
+    maps: list[Axes] = []
+    for k, (beta, x, surface) in enumerate(zip(settings.surfaces, turned, finer, strict=True)):
+        ax: Any = figure.add_subplot(2, count, k + 1, projection="3d")
+        _draw_surface(ax, x.reshape(side, side, 3), *limits)
         ax.set_title(f"$\\beta$ = {beta:g}" if beta < 1.0 else r"$\beta$ = 1 (not smoothed)")
-        ax.set(xticklabels=[], yticklabels=[], zticklabels=[])
-    figure.supxlabel("principal axes of the surface that is not smoothed; colour: height along the third", fontsize=8.0)
+        distance = np.linalg.norm(surface - exact, axis=1).reshape(4 * side, 4 * side)
+        if beta < 1.0:
+            below = figure.add_subplot(2, count, count + k + 1)
+            reach = (-_REACH, _REACH, -_REACH, _REACH)
+            norm = LogNorm(_NEAREST, float(np.ptp(own, 0).max()))
+            drawn = below.imshow(
+                np.maximum(distance.T, _NEAREST), extent=reach, origin="lower", norm=norm, cmap="magma_r"
+            )
+            below.set(xlabel="$z_1$", ylabel="" if maps else "$z_2$")
+            maps.append(below)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=maps, shrink=0.9).set_label("distance from $\\beta$ = 1 (log scale)")
     return figure
+
+
+def _on_square(net: nn.Module, betas: Sequence[float], side: int) -> tuple[Array, list[Array]]:
+    """The images of a square grid of latents by the network and by its smoothed versions, `(side^2, 3)` each."""
+    axis = torch.linspace(-_REACH, _REACH, side, dtype=torch.float64)
+    z = torch.stack([part.ravel() for part in torch.meshgrid(axis, axis, indexing="ij")], 1)
+    with torch.no_grad():
+        return to_array(net(z)), [to_array(smooth(net, beta)(z)) for beta in betas]
+
+
+def _draw_surface(ax: Any, x: Array, low: Array, high: Array) -> None:
+    """A surface `(K, K, 3)`; colour is the height along the third axis, and light falls from the side."""
+    along = np.cross(np.gradient(x, axis=0), np.gradient(x, axis=1))
+    length = np.linalg.norm(along, axis=2, keepdims=True)
+    light = np.abs(
+        np.divide(along, length, out=np.zeros_like(along), where=length > 0.0) @ (_LIGHT / np.linalg.norm(_LIGHT))
+    )
+    height = (x[..., 2] - low[2]) / (high[2] - low[2])
+    colours = matplotlib.colormaps["YlGnBu_r"](0.35 + 0.6 * height)
+    colours[..., :3] *= (0.6 + 0.4 * light)[..., None]
+    ax.plot_surface(
+        *np.moveaxis(x, 2, 0), facecolors=colours, rcount=len(x), ccount=len(x), lw=0, antialiased=False, shade=False
+    )
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set_box_aspect((1.2, 1.2, 0.8), zoom=1.0)
+    ax.view_init(elev=50.0, azim=-60.0)
+    for axis, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), ("principal axis 1", "2", "3"), strict=True):
+        axis.set_major_locator(MaxNLocator(3))
+        axis.set_label_text(name, fontsize=6.5)
+        axis.labelpad = -8.0
+        axis._axinfo["grid"].update(color=LIGHT, linewidth=0.4)
+    ax.tick_params(pad=-3.0, labelsize=6.0)
 
 
 @styled

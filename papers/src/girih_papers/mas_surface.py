@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
 from girih.networks import mlp
 from girih.partition import Partition
-from girih.plots import cell_polygons, draw_image, image_points, new_figure, styled
+from girih.plots import BLACK, LIGHT, cell_polygons, image_points, new_figure, styled
 from girih.training import Progress
-from girih_papers.arrays import to_array
+from girih_papers.arrays import Array, to_array
 from girih_papers.figures import save
 
 _ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "leaky ReLU", "abs": "absolute value"}
+_REACH = 1.5  # of the latents that are drawn, in prior deviations
 _SIZES, _QUICK_SIZES = (2, 8, 8, 3), (2, 5, 3)
 
 
@@ -67,10 +72,49 @@ def _check(part: Partition) -> dict[str, Any]:
 
 @styled
 def _draw(parts: dict[str, Partition]) -> Figure:
-    figure = new_figure(6.6, 3.0 * len(parts))
+    """Latent plane and surface of each network; a cell has the same colour in both, and no other has it.
+
+    The surface is drawn in its principal axes, stretched to fill the box, and seen from above the flattest of them.
+    """
+    figure = new_figure(7.2, 3.3 * len(parts))
     for i, (name, part) in enumerate(parts.items()):
+        polygons = cell_polygons(part, ((-_REACH, _REACH), (-_REACH, _REACH)))
+        pieces = np.split(polygons.points, polygons.start[1:-1])
+        colours = _colours(np.array([piece.mean(0) for piece in pieces]))
         left = figure.add_subplot(len(parts), 2, 2 * i + 1)
-        right = figure.add_subplot(len(parts), 2, 2 * i + 2, projection="3d")
-        draw_image(left, right, part)
-        left.set_title(f"{_ACTIVATIONS[name]}: {left.get_title()}")
+        left.add_collection(PolyCollection(pieces, facecolors=colours, edgecolors=BLACK, lw=0.3))
+        left.set(xlim=(-_REACH, _REACH), ylim=(-_REACH, _REACH), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+        left.set_title(f"{_ACTIVATIONS[name]}: {len(pieces)} of {len(part)} cells")
+        right: Any = figure.add_subplot(len(parts), 2, 2 * i + 2, projection="3d")
+        _draw_surface(right, np.split(_turned(image_points(part, polygons)), polygons.start[1:-1]), colours)
     return figure
+
+
+def _colours(middles: Array) -> Array:
+    """The direction of a cell from the origin as its hue, the order of its distance as its saturation, `(R, 3)`."""
+    turn = np.arctan2(middles[:, 1], middles[:, 0]) / (2.0 * np.pi) % 1.0
+    order = np.hypot(middles[:, 0], middles[:, 1]).argsort(kind="stable").argsort(kind="stable")
+    rank = order / max(1, len(middles) - 1)
+    return np.asarray(hsv_to_rgb(np.stack((turn, 0.15 + 0.6 * rank, np.full(len(turn), 0.95)), 1)))
+
+
+def _turned(points: Array) -> Array:
+    """Points in their principal axes."""
+    centred = points - points.mean(0)
+    return np.asarray(centred @ np.linalg.svd(centred, full_matrices=False)[2].T)
+
+
+def _draw_surface(ax: Any, pieces: list[Array], colours: Array) -> None:
+    points = np.concatenate(pieces)
+    low, high = points.min(0), points.max(0)
+    ax.add_collection3d(Poly3DCollection(pieces, facecolors=colours, edgecolors=BLACK, lw=0.3))
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+    ax.set(xlabel="principal axis 1", ylabel="2", zlabel="3")
+    ax.set_title("g(z)")
+    ax.view_init(elev=42.0, azim=-60.0)
+    ax.set_box_aspect((1.25, 1.25, 0.75), zoom=1.05)
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_major_locator(MaxNLocator(4))
+        axis.labelpad = -4.0
+        axis._axinfo["grid"].update(color=LIGHT, linewidth=0.4)
+    ax.tick_params(pad=-2.0, labelsize=6.5)

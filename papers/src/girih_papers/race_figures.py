@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from girih.plots import BLUE, GREY, LIGHT, VERMILLION, new_figure, styled
 from girih_papers.arrays import Array
-from girih_papers.figures import draw_images
+from girih_papers.figures import draw_images, pixel_key
 from girih_papers.rivals import Fitted
 
 
@@ -73,4 +73,5 @@ def sample_sheet(results: Sequence[Fitted], rows: Array, shape: tuple[int, ...],
     for ax, (label, images) in zip(figure.subplots(len(sheets), 1), sheets, strict=True):
         draw_images(ax, images, shape)
         ax.set_ylabel(label.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=6.5)
+    pixel_key(figure)
     return figure

@@ -17,7 +17,9 @@ import torch
 
 import girih
 from girih.errors import ParameterError
+from girih_papers.figures import SMOKE_RUN, smoke_run
 from girih_papers.files import keeping, write_json
+from girih_papers.printed import beside_the_paper, entries
 from girih_papers.settings import changed
 
 # Name to module and description; a module has `run(out, quick, seed, progress) -> dict`.
@@ -137,6 +139,17 @@ def names() -> dict[str, str]:
     return {name: description for name, (_, description) in _KNOWN.items()}
 
 
+def costs() -> dict[str, dict[str, str]]:
+    """What each reproduction takes: `full` and `quick`, of one thread, and `needs`, beyond `girih[all]`.
+
+    Example:
+        >>> from girih_papers.registry import costs
+        >>> costs()["rad-continuity"]
+        {'full': '10 s', 'quick': '5 s', 'needs': ''}
+    """
+    return {name: {"full": e.full, "quick": e.quick, "needs": e.needs} for name, e in entries().items()}
+
+
 def run(
     name: str,
     out: str | os.PathLike[str],
@@ -173,13 +186,15 @@ def run(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with keeping(folder, folder if home is None else Path(home)):
+    with keeping(folder, folder if home is None else Path(home)), smoke_run(bool(quick)):
         body = experiment(folder, quick=bool(quick), seed=seed, progress=progress, **options)
     seconds = time.perf_counter() - start
     result = {"name": name, "description": description, "quick": bool(quick), "seed": seed, "wall_seconds": seconds}
+    result |= {"smoke_run": SMOKE_RUN} if quick else {}
     result |= body
     if changes:
         result["changed_settings"] = dict(changes)
+    result["beside_the_paper"] = beside_the_paper(name, result)
     result["versions"] = {
         "girih": girih.__version__,
         "torch": torch.__version__,

@@ -46,7 +46,9 @@ def curves_figure(grouped: Grouped) -> Figure:
         log_scale(line[1], "y")
         log_scale(line[2], "y")
         line[0].set_ylabel(f"{data}\nnats per row")
-    for ax, title in zip(axes[0], ("exact NLL and bound", "approximation gap", "amortisation gap"), strict=True):
+    for ax, title in zip(
+        axes[0], ("exact NLL and bound", "approximation gap (log scale)", "amortisation gap (log scale)"), strict=True
+    ):
         ax.set_title(title)
     for ax in axes[-1]:
         ax.set_xlabel("training steps")
@@ -80,7 +82,7 @@ def bars_figure(grouped: Grouped) -> Figure:
                 )
         ax.set_xticks(range(len(families)), [family.replace(" of", "\nof") for family in families])
         ax.set(title=data, yscale="log")
-    axes[0].set(ylabel="gap (nats per row)", ylim=(0.5 * _LEAST, 2.0 * highest))
+    axes[0].set(ylabel="gap (nats per row, log scale)", ylim=(0.5 * _LEAST, 2.0 * highest))
     figure.legend(
         handles=[
             figure.axes[0].bar([0], [np.nan], color=GREY, label="approximation gap: the family"),

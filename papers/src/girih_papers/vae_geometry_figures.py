@@ -45,7 +45,7 @@ def geometry_figure(pictures: Sequence[tuple[str, Geometry, Geometry]]) -> Figur
             _panel(ax, state, norm)
             lengths = f"{state.to_centroid:.2f} nats to the centroid, {state.to_points:.2f} to maximum likelihood"
             ax.set_title(f"{model}, {when} training\n{lengths}", fontsize=7.0)
-        line[0].set_ylabel("deviation of z")
+        line[0].set_ylabel("deviation of z (log scale)")
     for ax in axes[-1]:
         ax.set_xlabel("mean of z")
     colours = ScalarMappable(norm, latent_colours())
@@ -97,8 +97,8 @@ def curves_figure(curves: Mapping[str, Mapping[str, Array]], rows: int) -> Figur
     axes = figure.subplots(1, 3)
     titles = (
         "term 1",
-        "saved by the best prior\nof the family (term 1 less eq. 5)",
-        "saved further by any prior\n(eq. 5 less eq. 6)",
+        "saved by the best prior of the\nfamily (term 1 less eq. 5; log scale)",
+        "saved further by any prior\n(eq. 5 less eq. 6; log scale)",
     )
     for (model, curve), style in zip(curves.items(), CYCLE, strict=False):
         parts = (curve["term_1"], curve["term_1"] - curve["bound_5"], curve["bound_5"] - curve["bound_6"])

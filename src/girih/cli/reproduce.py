@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -49,8 +50,9 @@ def reproduce(
     if list_ or name is None:
         if name is None and not list_:
             raise CommandError(f"reproduce needs a NAME: {', '.join(known)}")
-        terminal.table(known)
-        terminal.result({"reproductions": known})
+        costs = registry.costs()
+        terminal.table({one: f"{known[one]} {_cost(costs[one])}" for one in known})
+        terminal.result({"reproductions": known, "costs": costs})
         return
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
@@ -67,7 +69,11 @@ def reproduce(
             name, stage, quick=quick, seed=seed, progress=terminal.shows_progress, changes=changes, home=folder
         )
         pictures = sorted(path.name for path in stage.glob("*.png"))
-    _show(terminal, result)
+    if quick:
+        terminal.say("A smoke run: tiny sizes and unequal budgets, so that its numbers say and compare nothing.\n")
+    else:
+        _show(terminal, result)
+    _show_verdicts(terminal, result, changes)
     terminal.say(f"Numbers:  {folder / _RESULT}")
     if pictures:
         terminal.say(f"Pictures: {folder} ({', '.join(pictures)})")
@@ -100,3 +106,25 @@ def _show(terminal: Terminal, result: dict[str, Any]) -> None:
     if texts:
         terminal.table({key.replace("_", " "): text for key, text in texts.items()})
         terminal.say()
+
+
+def _cost(cost: Mapping[str, str]) -> str:
+    """How long a reproduction takes, and what it needs."""
+    needs = f"; {cost['needs']}" if cost["needs"] else ""
+    return f"({cost['full']}; --quick {cost['quick']}{needs})"
+
+
+def _show_verdicts(terminal: Terminal, result: Mapping[str, Any], changes: Mapping[str, str]) -> None:
+    """Ours, the paper's and the verdict, in the words of `girih_papers.printed`."""
+    lines = result.get("beside_the_paper", ())
+    if not lines:
+        return
+    unit = [f"{line['what']} ({line['unit']})" if line["unit"] else line["what"] for line in lines]
+    cells = [[line["ours"], line["paper"], line["verdict"]] for line in lines]
+    terminal.columns(
+        ["", "ours", "the paper's", "verdict"], [[what, *row] for what, row in zip(unit, cells, strict=True)]
+    )
+    if changes:
+        told = ", ".join(f"{name} = {value}" for name, value in changes.items())
+        terminal.say(f"With other settings than the paper's: {told}.")
+    terminal.say()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from girih._arrays import Rows
-from girih._options import whole
+from girih._options import real, whole
 from girih.errors import ParameterError
 from girih.training import (
     FitOptions,
@@ -40,12 +40,13 @@ def fit_vae(
     samples: int,
     initial_temperature: float | None,
     divergence: str,
+    kl_weight: float,
     optimizer: OptimizerName,
     options: FitOptions,
 ) -> FitResult:
     """Train as `VAE.fit` does, with the fields of `girih.FitOptions` as one."""
     samples, settled = whole(samples, "samples"), options.filled(_DEFAULTS)
-    free = _is_free(vae, divergence)
+    free, weight = _is_free(vae, divergence), real(kl_weight, "kl_weight", positive=False)
     rows, held_out = split(vae.rows(X), settled.validation, settled.seed, vae.rows)
     if settled.record is None:
         settled = replace(settled, record=vae.default_recorder(rows, settled.record_every))
@@ -55,15 +56,18 @@ def fit_vae(
     if free:
         settled = replace(settled, record=CentroidRecorder(settled, rows.to(vae.dtype)))
     annealing, known = _annealing(vae, len(rows), initial_temperature, settled)
-    settled = settled.told_apart_by({"samples": samples, **({"divergence": divergence} if free else {}), **known})
+    known |= {"divergence": divergence} if free else {}
+    known |= {"kl_weight": weight} if weight != 1.0 else {}
+    settled = settled.told_apart_by({"samples": samples, **known})
 
     def loss(model: FreeEnergyModel, batch: Tensor) -> Tensor:
         temperature = None if annealing is None else annealing.now
         if not free:
-            return model.terms(batch, samples, temperature=temperature).total.mean()
+            terms = model.terms(batch, samples, temperature=temperature)
+            return (weight * terms.divergence + terms.reconstruction).mean()
         encoded = model.encoded(batch)
         terms = model.terms(batch, samples, temperature=temperature, encoded=encoded)
-        return terms.reconstruction.mean() + model.family.free_prior_bound(encoded)
+        return terms.reconstruction.mean() + weight * model.family.free_prior_bound(encoded)
 
     return minimise(vae, rows, loss, settled, optimizer=optimizer, before_step=annealing, dtype=vae.dtype)
 

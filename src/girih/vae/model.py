@@ -247,6 +247,7 @@ class VAE(FreeEnergyModel):
         samples: int = 1,
         initial_temperature: float | None = None,
         divergence: Literal["prior", "bound"] = "prior",
+        kl_weight: float = 1.0,
         optimizer: OptimizerName = "adam",
         max_epochs: int | None = None,
         max_steps: int | None = None,
@@ -279,6 +280,10 @@ class VAE(FreeEnergyModel):
                 lower bound of Theorem 2 over each batch instead, which the best prior for that batch would reach.
                 At each record the prior is set to the Bregman centroid of the posteriors of all training rows, which
                 takes an evaluation of the encoder on all of them.
+            kl_weight: w of the loss `w * term 1 + term 2`, 0 or more: the strength of the regularisation, as in a
+                beta-VAE. With w = 1 that is the free energy, a bound on `-log p(x)`; with another it is not. For a
+                Gaussian likelihood whose noise is fixed, it trains as w = 1 with w times that noise. What is watched on
+                held-out rows stays the free energy, so that it can choose w.
             optimizer: "adam", or "lbfgs" with all rows at once.
             max_epochs: as all that follow, a field of `girih.FitOptions`, which says what it means.
             max_steps: by default 10,000, where `max_epochs` is not given.
@@ -307,7 +312,8 @@ class VAE(FreeEnergyModel):
             ParameterError: an option is out of its domain, or the checkpoint is of another run.
 
         Source:
-            CG-BPEF, sections 3.3, 4 and 5; EM-DGN, section 4.3 and appendix J.
+            CG-BPEF, sections 3.3, 3.4 (the weight of term 1), 4 and 5; EM-DGN, section 4.3 and appendix J; Higgins et
+            al., beta-VAE (2017).
 
         Example:
             >>> import girih
@@ -318,7 +324,7 @@ class VAE(FreeEnergyModel):
             (20, ['elbo', 'held_out', 'kl', 'loss', 'nll', 'noise', 'seconds', 'step'])
         """
         options = FitOptions.among(locals())
-        return fit_vae(self, X, samples, initial_temperature, divergence, optimizer, options)
+        return fit_vae(self, X, samples, initial_temperature, divergence, kl_weight, optimizer, options)
 
     def default_recorder(self, rows: Tensor, every: int) -> Recorder | None:
         """The recorder where the user gives none: of the exact NLL, ELBO, KL and noise, where q and x | z are Gaussian.
