@@ -40,6 +40,14 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "em_mnist",
         "EM against VAEs on the digit 4: exact NLL and images (EM-DGN, Figs. 10 and 11; v2, Fig. 7).",
     ),
+    "em-fair": (
+        "em_fair",
+        "EM, exact gradients, VAEs and IWAE with the same starts, time and test rows (beyond the papers).",
+    ),
+    "em-applications": (
+        "em_applications",
+        "Model comparison, anomaly detection and imputation by exact densities of tables (beyond the papers).",
+    ),
     "partition-discovery": (
         "partition_discovery",
         "The partition found cell by cell, and a cell cut into triangles (EM-DGN, Figs. 1 and 2).",
@@ -99,6 +107,22 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "vae-geometry": (
         "vae_geometry",
         "Posteriors, prior, centroid and maximum-likelihood points of VAEs, with distances (CG-BPEF, Fig. 4).",
+    ),
+    "field-quadrature": (
+        "field_evidence:quadrature",
+        "Is quasi-Monte Carlo exact in practice for continuous mixtures? Its error over the noise (beyond the papers).",
+    ),
+    "field-iwae": (
+        "field_evidence:iwae",
+        "Is importance sampling with 5,000 draws close to log p? Its error on data and other rows (beyond the papers).",
+    ),
+    "field-amortisation": (
+        "field_posteriors:amortisation",
+        "Is amortisation the larger part of the gap? Its share over encoders and training (beyond the papers).",
+    ),
+    "field-collapse": (
+        "field_posteriors:collapse",
+        "Is posterior collapse a property of the optimum? Exact optima beside VAEs over the noise (beyond the papers).",
     ),
     "vae-gap": (
         "vae_gap",

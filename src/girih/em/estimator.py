@@ -82,10 +82,13 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         n_iter_no_change: stop when this many iterations in a row gain less than `tol` on the held-out rows.
         n_jobs: starts that are tried at once, through joblib, to the same numbers; -1 for one on each processor, `None`
             for what `joblib.parallel_config` says, else one.
+        m_step: "joint", or "layerwise" for the closed-form M-steps of EM-DGN, one hidden layer after the other, which
+            is EM alone: see `girih.em.EMOptions`.
+        safeguard: of "layerwise", whether steps that raise the exact NLL are shortened.
 
     Attributes:
         dgn_: the fitted `girih.DGN`.
-        nll_curve_: penalised exact NLL (nats per row) of the kept run; it never increases.
+        nll_curve_: penalised exact NLL (nats per row) of the kept run; it never increases but without `safeguard`.
         n_iter_: iterations of that run.
         converged_: whether `tol` was reached, or the held-out rows no longer improved.
         validation_scores_: mean exact log-likelihood of the held-out rows before the first iteration and after each,
@@ -134,6 +137,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         n_jobs: int | None = None,
+        m_step: str = "joint",
+        safeguard: bool = True,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
@@ -160,6 +165,8 @@ class DGNEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.n_jobs = n_jobs
+        self.m_step = m_step
+        self.safeguard = safeguard
 
     def fit(
         self,

@@ -44,6 +44,8 @@ def fit_em(
     init: str = "auto",
     validation: Rows | float | None = None,
     patience: int | None = 10,
+    m_step: str = "joint",
+    safeguard: bool = True,
     seed: int | None = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -56,7 +58,7 @@ def fit_em(
     Each iteration does the E-step exactly, then the exact M-step of the last affine map (W and v jointly) and the
     noise, then a damped least-squares update of all hidden layers, which is kept only if the exact NLL does not
     rise. Blocks of quasi-Newton iterations take turns with EM where they gain more. The penalised exact NLL never
-    increases.
+    increases, unless it is asked not to be looked at (`safeguard`).
 
     Any generator that `girih.trace` reads can be fitted. The weights and biases of its Linear and convolution layers
     are trained; batch normalisation (in eval mode), PReLU slopes and bare parameters keep their values.
@@ -87,6 +89,8 @@ def fit_em(
             holds out none. The model keeps the parameters that are best on them. Of a stream it is that fraction of
             the sample.
         patience: end when this many iterations in a row gain less than `tol` on the held-out rows; `None` never does.
+        m_step: "joint", or "layerwise" for the closed-form M-steps of EM-DGN.
+        safeguard: of "layerwise", whether steps that raise the exact NLL are shortened.
         seed: of the starts and the batches; `None` lets `torch.manual_seed` decide, or the checkpoint.
         progress: show a bar with the NLL on a terminal or in a notebook.
         checkpoint: a file to continue from if it exists, and to save progress to; a killed fit that is started
@@ -123,6 +127,8 @@ def fit_em(
         if sample_weight is not None:
             raise ParameterError("rows that come in blocks have no sample_weight; leave it out, or give rows in memory")
         blocks = Blocks.of(X)
+        if blocks.once and options.m_step != "joint":
+            raise ParameterError(f"an iterator is passed once, in batches, without m_step={m_step!r}; leave it out")
         return (fit_once if blocks.once else fit_stream)(dgn, blocks, validation, options, around)
     x, weight = _check_data(dgn, cast("Rows", X), sample_weight)
     x, weight, held_out = _held_out(dgn, x, weight, validation, options.seed)

@@ -17,6 +17,7 @@ from girih.em.options import EMOptions
 from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
+from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.training import Checkpoint, FitResult, digest
 
@@ -60,8 +61,14 @@ class NoiseBounds:
     own: Tensor | None
 
     def hold(self, problem: Problem, options: EMOptions) -> None:
-        """Give a problem its penalties."""
+        """Give a problem its penalties, and the kind of its steps."""
         problem.kink_ridge = options.kink_ridge
+        problem.layerwise, problem.safeguard = options.m_step == "layerwise", options.safeguard
+        if problem.layerwise and not problem.trained.is_chain:
+            raise ParameterError(
+                "m_step='layerwise' needs a chain of Linear layers and activations, and this network has other layers "
+                "or branches; leave m_step out"
+            )
         if self.own is not None:
             problem.noise_prior = self.own.expand(problem.dgn.output_dim)
 

@@ -31,7 +31,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from girih.em.jacobian import JacobianSystem
 from girih.em.mstep import WeightPrior, about, head_change, noise_update, prior_update
-from girih.em.normal_equations import HiddenSystem, NormalSystem, hidden_layers
+from girih.em.normal_equations import HiddenSystem, NormalSystem, hidden_layers, sweep
 from girih.em.parameters import Trained
 from girih.em.penalties import penalised
 from girih.em.scaling import noise_floor
@@ -80,11 +80,15 @@ class Problem:
         kink_ridge, noise_prior: the penalties of `girih.em.penalties`: lambda, and the variances `rho U` `(D,)` or
             `None`.
         shared: whether other processes take part in every evaluation.
+        layerwise: whether the hidden layers move one by one to their closed-form M-steps, not together.
+        safeguard: whether a step that raises the exact NLL is undone.
     """
 
     kink_ridge: float = 0.0
     noise_prior: Tensor | None = None
     shared: bool = False
+    layerwise: bool = False
+    safeguard: bool = True
 
     def __init__(
         self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor: Tensor | None = None
@@ -235,6 +239,8 @@ def _m_step(problem: Problem, now: Evaluation, s: Statistics, chosen: set[str]) 
 
 def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Evaluation, float]:
     """Damped update of all hidden layers, with backtracking on the exact NLL."""
+    if problem.layerwise:
+        return layerwise_step(problem, now, damping)
     system = problem.system(now)
     if system is None:
         return now, damping
@@ -248,6 +254,34 @@ def hidden_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Eval
         if better is not None:
             return better, lowered(damping)
         damping = raised(damping)
+    return now, damping
+
+
+def layerwise_step(problem: Problem, now: Evaluation, damping: float) -> tuple[Evaluation, float]:
+    """The hidden layers on the way to their closed-form M-steps: all of it or, where the NLL rose, a smaller share.
+
+    The share is `1 / damping`, at most 1: it halves with each step that is undone, and doubles after one that is kept.
+    """
+    before = problem.parameters()
+    parameters = list(problem.trained.hidden.values())
+    old = [p.detach().clone() for p in parameters]
+    try:
+        sweep(problem.trace, now.partition, now.model, now.statistics, problem.prior)
+    except LinAlgError:
+        problem.restore(before)
+        return now, damping
+    step = [p.detach() - was for p, was in zip(parameters, old, strict=True)]
+    problem.restore(before)
+    damping = max(damping, 1.0)
+
+    def move() -> None:
+        problem.change((p, change / damping) for p, change in zip(parameters, step, strict=True))
+
+    for _ in range(_TRIES):
+        better = attempt(problem, now.nll, before, move)
+        if better is not None:
+            return better, max(0.5 * damping, 1.0)
+        damping = min(2.0 * damping, _MOST)
     return now, damping
 
 
@@ -266,9 +300,10 @@ def attempt(
 ) -> Evaluation | None:
     """Move the parameters and evaluate them; `None`, and the parameters of `before`, when that fails.
 
-    A move fails that leaves the NLL above the bound, overflows, or gives a covariance that is not positive definite,
-    and so does one that cannot be computed at all.
+    A move fails that leaves the NLL above the bound (if the problem has a safeguard), overflows, or gives a covariance
+    that is not positive definite, and so does one that cannot be computed at all.
     """
+    bound = bound if problem.safeguard else math.inf
     try:
         with torch.no_grad():
             if move is not None:

@@ -59,7 +59,7 @@ class Loop:
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
-        self.accelerated = smooth and options.acceleration != "none"
+        self.accelerated = smooth and options.acceleration != "none" and options.m_step == "joint"
         self.trial_length = min(options.init_iter, options.max_iter)
         self.final_length = min(_FINAL * options.init_iter, options.max_iter)
         # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
@@ -193,8 +193,11 @@ class Loop:
 
     def _watched(self, run: Run, now: Evaluation) -> Run:
         """The run with what its last parameters, those of an evaluation, give on the held-out rows."""
-        if self.held_out is None or run.warmup:
+        if run.warmup:
             return run
+        if self.held_out is None:
+            rises = not self.problem.safeguard  # then the lowest point may not be the last
+            return replace(run, best=run.parameters) if rises and run.curve[-1] <= min(run.curve) else run
         nll = self.held_out.nll(now.model)
         best = run.parameters if not nll >= min(run.held_out, default=math.inf) else run.best
         return replace(run, held_out=[*run.held_out, nll], best=best)
@@ -237,7 +240,7 @@ class Loop:
         gain = run.curve[-1] - after.nll
         if self.accelerated:
             pace = pace.after(gain, problem.evaluations - before)
-        quiet = run.quiet + 1 if gain < self.options.tol else 0
+        quiet = run.quiet + 1 if abs(gain) < self.options.tol else 0
         curve = [*run.curve, after.nll]
         done = replace(run, parameters=problem.parameters(), pairs=pairs, damping=damping, curve=curve)
         return after, replace(done, quiet=quiet, batch=0, pace=pace, warmup=0)
@@ -334,6 +337,8 @@ class Loop:
             return run
         curve = [*run.curve[:-1], constant.nll]
         run = replace(run, parameters=problem.parameters(), pairs=no_pairs(), curve=curve)
+        if self.held_out is None:
+            return self._watched(run, constant)
         if self.held_out is not None and (nll := self.held_out.nll(constant.model)) < min(run.held_out):
             run = replace(run, held_out=[*run.held_out[:-1], nll], best=run.parameters)
         return run

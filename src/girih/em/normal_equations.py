@@ -11,11 +11,15 @@ features. All hidden layers move together; the last affine map is updated apart,
 of the expected complete-data log-likelihood, damped (Levenberg-Marquardt). The direction ascends the exact
 likelihood, by Fisher's identity; how far to go is decided by the caller on the exact likelihood, since the
 cells move with the parameters (the papers' updates ignore this, and can lower the likelihood).
+
+`sweep` has the papers' own updates (EM-DGN, appendix G.2, eq. 23 and 24): one layer after the other, each at the
+minimum of the expected error with all others fixed. In its own parameters a layer's `d h` above has no other terms, so
+this is no approximation but for the patterns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import numpy as np
@@ -23,7 +27,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor, nn
 
-from girih.em.mstep import WeightPrior, coordinate_descent
+from girih.em.mstep import WeightPrior, coordinate_descent, pseudo_inverse
 from girih.errors import ParameterError
 from girih.inference import Model, Statistics
 from girih.networks import KinkStep, LinearStep, Trace
@@ -77,6 +81,14 @@ class NormalSystem:
         if self.prior is not None and self.prior.family != "gaussian":
             return self._proximal(self._damped(damping))
         return self.solve(self.penalised_gradient, damping)
+
+    def minimum(self) -> Tensor:
+        """The step without damping, `(size,)`: the least one where the minimum is not unique."""
+        if self.dense is None or (self.prior is not None and self.prior.family != "gaussian"):
+            return self.direction(0.0)
+        ridge = self._ridge
+        matrix = self.dense if ridge is None else self.dense + torch.diag(ridge)
+        return self.penalised_gradient @ pseudo_inverse(matrix)
 
     @property
     def penalised_gradient(self) -> Tensor:
@@ -207,7 +219,11 @@ class HiddenSystem(NormalSystem):
 
     def times(self, step: Tensor) -> Tensor:
         """A times a step."""
-        return self._adjoint(self._moments @ self._forward(step) @ self._precision)
+        return self._adjoint(self.response(step))
+
+    def response(self, step: Tensor) -> Tensor:
+        """By how much a step lowers the pull, transposed: `(P, S + 1, H)`; exact where one layer alone moves."""
+        return self._moments @ self._forward(step) @ self._precision
 
     def _forward(self, step: Tensor) -> Tensor:
         """The change of the hidden features at the pseudo-points, `(P, S + 1, H)`."""
@@ -249,3 +265,31 @@ def _is_weight(layer: Layer) -> Tensor:
     if layer.stage.has_bias:
         mask[:, -1] = False
     return mask
+
+
+@torch.no_grad()
+def sweep(trace: Trace, partition: Partition, model: Model, s: Statistics, prior: WeightPrior | None) -> None:
+    """Move each hidden layer of a chain, from the first on, to its closed-form M-step, in place.
+
+    Weight and bias of a layer are solved together, so that both of the papers' equations, each with the other
+    parameter at its new value, hold at once; the layers that follow see the new values, as in their formulas. Moments
+    and patterns are those of the parameters before the sweep.
+
+    Args:
+        trace: of the network, whose parameters are changed.
+        partition: of its parameters before.
+        model: of these.
+        s: the statistics at these.
+        prior: on the weights.
+
+    Source:
+        EM-DGN, appendix G.2, eq. 23 (which lost the weight `e0` inside the inverse) and 24.
+    """
+    pull = s.pull
+    for index in range(len(hidden_layers(trace, partition))):
+        layer = hidden_layers(trace, partition)[index]  # at the values that the layers before it have by now
+        system = HiddenSystem(model, replace(s, pull=pull), [layer], prior)
+        step = system.minimum()
+        pull = pull - system.response(step).mT
+        for parameter, change in system.changes(step):
+            parameter.add_(change)

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from girih._options import real, whole
 from girih.em.mstep import WeightPrior
 from girih.errors import ParameterError
 
 ACCELERATIONS = ("none", "quasi-newton")
 INITS = ("auto", "random")
+M_STEPS = ("joint", "layerwise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,11 @@ class EMOptions:
             best curve and the best random start then go on to `4 init_iter` iterations before they are compared.
         patience: where rows are held out, end when this many iterations in a row gain less than `tol` on them;
             `None` never does.
+        m_step: "joint" moves all hidden layers together, along a damped Gauss-Newton step. "layerwise" moves them as
+            EM-DGN does, one after the other to the closed form of appendix G.2, then all back by a share until the
+            exact NLL does not rise. It is EM alone, on all rows at once, and needs a chain of Linear layers.
+        safeguard: of "layerwise", whether steps that raise the exact NLL are shortened. Without, the updates are those
+            in print, the curve can rise, and the model keeps the parameters of its lowest point (`best_step`).
         seed: of the starts, the batches and the rows that are held out.
 
     Raises:
@@ -72,6 +80,8 @@ class EMOptions:
     batch_size: int | None = None
     init: str = "auto"
     patience: int | None = 10
+    m_step: str = "joint"
+    safeguard: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +89,7 @@ class EMOptions:
             raise ParameterError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {self.acceleration!r}")
         if self.init not in INITS:
             raise ParameterError(f"init must be one of {', '.join(INITS)}; got {self.init!r}")
+        self._check_m_step()
         checked = {
             "weight_prior": WeightPrior.parse(self.weight_prior),
             "learn_prior": bool(self.learn_prior),
@@ -100,6 +111,18 @@ class EMOptions:
             )
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # frozen: only while it is made
+
+    def _check_m_step(self) -> None:
+        if self.m_step not in M_STEPS:
+            raise ParameterError(f"m_step must be one of {', '.join(M_STEPS)}; got {self.m_step!r}")
+        if not isinstance(self.safeguard, bool | np.bool_):
+            raise ParameterError(f"safeguard must be True or False; got {self.safeguard!r}")
+        if self.m_step == "layerwise" and self.batch_size is not None:
+            raise ParameterError("m_step='layerwise' uses all rows at once; leave batch_size out, or m_step")
+        if self.m_step == "joint" and not self.safeguard:
+            raise ParameterError(
+                "safeguard=False leaves the updates of EM-DGN as they are; it goes with m_step='layerwise' only"
+            )
 
     @classmethod
     def among(cls, named: Mapping[str, Any]) -> EMOptions:

@@ -28,17 +28,17 @@ class Run:
     pace: Pace = field(default_factory=Pace)
     warmup: int = 0  # iterations without the weight prior that are left; the curve begins after them
     held_out: list[float] = field(default_factory=list)  # NLL of the held-out rows, as long as the curve
-    best: dict[str, Tensor] = field(default_factory=dict)  # the parameters where it is lowest
+    best: dict[str, Tensor] = field(default_factory=dict)  # those where it is lowest, or a curve that may rise
 
     @property
     def best_step(self) -> int:
-        """The iteration whose parameters are kept: the last, or the best on the held-out rows."""
-        return int(np.argmin(self.held_out)) if self.held_out else len(self.curve) - 1
+        """The iteration whose parameters are kept: the last, or the best on the held-out rows or of a rising curve."""
+        return int(np.argmin(self.held_out or self.curve)) if self.held_out or self.best else len(self.curve) - 1
 
     @property
     def score(self) -> float:
-        """What runs are compared by: the lowest NLL on the held-out rows, or the last of the curve."""
-        return min(self.held_out) if self.held_out else self.curve[-1]
+        """What runs are compared by: the lowest NLL on the held-out rows, or of the curve, whose last it is."""
+        return min(self.held_out or self.curve)
 
     def idle(self, tol: float) -> int:
         """Iterations in a row that have gained less than tol on the held-out rows."""
