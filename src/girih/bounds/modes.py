@@ -8,33 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from girih.networks import Trace
+from girih.sampling.row import Row
 
 _STARTS, _STEPS, _HALVINGS = 16, 60, 12
 _APART = 1e-3
 _LEAST = 30.0  # draws that carry an estimate, below which nothing is known of its error
 _WIDER = 1.3  # deviations of a proposal to those of the posterior of the mode's cell
 _PRIOR = 0.05  # of the proposals: where no mode was found there may be one
-
-
-class Row(NamedTuple):
-    """A row with the generator in its coordinates: latents u are white, outputs white and reduced."""
-
-    trace: Trace
-    factor: Tensor  # L (S, S), z = L u
-    head: Tensor  # T (K, H), from the last hidden features
-    y: Tensor  # (K,)
-
-    def energy(self, u: Tensor) -> Tensor:
-        """`(|y - g|^2 + |u|^2) / 2`, `(n,)`."""
-        image = self.trace.hidden_values(u @ self.factor.mT) @ self.head.mT
-        return 0.5 * ((self.y - image).square().sum(1) + u.square().sum(1))
-
-    def linear(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals `(n, K)` and slopes `(n, K, S)` of the cells of u."""
-        z = u @ self.factor.mT
-        jet = self.trace.hidden_jet(self.trace.pattern(z), z)
-        return self.y - jet.value @ self.head.mT, self.head @ jet.slope @ self.factor
 
 
 class Modes(NamedTuple):

@@ -13,22 +13,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import Rows, as_rows
+from girih._arrays import Rows
 from girih._options import real, whole
 from girih._progress import Progress
 from girih._shown import Shown
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.modes import Modes, Row, estimate, find_modes
+from girih.bounds.modes import Modes, estimate, find_modes
 from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
-from girih.inference.model import reduced_head
-from girih.networks import Trace, trace
+from girih.networks import Trace
+from girih.sampling.row import Model, Row
 
 _EXACT = 3  # latents up to which the whole sum over cells is known
 _BATCH = 512  # boxes that are halved at once
@@ -128,31 +128,17 @@ def bracket(
     seconds, close, seed = real(budget, "budget"), real(tol, "tol", positive=False), whole(seed, "seed", 0)
     if method not in ("auto", "boxes"):
         raise ParameterError(f"method must be 'auto' or 'boxes'; got {method!r}")
-    if isinstance(net, DGN):
-        if noise is not None or prior is not None:
-            raise ParameterError("a DGN has its own noise and prior; pass its net, or leave noise and prior out")
-        if net.output is not None or net.latent_prior is not None:
-            raise ParameterError(
-                "bounds are certified for Gaussian noise and a Gaussian prior; dgn().evidence(x) has log p(x) of other "
-                "outputs and priors, what was left out at most, and an estimate of the rest of its error"
-            )
-        traced, noise, prior = net.trace, net.noise_covariance.detached(), net.prior.detach()
-    else:
-        traced = net if isinstance(net, Trace) else trace(net)
-    noise = 1.0 if noise is None else noise
-    rows = as_rows(x, "x", traced.output_dim, "the output dimension D", allow_missing=True).detach()
-    if traced.latent_dim <= _EXACT and method == "auto":
-        return _exact(net if isinstance(net, DGN) else DGN(cast(nn.Module, net), noise, prior), rows)
-    frozen = traced.frozen()
-    covariance = Covariance.of(noise, frozen.output_dim).detached()
-    factor = torch.linalg.cholesky(Covariance.prior(prior, frozen.latent_dim).detach())
+    model = Model.of(net, noise, prior, "bounds are certified")
+    rows = model.rows(x)
+    if model.trace.latent_dim <= _EXACT and method == "auto":
+        return _exact(net if isinstance(net, DGN) else model.dgn, rows)
     bar = Progress("bracket", len(rows), show=progress)
     found, end = [], time.perf_counter() + seconds
     try:
         with torch.no_grad():
             for i, one in enumerate(rows):
                 left = (end - time.perf_counter()) / (len(rows) - i)
-                found.append(_of_row(frozen, covariance, factor, one, left, close, seed + i))
+                found.append(_of_row(model, one, left, close, seed + i))
                 bar.show(i + 1, f"gap {found[-1][1] - found[-1][0]:.3g} nats")
     finally:
         bar.close()
@@ -169,12 +155,11 @@ def _exact(dgn: DGN, x: Tensor) -> Bracket:
     return Bracket(lower, upper, found.log_prob, nothing, nothing.long())
 
 
-def _of_row(
-    traced: Trace, noise: Covariance, factor: Tensor, x: Tensor, seconds: float, close: float, seed: int
-) -> tuple[float, float, float, float, int]:
+def _of_row(model: Model, x: Tensor, seconds: float, close: float, seed: int) -> tuple[float, float, float, float, int]:
     """Lower and upper bound, estimate with its standard error, and the number of boxes."""
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    row, common, rounding = _reduced(traced, noise, factor, x)
+    row, *numbers = model.reduced(x[None])
+    row, (common, rounding) = row.take(0), map(float, numbers)
     modes = find_modes(row, generator)
     guess, error = estimate(row, modes, _DRAWS, generator)
     search = _Search(row, modes)
@@ -183,22 +168,6 @@ def _of_row(
     guess = min(max(guess, search.lower), search.upper)
     lower, upper = common + search.lower - rounding, common + search.upper + rounding
     return lower, upper, common + guess, error, len(search.boxes.lower)
-
-
-def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tuple[Row, float, float]:
-    """The row in white, reduced coordinates, what its log-density has in common for all latents, and its rounding."""
-    weight, bias = traced.head_parameters()
-    seen = (~torch.isnan(x)).nonzero()[:, 0]
-    if not len(seen):
-        return Row(traced, factor, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(0)), 0.0, 0.0
-    own = noise.marginal(seen.tolist()) if len(seen) < len(x) else noise
-    basis, head = reduced_head(own.whiten(weight[seen]))
-    white = own.whiten((x - bias)[seen, None])[:, 0]
-    y = white @ basis
-    far2 = float((white - basis @ y).square().sum())
-    common = float(own.constant) - 0.5 * far2
-    roundoff = 2.0**-51 * (sum(weight.shape) + 10) * own.condition  # of white rows, relative
-    return Row(traced, factor, head, y), common, roundoff * (1.0 + abs(common) + far2 + float(y.square().sum()))
 
 
 class _Search:
