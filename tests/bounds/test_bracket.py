@@ -10,10 +10,10 @@ from torch import nn
 import girih
 from girih.bounds import search as module
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.modes import find_modes
 from girih.bounds.search import _Search
 from girih.covariance import Covariance
 from girih.errors import NoiseError, ParameterError, ShapeError
+from girih.sampling.modes import find_modes
 from girih.sampling.row import Model
 from twins import f64, noise_of_kind
 

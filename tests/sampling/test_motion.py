@@ -115,7 +115,9 @@ CHAINS = {
     "two in a row": lambda: nn.Sequential(
         nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.Linear(5, 7)
     ).double(),
-    "starts with a kink": lambda: nn.Sequential(nn.LeakyReLU(0.3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6)).double(),
+    "starts with a kink": lambda: nn.Sequential(
+        nn.LeakyReLU(0.3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6)
+    ).double(),
 }
 
 

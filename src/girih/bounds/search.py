@@ -23,11 +23,11 @@ from girih._options import real, whole
 from girih._progress import Progress
 from girih._shown import Shown
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.modes import Modes, estimate, find_modes
 from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.networks import Trace
+from girih.sampling.modes import Modes, estimate, find_modes
 from girih.sampling.row import Model, Row
 
 _EXACT = 3  # latents up to which the whole sum over cells is known

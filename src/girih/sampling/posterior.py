@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from girih._options import whole
 from girih._progress import Progress
 from girih._shown import Shown
 from girih.networks import Trace
-from girih.sampling.annealing import pilot
-from girih.sampling.motion import Flow
+from girih.sampling.annealing import at, pilot
+from girih.sampling.modes import Proposal, find_modes
+from girih.sampling.motion import Flow, Places
 from girih.sampling.row import Model, Row
 
-_POINTS = 2**15  # rows times chains at a time
+_POINTS = 2**13  # rows times chains at a time
+_AHEAD = 16  # moves whose jumps are drawn at once
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,10 +94,11 @@ def sample_posterior(
 ) -> PosteriorDraws:
     r"""You get draws of the exact posterior `p(z | x)`, `z ~ N(0, prior)`, `x = g(z) + N(0, noise)`, for any S.
 
-    Chains come from the prior by annealing, where they share modes among them as these weigh, and then move by
-    Hamiltonian dynamics that is solved exactly within each cell of the generator: no step size, no rejection. In one
-    cell consecutive draws are independent. Chains seldom pass between modes far apart; where `r_hat` is above 1.01,
-    or `effective_samples` few, take more chains rather than more draws.
+    Chains come from the prior by annealing, and then move by Hamiltonian dynamics that is solved exactly within each
+    cell of the generator: no step size, no rejection; in one cell consecutive draws are independent. After each such
+    move a Metropolis step may take a chain to another mode, of those that descents have found. Where `r_hat` is above
+    1.01, or `effective_samples` few, take more chains rather than more draws: modes far apart are known as well as the
+    chains have met them, and one that nothing has met is missing without a sign of it.
 
     For S <= 3 `girih.DGN(net, noise).posterior(x)` is exact, and draws from it are independent.
 
@@ -151,14 +155,49 @@ def draws(row: Row, counts: tuple[int, int, int], generator: torch.Generator) ->
     samples, chains, warmup = counts
     places, _ = pilot(row, chains, generator)
     N, S = len(row.y), len(row.factor)
-    flow = Flow(row.take(torch.arange(N).repeat_interleave(chains)), torch.ones(N * chains, dtype=torch.float64))
+    each = row.take(torch.arange(N).repeat_interleave(chains))
+    proposal = Proposal.of(
+        [find_modes(row.take(n), generator, u) for n, u in enumerate(places.u.reshape(N, chains, S))]
+    )
+    flow = Flow(each, torch.ones(N * chains, dtype=torch.float64))
     u = torch.empty(N * chains, samples, S, dtype=torch.float64)
-    for k in range(-warmup, samples):
+    for k, other in zip(range(-warmup, samples), _jumps(each, proposal, generator), strict=False):
         flow.met = flow.met if k > 0 else 0
-        places, _ = flow.move(places, generator)
+        places, distance = flow.move(places, generator)
+        places = _jumped(each, places, distance, proposal, other)
         if k >= 0:
             u[:, k] = places.u
     return u.reshape(N, chains, samples, S), flow.met
+
+
+class _Jump(NamedTuple):
+    """Where each of the chains `(N C)` may jump to, draws that know nothing of where they are."""
+
+    u: Tensor  # (N C, S)
+    log_w: Tensor  # (N C,), log of the posterior by the proposal, less what is common
+    level: Tensor  # (N C,), log of a uniform draw
+
+
+def _jumps(row: Row, proposal: Proposal, generator: torch.Generator) -> Iterator[_Jump]:
+    """Jumps without end, some moves' at a time."""
+    N, C = len(proposal.place), len(row.y) // len(proposal.place)
+    each = torch.arange(N * C).repeat_interleave(_AHEAD)
+    while True:
+        u = proposal.draw(C * _AHEAD, generator)
+        log_w = -row.take(each).energy(u.flatten(0, 1)) - proposal.log_prob(u).flatten()
+        level = torch.rand(len(log_w), dtype=torch.float64, generator=generator).log()
+        for parts in zip(*(x.reshape(N * C, _AHEAD, -1).unbind(1) for x in (u, log_w, level)), strict=True):
+            yield _Jump(parts[0], parts[1][:, 0], parts[2][:, 0])
+
+
+def _jumped(row: Row, places: Places, distance: Tensor, proposal: Proposal, to: _Jump) -> Places:
+    """A step of Metropolis and Hastings; `distance` is `|y - g|^2 / 2` where the chains are."""
+    own = proposal.log_prob(places.u.reshape(len(proposal.place), -1, places.u.shape[1])).flatten()
+    log_w = -distance - 0.5 * places.u.square().sum(1) - own
+    goes = (to.level < to.log_w - log_w).nonzero()[:, 0]
+    u, pattern = places.u.clone(), places.pattern.clone()
+    u[goes], pattern[goes] = at(row, to.u[goes])
+    return Places(u, pattern)
 
 
 def _halves(chains: Tensor) -> Tensor:
