@@ -101,8 +101,8 @@ def test_bounds_close_as_boxes_are_halved():
     net = girih.trace(decoder(4, 1)).frozen()
     with torch.no_grad():
         x = net(f64([[0.5, -0.3, 0.2, 1.0]]))[0] + 0.1
-        row = Model.of(net, noise, None, "").reduced(x[None])[0].take(0)
-        search = _Search(row, find_modes(row, torch.Generator().manual_seed(0)))
+        row = Model.of(net, noise, None, "").reduced(x[None])[0]
+        search = _Search(row.take(0), find_modes(row, torch.Generator().manual_seed(0))[0])
         before, first = (search.lower, search.upper), search.gap
         for _ in range(40):
             search.halve()

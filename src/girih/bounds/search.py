@@ -27,14 +27,15 @@ from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.networks import Trace
-from girih.sampling.modes import Modes, estimate, find_modes
+from girih.sampling.annealing import estimates
+from girih.sampling.modes import Modes, find_modes
 from girih.sampling.row import Model, Row
 
 _EXACT = 3  # latents up to which the whole sum over cells is known
 _BATCH = 512  # boxes that are halved at once
 _MOST = 2**20  # boxes of a row
 _WORTH = 5.0  # nats: boxes whose gaps are this far below the largest one wait
-_DRAWS = 8192
+_PATIENT = 2.0  # seconds from which on there is time for annealing
 _SHELLS = 64.0, 32.0, 16.0, 8.0, 5.0, 3.0, 2.0, 1.0, 0.5  # deviations of the posterior
 _BEYOND = 40.0  # nats below the mode that is left to what is outside all boxes
 
@@ -46,10 +47,10 @@ class Bracket(Shown):
     Attributes:
         lower: what log p(x) is at least.
         upper: what it is at most.
-        estimate: of log p(x), by importance sampling from the modes that were found, within the bounds; exact for
-            S <= 3.
-        standard_error: of the estimate, about; infinite where fewer than thirty draws carry it. It does not know of
-            modes that no proposal has met.
+        estimate: of log p(x), within the bounds: by importance sampling from the modes that were found, or by annealing
+            where too few draws carry that and there are two seconds for a row; exact for S <= 3.
+        standard_error: of the estimate, about; infinite where fewer than thirty draws, or eight chains, carry it. It
+            does not know of modes that nothing has met.
         boxes: how many boxes the bounds are sums over; 0 where the value is exact.
     """
 
@@ -159,10 +160,10 @@ def _of_row(model: Model, x: Tensor, seconds: float, close: float, seed: int) ->
     """Lower and upper bound, estimate with its standard error, and the number of boxes."""
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     row, *numbers = model.reduced(x[None])
-    row, (common, rounding) = row.take(0), map(float, numbers)
-    modes = find_modes(row, generator)
-    guess, error = estimate(row, modes, _DRAWS, generator)
-    search = _Search(row, modes)
+    modes, (common, rounding) = find_modes(row, generator), map(float, numbers)
+    found = estimates(row, modes, generator, patient=seconds > _PATIENT)
+    guess, error = float(found.value), float(found.error)
+    search = _Search(row.take(0), modes[0])
     while search.gap > close and time.perf_counter() - begun < seconds and search.can_go_on:
         search.halve()
     guess = min(max(guess, search.lower), search.upper)

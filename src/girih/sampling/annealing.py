@@ -13,9 +13,9 @@ drawn from the model with its latent, such a draw is known (bidirectional Monte 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from girih._progress import Progress
 from girih._shown import Shown
 from girih.errors import ShapeError
 from girih.networks import Trace
+from girih.sampling.modes import Modes, importance, log_mean
 from girih.sampling.motion import Flow, Places
 from girih.sampling.row import Model, Row
 
@@ -33,6 +34,9 @@ _POINTS = 2**15  # rows times chains at a time
 _CARRIED = 0.5  # the share of the chains that carries a step of the pilot
 _PILOTS = 32
 _LEVELS = 1000  # of a pilot, before it gives up
+_DRAWS = 8192  # of importance sampling
+_NUMBERS = 2**24  # in the largest array
+_STEPS, _CHAINS = 100, 64
 _LEAST = 8.0  # chains that carry an estimate, below which nothing is known of its error
 
 
@@ -122,7 +126,7 @@ def annealed(
                 first = None if latents is None else _white(model, latents[places])
                 log_w = weights(row, steps, chains, generator, first)
                 sign = 1.0 if first is None else -1.0
-                value, error, carried = log_mean(log_w)
+                value, error, carried = log_mean(log_w, _LEAST)
                 out[:, places] = torch.stack((common + sign * value, error, carried))
                 done += len(places)
                 bar.show(done, "")
@@ -132,16 +136,31 @@ def annealed(
 
 
 def _white(model: Model, z: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(model.factor, z.mT, upper=False).mT
+    white: Tensor = torch.linalg.solve_triangular(model.factor, z.mT, upper=False)
+    return white.mT
 
 
-def log_mean(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`log mean w` of weights `(N, C)`, its standard error and the number of weights that carry it, `(N,)` each."""
-    count = log_w.shape[1]
-    total = torch.logsumexp(log_w, 1)
-    carried = (2.0 * total - torch.logsumexp(2.0 * log_w, 1)).exp()
-    error = ((count / carried - 1.0).clamp(min=0.0) / (count - 1)).sqrt()
-    return total - math.log(count), torch.where(carried < _LEAST, torch.inf, error), carried
+class Estimates(NamedTuple):
+    """Estimates of `log int exp(-energy) (2 pi)^(-S/2) du`, nats, `(N,)` each."""
+
+    value: Tensor
+    error: Tensor  # its standard error
+    annealed: Tensor  # true where it is from annealing, false where from importance sampling
+
+
+def estimates(row: Row, modes: list[Modes], generator: torch.Generator, patient: bool = True) -> Estimates:
+    """By importance sampling from the modes; by annealing where too few draws carry that, for those who are patient."""
+    per = max(1, _NUMBERS // (_DRAWS * len(row.factor) ** 2))
+    parts = [
+        importance(row.take(of), [modes[n] for n in of.tolist()], _DRAWS, generator)
+        for of in torch.arange(len(modes)).split(per)
+    ]
+    value, error = (torch.cat(part) for part in zip(*parts, strict=True))
+    poor = torch.isinf(error)
+    if patient and bool(poor.any()):
+        log_w = weights(row.take(poor), _STEPS, _CHAINS, generator)
+        value[poor], error[poor], _ = log_mean(log_w, _LEAST)
+    return Estimates(value, error, poor & patient)
 
 
 def weights(row: Row, steps: int, chains: int, generator: torch.Generator, first: Tensor | None = None) -> Tensor:
@@ -218,8 +237,7 @@ def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     edges = torch.softmax(log_w, 1).cumsum(1)
     offset = torch.rand(N, 1, dtype=torch.float64, generator=generator)
     targets = (torch.arange(C, dtype=torch.float64) + offset) / C * edges[:, -1:]
-    chosen: Tensor = torch.searchsorted(edges, targets)
-    return chosen.clamp(max=C - 1)
+    return torch.searchsorted(edges, targets).clamp(max=C - 1)
 
 
 def spread(levels: Tensor, steps: int) -> Tensor:

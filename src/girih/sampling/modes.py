@@ -26,16 +26,29 @@ class Modes(NamedTuple):
     slope: Tensor  # (m, K, S)
 
 
-def find_modes(row: Row, generator: torch.Generator, also: Tensor | None = None) -> Modes:
-    """Gauss-Newton descents from 0, from draws of the prior, and from other points `(n, S)`.
+def find_modes(row: Row, generator: torch.Generator, also: Tensor | None = None) -> list[Modes]:
+    """Gauss-Newton descents for each row from 0, from draws of the prior, and from other points `(N, n, S)`.
 
     There is no promise that the highest mode is among them.
     """
-    S = len(row.factor)
-    u = torch.randn(_STARTS, S, dtype=torch.float64, generator=generator)
-    u[0] = 0.0
-    u = u if also is None else torch.cat((u, also))
-    energy, eye = row.energy(u), torch.eye(S, dtype=torch.float64)
+    N, S = len(row.y), len(row.factor)
+    starts = torch.randn(N, _STARTS, S, dtype=torch.float64, generator=generator)
+    starts[:, 0] = 0.0
+    starts = starts if also is None else torch.cat((starts, also), 1)
+    count = starts.shape[1]
+    each = row.take(torch.arange(N).repeat_interleave(count))
+    u, energy = _descend(each, starts.flatten(0, 1))
+    slope = each.linear(u)[1]
+    found = []
+    for one, height, own in zip(*(part.unflatten(0, (N, count)) for part in (u, energy, slope)), strict=True):
+        kept = _distinct(one, height)
+        found.append(Modes(one[kept], height[kept], own[kept]))
+    return found
+
+
+def _descend(row: Row, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Where descents end, and their energies."""
+    energy, eye = row.energy(u), torch.eye(u.shape[1], dtype=torch.float64)
     for _ in range(_STEPS):
         residual, slope = row.linear(u)
         pull = (slope.mT @ residual[:, :, None])[:, :, 0] - u
@@ -50,13 +63,17 @@ def find_modes(row: Row, generator: torch.Generator, also: Tensor | None = None)
                 break
         if not better.any():
             break
-    order = energy.argsort()
+    return u, energy
+
+
+def _distinct(u: Tensor, energy: Tensor) -> list[int]:
+    """Which of the points of a row are apart, the lowest first."""
+    near = ((u[:, None] - u).abs().amax(2) <= _APART).numpy()
     kept: list[int] = []
-    for i in order.tolist():
-        if all(float((u[i] - u[j]).abs().max()) > _APART for j in kept):
+    for i in energy.argsort().tolist():
+        if not near[i, kept].any():
             kept.append(i)
-    place = u[kept]
-    return Modes(place, energy[kept], row.linear(place)[1])
+    return kept
 
 
 class Proposal(NamedTuple):
@@ -81,16 +98,14 @@ class Proposal(NamedTuple):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws `(N, count, S)`."""
-        N, _, S = self.place.shape
+        N, M, S = self.place.shape
         which = torch.multinomial(self.log_share.exp(), count, replacement=True, generator=generator)
         noise = torch.randn(N, count, S, dtype=torch.float64, generator=generator)
         prior = torch.rand(N, count, dtype=torch.float64, generator=generator) < _PRIOR
-        u, each = noise.clone(), torch.arange(N)[:, None].expand(-1, count)
-        # one triangle for all draws of a mode: a batch of thin ones is slow
-        for n, m in (~torch.isinf(self.log_share)).nonzero().tolist():
-            of = (each == n) & (which == m) & ~prior
-            u[of] = self.place[n, m] + torch.linalg.solve_triangular(self.root[n, m].mT, noise[of].mT, upper=True).mT
-        return u
+        spread = torch.linalg.inv(self.root).mT.flatten(0, 1)
+        of = (which + M * torch.arange(N)[:, None]).flatten()
+        about = (spread[of] @ noise.reshape(-1, S, 1))[:, :, 0] + self.place.flatten(0, 1)[of]
+        return torch.where(prior[:, :, None], noise, about.reshape(N, count, S))
 
     def log_prob(self, u: Tensor) -> Tensor:
         """Log-densities of u `(N, C, S)`, `(N, C)`, without the factor `(2 pi)^(-S/2)`."""
@@ -103,17 +118,25 @@ def _log_det(root: Tensor) -> Tensor:
     return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def estimate(row: Row, modes: Modes, count: int, generator: torch.Generator) -> tuple[float, float]:
-    """`log int exp(-energy) (2 pi)^(-S/2) du` by importance sampling, and its standard error, both in nats.
+def importance(row: Row, modes: list[Modes], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`log int exp(-energy) (2 pi)^(-S/2) du` by importance sampling, and its standard error, nats, `(N,)` each.
 
     The error is infinite where fewer than thirty draws carry the estimate.
     """
-    proposal = Proposal.of([modes])
+    proposal = Proposal.of(modes)
     u = proposal.draw(count, generator)
-    log_weight = -row.energy(u[0]) - proposal.log_prob(u)[0]
-    peak = log_weight.max()
-    weight = (log_weight - peak).exp()
-    mean = weight.mean()
-    error = float(weight.std() / (mean * math.sqrt(count)))
-    carried = float(weight.sum().square() / weight.square().sum())
-    return float(peak + mean.log()), error if carried >= _LEAST else math.inf
+    each = row.take(torch.arange(len(row.y)).repeat_interleave(count))
+    log_w = -each.energy(u.flatten(0, 1)).reshape(-1, count) - proposal.log_prob(u)
+    return log_mean(log_w, _LEAST)[:2]
+
+
+def log_mean(log_w: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`log mean w` of weights `(N, C)`, its standard error and the number of weights that carry it, `(N,)` each.
+
+    The error is infinite where fewer than `least` weights carry the mean.
+    """
+    count = log_w.shape[1]
+    total = torch.logsumexp(log_w, 1)
+    carried = (2.0 * total - torch.logsumexp(2.0 * log_w, 1)).exp()
+    error = ((count / carried - 1.0).clamp(min=0.0) / (count - 1)).sqrt()
+    return total - math.log(count), torch.where(carried < least, torch.inf, error), carried

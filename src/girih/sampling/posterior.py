@@ -23,6 +23,7 @@ from girih.sampling.row import Model, Row
 
 _POINTS = 2**13  # rows times chains at a time
 _AHEAD = 16  # moves whose jumps are drawn at once
+_DESCENTS = 16  # of the chains of a row
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,9 +157,7 @@ def draws(row: Row, counts: tuple[int, int, int], generator: torch.Generator) ->
     places, _ = pilot(row, chains, generator)
     N, S = len(row.y), len(row.factor)
     each = row.take(torch.arange(N).repeat_interleave(chains))
-    proposal = Proposal.of(
-        [find_modes(row.take(n), generator, u) for n, u in enumerate(places.u.reshape(N, chains, S))]
-    )
+    proposal = Proposal.of(find_modes(row, generator, places.u.reshape(N, chains, S)[:, :_DESCENTS]))
     flow = Flow(each, torch.ones(N * chains, dtype=torch.float64))
     u = torch.empty(N * chains, samples, S, dtype=torch.float64)
     for k, other in zip(range(-warmup, samples), _jumps(each, proposal, generator), strict=False):
