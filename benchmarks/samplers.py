@@ -5,7 +5,7 @@
 Decoders are those of `bracket.py`: leaky ReLU networks S-32-32-64, trained as VAEs on scikit-learn's 8 x 8 digits;
 rows are fresh. "hmc" is leapfrog with a unit mass and jittered steps whose size is tuned to accept 0.8, the better of 8
 and 32 steps; "nuts" is that of blackjax after its window adaptation of step size and mass. Both are compiled by JAX.
-All run in double precision on one thread, 16 chains, for about the same time, which counts from after compilation and
+All run in double precision on one thread, 64 chains, for about the same time, which counts from after compilation and
 adaptation (for girih: annealing and the search for modes); the rivals start at draws of the posterior.
 The number for a row is the fewest effective samples of a latent by the time they took; numbers are means over rows.
 "bias" is the mean of z beside that of a long run of girih's, in standard errors of both, root mean square; "r_hat" is
@@ -28,7 +28,7 @@ import girih
 from bracket import train
 from girih.sampling import effective_samples, r_hat
 
-_CHAINS = 16
+_CHAINS = 64
 _HELD_OUT = 200
 
 

@@ -36,7 +36,7 @@ def test_draws_are_those_of_the_exact_posterior(S, kind, activation):
     x[1, 2], x[2, :3] = torch.nan, torch.nan
     draws = girih.sample_posterior(dgn, x, samples=600, chains=32, seed=1)
     post = dgn.posterior(x)
-    assert (draws.r_hat < 1.02).all()
+    assert (draws.r_hat < 1.05).all()
     assert ((draws.mean - post.mean).abs() < 4.5 * draws.standard_error).all()
     assert torch.allclose(draws.covariance, post.covariance, atol=0.06 * float(post.covariance.abs().max()))
     cells = girih.Partition(dgn.net)

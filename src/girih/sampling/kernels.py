@@ -171,16 +171,26 @@ def _exit(f: Array, G: Array, code: Array, d: Array, v: Array, at: int, left: fl
 
 @compiled
 def move(
-    u: Array, code: Array, noise: Array, y: Array, b: Array, distance: Array, time: float, net: Any, most: int
+    u: Array,
+    code: Array,
+    noise: Array,
+    y: Array,
+    b: Array,
+    trail: Array,
+    distance: Array,
+    time: float,
+    net: Any,
+    most: int,
 ) -> int:
-    """Move points in place, and write `|y - g|^2 / 2`.
+    """Move points in place several times, and write where they were after each, and `|y - g|^2 / 2` at the end.
 
     Args:
         u: the points `(n, S)`.
         code: those of their cells `(n, U)`.
-        noise: standard normal, `(n, S)`: the velocities.
+        noise: standard normal, `(n, m, S)`: the velocities of m moves.
         y: `(n, K)`.
         b: inverse temperatures `(n,)`.
+        trail: `(n, m, S)`, written to.
         distance: `(n,)`, written to.
         time: of the motion.
         net: widths, weights, biases, slopes below 0, and the head `(K, H)`.
@@ -201,10 +211,17 @@ def move(
         place, own = u[point], code[point]
         _look(place, own, y[point], net, f, G, r, B)
         _factor(B, b[point], root)
-        v[:] = noise[point]
-        _solve_above(root, v)
-        left, at, met, since = time, -1, 0, 0
+        left, at, met, since, turn = 0.0, -1, 0, 0, -1
         while True:
+            if left == 0.0:  # the next move
+                turn, total = turn + 1, total + met
+                if turn > 0:
+                    trail[point, turn - 1] = place
+                if turn == noise.shape[1]:
+                    break
+                v[:] = noise[point, turn]
+                _solve_above(root, v)
+                left, at, met = time, -1, 0
             for i in range(S):
                 pull = 0.0
                 for k in range(K):
@@ -220,15 +237,16 @@ def move(
             for k in range(K):
                 for i in range(S):
                     r[k] -= B[k, i] * step[i]
+            for j in range(U):
+                for i in range(S):
+                    f[j] += G[j, i] * step[i]
             if which < 0:
-                break
+                left = 0.0
+                continue
             left -= moment
             met += 1
             if met > most:
                 return -1
-            for j in range(U):
-                for i in range(S):
-                    f[j] += G[j, i] * step[i]
             f[which], at = 0.0, which
             side = 1.0 if own[which] > 0 else -1.0
             change = side * (leaks[which] - 1.0)
@@ -280,5 +298,4 @@ def move(
         for k in range(K):
             half += r[k] * r[k]
         distance[point] = 0.5 * half
-        total += met
     return total

@@ -201,41 +201,51 @@ class Flow:
         self._compiled = None if self._packed is None else compiled
 
     def move(self, places: Places, generator: torch.Generator) -> tuple[Places, Tensor]:
-        """The points a quarter of a period later, with fresh velocities, and their `|y - g|^2 / 2`.
+        """The points a quarter of a period later, with fresh velocities, and their `|y - g|^2 / 2`."""
+        places, distance, _ = self.moves(places, 1, generator)
+        return places, distance
+
+    def moves(self, places: Places, count: int, generator: torch.Generator) -> tuple[Places, Tensor, Tensor]:
+        """The points after so many moves, their `|y - g|^2 / 2`, and where they were after each, `(n, count, S)`.
 
         Raises:
             GirihError: a trajectory meets more than 100,000 facets.
         """
-        noise = torch.randn(places.u.shape, dtype=places.u.dtype, generator=generator)
+        n, S = places.u.shape
+        noise = torch.randn(n, count, S, dtype=torch.float64, generator=generator)
         if self._compiled is not None:
             return self._move_compiled(places, noise)
-        each = max(1, _NUMBERS // (places.u.shape[1] * (len(self._facets) + self._row.head.numel() + 1)))
-        parts = [self._move(part, places, noise) for part in torch.arange(len(noise)).split(each)]
-        return Places(*(torch.cat(one) for one in zip(*(p for p, _ in parts), strict=True))), torch.cat(
-            [distance for _, distance in parts]
+        each, trail = (
+            max(1, _NUMBERS // (S * (len(self._facets) + self._row.head.numel() + 1))),
+            torch.empty_like(noise),
         )
+        for k in range(count):
+            parts = [self._move(part, places, noise[:, k]) for part in torch.arange(n).split(each)]
+            places = Places(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            trail[:, k] = places.u
+        return places, self._row.distance(places.u), trail
 
-    def _move_compiled(self, places: Places, noise: Tensor) -> tuple[Places, Tensor]:
+    def _move_compiled(self, places: Places, noise: Tensor) -> tuple[Places, Tensor, Tensor]:
         assert self._packed is not None and self._compiled is not None
         net, y = self._packed
         u, code, distance = places.u.numpy().copy(), places.pattern.numpy().copy(), np.empty(len(noise))
-        move = self._compiled.move
+        trail, move = np.empty(noise.shape), self._compiled.move
 
         def part(*columns: NDArray[Any]) -> int:
             return int(move(*columns, QUARTER, net, _MOST))
 
-        met = in_threads(part, len(u), _SHARE, u, code, noise.numpy(), y, self.b.numpy(), distance)
+        met = in_threads(part, len(u), _SHARE, u, code, noise.numpy(), y, self.b.numpy(), trail, distance)
         if min(met) < 0:
             raise too_many()
         self.met += sum(met)
-        return Places(torch.as_tensor(u), torch.as_tensor(code)), torch.as_tensor(distance)
+        return Places(*map(torch.as_tensor, (u, code))), torch.as_tensor(distance), torch.as_tensor(trail)
 
-    def _move(self, index: Tensor, places: Places, noise: Tensor) -> tuple[Places, Tensor]:
+    def _move(self, index: Tensor, places: Places, noise: Tensor) -> Places:
         u, pattern = places.u[index], places.pattern[index]
         cell = self._cell(index, pattern, u)
         v = torch.linalg.solve_triangular(cell.root.mT, noise[index, :, None], upper=True)[:, :, 0]
         end = self.run(State(u, pattern, v), index)
-        return Places(end.u, end.pattern), self._row.take(index).distance(end.u)
+        return Places(end.u, end.pattern)
 
     def _cell(self, index: Tensor, pattern: Tensor, u: Tensor) -> Cell:
         return self._facets.cell(self._row.take(index), pattern, u, self.b[index])

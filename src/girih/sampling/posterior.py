@@ -22,7 +22,8 @@ from girih.sampling.motion import Flow, Places
 from girih.sampling.row import Model, Row
 
 _POINTS = 2**13  # rows times chains at a time
-_AHEAD = 16  # moves whose jumps are drawn at once
+_MOVES = 2  # between jumps
+_AHEAD = 16  # jumps that are drawn at once
 _DESCENTS = 16  # of the chains of a row
 
 
@@ -96,8 +97,8 @@ def sample_posterior(
     r"""You get draws of the exact posterior `p(z | x)`, `z ~ N(0, prior)`, `x = g(z) + N(0, noise)`, for any S.
 
     Chains come from the prior by annealing, and then move by Hamiltonian dynamics that is solved exactly within each
-    cell of the generator: no step size, no rejection; in one cell consecutive draws are independent. After each such
-    move a Metropolis step may take a chain to another mode, of those that descents have found. Where `r_hat` is above
+    cell of the generator: no step size, no rejection; in one cell consecutive draws are independent. After two such
+    moves a Metropolis step may take a chain to another mode, of those that descents have found. Where `r_hat` is above
     1.01, or `effective_samples` few, take more chains rather than more draws: modes far apart are known as well as the
     chains have met them, and one that nothing has met is missing without a sign of it.
 
@@ -159,14 +160,14 @@ def draws(row: Row, counts: tuple[int, int, int], generator: torch.Generator) ->
     each = row.take(torch.arange(N).repeat_interleave(chains))
     proposal = Proposal.of(find_modes(row, generator, places.u.reshape(N, chains, S)[:, :_DESCENTS]))
     flow = Flow(each, torch.ones(N * chains, dtype=torch.float64))
-    u = torch.empty(N * chains, samples, S, dtype=torch.float64)
-    for k, other in zip(range(-warmup, samples), _jumps(each, proposal, generator), strict=False):
-        flow.met = flow.met if k > 0 else 0
-        places, distance = flow.move(places, generator)
+    u = torch.empty(N * chains, warmup + samples, S, dtype=torch.float64)
+    parts = u.split(_MOVES, 1)
+    for part, other in zip(parts, _jumps(each, proposal, generator), strict=False):
+        places, distance, part[:] = flow.moves(places, part.shape[1], generator)
         places = _jumped(each, places, distance, proposal, other)
-        if k >= 0:
-            u[:, k] = places.u
-    return u.reshape(N, chains, samples, S), flow.met
+        part[:, -1] = places.u
+    met = flow.met * samples // (warmup + samples)
+    return u[:, warmup:].reshape(N, chains, samples, S), met
 
 
 class _Jump(NamedTuple):
