@@ -167,7 +167,7 @@ def main() -> None:
         decoder, _, noise = train(S, data[_HELD_OUT:])
         numbers: dict[str, list[list[float]]] = {name: [] for name in ("girih", *rivals)}
         for x in data[: options.rows]:
-            reference = girih.sample_posterior(decoder, x[None], noise, samples=2000, chains=32, seed=9)
+            reference = girih.sample_posterior(decoder, x[None], noise, samples=1000, chains=_CHAINS, seed=9)
             start = reference.z[0, :_CHAINS, 0]
             for name in numbers:
                 if name == "girih":
