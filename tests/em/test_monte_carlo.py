@@ -13,36 +13,34 @@ from girih.errors import NonFiniteError, ParameterError
 def test_a_linear_generator_comes_to_probabilistic_principal_components():
     """Tipping & Bishop (1999): the maximum likelihood is known in closed form."""
     rng = np.random.default_rng(0)
-    x = torch.as_tensor(rng.normal(size=(400, 4)) @ rng.normal(size=(4, 7)) + 0.5 * rng.normal(size=(400, 7)))
+    x = torch.as_tensor(rng.normal(size=(150, 4)) @ rng.normal(size=(4, 7)) + 0.5 * rng.normal(size=(150, 7)))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 7)).double()
-    fit = fit_monte_carlo(net, x, 1.0, validation=x, max_iter=40, seed=0, progress=False)
+    fit = fit_monte_carlo(net, x, 1.0, validation=x[:50], max_iter=25, seed=0, progress=False)
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.mT, correction=0)).flip(0)
     rest = eigenvalues[4:].mean()
     best = 0.5 * (eigenvalues[:4].log().sum() + 3 * rest.log() + 7 * (1.0 + np.log(2.0 * np.pi)))
     weight = net[0].weight.detach()
     whole = weight @ weight.mT + fit.noise.matrix
-    reached = -torch.distributions.MultivariateNormal(net[0].bias.detach(), whole).log_prob(x).mean()
-    assert best - 1e-6 < reached < best + 0.1
-    assert abs(float(fit.curve[fit.best_step]) - float(reached)) < 5.0 * float(fit.error[fit.best_step]) + 0.01
+    each = -torch.distributions.MultivariateNormal(net[0].bias.detach(), whole).log_prob(x)
+    assert best - 1e-6 < each.mean() < best + 0.15
+    assert abs(float(fit.curve[fit.best_step]) - float(each[:50].mean())) < 5.0 * float(fit.error[fit.best_step]) + 0.01
     assert "held-out NLL" in repr(fit)
 
 
 def test_rows_of_a_bent_generator_become_likelier():
     truth = girih.mlp([4, 12, 8], activation="relu", seed=1)
-    z = torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(240, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        x = 2.0 * truth(z) + 0.2 * torch.randn(500, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        x = 2.0 * truth(z) + 0.2 * torch.randn(240, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     net = girih.mlp([4, 12, 8], activation="relu", seed=5)
-    fit = fit_monte_carlo(net, x[:400], np.full(8, 0.5), validation=x[400:], max_iter=15, seed=0, progress=False)
+    fit = fit_monte_carlo(net, x[:200], np.full(8, 0.5), validation=x[200:], max_iter=8, seed=0, progress=False)
     best = float(fit.curve[fit.best_step])
     assert best < float(fit.curve[0]) - 1.0
     with torch.no_grad():
-        found = girih.sampling.annealed(net, x[400:420], fit.noise, temperatures=50)
-        again = girih.bracket(net, x[400:403], fit.noise, budget=0.5)
-    assert (again.estimate - found.log_prob[:3]).abs().max() < 5.0 * (
-        again.standard_error + found.standard_error[:3]
-    ).max()
+        found = girih.sampling.annealed(net, x[200:203], fit.noise, temperatures=50)
+        again = girih.bracket(net, x[200:203], fit.noise, budget=0.5)
+    assert (again.estimate - found.log_prob).abs().max() < 5.0 * (again.standard_error + found.standard_error).max()
     assert fit.noise.kind == "diagonal"
 
 

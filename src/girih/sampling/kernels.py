@@ -7,6 +7,7 @@ added up; after 64 of them the slopes are computed again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,12 @@ Array = NDArray[Any]
 _REFRESHED = 64
 
 
-@compiled
+def _summed(function: Callable[..., Any]) -> Any:
+    """Compiled with sums in any order."""
+    return compiled(function, "reassoc", "nsz")
+
+
+@_summed
 def _look(u: Array, code: Array, y: Array, net: Any, f: Array, G: Array, r: Array, B: Array) -> None:
     """Units f and their slopes G, residuals r and slopes B of the outputs, of the cell with this code about u."""
     widths, weights, biases, leaks, head = net
@@ -62,7 +68,7 @@ def _look(u: Array, code: Array, y: Array, net: Any, f: Array, G: Array, r: Arra
                     B[k, i] += factor * G[one, i]
 
 
-@compiled
+@_summed
 def _spread(unit: int, change: float, code: Array, net: Any, S: int, delta: Array, out: Array) -> int:
     """What the units of later layers and the outputs see of a unit; the first of these units."""
     widths, weights, _, leaks, head = net
@@ -100,7 +106,7 @@ def _spread(unit: int, change: float, code: Array, net: Any, S: int, delta: Arra
     return first
 
 
-@compiled
+@_summed
 def _factor(B: Array, b: float, root: Array) -> None:
     """Write the lower root of `1 + b B^T B`."""
     K, S = B.shape
@@ -122,7 +128,7 @@ def _factor(B: Array, b: float, root: Array) -> None:
             root[i, j] /= root[j, j]
 
 
-@compiled
+@_summed
 def _solve(root: Array, vector: Array) -> None:
     """Solve `root root^T x = vector` in place."""
     S = len(vector)
@@ -133,7 +139,7 @@ def _solve(root: Array, vector: Array) -> None:
     _solve_above(root, vector)
 
 
-@compiled
+@_summed
 def _solve_above(root: Array, vector: Array) -> None:
     """Solve `root^T x = vector` in place."""
     S = len(vector)
@@ -143,7 +149,7 @@ def _solve_above(root: Array, vector: Array) -> None:
         vector[i] /= root[i, i]
 
 
-@compiled
+@_summed
 def _exit(f: Array, G: Array, code: Array, d: Array, v: Array, at: int, left: float) -> tuple[float, int]:
     """The first time below `left` at which a unit changes its sign, and which one; -1 for none."""
     best, which = left, -1
@@ -169,7 +175,7 @@ def _exit(f: Array, G: Array, code: Array, d: Array, v: Array, at: int, left: fl
     return best, which
 
 
-@compiled
+@_summed
 def move(
     u: Array,
     code: Array,
@@ -222,11 +228,11 @@ def move(
                 v[:] = noise[point, turn]
                 _solve_above(root, v)
                 left, at, met = time, -1, 0
-            for i in range(S):
-                pull = 0.0
-                for k in range(K):
-                    pull += B[k, i] * r[k]
-                d[i] = place[i] - b[point] * pull
+            d[:] = place
+            for k in range(K):
+                pull = b[point] * r[k]
+                for i in range(S):
+                    d[i] -= pull * B[k, i]
             _solve(root, d)
             moment, which = _exit(f, G, own, d, v, at, left)
             cos, sin, fall = math.cos(moment), math.sin(moment), 2.0 * math.sin(0.5 * moment) ** 2
