@@ -1,6 +1,6 @@
 """Effective samples a second of posteriors of decoders trained on digits, beside HMC and NUTS.
 
-    python benchmarks/samplers.py [--latents 2 8 16] [--rows 3] [--seconds 10]
+    python benchmarks/samplers.py [--latents 2 8 16] [--rows 3] [--seconds 10] [--noise 1]
 
 Decoders are those of `bracket.py`: leaky ReLU networks S-32-32-64, trained as VAEs on scikit-learn's 8 x 8 digits;
 rows are fresh. "hmc" is leapfrog with a unit mass and jittered steps whose size is tuned to accept 0.8, the better of 8
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, nargs="+", default=[2, 8, 16])
     parser.add_argument("--rows", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--noise", type=float, default=1.0, help="times the noise that was learned")
     options = parser.parse_args()
     torch.set_num_threads(1)
     try:
@@ -165,6 +166,7 @@ def main() -> None:
     print("| --- " * 7 + "|")
     for S in options.latents:
         decoder, _, noise = train(S, data[_HELD_OUT:])
+        noise *= options.noise
         numbers: dict[str, list[list[float]]] = {name: [] for name in ("girih", *rivals)}
         for x in data[: options.rows]:
             reference = girih.sample_posterior(decoder, x[None], noise, samples=1000, chains=_CHAINS, seed=9)
