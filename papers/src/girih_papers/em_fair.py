@@ -235,7 +235,8 @@ def _draw(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
                 inside = values <= end
                 ax.plot(values[inside], np.full(inside.sum(), i), "o", color=colour, ms=3.2, mew=0, alpha=0.6)
                 ax.plot(np.full((~inside).sum(), end), np.full((~inside).sum(), i), ">", color=colour, ms=3.2)
-                ax.plot(min(float(np.median(values)), end), i, "|", color=VERMILLION, ms=9.0, mew=1.8)
+                if np.median(values) <= end:
+                    ax.plot(np.median(values), i, "|", color=VERMILLION, ms=9.0, mew=1.8)
             ax.set(xlim=(low - 0.04 * (end - low), end + 0.04 * (end - low)), ylim=(-0.6, len(names) - 0.4))
             ax.set(yticks=range(len(names)), title=f"{data}, {name}")
             ax.set_yticklabels(list(reversed(names)))
