@@ -10,7 +10,7 @@ from scipy import stats
 import girih
 from girih.covariance import Covariance
 from girih.errors import EmptyDataError, NoiseError, ParameterError, ShapeError
-from girih.sampling import annealed, effective_samples, r_hat
+from girih.sampling import annealed, effective_samples, motion, r_hat
 from girih.sampling.annealing import spread
 from girih.sampling.row import Model
 from twins import f64, noise_of_kind
@@ -182,3 +182,16 @@ def test_what_is_not_covered_is_refused_by_name():
         annealed(net, np.zeros((2, 4)), z=np.zeros((1, 2)))
     with pytest.raises(ParameterError, match="its own noise"):
         annealed(girih.DGN(net, noise=0.1), np.zeros((2, 4)), noise=1.0)
+
+
+def test_noise_that_is_too_small_for_double_precision_is_refused(monkeypatch):
+    """More latents than outputs: along some directions the prior alone says something."""
+    net, x = girih.mlp([4, 6, 2], seed=0), torch.zeros(1, 2)
+    with torch.no_grad():
+        x = net(torch.zeros(1, 4, dtype=torch.float64)) + 1e-9
+    assert torch.isfinite(girih.sample_posterior(net, x, 1e-9, samples=4, chains=4).z).all()
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(motion, "compiled_form", lambda name: None)
+        with pytest.raises(NoiseError, match="double precision"):
+            girih.sample_posterior(net, x, 1e-20, samples=4, chains=4)

@@ -17,6 +17,7 @@ from girih.gaussian.kernels import compiled
 
 Array = NDArray[Any]
 _REFRESHED = 64
+_LEAST = 0.8  # of a pivot: exactly, none is below 1
 
 
 def _summed(function: Callable[..., Any]) -> Any:
@@ -107,8 +108,8 @@ def _spread(unit: int, change: float, code: Array, net: Any, S: int, delta: Arra
 
 
 @_summed
-def _factor(B: Array, b: float, root: Array) -> None:
-    """Write the lower root of `1 + b B^T B`."""
+def _factor(B: Array, b: float, root: Array) -> bool:
+    """Write the lower root of `1 + b B^T B`; false where rounding is larger than the 1."""
     K, S = B.shape
     root[:] = 0.0
     for k in range(K):
@@ -121,11 +122,14 @@ def _factor(B: Array, b: float, root: Array) -> None:
     for j in range(S):
         for k in range(j):
             root[j, j] -= root[j, k] * root[j, k]
+        if not root[j, j] > _LEAST:
+            return False
         root[j, j] = math.sqrt(root[j, j])
         for i in range(j + 1, S):
             for k in range(j):
                 root[i, j] -= root[i, k] * root[j, k]
             root[i, j] /= root[j, j]
+    return True
 
 
 @_summed
@@ -203,7 +207,7 @@ def move(
         most: facets that a trajectory may meet.
 
     Returns:
-        How many facets were met; -1 where one trajectory met more than `most`.
+        How many facets were met; -1 where one trajectory met more than `most`, -2 where noise is too small.
     """
     n, S = u.shape
     U, K = code.shape[1], y.shape[1]
@@ -216,7 +220,8 @@ def move(
     for point in range(n):
         place, own = u[point], code[point]
         _look(place, own, y[point], net, f, G, r, B)
-        _factor(B, b[point], root)
+        if not _factor(B, b[point], root):
+            return -2
         left, at, met, since, turn = 0.0, -1, 0, 0, -1
         while True:
             if left == 0.0:  # the next move
@@ -261,7 +266,8 @@ def move(
             for k in range(K):
                 for i in range(S):
                     there[k, i] = B[k, i] + out[k] * normal[i]
-            _factor(there, b[point], other)
+            if not _factor(there, b[point], other):
+                return -2
             toward[:], beyond[:] = normal, normal
             _solve(root, toward)
             _solve(other, beyond)

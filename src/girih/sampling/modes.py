@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from girih.sampling.row import Row
+from girih.sampling.row import Row, root_of
 
 _STARTS, _STEPS, _HALVINGS = 16, 60, 12
 _APART = 1e-3
@@ -48,11 +48,11 @@ def find_modes(row: Row, generator: torch.Generator, also: Tensor | None = None)
 
 def _descend(row: Row, u: Tensor) -> tuple[Tensor, Tensor]:
     """Where descents end, and their energies."""
-    energy, eye = row.energy(u), torch.eye(u.shape[1], dtype=torch.float64)
+    energy = row.energy(u)
     for _ in range(_STEPS):
         residual, slope = row.linear(u)
         pull = (slope.mT @ residual[:, :, None])[:, :, 0] - u
-        step = torch.linalg.solve(eye + slope.mT @ slope, pull)
+        step = torch.cholesky_solve(pull[:, :, None], root_of(slope))[:, :, 0]
         better = torch.zeros_like(energy, dtype=torch.bool)
         for k in range(_HALVINGS):
             tried = u + 0.5**k * step
@@ -91,8 +91,7 @@ class Proposal(NamedTuple):
         energy = torch.full((len(modes), most), torch.inf, dtype=torch.float64)
         for row, one in zip(energy, modes, strict=True):
             row[: len(one.energy)] = one.energy
-        eye = torch.eye(place.shape[2], dtype=torch.float64)
-        root = torch.linalg.cholesky((eye + slope.mT @ slope) / _WIDER**2)
+        root = root_of(slope) / _WIDER
         log_share = torch.log_softmax(-energy - _log_det(root), 1) + math.log1p(-_PRIOR)
         return Proposal(place, root, log_share)
 

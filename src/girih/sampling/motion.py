@@ -44,11 +44,12 @@ from torch import Tensor
 from girih.errors import GirihError
 from girih.gaussian.prepared import compiled_form, in_threads, serve
 from girih.networks import KinkStep, MaxStep, Trace
-from girih.sampling.row import Row
+from girih.sampling.row import Row, root_of, too_small
 
 QUARTER = 0.5 * math.pi  # of a period: after it a Gaussian has forgotten where it was
 _MOST = 100_000  # facets that one trajectory may meet
 _NUMBERS = 2**23  # in the largest array
+_SMALL = -2  # what the kernel returns where noise is too small
 _SHARE = 32  # points of one thread at least
 
 
@@ -136,8 +137,7 @@ class Facets:
         """The cells with these patterns, about u."""
         jets = self._trace.jets(pattern, u @ row.factor.mT, self._trace.features)
         slope = row.head @ jets[-1].slope @ row.factor
-        eye = torch.eye(u.shape[1], dtype=u.dtype)
-        root = torch.linalg.cholesky(eye + inverse_temperature[:, None, None] * (slope.mT @ slope))
+        root = root_of(slope, inverse_temperature[:, None, None])
         inside, normal = [u.new_empty(len(u), 0)], [u.new_empty(len(u), 0, u.shape[1])]
         for index, step in self._steps:
             taken = jets[step.inputs[0]]
@@ -236,7 +236,7 @@ class Flow:
 
         met = in_threads(part, len(u), _SHARE, u, code, noise.numpy(), y, self.b.numpy(), trail, distance)
         if min(met) < 0:
-            raise too_many()
+            raise too_small() if min(met) == _SMALL else too_many()
         self.met += sum(met)
         return Places(*map(torch.as_tensor, (u, code))), torch.as_tensor(distance), torch.as_tensor(trail)
 

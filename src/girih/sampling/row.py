@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from girih._arrays import as_rows
 from girih.covariance import Covariance
-from girih.errors import ParameterError
+from girih.errors import NoiseError, ParameterError
 from girih.inference import DGN
 from girih.inference.model import reduced_head
 from girih.networks import Trace, trace
@@ -42,6 +42,30 @@ class Row(NamedTuple):
     def take(self, index: Tensor | int) -> Row:
         """Some of the rows, or one."""
         return self._replace(y=self.y[index])
+
+
+_LEAST = 0.9  # of a pivot: exactly, none is below 1
+
+
+def root_of(slope: Tensor, inverse_temperature: Tensor | float = 1.0) -> Tensor:
+    """The lower root of `1 + b B^T B` for slopes `(..., K, S)`.
+
+    Raises:
+        NoiseError: the noise is so small beside them that rounding is larger than the 1.
+    """
+    eye = torch.eye(slope.shape[-1], dtype=slope.dtype)
+    root, wrong = torch.linalg.cholesky_ex(eye + inverse_temperature * (slope.mT @ slope))
+    if bool(wrong.any()) or bool((root.diagonal(dim1=-2, dim2=-1) < _LEAST).any()):
+        raise too_small()
+    return root
+
+
+def too_small() -> NoiseError:
+    """The error that a noise is too small."""
+    return NoiseError(
+        "the noise is so small beside the slopes of the generator that double precision cannot tell the prior of the "
+        "latents from nothing; make the noise larger"
+    )
 
 
 class Model(NamedTuple):
