@@ -229,7 +229,7 @@ def _mixture(rows: Array, seconds: float, seed: int) -> tuple[Callable[[Array], 
     clock, floor = Clock(seconds, float, float), 1e-6 * float(rows.var(0).mean())
     best: tuple[float, PPCA] | None = None
     for count in _COMPONENTS:
-        if clock.over or count * 4 > len(rows):
+        if best is not None and (clock.over or count * 4 > len(rows)):
             break
         model = PPCA.fit(rows, 1, count, floor, seed)
         score = model.bic(rows)
