@@ -11,7 +11,7 @@ import girih
 from girih.covariance import Covariance
 from girih.errors import EmptyDataError, NoiseError, ParameterError, ShapeError
 from girih.sampling import annealed, effective_samples, motion, r_hat
-from girih.sampling.annealing import spread
+from girih.sampling.annealing import estimates, modes_of, spread
 from girih.sampling.row import Model
 from twins import f64, noise_of_kind
 
@@ -100,6 +100,21 @@ def test_annealing_encloses_the_exact_value():
     assert known.float().mean() > 0.9
     assert off.square().mean() < 2.0
     assert widths[1] < widths[0]
+
+
+def test_importance_sampling_is_as_good_as_its_error_says():
+    """Modes of little weight are found, and what lies between modes is covered."""
+    net = girih.mlp([3, 16, 16, 10], seed=3)
+    x, _ = rows_of(net, 0.02, 40)
+    model, generator = Model.of(net, 0.02, None, ""), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        exact = girih.DGN(net, noise=0.02)().log_prob(x)
+        row, common, _ = model.reduced(x)
+        found = estimates(row, modes_of(row, generator), generator)
+    off = (common + found.value - exact) / found.error
+    assert off.square().mean() < 2.0
+    assert off.abs().max() < 4.5
+    assert found.error[~found.annealed].median() < 0.03
 
 
 def test_weights_have_no_bias():

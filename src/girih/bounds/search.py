@@ -27,7 +27,7 @@ from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
 from girih.networks import Trace
-from girih.sampling.annealing import estimates
+from girih.sampling.annealing import estimates, modes_of
 from girih.sampling.modes import Modes, find_modes
 from girih.sampling.row import Model, Row
 
@@ -160,8 +160,9 @@ def _of_row(model: Model, x: Tensor, seconds: float, close: float, seed: int) ->
     """Lower and upper bound, estimate with its standard error, and the number of boxes."""
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     row, *numbers = model.reduced(x[None])
-    modes, (common, rounding) = find_modes(row, generator), map(float, numbers)
-    found = estimates(row, modes, generator, patient=seconds > _PATIENT)
+    patient, (common, rounding) = seconds > _PATIENT, map(float, numbers)
+    modes = (modes_of if patient else find_modes)(row, generator)
+    found = estimates(row, modes, generator, patient)
     guess, error = float(found.value), float(found.error)
     search = _Search(row.take(0), modes[0])
     while search.gap > close and time.perf_counter() - begun < seconds and search.can_go_on:

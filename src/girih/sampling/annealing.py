@@ -26,7 +26,7 @@ from girih._progress import Progress
 from girih._shown import Shown
 from girih.errors import ShapeError
 from girih.networks import Trace
-from girih.sampling.modes import Modes, importance, log_mean
+from girih.sampling.modes import Modes, find_modes, importance, log_mean
 from girih.sampling.motion import Flow, Places
 from girih.sampling.row import Model, Row
 
@@ -138,6 +138,15 @@ def annealed(
 def _white(model: Model, z: Tensor) -> Tensor:
     white: Tensor = torch.linalg.solve_triangular(model.factor, z.mT, upper=False)
     return white.mT
+
+
+def modes_of(row: Row, generator: torch.Generator) -> list[Modes]:
+    """Modes by descents from draws of the prior and from chains that annealing has brought to the posterior.
+
+    The latter find those of little weight too, without which importance sampling misses more than its error says.
+    """
+    places, _ = pilot(row, _PILOTS, generator)
+    return find_modes(row, generator, places.u.reshape(len(row.y), _PILOTS, -1))
 
 
 class Estimates(NamedTuple):

@@ -14,7 +14,9 @@ from girih.sampling.row import Row, root_of
 _STARTS, _STEPS, _HALVINGS = 16, 60, 12
 _APART = 1e-3
 _LEAST = 30.0  # draws that carry an estimate, below which nothing is known of its error
-_WIDER = 1.3  # deviations of a proposal to those of the posterior of the mode's cell
+# shares of the proposals of a mode, and their deviations by those of the posterior of its cell: some are wide, for what
+# kinks let out of it
+_WIDTHS = (0.8, 1.2), (0.2, 2.5)
 _PRIOR = 0.05  # of the proposals: where no mode was found there may be one
 
 
@@ -77,7 +79,7 @@ def _distinct(u: Tensor, energy: Tensor) -> list[int]:
 
 
 class Proposal(NamedTuple):
-    """Gaussians about the modes of each row, a little wider than the posteriors of their cells, and the prior."""
+    """Gaussians about the modes of each row, wider than the posteriors of their cells, and the prior."""
 
     place: Tensor  # (N, M, S)
     root: Tensor  # (N, M, S, S) lower, of the precisions
@@ -91,9 +93,11 @@ class Proposal(NamedTuple):
         energy = torch.full((len(modes), most), torch.inf, dtype=torch.float64)
         for row, one in zip(energy, modes, strict=True):
             row[: len(one.energy)] = one.energy
-        root = root_of(slope) / _WIDER
+        root = root_of(slope)
         log_share = torch.log_softmax(-energy - _log_det(root), 1) + math.log1p(-_PRIOR)
-        return Proposal(place, root, log_share)
+        shares = [log_share + math.log(share) for share, _ in _WIDTHS]
+        roots = [root / width for _, width in _WIDTHS]
+        return Proposal(torch.cat([place] * len(_WIDTHS), 1), torch.cat(roots, 1), torch.cat(shares, 1))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws `(N, count, S)`."""

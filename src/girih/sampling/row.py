@@ -54,6 +54,7 @@ def root_of(slope: Tensor, inverse_temperature: Tensor | float = 1.0) -> Tensor:
         NoiseError: the noise is so small beside them that rounding is larger than the 1.
     """
     eye = torch.eye(slope.shape[-1], dtype=slope.dtype)
+    root: Tensor
     root, wrong = torch.linalg.cholesky_ex(eye + inverse_temperature * (slope.mT @ slope))
     if bool(wrong.any()) or bool((root.diagonal(dim1=-2, dim2=-1) < _LEAST).any()):
         raise too_small()

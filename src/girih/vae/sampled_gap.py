@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
-from girih.sampling.annealing import estimates
-from girih.sampling.modes import Modes, find_modes, log_mean
+from girih.sampling.annealing import estimates, modes_of
+from girih.sampling.modes import Modes, log_mean
 from girih.sampling.row import Model, Row
 from girih.vae.latent_model import LatentModel
 from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
@@ -115,7 +115,7 @@ def nearest(losses: _Losses, q: Gaussians, which: Tensor, e: Tensor, full: bool)
             (gradient,) = torch.autograd.grad(value.sum(), point)
         return value.detach(), gradient
 
-    found = minimise(objective, torch.zeros(n, 2 * S + below.shape[1], dtype=torch.float64), 1e-4, 1e-5, 80)
+    found = minimise(objective, torch.zeros(n, 2 * S + below.shape[1], dtype=torch.float64), 1e-4, 1e-6, 120)
     return unpack(found.point, torch.arange(n)), found.value
 
 
@@ -168,7 +168,7 @@ def sampled_searcher(model: LatentModel, search: Search) -> Searcher:
 
 def _find(model: LatentModel, x: Tensor, full: bool, generator: torch.Generator) -> Nearest:
     losses, own = _Losses(model, x), factors(model.encode(x))
-    modes = [] if losses.row is None else find_modes(losses.row, generator)
+    modes = [] if losses.row is None else modes_of(losses.row, generator)
     best = _best(losses, own, modes, full, generator)
     e = torch.randn(_PAIRS, own.mean.shape[1], dtype=torch.float64, generator=generator)
     (bound, error), (least, least_error) = bounds(losses, own, e), bounds(losses, best, e)
@@ -200,8 +200,11 @@ def _best(losses: _Losses, own: Gaussians, modes: list[Modes], full: bool, gener
 
 
 def _normal(count: int, S: int, generator: torch.Generator) -> Tensor:
-    """Points `(2 count, S)` that stand for N(0, I): scrambled Sobol points, and their negatives."""
+    """Points `(2 count, S)` that stand for N(0, I), with its moments: scrambled Sobol points, and their negatives."""
     seed = int(torch.randint(2**31, (), generator=generator))
     uniform = torch.quasirandom.SobolEngine(S, scramble=True, seed=seed).draw(count, dtype=torch.float64)
     e: Tensor = torch.special.ndtri(uniform.clamp(1e-9, 1.0 - 1e-9))
+    if count > S:
+        root = torch.linalg.cholesky(e.mT @ e / count)
+        e = torch.linalg.solve_triangular(root, e.mT, upper=False).mT
     return torch.cat((e, -e))
