@@ -2,10 +2,10 @@
 
     python benchmarks/bracket.py [--latents 2 3 4 8 16] [--rows 4] [--seconds 10]
 
-Decoders are ReLU networks S-32-32-64, trained as VAEs on scikit-learn's 8 x 8 digits; noise is learned, rows are fresh.
-"iwae" is the importance-weighted bound of 5,000 draws from the encoder, "sobol" a mean over 16,384 Sobol points of the
-prior. Numbers are nats, means over rows: the distance of each bound or estimate from the exact value, for S > 3 from
-girih's estimate.
+Decoders are leaky ReLU networks S-32-32-64, trained as VAEs on scikit-learn's 8 x 8 digits; noise is learned, rows are
+fresh. "iwae" is the importance-weighted bound of 5,000 draws from the encoder, "sobol" a mean over 16,384 Sobol points
+of the prior. Numbers are nats, means over rows: the distance of each bound or estimate from the exact value, for S > 3
+from girih's estimate.
 """
 
 from __future__ import annotations

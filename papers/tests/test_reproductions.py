@@ -227,8 +227,10 @@ def test_the_documentation_quotes_the_recorded_numbers():
     text = "\n".join(page.read_text("utf-8") for page in pages)
     sections = re.split(r"^##+ ", text, flags=re.MULTILINE)
     for name, entry in entries().items():
+        if not entry.claims:  # beyond the papers, some on other pages
+            continue
         mine = [s for s in sections if re.search(rf"\b{name}(?![\w-])", s.splitlines()[0]) or s.startswith("What held")]
-        assert len(mine) == 2 or name.startswith("em-mnist-"), name
+        assert len(mine) == 2, name
         for claim in entry.claims:
             for number in claim.recorded:
                 assert any(number in section for section in mine), (name, claim.what, number)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         partition,
         plots,
         report,
+        sampling,
         selection,
         streams,
         tables,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from girih.likelihood import train
     from girih.networks import mlp, trace
     from girih.partition import Partition
+    from girih.sampling import PosteriorDraws, sample_posterior
     from girih.selection import select_model
     from girih.streams import Blocks
     from girih.tables import DGNImputer, DGNOutlierDetector, TableModel
@@ -61,6 +63,7 @@ __all__ = [
     "GaussianMixturePrior",
     "Partition",
     "Posterior",
+    "PosteriorDraws",
     "TableModel",
     "Uniform",
     "__version__",
@@ -84,6 +87,8 @@ __all__ = [
     "partition",
     "plots",
     "report",
+    "sample_posterior",
+    "sampling",
     "save",
     "select_model",
     "selection",
@@ -111,9 +116,11 @@ _HOMES = {
     "GaussianMixturePrior": "inference",
     "Partition": "partition",
     "Posterior": "inference",
+    "PosteriorDraws": "sampling",
     "explore": "explorer",
     "load": "io",
     "mlp": "networks",
+    "sample_posterior": "sampling",
     "save": "io",
     "select_model": "selection",
     "trace": "networks",

@@ -10,10 +10,11 @@ from torch import nn
 import girih
 from girih.bounds import search as module
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.modes import find_modes
-from girih.bounds.search import _reduced, _Search
+from girih.bounds.search import _Search
 from girih.covariance import Covariance
 from girih.errors import NoiseError, ParameterError, ShapeError
+from girih.sampling.modes import find_modes
+from girih.sampling.row import Model
 from twins import f64, noise_of_kind
 
 
@@ -100,8 +101,8 @@ def test_bounds_close_as_boxes_are_halved():
     net = girih.trace(decoder(4, 1)).frozen()
     with torch.no_grad():
         x = net(f64([[0.5, -0.3, 0.2, 1.0]]))[0] + 0.1
-        row, *_ = _reduced(net, noise, torch.eye(4).double(), x)
-        search = _Search(row, find_modes(row, torch.Generator().manual_seed(0)))
+        row = Model.of(net, noise, None, "").reduced(x[None])[0]
+        search = _Search(row.take(0), find_modes(row, torch.Generator().manual_seed(0))[0])
         before, first = (search.lower, search.upper), search.gap
         for _ in range(40):
             search.halve()

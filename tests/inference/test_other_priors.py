@@ -226,7 +226,7 @@ def test_what_a_uniform_prior_does_not_have_is_refused_by_name():
     with pytest.raises(ParameterError, match="not Gaussian"):
         _ = dgn.partition.prior_mass
     with pytest.raises(ParameterError, match="not Gaussian"):
-        fit_em(dgn, x)
+        fit_em(dgn, x, learn_prior=True)
     with pytest.raises(ParameterError, match="not Gaussian"):
         girih.train(dgn, x, learn_prior=True, max_steps=1)
     with pytest.raises(NoClosedFormError):

@@ -134,7 +134,7 @@ def test_what_is_refused(line):
     with pytest.raises(ParameterError, match="Gaussian likelihood, and this VAE has 'bernoulli'"):
         gap(MixtureVAE([1, 8, 2], likelihood="bernoulli", seed=0), torch.ones(2, 2))
     with pytest.raises(LatentDimensionError, match="S = 1, 2 and 3 latents, and this VAE has 4"):
-        gap(make(S=4), x)
+        gap(MixtureVAE([4, 8, 2], seed=0), x)
     smooth = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
     with pytest.raises(UnsupportedLayerError, match="Tanh"):
         gap(GaussVAE(smooth, latent_dim=1, seed=0), x)

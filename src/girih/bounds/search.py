@@ -13,28 +13,29 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import Rows, as_rows
+from girih._arrays import Rows
 from girih._options import real, whole
 from girih._progress import Progress
 from girih._shown import Shown
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.modes import Modes, Row, estimate, find_modes
 from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
-from girih.inference.model import reduced_head
-from girih.networks import Trace, trace
+from girih.networks import Trace
+from girih.sampling.annealing import estimates, modes_of
+from girih.sampling.modes import Modes, find_modes
+from girih.sampling.row import Model, Row
 
 _EXACT = 3  # latents up to which the whole sum over cells is known
 _BATCH = 512  # boxes that are halved at once
 _MOST = 2**20  # boxes of a row
 _WORTH = 5.0  # nats: boxes whose gaps are this far below the largest one wait
-_DRAWS = 8192
+_PATIENT = 2.0  # seconds from which on there is time for annealing
 _SHELLS = 64.0, 32.0, 16.0, 8.0, 5.0, 3.0, 2.0, 1.0, 0.5  # deviations of the posterior
 _BEYOND = 40.0  # nats below the mode that is left to what is outside all boxes
 
@@ -46,10 +47,10 @@ class Bracket(Shown):
     Attributes:
         lower: what log p(x) is at least.
         upper: what it is at most.
-        estimate: of log p(x), by importance sampling from the modes that were found, within the bounds; exact for
-            S <= 3.
-        standard_error: of the estimate, about; infinite where fewer than thirty draws carry it. It does not know of
-            modes that no proposal has met.
+        estimate: of log p(x), within the bounds: by importance sampling from the modes that were found, or by annealing
+            where too few draws carry that and there are two seconds for a row; exact for S <= 3.
+        standard_error: of the estimate, about; infinite where fewer than thirty draws, or eight chains, carry it. It
+            does not know of modes that nothing has met.
         boxes: how many boxes the bounds are sums over; 0 where the value is exact.
     """
 
@@ -128,31 +129,17 @@ def bracket(
     seconds, close, seed = real(budget, "budget"), real(tol, "tol", positive=False), whole(seed, "seed", 0)
     if method not in ("auto", "boxes"):
         raise ParameterError(f"method must be 'auto' or 'boxes'; got {method!r}")
-    if isinstance(net, DGN):
-        if noise is not None or prior is not None:
-            raise ParameterError("a DGN has its own noise and prior; pass its net, or leave noise and prior out")
-        if net.output is not None or net.latent_prior is not None:
-            raise ParameterError(
-                "bounds are certified for Gaussian noise and a Gaussian prior; dgn().evidence(x) has log p(x) of other "
-                "outputs and priors, what was left out at most, and an estimate of the rest of its error"
-            )
-        traced, noise, prior = net.trace, net.noise_covariance.detached(), net.prior.detach()
-    else:
-        traced = net if isinstance(net, Trace) else trace(net)
-    noise = 1.0 if noise is None else noise
-    rows = as_rows(x, "x", traced.output_dim, "the output dimension D", allow_missing=True).detach()
-    if traced.latent_dim <= _EXACT and method == "auto":
-        return _exact(net if isinstance(net, DGN) else DGN(cast(nn.Module, net), noise, prior), rows)
-    frozen = traced.frozen()
-    covariance = Covariance.of(noise, frozen.output_dim).detached()
-    factor = torch.linalg.cholesky(Covariance.prior(prior, frozen.latent_dim).detach())
+    model = Model.of(net, noise, prior, "bounds are certified")
+    rows = model.rows(x)
+    if model.trace.latent_dim <= _EXACT and method == "auto":
+        return _exact(net if isinstance(net, DGN) else model.dgn, rows)
     bar = Progress("bracket", len(rows), show=progress)
     found, end = [], time.perf_counter() + seconds
     try:
         with torch.no_grad():
             for i, one in enumerate(rows):
                 left = (end - time.perf_counter()) / (len(rows) - i)
-                found.append(_of_row(frozen, covariance, factor, one, left, close, seed + i))
+                found.append(_of_row(model, one, left, close, seed + i))
                 bar.show(i + 1, f"gap {found[-1][1] - found[-1][0]:.3g} nats")
     finally:
         bar.close()
@@ -169,36 +156,20 @@ def _exact(dgn: DGN, x: Tensor) -> Bracket:
     return Bracket(lower, upper, found.log_prob, nothing, nothing.long())
 
 
-def _of_row(
-    traced: Trace, noise: Covariance, factor: Tensor, x: Tensor, seconds: float, close: float, seed: int
-) -> tuple[float, float, float, float, int]:
+def _of_row(model: Model, x: Tensor, seconds: float, close: float, seed: int) -> tuple[float, float, float, float, int]:
     """Lower and upper bound, estimate with its standard error, and the number of boxes."""
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    row, common, rounding = _reduced(traced, noise, factor, x)
-    modes = find_modes(row, generator)
-    guess, error = estimate(row, modes, _DRAWS, generator)
-    search = _Search(row, modes)
+    row, *numbers = model.reduced(x[None])
+    patient, (common, rounding) = seconds > _PATIENT, map(float, numbers)
+    modes = (modes_of if patient else find_modes)(row, generator)
+    found = estimates(row, modes, generator, patient)
+    guess, error = float(found.value), float(found.error)
+    search = _Search(row.take(0), modes[0])
     while search.gap > close and time.perf_counter() - begun < seconds and search.can_go_on:
         search.halve()
     guess = min(max(guess, search.lower), search.upper)
     lower, upper = common + search.lower - rounding, common + search.upper + rounding
     return lower, upper, common + guess, error, len(search.boxes.lower)
-
-
-def _reduced(traced: Trace, noise: Covariance, factor: Tensor, x: Tensor) -> tuple[Row, float, float]:
-    """The row in white, reduced coordinates, what its log-density has in common for all latents, and its rounding."""
-    weight, bias = traced.head_parameters()
-    seen = (~torch.isnan(x)).nonzero()[:, 0]
-    if not len(seen):
-        return Row(traced, factor, weight.new_zeros(0, weight.shape[1]), weight.new_zeros(0)), 0.0, 0.0
-    own = noise.marginal(seen.tolist()) if len(seen) < len(x) else noise
-    basis, head = reduced_head(own.whiten(weight[seen]))
-    white = own.whiten((x - bias)[seen, None])[:, 0]
-    y = white @ basis
-    far2 = float((white - basis @ y).square().sum())
-    common = float(own.constant) - 0.5 * far2
-    roundoff = 2.0**-51 * (sum(weight.shape) + 10) * own.condition  # of white rows, relative
-    return Row(traced, factor, head, y), common, roundoff * (1.0 + abs(common) + far2 + float(y.square().sum()))
 
 
 class _Search:

@@ -11,6 +11,7 @@ import typer
 
 import girih
 from girih.cli.fit import fit, select
+from girih.cli.gap import gap
 from girih.cli.inspect import inspect
 from girih.cli.models import anomalies, condition, datasets, impute, info, sample, score
 from girih.cli.reproduce import reproduce
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (fit, score, anomalies, impute, condition, sample, info, select, inspect, datasets, reproduce):
+for function in (fit, score, anomalies, impute, condition, sample, info, select, inspect, gap, datasets, reproduce):
     # one line a paragraph: the terminal breaks them where it is wide
     paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     app.command(function.__name__, help="\n\n".join(paragraphs))(function)

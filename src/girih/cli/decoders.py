@@ -37,7 +37,7 @@ from girih.report import InspectedRows, Inspection, Number, Page, Picture, inspe
 from girih.report.inspection_facts import cell_table, facts, facts_of_rows, row_table
 from girih.report.inspection_numbers import explain_inspection, explain_rows
 from girih.report.inspection_pictures import PICTURES, draw_inspection
-from girih.vae import VAE
+from girih.vae import VAE, Pair
 
 Network = torch.nn.Module | torch.export.ExportedProgram | Trace
 
@@ -115,6 +115,34 @@ def load_decoder(source: str, wanted: Wanted = _ALL) -> Decoder:
         "that girih fit wrote"
         + ("; a state dict or a pickled module is not enough: name a function that builds it" if path.is_file() else "")
     )
+
+
+def load_vae(source: str) -> tuple[str, VAE | Pair, str]:
+    """The VAE of a folder, or the VAE or pair that a function returns, with its name and Python lines that make it.
+
+    Raises:
+        CommandError: there is none.
+    """
+    path = Path(source)
+    module, colon, name = source.rpartition(":")
+    if path.is_dir():
+        found: object = girih.load(path)
+        short, code = path.name, f"model = girih.load({source!r})"
+    elif colon and module and name.isidentifier():
+        with _user_code():
+            maker = _find(_import(module), module, name)
+            found = _make(maker, source)
+        made = name if _is_network(maker) else f"{name}()"
+        short = Path(module).stem if module.endswith(".py") else module.rpartition(".")[2]
+        short, code = f"{short}-{name}", f"from {short} import {name}\n\nmodel = {made}"
+    else:
+        raise CommandError(f"{source} is neither module:function nor the folder of a saved girih.vae.VAE")
+    if not isinstance(found, VAE | Pair):
+        raise CommandError(
+            f"{source} is a {type(found).__name__}; the gap is that of a girih.vae.VAE, or of a girih.vae.Pair of the "
+            "decoder and the encoder of another library"
+        )
+    return short, found, code
 
 
 def image_shape_of(decoder: Decoder, text: str | None) -> tuple[tuple[int, ...] | None, bool]:

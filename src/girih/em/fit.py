@@ -121,6 +121,8 @@ def fit_em(
         (True, True)
     """
     seed = seed_of_run(seed, checkpoint)
+    if learn_prior and dgn.latent_prior is not None:
+        raise ParameterError(f"learn_prior=True: the prior is not Gaussian but {dgn.latent_prior.kind}; leave it out")
     options = EMOptions.among(locals())
     around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
     if is_stream(X):

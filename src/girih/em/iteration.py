@@ -136,7 +136,7 @@ class Problem:
         return sufficient_statistics(model, self.x, self.weight)
 
     def _evaluated(self, expect: Callable[[Model], Statistics]) -> Evaluation:
-        partition = Partition(self.trace, prior=self.dgn.prior.detach())
+        partition = self.dgn._partition(self.trace)
         model = self.dgn.model(partition, self.trace)
         s = expect(model)
         penalty = 0.0 if self.prior is None else self.prior.energy(self.trained.weights)

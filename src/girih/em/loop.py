@@ -29,6 +29,7 @@ from girih.em.quasi_newton import no_pairs, quasi_newton_step
 from girih.em.runs import HeldOut, Run, State
 from girih.em.starting_points import be_constant, be_curve, randomise
 from girih.errors import NonFiniteError
+from girih.inference.priors import MixturePrior
 from girih.training import Checkpoint, Ended, FitResult
 
 # A run has converged when this many iterations in a row each gained less than `tol`.
@@ -281,7 +282,9 @@ class Loop:
         """The orderings of the rows that a start may follow, the one that a regression explains best first."""
         problem = self.problem
         dgn, head = problem.dgn, problem.trained.head
-        bends = dgn.latent_dim == 1 and head is not None and dgn.trace.hidden_units > 0
+        # a mixture of Gaussians as the prior has no quantiles to place kinks at
+        line = dgn.latent_dim == 1 and not isinstance(dgn.latent_prior, MixturePrior)
+        bends = line and head is not None and dgn.trace.hidden_units > 0
         if self.options.init == "random" or not bends:
             return []
         left = [(float(self._follow(rows, 0).log().sum()), rows) for rows in ordered_rows(problem.x, problem.weight)]

@@ -22,6 +22,7 @@ from girih._arrays import Rows, as_tensor
 from girih.covariance import Covariance
 from girih.errors import NonFiniteError
 from girih.inference import DGN
+from girih.inference.priors import prior_from
 from girih.networks import AffineStep, LinearMap, LinearStep, Live, trace
 
 # Deviations whose squares, times or over the least noise, are normal numbers.
@@ -242,7 +243,9 @@ class Scaling:
             if dgn.bias_rest is not None:
                 rest += scale * dgn.bias_rest
             noise = dgn.noise_covariance.detached().rescaled(scale)
-        folded = DGN(net, noise=noise, prior=dgn.prior.detach(), tol=dgn.tol)
+        latent = dgn.latent_prior
+        prior = dgn.prior.detach() if latent is None else prior_from(latent.tensors())
+        folded = DGN(net, noise=noise, prior=prior, tol=dgn.tol)
         folded.bias_rest = _if_it_matters(rest, noise)
         return folded
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from girih.em.parameters import Trained
 from girih.em.scaling import batches, column_statistics
 from girih.errors import ParameterError
 from girih.inference import DGN
+from girih.inference.priors import UniformPrior
 from girih.networks import AffineStep, Convolution, KinkStep, LinearMap, LinearStep, Live, MaxStep
 
 _PROBES = 512
@@ -43,8 +46,11 @@ def randomise(
 
 def _randomise_hidden(dgn: DGN, trained: Trained, generator: torch.Generator) -> Tensor:
     """Draw everything before the head; returns the features of latents drawn from the prior."""
-    factor = torch.linalg.cholesky(dgn.prior.detach())
-    z = _normal(generator, dgn.trace.device, _PROBES, dgn.latent_dim) @ factor.mT
+    if dgn.latent_prior is not None:
+        z = dgn.latent_prior.sample(_PROBES, generator).to(dgn.trace.device)
+    else:
+        factor = torch.linalg.cholesky(dgn.prior.detach())
+        z = _normal(generator, dgn.trace.device, _PROBES, dgn.latent_dim) @ factor.mT
     if trained.is_chain:
         return _randomise_chain(dgn, z, generator)
     _reset(dgn, trained, generator)
@@ -60,9 +66,13 @@ def be_curve(dgn: DGN, trained: Trained, rows: Ordered, noise_floor: Tensor, gen
     map is the regression of the rows on the features of their latents, with a ridge on how these bend; the noise is
     what is left.
     """
-    z = (rows.z * dgn.prior.detach()[0, 0].sqrt())[:, None]
+    centre, unit, scores = _on_line(dgn)
+    rows = replace(rows, z=scores(rows.z))
+    z = (centre + rows.z * unit)[:, None]
     if (units := _single_layer(dgn, trained)) is not None:
-        _place_at_quantiles(*units, dgn.prior.detach()[0, 0].sqrt())
+        H = units[0].out_features
+        at = torch.special.ndtri(torch.arange(1, H, dtype=unit.dtype, device=unit.device) / H)
+        _place_kinks_at(*units, scores(at) + centre / unit, centre / unit - _FAR, unit)
     else:
         _randomise_hidden(dgn, trained, generator)
     h = dgn.trace.hidden_jet(dgn.trace.pattern(z), z).value
@@ -97,21 +107,32 @@ def _single_layer(dgn: DGN, trained: Trained) -> tuple[LinearStep, KinkStep] | N
     return layer, kinks
 
 
-def _place_at_quantiles(layer: LinearStep, kinks: KinkStep, unit: Tensor) -> None:
-    """Place the kinks at equally likely latents, which have the standard deviation `unit`.
+def _on_line(dgn: DGN) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Mean and standard deviation of the one latent, and what normal scores become, in deviations from the mean."""
+    latent = dgn.latent_prior
+    if latent is None:
+        unit = dgn.prior.detach()[0, 0].sqrt()
+        return torch.zeros_like(unit), unit, lambda score: score
+    assert isinstance(latent, UniformPrior), "starts that are curves are for Gaussian and uniform priors"
+    width = (latent.high - latent.low)[0].to(dgn.trace.device)
+    unit = width / math.sqrt(12.0)
+    return latent.low[0].to(unit) + 0.5 * width, unit, lambda score: (torch.special.ndtr(score) - 0.5) * (width / unit)
+
+
+def _place_kinks_at(layer: LinearStep, kinks: KinkStep, at: Tensor, far: Tensor, unit: Tensor) -> None:
+    """Place the kinks at the latents `at (H - 1,)`, in units of their standard deviation `unit`; there are none at far.
 
     H units have H - 1 kinks: with f a (leaky) ReLU, `f(u) - f(-u)` is linear, so the middle kink has two units, of
     opposite direction, and the features are a basis of all piecewise-linear functions with these kinks. The absolute
     value is the same in both directions; there, as for a single unit, one kink lies where the prior is not.
     """
     H = layer.out_features
-    at = torch.special.ndtri(torch.arange(1, H, dtype=unit.dtype, device=unit.device) / H)
     sign = torch.ones(H, dtype=unit.dtype, device=unit.device)
     if H > 1 and bool((kinks.slope > -1.0).all()):
         at = torch.cat((at, at[(H - 1) // 2][None]))
         sign[-1] = -1.0
     else:
-        at = torch.cat((at, at.new_full((1,), -_FAR)))
+        at = torch.cat((at, far[None]))
     layer.module.weight.copy_((sign / unit)[:, None])
     layer.module.bias.copy_(-sign * at)
 

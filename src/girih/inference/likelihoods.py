@@ -10,17 +10,8 @@ from torch import Tensor
 
 from girih._options import whole
 from girih.errors import ParameterError, ShapeError
-from girih.inference.outputs import (
-    Bernoulli,
-    Categorical,
-    Laplace,
-    NegativeBinomial,
-    Normal,
-    Observations,
-    Output,
-    Poisson,
-    StudentT,
-)
+from girih.inference.outputs import Bernoulli, Categorical, NegativeBinomial, Observations, Output, Poisson
+from girih.inference.real_outputs import Laplace, Normal, StudentT
 
 _OUTPUTS: dict[str, type[Output]] = {
     kind.name: kind for kind in (Bernoulli, Categorical, Poisson, NegativeBinomial, Normal, Laplace, StudentT)

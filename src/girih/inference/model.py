@@ -49,7 +49,8 @@ def check_latent_dim(latent_dim: int) -> None:
         raise LatentDimensionError(
             f"exact inference covers latent dimensions S = 1 to {MAX_LATENT_DIM}, and this generator has "
             f"S = {latent_dim}, where the number of cells and the integrals over them explode; use a generator with "
-            f"S <= {MAX_LATENT_DIM}, or, for this one, girih.vae.GaussVAE for a bound on the likelihood, "
+            f"S <= {MAX_LATENT_DIM}, or, for this one, girih.bracket for bounds on the likelihood and an estimate, "
+            "girih.sample_posterior for draws of posteriors, girih.em.fit_monte_carlo to fit it, girih.vae.GaussVAE, "
             "girih.Partition.slice for a plane through its latent space, or girih.trace(net).affine(z) for the map "
             "around single latents, which work for any S"
         )

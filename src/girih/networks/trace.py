@@ -203,13 +203,15 @@ class Trace:
         """
         return self._jets(patterns, origin, self.features)[-1]
 
-    def jets(self, patterns: Tensor, origin: Tensor) -> list[Jet]:
+    def jets(self, patterns: Tensor, origin: Tensor, last: int | None = None) -> list[Jet]:
         """The map from z to the features after every step on each cell, about the points `origin (R, S)`.
+
+        Up to step `last`, the output by default.
 
         The value is propagated through the layers instead of formed as `A o + b`, so nothing cancels
         for cells far from 0. Differentiable in the parameters with the patterns held fixed.
         """
-        return self._jets(patterns, origin, len(self.steps) - 1)
+        return self._jets(patterns, origin, len(self.steps) - 1 if last is None else last)
 
     def _jets(self, patterns: Tensor, origin: Tensor, last: int) -> list[Jet]:
         device = self.device

@@ -15,6 +15,7 @@ from girih.geometry.priors import UniformPrior
 from girih.networks import AffineStep, KinkStep, LatentStep, Trace
 from girih.plots.histograms import cell_weights, weighted_quantiles
 from girih.plots.numbers import Array, to_array
+from girih.report.gap_page import facts_of_gap
 from girih.report.inspection import Inspection
 from girih.report.inspection_rows import InspectedRows
 
@@ -77,7 +78,6 @@ def facts_of_rows(found: InspectedRows, cells: Cells) -> dict[str, Any]:
     _, counts = torch.unique(found.patterns, dim=0, return_counts=True)
     share = counts.sort(descending=True).values.cumsum(0).cpu().numpy() / len(found.rows)
     held = None if found.cell is None else torch.unique(found.cell)
-    means = None if found.gap is None else found.gap.mean()
     return {
         "rows": len(found.rows),
         "missing_entries": int(found.rows.isnan().sum()),
@@ -99,7 +99,7 @@ def facts_of_rows(found: InspectedRows, cells: Cells) -> dict[str, Any]:
         "latents": {"mean_square": found.spread},
         "residual": float(found.residual.square().nanmean().sqrt()),
         "bound": None if found.bound is None else float(found.bound.mean()),
-        "gap": None if means is None else {"rows": len(found.gap_rows), **means},
+        "gap": None if found.gap is None else {**facts_of_gap(found.gap), "rows": len(found.gap_rows)},
         "unknown": found.missing,
     }
 

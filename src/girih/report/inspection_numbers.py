@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from girih.plots.histograms import percent
+from girih.report.gap_page import gap_number
 from girih.report.page import Number
 
 _STRAIGHT = 1e-6  # angles in degrees up to that are rounding
@@ -123,17 +124,7 @@ def _gap(numbers: dict[str, Any]) -> list[Number]:
     part, bound = numbers["gap"], numbers["bound"]
     rows = []
     if part is not None:
-        worse = part["amortisation"] > part["approximation"]
-        rows.append(
-            Number(
-                "Gap of the VAE",
-                f"{part['gap']:.3g} nats (exact)",
-                f"What the ELBO of its encoder, {-part['bound']:.4g}, loses of log p(x), over {part['rows']:,} rows: "
-                "bounds of two models that differ by less rank nothing. "
-                f"{part['approximation']:.3g} of it the family of posteriors costs, {part['amortisation']:.3g} the "
-                f"encoder: {'train or widen the encoder' if worse else 'take a richer family'} first.",
-            )
-        )
+        rows.append(gap_number(part))
     elif bound is not None:
         rows.append(
             Number("Negative ELBO", f"{bound:.4g} nats (sampled)", "The bound of the encoder; the encoder and its "

@@ -31,6 +31,7 @@ _AT_ONCE = 1024
 _NOISE_ROWS = {1: 500, 2: 300, 3: 60}  # by S: they are looked at a dozen times
 _NOISE_DRAWS, _NOISE_DIGITS = 1000, 0.01
 _GAP_ROWS = 256
+_SAMPLED_ROWS = 40  # for S > 3, where a row takes a tenth of a second or more
 _ROUNDING = 1e-10  # of the spread of the rows: nearer to the manifold than that, rows lie on it
 
 
@@ -355,7 +356,8 @@ def _gap(vae: VAE | None, x: Tensor, seed: int, missing: dict[str, str]) -> tupl
     if bool(x.isnan().any()):
         missing["gap"] = "an encoder takes complete rows, and some have missing entries"
         return None, None, none
-    picked = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:_GAP_ROWS].sort().values
+    picked = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    picked = picked[: _GAP_ROWS if vae.latent_dim <= 3 else _SAMPLED_ROWS].sort().values
     try:
         found = gap(vae, x[picked.to(x.device)], seed=seed)
     except (LatentDimensionError, ParameterError) as error:

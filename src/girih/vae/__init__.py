@@ -18,6 +18,7 @@ from girih.vae.fitting import Annealing, annealed
 from girih.vae.free_energy import ExactBound, FreeEnergy, FreeEnergyModel
 from girih.vae.inference_gap import Gap, gap
 from girih.vae.model import VAE
+from girih.vae.pair import Pair
 from girih.vae.variants import CGBPEFVAE, CatVAE, GaussVAE, MixtureVAE
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Mixture",
     "MixtureVAE",
     "Nearest",
+    "Pair",
     "Polynomial",
     "RelaxedBPEF",
     "Search",

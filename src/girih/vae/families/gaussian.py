@@ -10,11 +10,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from girih._arrays import check_finite
 from girih.inference import DGN
+from girih.inference.model import MAX_LATENT_DIM
 from girih.inference.posterior import Posterior, gaussian_entropy
 from girih.vae.families.base import Draws, Family
 from girih.vae.latent_model import LatentModel, exact_model
 from girih.vae.nearest.gaussian_averages import Joint
 from girih.vae.nearest.search import Nearest, Search, Searcher, minimise
+from girih.vae.sampled_gap import factors, sampled_searcher
 
 
 class NormalPrior(Family):
@@ -75,14 +77,19 @@ class Gaussian(NormalPrior):
         return independent_normals(mean, deviation)
 
     def searcher(self, model: LatentModel, search: Search) -> Searcher:
-        """Descents on exact expectations, from the encoder's q and from what the exact posterior shows."""
+        """Descents on exact expectations, from the encoder's q and from what the exact posterior shows.
+
+        For S > 3 expectations are sampled.
+        """
+        if model.latent_dim > MAX_LATENT_DIM:
+            return sampled_searcher(model, search)
         dgn = exact_model(model, gaussian=False)
 
         def find(x: Tensor) -> Nearest:
             q, posterior = model.encode(x), dgn.posterior(x)
-            assert isinstance(q, Independent)
-            nll, own = -posterior.log_evidence, posterior.kl(q)
-            where = starts_for(dgn, posterior, q.base_dist.loc, q.base_dist.scale, search)
+            assert isinstance(q, Independent | MultivariateNormal)
+            nll, own, encoded = -posterior.log_evidence, posterior.kl(q), factors(q)
+            where = starts_for(dgn, posterior, encoded.mean, q.stddev, search)
             found, value = nearest_gaussians(Joint(dgn, x), where, search.full)
             found = found.pick(value.argmin(1, keepdim=True))
             if dgn.output is not None:
@@ -90,8 +97,8 @@ class Gaussian(NormalPrior):
             mean, factor = found.mean[:, 0], found.factor[:, 0]
             least = posterior.kl(MultivariateNormal(mean, scale_tril=factor, validate_args=False))
             worse = (least >= own)[:, None]
-            mean = torch.where(worse, q.base_dist.loc, mean)
-            factor = torch.where(worse[..., None], torch.diag_embed(q.base_dist.scale), factor)
+            mean = torch.where(worse, encoded.mean, mean)
+            factor = torch.where(worse[..., None], encoded.factor, factor)
             error = -torch.log1p(-posterior.left_out)
             if dgn.output is not None:
                 error = error + posterior.rounding  # that of the cubature

@@ -27,6 +27,7 @@ class Nearest(NamedTuple):
     least: Tensor  # (N,) that of the best q found
     error: Tensor  # (N,) of any of these
     best: tuple[Tensor, ...]  # parameters of the best q, rows first, as `Family.member` takes them
+    annealed: Tensor | None = None  # (N,) where all is sampled: whether nll is from annealing; None where it is exact
 
 
 # Checked rows `(N, D)` to what is found about them.

@@ -1,0 +1,105 @@
+"""The gap of a VAE as numbers, words, a table and a picture: what `girih gap` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from girih.plots.numbers import to_array
+from girih.plots.style import BLUE, VERMILLION, legend_below, new_axes, styled
+from girih.report.page import Number, Picture
+from girih.report.pictures import Sheet
+from girih.vae import Gap
+
+_PARTS = ("nll", "bound", "gap", "approximation", "amortisation", "error")
+
+
+def facts_of_gap(found: Gap) -> dict[str, Any]:
+    """Means over rows, the largest error, how each was had, and the certified bounds where they were asked for."""
+    certified = None
+    if found.lower is not None and found.upper is not None:
+        certified = {"lower": float(found.lower.mean()), "upper": float(found.upper.mean())}
+    unknown = int((~found.error.isfinite()).sum())
+    numbers = {"rows": len(found.nll), **found.mean(), "unknown_errors": unknown, "method": dict(found.method)}
+    if unknown:
+        numbers["error"] = None  # JSON has no infinity
+    return {**numbers, "certified_nll": certified}
+
+
+def gap_table(found: Gap) -> dict[str, NDArray[Any]]:
+    """A table by its columns, a line for each row."""
+    table: dict[str, NDArray[Any]] = {"row": np.arange(len(found.nll))}
+    table |= {name: to_array(getattr(found, name)) for name in _PARTS}
+    if found.lower is not None and found.upper is not None:
+        table |= {"nll_lower": to_array(found.lower), "nll_upper": to_array(found.upper)}
+    return table
+
+
+def gap_number(part: dict[str, Any]) -> Number:
+    """What the gap says for a decision."""
+    worse = part["amortisation"] > part["approximation"]
+    how = "exact" if part["method"]["bound"] == "exact" else f"estimated, NLL by {part['method']['nll']}"
+    return Number(
+        "Gap of the VAE",
+        f"{part['gap']:.3g} nats ({how})",
+        f"What the ELBO of its encoder, {-part['bound']:.4g}, loses of log p(x), over {part['rows']:,} rows: "
+        "bounds of two models that differ by less rank nothing. "
+        f"{part['approximation']:.3g} of it the family of posteriors costs, {part['amortisation']:.3g} the "
+        f"encoder: {'train or widen the encoder' if worse else 'take a richer family'} first.",
+    )
+
+
+def explain_gap(numbers: dict[str, Any]) -> list[Number]:
+    """What `facts_of_gap` gives as rows of a table."""
+    exact, error = numbers["method"]["bound"] == "exact", numbers["error"]
+    sure = (
+        "The largest of a row, of any of these numbers; nothing is sampled."
+        if exact
+        else "The largest standard error of a row, of any of these numbers. It knows nothing of a mode of the "
+        "posterior that no search has met."
+    )
+    if numbers["unknown_errors"]:
+        sure += f" Of {numbers['unknown_errors']:,} rows too few draws carry the estimate to know an error."
+    rows = [
+        gap_number(numbers),
+        Number("NLL", f"{numbers['nll']:.4f} nats per row", f"Minus the mean of log p(x): {numbers['method']['nll']}."),
+        Number("Negative ELBO", f"{numbers['bound']:.4f} nats per row", "The bound of the encoder: what it trains on."),
+        Number("Error", "not known" if error is None else f"{error:.2g} nats", sure),
+    ]
+    if numbers["certified_nll"] is not None:
+        low, high = numbers["certified_nll"]["lower"], numbers["certified_nll"]["upper"]
+        rows.append(
+            Number("Certified NLL", f"{low:.4f} to {high:.4f} nats", "The mean NLL is between these, whatever sampling "
+                   "says: see girih.bracket.")
+        )  # fmt: skip
+    return rows
+
+
+def draw_gap(out: Path, found: Gap) -> list[Picture]:
+    """Draw the parts of the gap of every row."""
+    sheet = Sheet(out)
+    sheet.draw(
+        "gap",
+        "What the bound loses, row by row",
+        "Rows from the largest gap to the smallest. Blue is what no posterior of the family can have, red what the "
+        "encoder leaves lying.",
+        lambda: _bars(found),
+        wide=True,
+    )
+    return sheet.pictures
+
+
+@styled
+def _bars(found: Gap) -> Any:
+    ax = new_axes(None, 7.0, 2.6)
+    order = np.argsort(-to_array(found.gap))
+    family, encoder = (to_array(part)[order] for part in (found.approximation, found.amortisation))
+    place = np.arange(len(order)) + 0.5
+    ax.bar(place, family, 1.0, color=BLUE, label="family (approximation)")
+    ax.bar(place, encoder, 1.0, bottom=family, color=VERMILLION, label="encoder (amortisation)")
+    ax.set(xlabel="rows, by their gap", ylabel="nats", xlim=(0.0, len(order)))
+    legend_below(ax, True)
+    return ax
