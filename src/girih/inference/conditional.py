@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -260,7 +261,8 @@ class ConditionalDistribution(Shown, Distribution):
         shape = torch.Size(sample_shape)
         out = torch.empty(*shape, *self.batch_shape, *self.event_shape, dtype=torch.float64)
         for k, (index, _, p) in enumerate(self._model.groups(self._contexts)):
-            drawn = p.sample(torch.Size([*shape, len(index)]), None if seed is None else seed + k)
+            own = None if seed is None else _seed(whole(seed, "seed", None), k)
+            drawn = p.sample(torch.Size([*shape, len(index)]), own)
             out = out.to(drawn.device)
             out[..., index, :] = drawn
         return out
@@ -276,6 +278,11 @@ class ConditionalDistribution(Shown, Distribution):
         """The variance of each coordinate given `c_n`, `(N, D)`."""
         nothing = torch.zeros(*self.batch_shape, *self.event_shape, dtype=torch.float64)
         return self._by_value(nothing, lambda p, x: (p.variance.expand(len(x), -1),))[0]
+
+
+def _seed(seed: int, k: int) -> int:
+    """One for each value of the context, which no other seed has for another value."""
+    return int(np.random.SeedSequence([seed % 2**63, k]).generate_state(1)[0])
 
 
 class _Given(nn.Module):
