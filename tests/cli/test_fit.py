@@ -174,4 +174,4 @@ def test_two_latents_from_fit_to_imputation(girih, fitted):
 
 def test_four_latents_are_refused_before_anything_is_read(girih):
     done = girih("fit", "absent.csv", "--latent-dim", 4)
-    assert done.code == 2 and "use a generator with S <= 3, or, for this one, girih.vae.GaussVAE" in done.error
+    assert done.code == 2 and "use a generator with S <= 3, or, for this one, girih.bracket" in done.error
