@@ -313,6 +313,8 @@ def models() -> dict[str, Any]:
         "GaussVAE": vae.GaussVAE(net(2, 4), hidden=(6,), noise=0.3, seed=0),
         "MixtureVAE": vae.MixtureVAE(net(2, 4), hidden=(6,), noise=0.3, seed=0, components=2),
         "CatVAE": vae.CatVAE([2, 6, 4], hidden=(6,), noise=0.3, seed=0, categories=3),
+        "box": girih.DGN(net(2), noise=0.05, prior=girih.Uniform(-1.0, [1.0, 2.0])),
+        "context": girih.ConditionalDGN(net(2), latent_dim=1, context_dim=1, noise=0.1),
         "CGBPEFVAE": vae.CGBPEFVAE([2, 6, 4], hidden=(6,), noise=0.3, seed=0, order=3, levels=11),
     }
 
@@ -327,7 +329,7 @@ def of_model(model: Any) -> Numbers:
     if isinstance(model, vae.VAE):
         x = rows(4, 5)
         return {"codes": [model.reconstruct(x), *model.embed(x), vae.gap(model, x).nll]}
-    p = model()
+    p = model(torch.tensor([[0.3]])) if isinstance(model, girih.ConditionalDGN) else model()
     return {"density": [p.log_prob(rows(int(p.event_shape[0]), 5)), p.sample((2,), seed=0)]}
 
 
