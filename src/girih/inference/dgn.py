@@ -225,7 +225,8 @@ class DGN(nn.Module):
         if self.output is not None:
             raise ParameterError(
                 f'this needs Gaussian noise, and this DGN has likelihood="{self.output.name}", of which densities, '
-                "posteriors, draws and gradients are available; train it by the gradients of dgn().log_prob(x)"
+                "posteriors, draws and gradients are available; train it with girih.train, by the gradients of "
+                "dgn().log_prob(x)"
             )
 
     def forward(self) -> DGNDistribution:
