@@ -101,6 +101,6 @@ def _bars(found: Gap) -> Any:
     ax.bar(place, family, 1.0, color=BLUE, label="family (approximation)")
     ax.bar(place, encoder, 1.0, bottom=family, color=VERMILLION, label="encoder (amortisation)")
     ax.set(xlabel="rows, by their gap", ylabel="nats", xlim=(0.0, len(order)))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     legend_below(ax, True)
     return ax
