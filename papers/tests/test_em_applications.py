@@ -10,11 +10,7 @@ from girih.errors import ParameterError
 from girih_papers import em_applications, registry
 from girih_papers.em_applications import GENERATORS, HEADS, MIXTURE, QUICK, TABLE, anomalies, best, methods_of
 
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("em-applications")
-    return folder, registry.run("em-applications", folder, quick=True, progress=False)
+REPRODUCTION = "em-applications"
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

@@ -17,10 +17,7 @@ from girih_papers.em_fair_arms import ARMS, EXACT, Clock, fit_arm, iwae_loss, st
 ROWS = girih.datasets.load("circle", n=48, seed=0).X
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("em-fair")
-    return folder, registry.run("em-fair", folder, quick=True, progress=False)
+REPRODUCTION = "em-fair"
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

@@ -17,10 +17,7 @@ from girih_papers.rivals import Rows
 COLUMNS = {"iris": 4, "wine": 13, "diabetes": 9, "breast_cancer": 30}
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rad-tables")
-    return folder, registry.run("rad-tables", folder, quick=True, progress=False)
+REPRODUCTION = "rad-tables"
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

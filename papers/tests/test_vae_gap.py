@@ -12,11 +12,7 @@ from girih.vae import gap
 from girih_papers import registry, vae_gap
 from girih_papers.jobs import run_jobs, with_weights
 
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vae-gap")
-    return folder, registry.run("vae-gap", folder, quick=True, progress=False)
+REPRODUCTION = "vae-gap"
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

@@ -11,15 +11,12 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 
 from girih.vae import information
-from girih_papers import registry, vae_geometry
+from girih_papers import vae_geometry
 from girih_papers.jobs import with_weights
 from girih_papers.vae_geometry import BPEF, FIXED, FREE, MODELS, make_vae
 
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vae-geometry")
-    return folder, registry.run("vae-geometry", folder, quick=True, progress=False, changes={"rows": "16"})
+REPRODUCTION = "vae-geometry"
+CHANGES = {"rows": "16"}
 
 
 def test_it_runs_small_and_writes_what_it_says(result):

@@ -15,7 +15,7 @@ from girih.datasets import load
 from girih.errors import ParameterError
 from girih.plots import BLUE, GREY, LIGHT, VERMILLION, new_figure, styled
 from girih_papers.arrays import Array
-from girih_papers.comparison import spread
+from girih_papers.comparison import TUNED, spread
 from girih_papers.em_fair_arms import (
     ACCELERATED,
     ADAM,
@@ -26,7 +26,6 @@ from girih_papers.em_fair_arms import (
     LBFGS,
     MPPCA,
     PLAIN,
-    TUNED,
     VAES,
     fit_arm,
     starting_point,

@@ -21,13 +21,13 @@ from girih.inference import DGN
 from girih.training import Recorder, fit_gradient
 from girih.vae import VAE, GaussVAE
 from girih_papers.arrays import Array
+from girih_papers.comparison import PAPER_VAES, RATES, TUNED
 from girih_papers.ppca import PPCA
 
 LAYERWISE, PLAIN, ACCELERATED = "EM, layer-wise", "EM, joint steps", "EM, quasi-Newton"
 ADAM, LBFGS, AFTER = "exact NLL, Adam", "exact NLL, L-BFGS", "Adam, then EM"
-TUNED, IWAE, MPPCA = "VAE, tuned", "IWAE", "mixture of PPCA"
-RATES = (0.005, 0.001, 0.0001)  # the paper's
-VAES = (*(f"VAE, rate {rate:g}" for rate in RATES), TUNED)
+IWAE, MPPCA = "IWAE", "mixture of PPCA"
+VAES = (*PAPER_VAES, TUNED)
 EXACT = (LAYERWISE, PLAIN, ACCELERATED, ADAM, LBFGS, AFTER)
 ARMS = (*EXACT, *VAES, IWAE, MPPCA)
 
@@ -207,7 +207,7 @@ def _variational(arm: str, dgn: DGN, rows: Array, seconds: float, seed: int) -> 
     if arm == IWAE:
         fit_gradient(vae, rows, loss=iwae_loss, lr=0.002, accelerator="cpu", **options)
     else:
-        lr = 0.002 if arm == TUNED else dict(zip(VAES, RATES, strict=False))[arm]
+        lr = 0.002 if arm == TUNED else dict(zip(PAPER_VAES, RATES, strict=True))[arm]
         vae.fit(rows, samples=8 if tuned else 1, lr=lr, accelerator="cpu", **options)
     return vae, clock
 
