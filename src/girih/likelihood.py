@@ -49,10 +49,10 @@ class _LogProb(nn.Module):
     def __init__(self, model: DGN | ConditionalDGN) -> None:
         super().__init__()
         self.dgn = model if isinstance(model, DGN) else model.dgn
-        self._model = [model]  # in a list: no submodule
+        self.model = [model]  # in a list: no submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        (model,) = self._model
+        (model,) = self.model
         result: Tensor
         if isinstance(model, DGN):
             result = model().log_prob(x)
@@ -97,12 +97,16 @@ class Likelihood(nn.Module):
         nothing = torch.zeros((), dtype=torch.float64, device=dgn.trace.device)
         self.prior = Unconstrained(_prior(dgn), nothing) if learn_prior else None
         self.weight_prior, self.rows = weight_prior, rows
-        self.model = [model]
         self._log_prob = [_LogProb(model)]  # in a list: not a submodule, its noise and prior are not trained
 
     @property
+    def model(self) -> DGN | ConditionalDGN:
+        """The model that is trained."""
+        return self._log_prob[0].model[0]
+
+    @property
     def dgn(self) -> DGN:
-        """The model that is trained, or the one of a context, with all of its parameters."""
+        """The same, or the one of a context, with all of its parameters."""
         return self._log_prob[0].dgn
 
     def nll(self, x: Tensor) -> Tensor:
@@ -311,7 +315,7 @@ def _mean_nll(likelihood: Likelihood, rows: Tensor) -> float:
 
 def _current(likelihood: Likelihood) -> nn.Module:
     """The model with the noise and prior of this moment."""
-    model = likelihood.model[0].to(next(likelihood.parameters()).device)
+    model = likelihood.model.to(next(likelihood.parameters()).device)
     likelihood.write_back()
     return model
 

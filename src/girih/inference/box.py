@@ -16,8 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from girih.errors import NoClosedFormError
-from girih.inference.model import Expected, Model, Moments, Region, Rows
+from girih.inference.model import Model, Moments, Region, Rows
 from girih.inference.posterior import Posterior
 from girih.inference.priors import UniformPrior
 from girih.networks import Trace
@@ -36,11 +35,6 @@ def _reach(prior: UniformPrior) -> float:
     return float(torch.maximum(prior.low.abs(), prior.high.abs()).norm())
 
 
-def wide_covariance(prior: UniformPrior) -> Tensor:
-    """`tau^2 I`, `(S, S)`."""
-    return (_WIDE * _reach(prior)) ** 2 * torch.eye(prior.dim, dtype=torch.float64, device=prior.low.device)
-
-
 class Box(Region):
     """The latent space that a uniform prior leaves.
 
@@ -48,12 +42,16 @@ class Box(Region):
         inner: makes the region of a partition and a Gaussian prior.
         part: the partition of the box.
         prior: uniform on it.
+
+    Attributes:
+        covariance: of the Gaussian prior, `tau^2 I`.
     """
 
     def __init__(self, inner: Callable[[Partition, Tensor], Region], part: Partition, prior: UniformPrior) -> None:
-        covariance = wide_covariance(prior)
-        self._inner, self._prior = inner(part, covariance), prior
-        self._shift = 0.5 * prior.dim * math.log(2.0 * math.pi * float(covariance[0, 0])) - prior.entropy()
+        variance = (_WIDE * _reach(prior)) ** 2
+        self.covariance = variance * torch.eye(prior.dim, dtype=torch.float64, device=part.trace.device)
+        self._inner, self._prior = inner(part, self.covariance), prior
+        self._shift = 0.5 * prior.dim * math.log(2.0 * math.pi * variance) - prior.entropy()
 
     def entries(self, model: Model, complete: bool) -> int:
         """As of any prior."""
@@ -74,11 +72,3 @@ class Box(Region):
         posterior = self._inner.posterior(model, trace, x)
         posterior.hold(self._prior, self._shift)
         return posterior
-
-    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
-        """Refuse: it is asked of the prior N(0, I) only.
-
-        Raises:
-            NoClosedFormError: always.
-        """
-        raise NoClosedFormError("the nearest Gaussian is found for the prior N(0, I) and Gaussian noise only")

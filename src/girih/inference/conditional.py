@@ -117,13 +117,10 @@ class ConditionalDGN(nn.Module):
         Raises:
             ShapeError: c is not a single context.
         """
-        return self._at(self._one(c))[0]
-
-    def _one(self, c: object) -> Tensor:
         rows = self.contexts(c)
         if len(rows) != 1:
             raise ShapeError(f"given takes one context of length {self.context_dim}, got {len(rows)}; use model(c)")
-        return rows[0]
+        return self._at(rows[0])[0]
 
     def _at(self, value: Tensor) -> tuple[DGN, DGNDistribution]:
         """The model of a context and its distribution, kept from before or new."""

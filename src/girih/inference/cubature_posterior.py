@@ -8,10 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from girih.errors import NoClosedFormError
 from girih.inference.cubature import Integrals, Mesh
 from girih.inference.cubature_rows import GaussianRows, Likelihood
-from girih.inference.model import AffinePieces, Expected, Model, Region, Rows, chunks
+from girih.inference.model import AffinePieces, Model, Region, Rows, chunks
 from girih.inference.polytopes import SparseMoments
 from girih.inference.posterior import Posterior
 from girih.inference.priors import LatentPrior, Parts
@@ -232,14 +231,6 @@ class CubatureRegion(Region):
     def posterior(self, model: Model, trace: Trace, x: Tensor) -> CubaturePosterior:
         """The posteriors of rows `(N, D)`."""
         return CubaturePosterior(_GaussianSource(self, model), trace.frozen(), x)
-
-    def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
-        """Refuse: it is asked of the prior N(0, I) only.
-
-        Raises:
-            NoClosedFormError: always.
-        """
-        raise NoClosedFormError("the nearest Gaussian is found for the prior N(0, I) and Gaussian noise only")
 
 
 class _GaussianSource:

@@ -13,7 +13,7 @@ from girih._arrays import Rows, as_rows, bare
 from girih._options import real, whole
 from girih.covariance import Covariance, Observed
 from girih.errors import NoClosedFormError, NonFiniteError, ParameterError
-from girih.inference.box import Box, is_near, wide_covariance
+from girih.inference.box import Box, is_near
 from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
 from girih.inference.likelihoods import as_output
@@ -268,8 +268,8 @@ class DGN(nn.Module):
             if latent is None:
                 region = _REGIONS[traced.latent_dim](partition, prior)
             elif isinstance(latent, UniformPrior) and is_near(latent):
-                region, prior = Box(_REGIONS[traced.latent_dim], partition, latent), wide_covariance(latent)
-                prior = prior.to(traced.device)
+                region = Box(_REGIONS[traced.latent_dim], partition, latent)
+                prior = region.covariance
             else:
                 region = CubatureRegion(partition, latent)
             cells = AffinePieces(origin, value, slope, region)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -92,93 +93,72 @@ class Mixed(Output):
         """How many eta each part has."""
         return [sum(part.categories or ()) if isinstance(part, Categorical) else n for part, n in self.parts]
 
-    def _columns(self, x: Tensor) -> list[tuple[Output, Tensor]]:
-        """Each part with its columns of x."""
-        own = x.split([columns for _, columns in self.parts], -1)
-        return [(output, columns) for (output, _), columns in zip(self.parts, own, strict=True)]
+    @property
+    def _places(self) -> list[tuple[Output, slice, slice]]:
+        """Each part with its columns of x, and its eta."""
+        columns = _slices([n for _, n in self.parts])
+        return list(zip((output for output, _ in self.parts), columns, _slices(self._sizes), strict=True))
 
     def _each(
         self, rows: Observations, eta: Tensor, scale: Tensor | None
-    ) -> Iterator[tuple[Output, Observations, Tensor, Tensor | None]]:
+    ) -> Iterator[tuple[Output, tuple[Observations, Tensor, Tensor | None]]]:
         """Each part with its rows, its eta and its scale."""
-        etas = eta.split(self._sizes, -1)
-        for (output, own, part_scale), part in zip(self._of_columns(rows, scale), etas, strict=True):
-            yield output, own, part, part_scale
-
-    def _of_columns(
-        self, rows: Observations, scale: Tensor | None
-    ) -> Iterator[tuple[Output, Observations, Tensor | None]]:
-        start = 0
-        for output, columns in self.parts:
-            own = slice(start, start + columns)
-            seen = None if rows.seen is None else rows.seen[..., own]
-            part = Observations(rows.x[..., own], seen, rows.constant)
-            yield output, part, scale if scale is None or scale.ndim == 0 else scale[own]
-            start += columns
+        for output, own, its in self._places:
+            yield output, (_of(rows, own), eta[..., its], _scale(scale, own))
 
     def supported(self, x: Tensor) -> Tensor:
         """As each part says."""
-        return torch.cat([part.supported(own) for part, own in self._columns(x)], -1)
+        return torch.cat([part.supported(x[..., own]) for part, own, _ in self._places], -1)
 
     def check(self, x: Tensor, missing: Tensor, first: int) -> None:
         """As each part says."""
-        for (output, own), (_, gone) in zip(self._columns(x), self._columns(missing), strict=True):
-            output.check(own, gone, first)
-            first += own.shape[-1]
+        for part, own, _ in self._places:
+            part.check(x[..., own], missing[..., own], first + own.start)
 
     def spread(self, seen: Tensor) -> Tensor:
         """As each part says."""
-        return torch.cat([part.spread(own) for part, own in self._columns(seen)], -1)
+        return torch.cat([part.spread(seen[..., own]) for part, own, _ in self._places], -1)
 
     def kinks(self, x: Tensor) -> Tensor:
         """Those of each part."""
-        return torch.cat([part.kinks(own) for part, own in self._columns(x)], -1)
+        return torch.cat([part.kinks(x[..., own]) for part, own, _ in self._places], -1)
 
     def constants(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """As each part says."""
-        rows = Observations(x, None, x.new_zeros(len(x)))
-        return torch.cat([part.constants(own.x, its) for part, own, its in self._of_columns(rows, scale)], -1)
+        return torch.cat([part.constants(x[..., own], _scale(scale, own)) for part, own, _ in self._places], -1)
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """The sum of those of the parts."""
-        parts = [part.log_density(own, its, its_scale) for part, own, its, its_scale in self._each(rows, eta, scale)]
-        return torch.stack(parts).sum(0)
+        return torch.stack([part.log_density(*own) for part, own in self._each(rows, eta, scale)]).sum(0)
 
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """As each part says."""
-        each = self._each(rows, eta, scale)
-        return torch.cat([part.slope(own, its, its_scale) for part, own, its, its_scale in each], -1)
+        return torch.cat([part.slope(*own) for part, own in self._each(rows, eta, scale)], -1)
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """As each part says."""
-        each = self._each(rows, eta, scale)
-        return torch.cat([part.curvature(own, its, its_scale) for part, own, its, its_scale in each], -1)
+        return torch.cat([part.curvature(*own) for part, own in self._each(rows, eta, scale)], -1)
 
     def gram(self, rows: Observations, eta: Tensor, step: Tensor, scale: Tensor | None) -> Tensor:
         """The sum of those of the parts."""
-        steps = step.split(self._sizes, -1)
         grams = [
-            part.gram(own, its, way, its_scale)
-            for (part, own, its, its_scale), way in zip(self._each(rows, eta, scale), steps, strict=True)
+            part.gram(_of(rows, own), eta[..., its], step[..., its], _scale(scale, own))
+            for part, own, its in self._places
         ]
         return torch.stack(grams).sum(0)
 
     def excess(self, scale: Tensor | None) -> Tensor | float:
         """As each part says."""
-        found = [part.excess(its) for part, _, its in self._of_columns(self._nothing(torch.zeros(())), scale)]
+        found = [part.excess(_scale(scale, own)) for part, own, _ in self._places]
         like = next((part for part in found if isinstance(part, Tensor)), None)
         if like is None:
             return 0.0
-        sizes = self._sizes
-        return torch.cat([torch.as_tensor(part).to(like).expand(n) for part, n in zip(found, sizes, strict=True)])
-
-    def _nothing(self, like: Tensor) -> Observations:
-        """A row of zeros."""
-        return Observations(like.new_zeros(sum(columns for _, columns in self.parts)), None, like.new_zeros(()))
+        return torch.cat([torch.as_tensor(part).to(like).expand(n) for part, n in zip(found, self._sizes, strict=True)])
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
         """The sum of those of the parts."""
-        return torch.stack([part.highest(own, its) for part, own, its in self._of_columns(rows, scale)]).sum(0)
+        parts = [part.highest(_of(rows, own), _scale(scale, own)) for part, own, _ in self._places]
+        return torch.stack(parts).sum(0)
 
     def mean(self, eta: Tensor, scale: Tensor | None) -> Tensor:
         """As each part says.
@@ -186,15 +166,27 @@ class Mixed(Output):
         Raises:
             ParameterError: there are categories, which have no mean, among them.
         """
-        return torch.cat([part.mean(own, its) for part, own, its in self._by_eta(eta, scale)], -1)
+        return torch.cat([part.mean(eta[..., its], _scale(scale, own)) for part, own, its in self._places], -1)
 
     def sample(self, eta: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """As each part says."""
-        return torch.cat([part.sample(own, its, generator) for part, own, its in self._by_eta(eta, scale)], -1)
+        drawn = [part.sample(eta[..., its], _scale(scale, own), generator) for part, own, its in self._places]
+        return torch.cat(drawn, -1)
 
-    def _by_eta(self, eta: Tensor, scale: Tensor | None) -> Iterator[tuple[Output, Tensor, Tensor | None]]:
-        for output, _, own, its in self._each(self._nothing(eta), eta, scale):
-            yield output, own, its
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Places one after the other, of these sizes."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _of(rows: Observations, own: slice) -> Observations:
+    """Some columns of rows; their constants are those of all, which nothing reads."""
+    return Observations(rows.x[..., own], None if rows.seen is None else rows.seen[..., own], rows.constant)
+
+
+def _scale(scale: Tensor | None, own: slice) -> Tensor | None:
+    return scale if scale is None or scale.ndim == 0 else scale[own]
 
 
 def _part(likelihood: str | Output) -> Output:

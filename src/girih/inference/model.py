@@ -25,7 +25,7 @@ from torch import Tensor
 
 from girih._devices import room
 from girih.covariance import Covariance, Observed
-from girih.errors import LatentDimensionError
+from girih.errors import LatentDimensionError, NoClosedFormError
 from girih.inference.posterior import Posterior
 from girih.networks import Trace
 
@@ -318,9 +318,12 @@ class Region(ABC):
     def posterior(self, model: Model, trace: Trace, x: Tensor) -> Posterior:
         """The posteriors of rows `(N, D)`."""
 
-    @abstractmethod
     def average(self, model: Model, rows: Rows) -> Callable[[Tensor, Tensor, Tensor], Expected]:
         """The function from rows `(B,)`, means `(B, S)` and factors `(B, S, S)` of Gaussians to `Expected`.
 
         The prior must be `N(0, I)`.
+
+        Raises:
+            NoClosedFormError: the prior is not Gaussian.
         """
+        raise NoClosedFormError("the nearest Gaussian is found for the prior N(0, I) and Gaussian noise only")

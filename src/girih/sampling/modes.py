@@ -138,8 +138,12 @@ def log_mean(log_w: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
 
     The error is infinite where fewer than `least` weights carry the mean.
     """
-    count = log_w.shape[1]
-    total = torch.logsumexp(log_w, 1)
-    carried = (2.0 * total - torch.logsumexp(2.0 * log_w, 1)).exp()
-    error = ((count / carried - 1.0).clamp(min=0.0) / (count - 1)).sqrt()
-    return total - math.log(count), torch.where(carried < least, torch.inf, error), carried
+    value, error, carried = of_sums(torch.logsumexp(log_w, 1), torch.logsumexp(2.0 * log_w, 1), log_w.shape[1])
+    return value, torch.where(carried < least, torch.inf, error), carried
+
+
+def of_sums(total: Tensor, square: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of `count` weights, from `log sum w` and `log sum w^2`, whatever carries the mean."""
+    carried = (2.0 * total - square).exp()
+    spread = (count / carried - 1.0).clamp(min=0.0)  # of w / mean(w): below 0 by rounding alone
+    return total - math.log(count), (spread / (count - 1)).sqrt(), carried

@@ -21,6 +21,7 @@ from girih._arrays import ArrayLike, as_rows, as_tensor
 from girih._options import whole
 from girih.errors import LatentDimensionError, ParameterError, UnsupportedLayerError
 from girih.inference import DGN, DGNDistribution
+from girih.sampling.modes import of_sums
 from girih.training import evaluating, own_random_state
 from girih.vae.bpef.concrete import log_concrete_with
 from girih.vae.free_energy import FreeEnergyModel
@@ -133,9 +134,7 @@ def _estimate(
         total, square = total.to(log_w.device), square.to(log_w.device)
         total = torch.logaddexp(total, torch.logsumexp(log_w, 0))
         square = torch.logaddexp(square, torch.logsumexp(2.0 * log_w, 0))
-    effective = torch.exp(2.0 * total - square)
-    spread = (samples / effective - 1.0).clamp(min=0.0)  # of w / mean(w): below 0 by rounding alone
-    return Evidence(total - math.log(samples), (spread / (samples - 1)).sqrt(), effective)
+    return Evidence(*of_sums(total, square, samples))
 
 
 def _weights(
