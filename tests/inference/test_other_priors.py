@@ -185,9 +185,12 @@ def test_a_mixture_in_closed_form_and_by_cubature(S, noise, monkeypatch):
     dgn = girih.DGN(net, noise=noise, prior=prior)
     x = torch.cat((dgn().sample((2,), seed=0).detach(), torch.full((1, 4), 7.0, dtype=torch.float64)))
     x[1, 0] = NAN
-    ours = dgn.posterior(x)
+    ours, filled, variance = dgn.posterior(x), dgn.impute(x, return_std=True), dgn().variance
     monkeypatch.setattr("girih.inference.priors.MixturePrior.near", False)
-    theirs = girih.DGN(net, noise=noise, prior=prior).posterior(x)
+    other = girih.DGN(net, noise=noise, prior=prior)
+    for mine, its in zip((*filled, variance), (*other.impute(x, return_std=True), other().variance), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
+    theirs = other.posterior(x)
     assert type(ours) is not type(theirs)
     size = 1.0 + theirs.log_evidence.abs()
     assert ((ours.log_evidence - theirs.log_evidence).abs() < 1e-7 * size + theirs.rounding).all()
