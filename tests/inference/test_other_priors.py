@@ -5,6 +5,7 @@ import math
 import pickle
 from itertools import pairwise
 
+import mpmath
 import pytest
 import torch
 from scipy.integrate import quad
@@ -30,7 +31,7 @@ def moved(net: nn.Module, mean: torch.Tensor, factor: torch.Tensor) -> nn.Sequen
 def mixture(S: int) -> girih.GaussianMixturePrior:
     root = torch.eye(S, dtype=torch.float64) + 0.3 * torch.ones(S, S, dtype=torch.float64).tril(-1)
     return girih.GaussianMixturePrior(
-        [1.0, 3.0], torch.tensor([[-1.0] * S, [0.7] * S]), torch.stack((0.3 * root @ root.T, 0.6 * root @ root.T))
+        [1.0, 3.0], [[-1.0] * S, [0.7] * S], torch.stack((0.3 * root @ root.T, 0.6 * root @ root.T))
     )
 
 
@@ -39,8 +40,10 @@ def parts_of(net: nn.Module, prior: girih.GaussianMixturePrior, S: int, **option
     return [girih.DGN(moved(net, m, L), **options) for m, L in zip(latent.means, latent.factor, strict=True)]
 
 
+@pytest.mark.parametrize("near", [True, False])
 @pytest.mark.parametrize(("S", "noise"), [(1, 1e-3), (1, 0.3), (2, 1e-2), (2, 1e-5), (3, 0.3)])
-def test_a_mixture_is_the_sum_of_exact_parts(S, noise):
+def test_a_mixture_is_the_sum_of_exact_parts(S, noise, near, monkeypatch):
+    monkeypatch.setattr("girih.inference.priors.MixturePrior.near", near)
     net = girih.mlp([S, 6, 6, 3] if S < 3 else [S, 4, 3], activation="relu", seed=S)  # with cells of rank below S
     prior = mixture(S)
     dgn = girih.DGN(net, noise=noise, prior=prior)
@@ -69,9 +72,11 @@ def test_a_mixture_is_the_sum_of_exact_parts(S, noise):
     torch.testing.assert_close(dgn.impute(x), filled, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("near", [True, False])
 @pytest.mark.parametrize("S", [1, 2])
 @pytest.mark.parametrize("noise", [1e-6, 1e-2, 1e3])
-def test_rows_far_off_beside_the_exact_engine(S, noise):
+def test_rows_far_off_beside_the_exact_engine(S, noise, near, monkeypatch):
+    monkeypatch.setattr("girih.inference.priors.MixturePrior.near", near)
     net = girih.mlp([S, 6, 6, 3], activation="relu", seed=S)
     one = girih.GaussianMixturePrior([1.0], torch.zeros(1, S), 1.0)
     exact, x = girih.DGN(net, noise=noise), girih.DGN(net, noise=noise)().sample((2,), seed=0).detach()
@@ -87,11 +92,19 @@ def test_rows_far_off_beside_the_exact_engine(S, noise):
 
 
 @pytest.mark.parametrize("noise", [1e-4, 0.05, 3.0])
-def test_uniform_on_a_line_beside_quadrature(noise):
+@pytest.mark.parametrize(("prior", "low", "high"), [(girih.Uniform(-1.0, 1.5), -1.0, 1.5), (mixture(1), -8.0, 8.0)])
+def test_on_a_line_beside_quadrature(noise, prior, low, high):
     net = girih.mlp([1, 8, 8, 2], activation="relu", seed=3)
-    dgn = girih.DGN(net, noise=noise, prior=girih.Uniform(-1.0, 1.5))
+    dgn = girih.DGN(net, noise=noise, prior=prior)
     x = torch.cat((dgn().sample((3,), seed=0).detach(), torch.tensor([[0.7, NAN], [3.0, -2.0]], dtype=torch.float64)))
     post, knots = dgn.posterior(x), dgn.partition.breakpoints
+
+    def log_prior(z):
+        if isinstance(prior, girih.Uniform):
+            return -math.log(2.5)
+        away = [((z + 1.0) ** 2 / 0.3, 0.25 / math.sqrt(0.3)), ((z - 0.7) ** 2 / 0.6, 0.75 / math.sqrt(0.6))]
+        return math.log(sum(w * math.exp(-0.5 * square) for square, w in away) / math.sqrt(2.0 * math.pi))
+
     for n, row in enumerate(x):
         seen, peak = ~torch.isnan(row), post.mode[n, 0].item()
         top = post.log_prob(post.mode)[n].item() + post.log_evidence[n].item()
@@ -99,10 +112,11 @@ def test_uniform_on_a_line_beside_quadrature(noise):
         def density(z, power, row=row, seen=seen, top=top):
             g = net(torch.tensor([z], dtype=torch.float64)).detach()[seen]
             square = (row[seen] - g).square().sum().item() / noise
-            log_p = -0.5 * square - 0.5 * int(seen.sum()) * math.log(2 * math.pi * noise) - math.log(2.5)
-            return math.exp(log_p - top) * z**power
+            log_p = -0.5 * square - 0.5 * int(seen.sum()) * math.log(2 * math.pi * noise)
+            return math.exp(log_p + log_prior(z) - top) * z**power
 
-        ends = sorted({-1.0, 1.5, peak, *knots.tolist(), *(e for e in (peak - 0.02, peak + 0.02) if -1 < e < 1.5)})
+        inside = [e for e in (*knots.tolist(), peak - 0.02, peak + 0.02) if low < e < high]
+        ends = sorted({low, high, peak, *inside})
         pieces = list(pairwise(ends))
         m0, m1, m2 = (
             sum(quad(density, a, b, args=(k,), epsabs=0.0, epsrel=1e-11)[0] for a, b in pieces) for k in range(3)
@@ -148,7 +162,7 @@ def test_uniform_in_closed_form_and_by_cubature(S, noise, low, monkeypatch):
     ours = box.posterior(x)
     outside = torch.full((5, S), low + 1.0, dtype=torch.float64)
     outside[:, 0] = low - 1e-6
-    monkeypatch.setattr("girih.inference.dgn.is_near", lambda prior: False)
+    monkeypatch.setattr("girih.inference.priors.UniformPrior.near", False)
     theirs = girih.DGN(net, noise=noise, prior=girih.Uniform(low, low + 2.0)).posterior(x)
     size = 1.0 + theirs.log_evidence.abs()
     assert ((ours.log_evidence - theirs.log_evidence).abs() < 1e-8 * size + theirs.rounding).all()
@@ -163,6 +177,74 @@ def test_uniform_in_closed_form_and_by_cubature(S, noise, low, monkeypatch):
     q = torch.distributions.Normal(ours.mean, spread)
     assert torch.isposinf(ours.kl(q)).all()
     assert torch.isneginf(box.elbo(x, q)).all()
+
+
+@pytest.mark.parametrize(("S", "noise"), [(1, 1e-6), (1, 0.1), (1, 1e3), (2, 1e-6), (2, 0.1), (2, 1e3), (3, 0.1)])
+def test_a_mixture_in_closed_form_and_by_cubature(S, noise, monkeypatch):
+    net, prior = girih.mlp([S, 4, 4], activation="leaky_relu", seed=1), mixture(S)
+    dgn = girih.DGN(net, noise=noise, prior=prior)
+    x = torch.cat((dgn().sample((2,), seed=0).detach(), torch.full((1, 4), 7.0, dtype=torch.float64)))
+    x[1, 0] = NAN
+    ours, filled, variance = dgn.posterior(x), dgn.impute(x, return_std=True), dgn().variance
+    monkeypatch.setattr("girih.inference.priors.MixturePrior.near", False)
+    other = girih.DGN(net, noise=noise, prior=prior)
+    for mine, its in zip((*filled, variance), (*other.impute(x, return_std=True), other().variance), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
+    theirs = other.posterior(x)
+    assert type(ours) is not type(theirs)
+    size = 1.0 + theirs.log_evidence.abs()
+    assert ((ours.log_evidence - theirs.log_evidence).abs() < 1e-7 * size + theirs.rounding).all()
+    spread = theirs.variance.sqrt()
+    assert ((ours.mean - theirs.mean).abs() < (1e-6 + theirs.rounding[:, None]) * spread).all()
+    assert ((ours.variance.sqrt() - spread).abs() < (1e-5 + theirs.rounding[:, None]) * spread).all()
+    assert (ours.cell_probs().to_dense() - theirs.cell_probs().to_dense()).abs().max() < 1e-6 + theirs.rounding.max()
+    assert torch.equal(ours.entropy(), theirs.entropy())
+    assert torch.equal(ours.mode, theirs.mode)
+    z = ours.sample((50,), seed=0)
+    assert ((ours.log_prob(z) - theirs.log_prob(z)).abs() < 1e-6 + theirs.rounding + ours.rounding).all()
+    q = torch.distributions.Normal(ours.mean, spread)
+    assert torch.equal(ours.kl(q), theirs.kl(q))
+
+
+@pytest.mark.parametrize("S", [1, 2])
+@pytest.mark.parametrize("off", [0.0, 3.0, 1e3, 1e6])
+def test_shares_of_parts_beside_fifty_digits(S, off):
+    """A linear generator makes a mixture of Gaussians of x."""
+    net = nn.Linear(S, 3).double()
+    torch.manual_seed(S)
+    with torch.no_grad():
+        net.weight.copy_(torch.randn(3, S, dtype=torch.float64))
+    means = [[-2.0] * S, [2.0] * S]
+    dgn = girih.DGN(net, noise=0.25, prior=girih.GaussianMixturePrior([1.0, 2.0], means, 0.5))
+    with torch.no_grad():
+        away = torch.linalg.svd(net.weight).U[:, -1]  # no part explains more of it than another
+        x = (net(torch.full((1, S), 0.02, dtype=torch.float64)) + off * away).detach()
+        with mpmath.workdps(50):
+            W, b = mpmath.matrix(net.weight.tolist()), mpmath.matrix(net.bias.tolist())
+            spread = 0.25 * mpmath.eye(3) + 0.5 * W * W.T
+            joint, centres = [], []
+            for weight, mean in zip((1, 2), means, strict=True):
+                m = mpmath.matrix(mean)
+                rest = mpmath.matrix(x[0].tolist()) - b - W * m
+                solved = mpmath.lu_solve(spread, rest)
+                joint.append(mpmath.log(mpmath.mpf(weight) / 3) - (rest.T * solved)[0] / 2)
+                centres.append(m[0] + (0.5 * W.T * solved)[0])
+            top = max(joint)
+            share = [mpmath.exp(one - top) for one in joint]
+            expected = sum(s * c for s, c in zip(share, centres, strict=True)) / sum(share)
+            log_p = top + mpmath.log(sum(share)) - mpmath.log(mpmath.det(2 * mpmath.pi * spread)) / 2
+    post = dgn.posterior(x)
+    deviation = post.variance[0, 0].sqrt()
+    assert abs(post.mean[0, 0].item() - float(expected)) < (1e-9 + post.rounding[0]) * deviation
+    assert post.log_evidence[0].item() == pytest.approx(float(log_p), rel=1e-12, abs=1e-9)
+    assert post.rounding[0] < 1e-10 * max(1.0, off**2)
+
+
+def test_a_mixture_far_from_0_is_left_to_the_cubature():
+    net = nn.Linear(1, 2).double()
+    dgn = girih.DGN(net, noise=0.1, prior=girih.GaussianMixturePrior([1.0], [[1e6]], 1.0))
+    z = torch.distributions.Normal(net.weight[:, 0] * 1e6 + net.bias, 1.0)  # any place near
+    assert hasattr(dgn.posterior(z.mean.detach()[None]), "error")
 
 
 def test_uniform_far_from_0():
@@ -198,6 +280,12 @@ def test_derivatives_are_right(prior):
     moved_x[:, 1] += step
     difference = (dgn().log_prob(moved_x) - dgn().log_prob(x)).detach() / step
     torch.testing.assert_close(score[:, 1].detach(), difference, rtol=1e-3, atol=1e-3)
+    x.requires_grad_()
+    (curvature,) = torch.autograd.grad(dgn().score(x)[:, 2].sum(), x)
+    with torch.no_grad():
+        moved_x[:, 1] -= 2.0 * step
+        difference = (score - dgn().score(moved_x))[:, 2] / step
+    torch.testing.assert_close(curvature[:, 1], difference, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("prior", [girih.Uniform([-1.0, 0.0], [1.5, 1.0]), mixture(2)])

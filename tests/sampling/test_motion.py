@@ -145,6 +145,38 @@ def test_compiled_motion_is_that_of_its_twin(name, monkeypatch):
     assert found[0][2] == found[1][2]
 
 
+@pytest.mark.parametrize(
+    "noise", [0.2, [0.1, 0.2, 0.3, 0.1, 0.2, 0.4], girih.Covariance.full(0.2 * torch.eye(6) + 0.1)]
+)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_with_holes_of_their_own_beside_one_after_the_other(noise, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(motion, "compiled_form", lambda name: None)
+    model = Model.of(girih.mlp([4, 8, 6], seed=0), noise, None, "")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    x[torch.rand(6, 6, generator=generator) < 0.4] = torch.nan
+    x[0], x[1], x[2, 1:] = 1.0, torch.nan, torch.nan  # all of it, nothing, one entry
+    u = torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    pattern, b = model.trace.pattern(u), torch.ones(6, dtype=torch.float64)
+    rows, common = model.each(x)
+    ends, _ = Flow(rows, b).move(Places(u, pattern), torch.Generator().manual_seed(1))
+    v = torch.randn(6, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for n in range(6):
+        row, own, _ = model.reduced(x[n : n + 1])
+        torch.testing.assert_close(common[n] - rows.energy(u)[n], (own - row.energy(u[n : n + 1]))[0])
+        torch.testing.assert_close(rows.energy(u[:, None])[n, 0], rows.energy(u)[n])
+        residual, slope = row.linear(u[n : n + 1])
+        ours = [part[n] for part in rows.linear(u)]
+        torch.testing.assert_close(ours[1].mT @ ours[0], slope[0].mT @ residual[0])
+        monkeypatch.setattr(torch, "randn", lambda *_, v=v[n : n + 1], **__: v)
+        end, _ = Flow(row, b[:1]).move(Places(u[n : n + 1], pattern[n : n + 1]), generator)
+        monkeypatch.undo()
+        if not compiled:
+            monkeypatch.setattr(motion, "compiled_form", lambda name: None)
+        torch.testing.assert_close(ends.u[n], end.u[0], atol=1e-8, rtol=1e-8)
+
+
 def test_units_that_are_equal_opposite_or_dead_change_nothing():
     """A posterior must not depend on how a network says it: units doubled, negated, and without weights."""
     torch.manual_seed(0)

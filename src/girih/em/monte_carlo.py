@@ -5,6 +5,10 @@ Each row keeps chains that `girih.sampling` moves. Given their latents z the M-s
     minimise  sum_n mean_c |x_n - g(z_nc)|^2_noise / 2   over the parameters of g, by L-BFGS,
     noise     = M-step of its kind for the residuals x_n - g(z_nc).
 
+Missing entries are integrated out: the draws are those of p(z | x_o), distances are those of the observed entries under
+their own noise, and the M-step of the noise is an EM step on its own, from residuals that are completed by their
+conditional means given z and x_o, and the conditional covariances.
+
 The likelihood of held-out rows is estimated after each iteration with the same random numbers. An iteration that lowers
 it by more than two standard errors of the difference is undone, and the next one has twice the chains; the parameters
 that are best on these rows are kept.
@@ -12,13 +16,14 @@ that are best on these rows are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from girih._arrays import Rows, as_rows
+from girih._arrays import Rows, as_rows, check_observed
 from girih._options import real, whole
 from girih._progress import Progress
 from girih._shown import Shown
@@ -28,11 +33,13 @@ from girih.networks import trace
 from girih.sampling.annealing import pilot
 from girih.sampling.modes import find_modes, importance
 from girih.sampling.motion import Flow, Places
-from girih.sampling.row import Model
+from girih.sampling.row import Model, Row
 from girih.training import split
 
 _DRAWS = 2048  # of importance sampling, for each held-out row
 _MOST_CHAINS = 64
+_COMPLETIONS = 5  # EM steps of the noise in an M-step, each of which completes the residuals anew
+_NUMBERS = 2**23  # in the largest array
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +91,7 @@ def fit_monte_carlo(
 
     Args:
         net: the generator g, in float64, any module that `girih.trace` takes; all its parameters are trained.
-        X: complete rows `(N, D)`.
+        X: rows `(N, D)`; NaN entries are missing, which is marginalised.
         noise: variance of the noise at the start: a number, `(D,)`, `(D, D)` or a `girih.Covariance`, whose kind stays.
         validation: held-out rows, or which fraction of X is held out.
         max_iter: iterations at most.
@@ -100,7 +107,7 @@ def fit_monte_carlo(
         A `MonteCarloFit`: `noise`, the `curve` of the held-out NLL with its `error`.
 
     Raises:
-        ShapeError, NonFiniteError, EmptyDataError: X is not a complete table with D columns.
+        ShapeError, NonFiniteError, EmptyDataError: X is not a table with D columns, or a column has no entry.
         ParameterError: an option is out of its domain, or the parameters are not in float64.
         GirihError: the errors of `girih.trace` and of covariances.
 
@@ -120,12 +127,16 @@ def fit_monte_carlo(
     traced = trace(net)
     if any(p.dtype != torch.float64 for p in net.parameters()):
         raise ParameterError("EM needs float64 parameters; call net.double() first")
-    rows = as_rows(X, "X", traced.output_dim, "the output dimension D").detach()
-    rows, held_out = split(rows, validation, seed, lambda x: as_rows(x, "validation", traced.output_dim, "D").detach())
+
+    def checked(x: Rows, name: str = "validation") -> Tensor:
+        return as_rows(x, name, traced.output_dim, "the output dimension D", allow_missing=True).detach()
+
+    rows, held_out = split(checked(X, "X"), validation, seed, checked)
+    check_observed(rows, "X")
     if held_out is None:
         raise ParameterError("validation=None leaves no rows to judge iterations by; give rows, or a fraction")
     start = Covariance.of(noise, traced.output_dim).detached()
-    floor = real(noise_floor, "noise_floor") * rows.var(0)
+    floor = real(noise_floor, "noise_floor") * torch.as_tensor(np.nanvar(rows.numpy(), 0, ddof=1))
     fit = _Fit(net, rows, held_out, start, floor.mean() if start.kind == "scalar" else floor, chains, generator)
     bar = Progress("Monte Carlo EM", counts[0], show=progress)
     try:
@@ -155,8 +166,12 @@ class _Fit:
     ) -> None:
         self._net, self._x, self._held_out, self._floor = net, x, held_out, floor
         self.noise, self._generator, self._chains = noise, generator, chains
+        self._seen = ~torch.isnan(x)
+        self._holes = not bool(self._seen.all())
         with torch.no_grad():
-            self._places, _ = pilot(self._model.reduced(x)[0], chains, generator)
+            row, _ = self._model.each(x)
+            groups = self._split(row, len(x), chains)
+            self._places = _joined(pilot(row.take(some), chains, generator)[0] for some in groups)
         self.best, self.undone = 0, 0
         self._last = self._judge()
         self.curve, self.error = [float(self._last.mean())], [self._sampling]
@@ -183,10 +198,20 @@ class _Fit:
     def _judge(self) -> Tensor:
         """The NLL of each held-out row, with the same random numbers each time."""
         generator = torch.Generator().manual_seed(0)
-        row, common, _ = self._model.reduced(self._held_out)
-        value, error = importance(row, find_modes(row, generator), _DRAWS, generator)
+        row, common = self._model.each(self._held_out)
+        parts = [row.take(some) for some in self._split(row, len(common), _DRAWS)]
+        found = [importance(part, find_modes(part, generator), _DRAWS, generator) for part in parts]
+        value, error = (torch.cat(part) for part in zip(*found, strict=True))
         self._sampling = float(error.square().sum().sqrt()) / len(value)
         return -(common + value)
+
+    @staticmethod
+    def _split(row: Row, count: int, points: int) -> tuple[Tensor, ...]:
+        """So many rows in groups with room for some points of each, and for heads where each row has its own."""
+        K, H = row.head.shape[-2:]
+        each = max(points * H, 16 * K * H if row.head.ndim == 3 else 0)
+        groups: tuple[Tensor, ...] = torch.arange(count).split(max(1, _NUMBERS // each))
+        return groups
 
     def iterate(self, moves: int, steps: int) -> None:
         """One iteration, undone if the held-out rows say so."""
@@ -213,25 +238,53 @@ class _Fit:
 
     @torch.no_grad()
     def _expect(self, moves: int) -> None:
-        row = self._model.reduced(self._x)[0].take(torch.arange(len(self._x)).repeat_interleave(self._chains))
-        places = Places(self._places.u, row.trace.pattern(self._places.u))
-        flow = Flow(row, torch.ones(len(places.u), dtype=torch.float64))
-        self._places, _, _ = flow.moves(places, moves, self._generator)
+        row, _ = self._model.each(self._x)
+        every = torch.arange(len(self._x)).repeat_interleave(self._chains)
+        self._places = _joined(
+            self._moved(row.take(every[some]), self._places.u[some], moves) for some in self._split(row, len(every), 1)
+        )
+
+    def _moved(self, row: Row, u: Tensor, moves: int) -> Places:
+        flow = Flow(row, torch.ones(len(u), dtype=torch.float64))
+        return flow.moves(Places(u, row.trace.pattern(u)), moves, self._generator)[0]
 
     def _maximise(self, steps: int) -> None:
-        z, x = self._places.u, self._x.repeat_interleave(self._chains, 0)
         parameters = [p for p in self._net.parameters() if p.requires_grad]
         optimiser = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
+        observed = self.noise.restrict(self._seen) if self._holes else None
+        whiten = self.noise.whiten if observed is None else observed.whiten
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            value = 0.5 * self.noise.whiten((x - self._net(z).flatten(1)).mT).square().sum() / len(x)
+            value = 0.5 * whiten(self._residuals()).square().sum() / len(self._places.u)
             value.backward()
             return value
 
         optimiser.step(loss)
         optimiser.zero_grad()
         with torch.no_grad():
-            off = x - self._net(z).flatten(1)
-            weight = torch.tensor(float(len(x)), dtype=torch.float64)
-            self.noise = self.noise.m_step(self.noise.scatter((off, off)), weight, self._floor)
+            off = self._residuals()
+            for _ in range(_COMPLETIONS if self._holes else 1):
+                self.noise = self._noise_given(off)
+
+    def _residuals(self) -> Tensor:
+        """`x_n - g(z_nc)`: `(D, N C)`, or `(N, D, C)` where entries are missing, anything there."""
+        image: Tensor = self._net(self._places.u).flatten(1)
+        x = torch.nan_to_num(self._x)[:, None]
+        off = x - image.reshape(len(x), self._chains, -1)
+        return off.mT if self._holes else off.flatten(0, 1).mT
+
+    def _noise_given(self, off: Tensor) -> Covariance:
+        """The M-step of the noise from residuals; of what is missing, from its moments under the noise of now."""
+        own, (n, D), chains = self.noise, self._x.shape, self._chains
+        weight = torch.full((n,), float(chains), dtype=torch.float64)
+        if not self._holes:
+            return own.m_step(own.scatter((off.mT, off.mT)), weight.sum(), self._floor)
+        observed = own.restrict(self._seen)
+        off = observed.complete(off).movedim(1, 0).reshape(D, -1)
+        scatter = own.scatter((off.mT, off.mT)) + observed.conditional_covariance(weight)
+        return own.m_step(scatter, weight.sum(), self._floor)
+
+
+def _joined(parts: Iterable[Places]) -> Places:
+    return Places(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -23,16 +23,6 @@ from girih.networks import Trace
 from girih.partition import Partition
 
 _WIDE = 1e5
-_FAR = 1e3  # times its smallest side that the box may be away from 0
-
-
-def is_near(prior: UniformPrior) -> bool:
-    """Whether the box is near enough to 0 for its cells to keep their digits beside `tau`."""
-    return _reach(prior) <= _FAR * float((prior.high - prior.low).min())
-
-
-def _reach(prior: UniformPrior) -> float:
-    return float(torch.maximum(prior.low.abs(), prior.high.abs()).norm())
 
 
 class Box(Region):
@@ -48,7 +38,7 @@ class Box(Region):
     """
 
     def __init__(self, inner: Callable[[Partition, Tensor], Region], part: Partition, prior: UniformPrior) -> None:
-        variance = (_WIDE * _reach(prior)) ** 2
+        variance = (_WIDE * prior.reach) ** 2
         self.covariance = variance * torch.eye(prior.dim, dtype=torch.float64, device=part.trace.device)
         self._inner, self._prior = inner(part, self.covariance), prior
         self._shift = 0.5 * prior.dim * math.log(2.0 * math.pi * variance) - prior.entropy()

@@ -194,7 +194,7 @@ class CubaturePosterior(Posterior):
 
 
 class CubatureRegion(Region):
-    """It integrates Gaussian noise over priors that are not Gaussian.
+    """It integrates Gaussian noise over priors that are not Gaussian: where these have no closed form, or are far off.
 
     Args:
         part: the partition, of the box where the prior has one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -13,11 +13,12 @@ from girih._arrays import Rows, as_rows, bare
 from girih._options import real, whole
 from girih.covariance import Covariance, Observed
 from girih.errors import NoClosedFormError, NonFiniteError, ParameterError
-from girih.inference.box import Box, is_near
+from girih.inference.box import Box
 from girih.inference.cubature_posterior import CubatureRegion
 from girih.inference.distribution import DGNDistribution, variance_of
 from girih.inference.likelihoods import as_output
 from girih.inference.line import Line
+from girih.inference.mixture import Mixture
 from girih.inference.model import AffinePieces, Jets, Model, Moments, Region, check_latent_dim, chunks
 from girih.inference.output_model import OutputDistribution, OutputModel
 from girih.inference.outputs import Output
@@ -32,7 +33,7 @@ from girih.partition import Partition
 TOL = 1e-10
 _ENTRIES = 2**24  # of the largest table that variances of missing entries take
 
-_REGIONS: dict[int, Callable[[Partition, Tensor], Region]] = {1: Line, 2: Polytopes, 3: Polytopes}
+_REGIONS: dict[int, type[Line] | type[Polytopes]] = {1: Line, 2: Polytopes, 3: Polytopes}
 
 
 class DGN(nn.Module):
@@ -49,7 +50,7 @@ class DGN(nn.Module):
         noise: the noise *variance*: a scalar, `(D,)` variances, a `(D, D)` covariance, or a `girih.Covariance`; 1 if it
             is `None`.
         prior: the `(S, S)` covariance of z, a scalar variance, or `None` for the identity; or a `girih.Uniform` or a
-            `girih.GaussianMixturePrior`, which are integrated by adaptive cubature.
+            `girih.GaussianMixturePrior`, both with the closed forms of a Gaussian prior.
         tol: for S = 2, 3, the share of each p(x) that may be left out because bounds prove it to be smaller than
             that; 0 leaves out nothing. What was left out at most is `Posterior.left_out`, or
             `dgn().evidence(x).left_out`.
@@ -265,13 +266,16 @@ class DGN(nn.Module):
                 jets, scale = Jets(origin, value, slope), noise[0] if noise else None
                 return OutputModel(partition, jets, weight, bias, self.output, scale, prior, parts, self.tol)
             region: Region
+            of_gaussian = _REGIONS[traced.latent_dim]
             if latent is None:
-                region = _REGIONS[traced.latent_dim](partition, prior)
-            elif isinstance(latent, UniformPrior) and is_near(latent):
-                region = Box(_REGIONS[traced.latent_dim], partition, latent)
+                region = of_gaussian(partition, prior)
+            elif not latent.near:
+                region = CubatureRegion(partition, latent)
+            elif isinstance(latent, UniformPrior):
+                region = Box(of_gaussian, partition, latent)
                 prior = region.covariance
             else:
-                region = CubatureRegion(partition, latent)
+                region = Mixture(of_gaussian, partition, latent)
             cells = AffinePieces(origin, value, slope, region)
             rest = self.bias_rest
             if rest is not None:  # a bias that was changed since then has no such rest

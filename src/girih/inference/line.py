@@ -205,11 +205,12 @@ class Line(Region):
     Args:
         part: a partition with S = 1.
         prior: not needed here.
+        mean: of the prior, `(1,)`, from which latents are then counted; 0 by default.
     """
 
-    def __init__(self, part: Partition, prior: Tensor) -> None:
+    def __init__(self, part: Partition, prior: Tensor, mean: Tensor | None = None) -> None:
         (lower, upper), origin = part.bounds, part.piece_origins[:, 0]
-        self._knots = Knots(lower - origin, upper - origin, origin)
+        self._knots = Knots(lower - origin, upper - origin, origin if mean is None else origin - mean)
 
     def entries(self, model: Model, complete: bool) -> int:
         """The images of all cells."""

@@ -187,12 +187,17 @@ def reduce_complete(model: Model, x: Tensor) -> Rows:
 
 def reduce_incomplete(model: Model, x: Tensor) -> Rows:
     """Whiten and reduce rows that each have their own missing entries."""
+    return incomplete_rows(model.noise, model.weight, x, model.without_bias(x))
+
+
+def incomplete_rows(noise: Covariance, weight: Tensor, x: Tensor, off: Tensor) -> Rows:
+    """The same for rows x and `off = x - v`, `(n, D)` each."""
     seen = ~torch.isnan(x)
     patterns, which = torch.unique(seen, dim=0, return_inverse=True)
-    of_patterns = model.noise.restrict(patterns)
-    basis, reduced = reduced_head(of_patterns.whiten(model.weight))
+    of_patterns = noise.restrict(patterns)
+    basis, reduced = reduced_head(of_patterns.whiten(weight))
     basis, reduced, observed = basis[which], reduced[which], of_patterns.take(which)
-    white = observed.whiten(torch.nan_to_num(model.without_bias(x))[:, :, None])
+    white = observed.whiten(torch.nan_to_num(off)[:, :, None])
     y = basis.mT @ white
     far2 = (white - basis @ y).square().sum((1, 2))
     return Rows(x, observed, reduced, y[:, :, 0], far2, observed.constant)

@@ -1,7 +1,7 @@
 r"""The convex pieces of a two- or three-dimensional latent space.
 
-Latents are whitened by the prior, `u = L^-1 z` with `L L^T` the prior, so that u is standard normal, and
-vertices are kept relative to an origin in each piece.
+Latents are whitened by the prior, `u = L^-1 (z - m)` with m its mean and `L L^T` its covariance, so that u is standard
+normal, and vertices are kept relative to an origin in each piece.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Pieces:
     Args:
         cells: the partition.
         factor: L `(S, S)`, the Cholesky factor of the prior.
+        mean: m `(S,)`; 0 by default.
 
     Attributes:
         origin: u of each piece's origin, `(P, S)`.
@@ -51,16 +52,18 @@ class Pieces:
         log_volume: an upper bound on the log area or volume of each piece in u, `(P,)`, infinite where it is unbounded.
     """
 
-    def __init__(self, cells: PolytopeCells, factor: Tensor) -> None:
+    def __init__(self, cells: PolytopeCells, factor: Tensor, mean: Tensor | None = None) -> None:
         device, factor = factor.device, factor.cpu()
+        mean = torch.zeros_like(factor[0]) if mean is None else mean.cpu()
         white = torch.linalg.inv(factor)
         self.dim, self.count, self.cells = len(factor), cells.complex.count, len(cells)
         self.cell = torch.as_tensor(cells.cell_of_piece)
-        self.origin = cells.piece_origins @ white.mT
+        self.origin = (cells.piece_origins - mean) @ white.mT
         self._for_kernels: Prepared | None = None
         points = cells.complex.points
-        moved = np.concatenate((points[:, :-1] @ white.numpy().T, points[:, -1:]), 1)
-        complex_, inside = cells.complex.moved(moved), cells.inside @ white.numpy().T
+        about = points[:, :-1] - points[:, -1:] * mean.numpy()  # rays end in 0, and have no place
+        moved = np.concatenate((about @ white.numpy().T, points[:, -1:]), 1)
+        complex_, inside = cells.complex.moved(moved), (cells.inside - mean.numpy()) @ white.numpy().T
         sides = boundary(complex_, inside)
         owner = sides.face if self.dim == 2 else sides.owner[sides.face]
         self._ends = torch.cat([self._relative(ends, owner) for ends in (sides.tail, sides.head)], 1)

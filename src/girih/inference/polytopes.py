@@ -247,10 +247,11 @@ class Polytopes(Region):
     Args:
         part: a partition with S = 2 or 3.
         prior: `(S, S)`.
+        mean: of the prior, `(S,)`, from which latents are then counted; 0 by default.
     """
 
-    def __init__(self, part: Partition, prior: Tensor) -> None:
-        self.pieces = Pieces(part.polytopes, torch.linalg.cholesky(prior))
+    def __init__(self, part: Partition, prior: Tensor, mean: Tensor | None = None) -> None:
+        self.pieces = Pieces(part.polytopes, torch.linalg.cholesky(prior), mean)
 
     def geometry(self, model: Model) -> Geometry:
         """The pieces with the maps of the model on them, made at the first call."""

@@ -22,6 +22,7 @@ from girih.covariance import Covariance
 from girih.errors import ParameterError, ShapeError
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_FAR = 1e3
 
 
 class Parts(NamedTuple):
@@ -173,6 +174,16 @@ class UniformPrior:
         return float((self.high - self.low).log().sum())
 
     @property
+    def reach(self) -> float:
+        """How far the farthest corner is from 0."""
+        return float(torch.maximum(self.low.abs(), self.high.abs()).norm())
+
+    @property
+    def near(self) -> bool:
+        """Whether 0 is so near, in sides of the box, that its cells keep their digits in the closed forms."""
+        return self.reach <= _FAR * float((self.high - self.low).min())
+
+    @property
     def covariance(self) -> Tensor:
         """`(S, S)`."""
         return torch.diag((self.high - self.low).square() / 12.0)
@@ -213,6 +224,19 @@ class MixturePrior:
         """`(S, S)`."""
         away = self.means - self.weights @ self.means
         return torch.einsum("k,kij->ij", self.weights, self.covariances + away[:, :, None] * away[:, None, :])
+
+    @property
+    def away(self) -> Tensor:
+        """How far each mean is from 0, in deviations of its own, `(K,)`."""
+        result: Tensor = torch.linalg.solve_triangular(self.factor, self.means[:, :, None], upper=False).norm(
+            dim=(1, 2)
+        )
+        return result
+
+    @property
+    def near(self) -> bool:
+        """Whether all means are so near 0, in their own deviations, that cells keep their digits about them."""
+        return bool((self.away <= _FAR).all())
 
     @property
     def parts(self) -> Parts:

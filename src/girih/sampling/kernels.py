@@ -185,11 +185,12 @@ def move(
     code: Array,
     noise: Array,
     y: Array,
+    head: Array,
     b: Array,
     trail: Array,
     distance: Array,
     time: float,
-    net: Any,
+    nets: Any,
     most: int,
 ) -> int:
     """Move points in place several times, and write where they were after each, and `|y - g|^2 / 2` at the end.
@@ -199,11 +200,12 @@ def move(
         code: those of their cells `(n, U)`.
         noise: standard normal, `(n, m, S)`: the velocities of m moves.
         y: `(n, K)`.
+        head: which of the heads each point has, `(n,)`.
         b: inverse temperatures `(n,)`.
         trail: `(n, m, S)`, written to.
         distance: `(n,)`, written to.
         time: of the motion.
-        net: widths, weights, biases, slopes below 0, and the head `(K, H)`.
+        nets: widths, weights, biases, slopes below 0, and the heads `(m, K, H)`.
         most: facets that a trajectory may meet.
 
     Returns:
@@ -216,9 +218,10 @@ def move(
     v, d, step, normal, toward, beyond = (
         np.empty(S), np.empty(S), np.empty(S), np.empty(S), np.empty(S), np.empty(S)
     )  # fmt: skip
-    leaks, total = net[3], 0
+    leaks, total = nets[3], 0
     for point in range(n):
         place, own = u[point], code[point]
+        net = (nets[0], nets[1], nets[2], leaks, nets[4][head[point]])
         _look(place, own, y[point], net, f, G, r, B)
         if not _factor(B, b[point], root):
             return -2

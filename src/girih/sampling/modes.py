@@ -128,8 +128,7 @@ def importance(row: Row, modes: list[Modes], count: int, generator: torch.Genera
     """
     proposal = Proposal.of(modes)
     u = proposal.draw(count, generator)
-    each = row.take(torch.arange(len(row.y)).repeat_interleave(count))
-    log_w = -each.energy(u.flatten(0, 1)).reshape(-1, count) - proposal.log_prob(u)
+    log_w = -row.energy(u) - proposal.log_prob(u)
     return log_mean(log_w, _LEAST)[:2]
 
 

@@ -151,7 +151,7 @@ class Facets:
                 normal.extend(taken.slope for _ in step.thresholds)
         side = torch.where(self._above(pattern), 1.0, -1.0).to(u.dtype)
         normals = side[:, :, None] * (torch.cat(normal, 1) @ row.factor)
-        residual = row.y - jets[-1].value @ row.head.mT
+        residual = row.y - row.images(jets[-1].value)
         return Cell(residual, slope, side * torch.cat(inside, 1), normals, root, inverse_temperature)
 
     def beyond(self, pattern: Tensor, facet: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ class Flow:
         if self._compiled is not None:
             return self._move_compiled(places, noise)
         each, trail = (
-            max(1, _NUMBERS // (S * (len(self._facets) + self._row.head.numel() + 1))),
+            max(1, _NUMBERS // (S * (len(self._facets) + self._row.head.shape[-2:].numel() + 1))),
             torch.empty_like(noise),
         )
         for k in range(count):
@@ -229,12 +229,13 @@ class Flow:
         assert self._packed is not None and self._compiled is not None
         net, y = self._packed
         u, code, distance = places.u.numpy().copy(), places.pattern.numpy().copy(), np.empty(len(noise))
+        head = np.arange(len(y)) if len(net[-1]) > 1 else np.zeros(len(y), dtype=np.int64)
         trail, move = np.empty(noise.shape), self._compiled.move
 
         def part(*columns: NDArray[Any]) -> int:
             return int(move(*columns, QUARTER, net, _MOST))
 
-        met = in_threads(part, len(u), _SHARE, u, code, noise.numpy(), y, self.b.numpy(), trail, distance)
+        met = in_threads(part, len(u), _SHARE, u, code, noise.numpy(), y, head, self.b.numpy(), trail, distance)
         if min(met) < 0:
             raise too_small() if min(met) == _SMALL else too_many()
         self.met += sum(met)
@@ -335,4 +336,6 @@ def _packed(row: Row) -> tuple[Any, NDArray[np.float64]] | None:
     columns = [torch.cat([part[i].flatten() for part in layers] or [bias[:0]]).contiguous().numpy() for i in range(3)]
     widths = np.array([len(part[1]) for part in layers], dtype=np.int64)
     y = row.y - row.head @ bias
-    return (widths, *columns, (row.head @ weight).contiguous().numpy()), y.contiguous().numpy()
+    head = row.head @ weight
+    heads = head if head.ndim == 3 else head[None]
+    return (widths, *columns, heads.contiguous().numpy()), y.contiguous().numpy()

@@ -12,7 +12,7 @@ from girih._arrays import as_rows
 from girih.covariance import Covariance
 from girih.errors import NoiseError, ParameterError
 from girih.inference import DGN
-from girih.inference.model import reduced_head
+from girih.inference.model import incomplete_rows, reduced_head
 from girih.networks import Trace, trace
 
 
@@ -21,27 +21,34 @@ class Row(NamedTuple):
 
     trace: Trace
     factor: Tensor  # L (S, S), z = L u
-    head: Tensor  # T (K, H), from the last hidden features
+    head: Tensor  # T (K, H), from the last hidden features; (n, K, H) where each row has its own missing entries
     y: Tensor  # (K,) or (n, K)
 
+    def images(self, features: Tensor) -> Tensor:
+        """`T h`, `(n, K)` or `(n, C, K)`, of hidden features, `(n, H)`, or `(n, C, H)` for C points of each row."""
+        if self.head.ndim == 2 or features.ndim == 3:
+            return features @ self.head.mT
+        return (self.head @ features[:, :, None])[:, :, 0]
+
     def distance(self, u: Tensor) -> Tensor:
-        """`|y - g|^2 / 2`, `(n,)`."""
-        image = self.trace.hidden_values(u @ self.factor.mT) @ self.head.mT
-        return 0.5 * (self.y - image).square().sum(1)
+        """`|y - g|^2 / 2`, `(n,)` or `(n, C)`, at points `(n, S)`, or `(n, C, S)` for C points of each row."""
+        features = self.trace.hidden_values((u @ self.factor.mT).reshape(-1, u.shape[-1]))
+        y = self.y if u.ndim == 2 else self.y[:, None]
+        return 0.5 * (y - self.images(features.reshape(*u.shape[:-1], -1))).square().sum(-1)
 
     def energy(self, u: Tensor) -> Tensor:
-        """`(|y - g|^2 + |u|^2) / 2`, `(n,)`."""
-        return self.distance(u) + 0.5 * u.square().sum(1)
+        """`(|y - g|^2 + |u|^2) / 2`, in the shapes of `distance`."""
+        return self.distance(u) + 0.5 * u.square().sum(-1)
 
     def linear(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals `(n, K)` and slopes `(n, K, S)` of the cells of u."""
         z = u @ self.factor.mT
         jet = self.trace.hidden_jet(self.trace.pattern(z), z)
-        return self.y - jet.value @ self.head.mT, self.head @ jet.slope @ self.factor
+        return self.y - self.images(jet.value), self.head @ jet.slope @ self.factor
 
     def take(self, index: Tensor | int) -> Row:
         """Some of the rows, or one."""
-        return self._replace(y=self.y[index])
+        return self._replace(y=self.y[index], head=self.head if self.head.ndim == 2 else self.head[index])
 
 
 _LEAST = 0.9  # of a pivot: exactly, none is below 1
@@ -129,6 +136,14 @@ class Model(NamedTuple):
         roundoff = 2.0**-51 * (sum(weight.shape) + 10) * own.condition  # of white rows, relative
         size = 1.0 + common.abs() + far2 + y.square().sum(1)
         return Row(self.trace, self.factor, head, y), common, roundoff * size
+
+    def each(self, x: Tensor) -> tuple[Row, Tensor]:
+        """Rows `(n, D)`, each with its own missing entries, and what is common to all latents."""
+        if not torch.isnan(x).any():
+            return self.reduced(x)[:2]
+        weight, bias = self.trace.head_parameters()
+        rows = incomplete_rows(self.noise, weight, x, x - bias)
+        return Row(self.trace, self.factor, rows.reduced, rows.y), rows.common
 
     def groups(self, x: Tensor, most: int) -> Iterator[tuple[Tensor, Row, Tensor]]:
         """Groups of at most so many rows with the same entries missing: their places, themselves, what is common."""
