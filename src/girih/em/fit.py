@@ -16,6 +16,7 @@ from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_ob
 from girih.em.in_memory import Around, fit_rows
 from girih.em.mstep import WeightPrior
 from girih.em.options import EMOptions
+from girih.em.outputs import check_output
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.stepwise import fit_once
 from girih.em.streamed import fit_stream
@@ -124,6 +125,8 @@ def fit_em(
     if learn_prior and dgn.latent_prior is not None:
         raise ParameterError(f"learn_prior=True: the prior is not Gaussian but {dgn.latent_prior.kind}; leave it out")
     options = EMOptions.among(locals())
+    if dgn.output is not None:
+        check_output(dgn, options, is_stream(X))
     around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
     if is_stream(X):
         if sample_weight is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from numpy.typing import ArrayLike
@@ -25,6 +25,7 @@ from girih.networks import Trace
 from girih.partition import Partition
 
 _PAIRS = 2**17  # of rows and simplices at a time
+_LOST = 1e-4  # of a posterior, for its points
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,13 @@ class OutputModel:
                 likelihood = OutputRows(self.output, rows, self.weight, self.bias, self.scale)
             yield Some(index, mesh, likelihood, rows.constant)
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)` of rows, `(N,)`."""
+        out = torch.empty_like(x[:, 0])
+        for some in self.split(x):
+            out[some.which] = some.common + some.mesh.integrate(some.likelihood, self.tol).log_p
+        return out
+
     def posterior(self, trace: Trace, x: Tensor) -> CubaturePosterior:
         """The posteriors of rows `(N, D)`."""
         return CubaturePosterior(self, trace.frozen(), x)
@@ -96,6 +104,44 @@ class OutputModel:
         with torch.no_grad():
             new = self.output.sample(trace(z.flatten(0, 1)), self.scale, generator)
         return torch.where(torch.isnan(x), new.reshape(*z.shape[:2], -1), x)
+
+
+class Points(NamedTuple):
+    """Latents with weights that stand for the posteriors of rows: three or so on each part of a cell that matters."""
+
+    row: Tensor  # (m,)
+    z: Tensor  # (m, S)
+    weight: Tensor  # (m,) those of a row add up to its own weight, or to a little less
+
+
+class Expectation(NamedTuple):
+    """It is an E-step: what `OutputDistribution.expect` gives of N rows with weights g."""
+
+    log_p: Tensor  # (N,)
+    points: Points
+    latent: Tensor  # (S, S) sum_n g_n E[z z^T | x_n]
+    gradient: list[Tensor]  # of sum_n g_n log p(x_n), in the parameters that were asked for
+
+
+def _points(some: Some, found: Integrals, weight: Tensor) -> Points:
+    """On each simplex `mean +- sqrt(S) c_i`, c_i the columns of a root of the covariance: the right first two moments.
+
+    Simplices without which a row loses less than `_LOST` of its mass are left out.
+    """
+    row, share, S = found.simplices.row, found.share, found.mean.shape[1]
+    kept = share * torch.bincount(row)[row] > _LOST
+    row, share = some.which[row[kept]], share[kept]
+    values, vectors = torch.linalg.eigh(found.covariance[kept])
+    root = (vectors * (S * values.clamp(min=0.0)).sqrt()[:, None]).mT
+    z = found.mean[kept][:, None] + torch.cat((root, -root), 1)
+    of_each = (weight[row] * share / (2 * S)).repeat_interleave(2 * S)
+    return Points(row.repeat_interleave(2 * S), z.flatten(0, 1), of_each)
+
+
+def _second_moment(found: Integrals, weight: Tensor) -> Tensor:
+    """`sum_n g_n E[z z^T | x_n]` `(S, S)` for the weights g of the rows."""
+    share = weight[found.simplices.row] * found.share
+    return (share * found.mean.mT) @ found.mean + (share[:, None, None] * found.covariance).sum(0)
 
 
 class _Call:
@@ -151,17 +197,7 @@ class _Gradient(torch.autograd.Function):
                 "detach x"
             )
         leaves = [tensor.detach().clone().requires_grad_(need) for tensor, need in zip(tensors, needed, strict=True)]
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        sums = [torch.zeros_like(leaf) for leaf in wanted]
-        with torch.enable_grad():
-            for some, found in call.found:
-                for part, z, share in found.nodes(some.mesh, some.likelihood):
-                    row = some.which[part.row]
-                    value = _joint(call.model, leaves, row, part.piece, z)
-                    total = (grad.detach()[row, None] * share * value).sum()
-                    for place, new in enumerate(torch.autograd.grad(total, wanted, allow_unused=True)):
-                        if new is not None:
-                            sums[place] += new
+        sums = _fisher(call.model, call.found, grad.detach(), leaves)
         given = iter(sums)
         return tuple(next(given) if need else None for need in needed)
 
@@ -169,6 +205,24 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> NoReturn:
         """Refused."""
         raise DerivativeError(IN_PARAMETERS)
+
+
+def _fisher(
+    model: OutputModel, groups: list[tuple[Some, Integrals]], weight: Tensor, leaves: list[Tensor]
+) -> list[Tensor]:
+    """`sum_n g_n E[grad log p(x_n, z) | x_n]` in those of the leaves that ask for it, for weights g `(N,)`."""
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    sums = [torch.zeros_like(leaf) for leaf in wanted]
+    with torch.enable_grad():
+        for some, found in groups:
+            for part, z, share in found.nodes(some.mesh, some.likelihood):
+                row = some.which[part.row]
+                value = _joint(model, leaves, row, part.piece, z)
+                total = (weight[row, None] * share * value).sum()
+                for place, new in enumerate(torch.autograd.grad(total, wanted, allow_unused=True)):
+                    if new is not None:
+                        sums[place] += new
+    return sums
 
 
 def _joint(model: OutputModel, leaves: list[Tensor], row: Tensor, piece: Tensor, z: Tensor) -> Tensor:
@@ -223,6 +277,34 @@ class OutputDistribution(DGNDistribution):
             True
         """
         return super().evidence(value)
+
+    @property
+    def output_model(self) -> OutputModel:
+        """The current parameters."""
+        return self._model(self._refresh())
+
+    def expect(self, x: Tensor, weight: Tensor, parameters: list[Tensor]) -> Expectation:
+        """The E-step of rows `(N, D)` with weights `(N,)`, and the gradient by Fisher's identity in some parameters."""
+        state = self._refresh()
+        model = self._model(state)
+        with torch.enable_grad():
+            inputs = self._inputs(state)
+        fixed = inputs[4]  # the prior: its M-step is known
+        moving = [tensor for tensor in inputs if tensor.requires_grad and tensor is not fixed]
+        leaves = [x, *(t.detach().clone().requires_grad_(t.requires_grad and t is not fixed) for t in inputs)]
+        log_p, points, latent = torch.empty_like(x[:, 0]), [], torch.zeros_like(model.prior)
+        sums = [torch.zeros_like(tensor) for tensor in moving]
+        for some in model.split(x):
+            found = some.mesh.integrate(some.likelihood, model.tol)
+            log_p[some.which] = some.common + found.log_p
+            points.append(_points(some, found, weight))
+            latent += _second_moment(found, weight[some.which])
+            for total, part in zip(sums, _fisher(model, [(some, found)], weight, leaves), strict=True):
+                total += part
+        self._check(log_p)
+        found_gradient = torch.autograd.grad(moving, parameters, sums, allow_unused=True)
+        gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found_gradient, strict=True)]
+        return Expectation(log_p, Points(*map(torch.cat, zip(*points, strict=True))), latent, gradient)
 
     def score(self, value: ArrayLike | Tensor) -> Tensor:
         """The gradient of `log p(x)` in x, `(N, D)`, 0 at missing entries.

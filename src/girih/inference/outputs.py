@@ -124,6 +124,14 @@ class Output(ABC):
         """A number of each eta `(..., K)`, 0 where its column is missing."""
         return parts if rows.seen is None else parts * self.spread(rows.seen)
 
+    def guess(self, x: Tensor) -> Tensor:
+        """An eta for each entry under which it is likely, `(n, K)`, NaN where missing: where a fit may start."""
+        return x
+
+    def one_each(self, parts: Tensor) -> Tensor:
+        """Of a number of each eta `(K,)` one for each column of x, `(D,)`."""
+        return parts
+
     def kinks(self, x: Tensor) -> Tensor:
         """The eta at which the log-density of a row `(D,)` has kinks, NaN for none, `(K,)`."""
         return self.spread(torch.full_like(x, torch.nan))
@@ -192,6 +200,10 @@ class Bernoulli(Output):
     def supported(self, x: Tensor) -> Tensor:
         """From 0 to 1."""
         return (x >= 0.0) & (x <= 1.0)
+
+    def guess(self, x: Tensor) -> Tensor:
+        """The logit of a probability from 0.1 to 0.9."""
+        return torch.logit(0.1 + 0.8 * x)
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x eta - log(1 + exp(eta))`."""
@@ -273,6 +285,17 @@ class Categorical(Output):
     def _shares(self, eta: Tensor) -> Tensor:
         return torch.cat([part.softmax(-1) for part in eta.split(self._sizes, -1)], -1)
 
+    def guess(self, x: Tensor) -> Tensor:
+        """2 for the category that it is, 0 for others."""
+        parts = [
+            value == torch.arange(n, device=x.device) for value, n in zip(x.mT[..., None], self._sizes, strict=True)
+        ]
+        return torch.where(torch.isnan(self.spread(x)), torch.nan, 2.0 * torch.cat(parts, -1))
+
+    def one_each(self, parts: Tensor) -> Tensor:
+        """That of its first category."""
+        return torch.stack([part[0] for part in parts.split(self._sizes)])
+
     def spread(self, seen: Tensor) -> Tensor:
         """The number of its column, for each logit."""
         return seen.repeat_interleave(torch.tensor(self._sizes, device=seen.device), -1)
@@ -347,6 +370,10 @@ class Poisson(Output):
         """`x eta - exp(eta)`; beyond rates of exp(300), where p is 0 in any case, a tangent of that."""
         return rows.sum(rows.x * eta - self._rate(eta) * (1.0 + (eta - _HUGE).clamp(min=0.0)))
 
+    def guess(self, x: Tensor) -> Tensor:
+        """The log of half a count more."""
+        return (x + 0.5).log()
+
     @staticmethod
     def _rate(eta: Tensor) -> Tensor:
         return eta.clamp(max=_HUGE).exp()
@@ -399,6 +426,10 @@ class NegativeBinomial(Output):
         """`log binomial(x + r - 1, x)`, and what eta is counted from log r for."""
         r = self.total_count
         return torch.lgamma(x + r) - torch.lgamma(x + 1.0) - math.lgamma(r)
+
+    def guess(self, x: Tensor) -> Tensor:
+        """The log of half a count more."""
+        return (x + 0.5).log()
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x t - (x + r) log(1 + exp(t))`, `t = eta - log r`."""
