@@ -61,6 +61,10 @@ def fit_em(
     rise. Blocks of quasi-Newton iterations take turns with EM where they gain more. The penalised exact NLL never
     increases, unless it is asked not to be looked at (`safeguard`).
 
+    With outputs that are not Gaussian the M-step has no closed form: it is L-BFGS on points that stand for the
+    posteriors, and is shortened until the exact NLL does not rise (see `girih.em.outputs`); the scales of the outputs
+    are learned, other numbers that these have stay. What needs Gaussian noise is refused.
+
     Any generator that `girih.trace` reads can be fitted. The weights and biases of its Linear and convolution layers
     are trained; batch normalisation (in eval mode), PReLU slopes and bare parameters keep their values.
 

@@ -153,22 +153,26 @@ class Regression:
             return self._scale
         return torch.maximum(self._log_scale.exp(), self._problem.noise_floor)
 
-    def parts(self) -> Iterator[Tensor]:
-        """`sum_nj r_nj log p(x_n | g(z_j))`, some points at a time."""
+    def parts(self) -> Iterator[tuple[float, Tensor]]:
+        """`sum_nj r_nj log p(x_n | g(z_j))`, some points at a time, each with a tensor that has its gradient."""
         output, trace = self._problem.output, self._problem.trace
-        width = max(output.spread(self._rows.x[:1]).shape[1], *(step.size for step in trace.steps))
-        size = max(1, room(_ENTRIES, self._rows.x.device) // width)
+        size = max(1, room(_ENTRIES, self._rows.x.device) // max(step.size for step in trace.steps))
         for row, z, weight in zip(*(field.split(size) for field in self._points), strict=True):
-            yield weight @ output.log_density(self._rows.take(row), trace(z), self.scale())
-        if (scale := self.scale()) is not None:
-            yield self._of_rows @ self._rows.sum(output.constants(self._rows.x, scale))
+            rows, eta, scale = self._rows.take(row), trace(z), self.scale()
+            fixed, known = None if scale is None else scale.detach(), eta.detach()
+            value = weight @ output.log_density(rows, known, scale)
+            pulled = (eta * (weight[:, None] * output.slope(rows, known, fixed))).sum()
+            yield float(value.detach()), value + pulled if value.requires_grad else pulled
+        if (scale := self.scale()) is not None and scale.requires_grad:
+            value = self._of_rows @ self._rows.sum(output.constants(self._rows.x, scale))
+            yield float(value.detach()), value
 
     @torch.enable_grad()
     def value(self) -> tuple[float, list[Tensor]]:
         """Their sum and its gradient in the variables."""
         total, gradient = 0.0, [torch.zeros_like(v) for v in self.variables]
-        for part in self.parts():
-            total += float(part)
+        for value, part in self.parts():
+            total += value
             for sum_, new in zip(gradient, torch.autograd.grad(part, self.variables, allow_unused=True), strict=True):
                 if new is not None:
                     sum_ += new

@@ -83,24 +83,29 @@ class Integrals:
         weight = (self.log_mass - self.log_p[row]).exp()
         return weight / torch.zeros_like(self.log_p).index_add_(0, row, weight)[row]
 
-    def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
-        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`.
+    def nodes(
+        self, mesh: Mesh, likelihood: Likelihood, finer: float = 1, least: float = _EPS * 1e-3
+    ) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, nodes in barycentric coordinates `(k, S + 1)`, their shares in the p(x) of the rows `(m, k)`.
 
-        With more nodes than p(x) was integrated with, since what is averaged over them may be less smooth than that.
+        Args:
+            mesh: the latent space.
+            likelihood: of the rows.
+            finer: with a rule so much finer than that which integrates p(x), as what is averaged may be less smooth.
+            least: simplices are left out that hold less than this, over their number, of p(x).
         """
-        S = self.mean.shape[1]
-        used = self.share > _EPS * 1e-3
+        S, row = self.mean.shape[1], self.simplices.row
+        used = self.share * torch.bincount(row)[row] > least
         for level, nodes in enumerate(_NODES[S]):
             points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
-            finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
-            here = used & (finer == level)
+            here = used & ((self.level + finer).clamp(max=len(_NODES[S]) - 1) == level)
             some, shares = self.simplices.take(here), self.share[here]
             size = mesh.batch(len(weight), likelihood.outputs, weight.device)
             chunks = mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ()
             for chunk, part in zip(chunks, shares.split(size), strict=False):
-                z, value = mesh.evaluate(likelihood, chunk, points)
+                _, value = mesh.evaluate(likelihood, chunk, points)
                 share = (value - value.amax(1, keepdim=True)).exp() * weight
-                yield chunk, z, part[:, None] * share / share.sum(1, keepdim=True)
+                yield chunk, points, part[:, None] * share / share.sum(1, keepdim=True)
 
 
 class Mesh(Space):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from girih.errors import DerivativeError, NoClosedFormError
 from girih.inference.cubature import Integrals, Mesh
 from girih.inference.cubature_posterior import CubaturePosterior, Some
-from girih.inference.cubature_rows import NaturalRows, OutputRows
+from girih.inference.cubature_rows import NaturalRows, OutputRows, Simplices
 from girih.inference.distribution import DGNDistribution, State
 from girih.inference.fisher import IN_PARAMETERS
 from girih.inference.model import Evidence, Jets
@@ -25,7 +25,9 @@ from girih.networks import Trace
 from girih.partition import Partition
 
 _PAIRS = 2**17  # of rows and simplices at a time
-_LOST = 1e-4  # of a posterior, for its points
+_LOST = 1e-3  # of a posterior, for its points
+# How fine the gradients for EM are, see `Integrals.nodes`: right to 1e-7 or so, at a third of the cost.
+_EM_NODES = {1: (1, 1e-9), 2: (0, 1e-9), 3: (0, 1e-9)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class OutputModel:
 
 
 class Points(NamedTuple):
-    """Latents with weights that stand for the posteriors of rows: three or so on each part of a cell that matters."""
+    """Latents with weights that stand for the posteriors of rows: S + 1 on each part of a cell that matters."""
 
     row: Tensor  # (m,)
     z: Tensor  # (m, S)
@@ -124,18 +126,27 @@ class Expectation(NamedTuple):
 
 
 def _points(some: Some, found: Integrals, weight: Tensor) -> Points:
-    """On each simplex `mean +- sqrt(S) c_i`, c_i the columns of a root of the covariance: the right first two moments.
+    """On each simplex `mean + C u_v`, C a root of the covariance: with its first two moments.
 
-    Simplices without which a row loses less than `_LOST` of its mass are left out.
+    The u_v are the vertices of a regular simplex. Those simplices are left out that hold less than `_LOST` of a row.
     """
     row, share, S = found.simplices.row, found.share, found.mean.shape[1]
     kept = share * torch.bincount(row)[row] > _LOST
     row, share = some.which[row[kept]], share[kept]
     values, vectors = torch.linalg.eigh(found.covariance[kept])
-    root = (vectors * (S * values.clamp(min=0.0)).sqrt()[:, None]).mT
-    z = found.mean[kept][:, None] + torch.cat((root, -root), 1)
-    of_each = (weight[row] * share / (2 * S)).repeat_interleave(2 * S)
-    return Points(row.repeat_interleave(2 * S), z.flatten(0, 1), of_each)
+    root = vectors * values.clamp(min=0.0).sqrt()[:, None]
+    z = found.mean[kept][:, None] + _regular(S).to(root.device) @ root.mT
+    of_each = (weight[row] * share / (S + 1)).repeat_interleave(S + 1)
+    return Points(row.repeat_interleave(S + 1), z.flatten(0, 1), of_each)
+
+
+@cache
+def _regular(dim: int) -> Tensor:
+    """The vertices of a regular simplex with mean 0 and covariance I, `(S + 1, S)`."""
+    columns = torch.eye(dim + 1, dtype=torch.float64)
+    columns[:, 0] = 1.0
+    result: Tensor = torch.linalg.qr(columns)[0][:, 1:] * (dim + 1) ** 0.5
+    return result
 
 
 def _second_moment(found: Integrals, weight: Tensor) -> Tensor:
@@ -208,31 +219,53 @@ class _Gradient(torch.autograd.Function):
 
 
 def _fisher(
-    model: OutputModel, groups: list[tuple[Some, Integrals]], weight: Tensor, leaves: list[Tensor]
+    model: OutputModel, groups: list[tuple[Some, Integrals]], weight: Tensor, leaves: list[Tensor], *nodes: float
 ) -> list[Tensor]:
-    """`sum_n g_n E[grad log p(x_n, z) | x_n]` in those of the leaves that ask for it, for weights g `(N,)`."""
+    """`sum_n g_n E[grad log p(x_n, z) | x_n]` in those of the leaves that ask for it, for weights g `(N,)`.
+
+    Args:
+        model: the parameters, detached.
+        groups: rows with their integrals.
+        weight: g.
+        leaves: x, the hidden features on the pieces and their slopes, the last map, the prior and the scale.
+        nodes: how fine, see `Integrals.nodes`.
+    """
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     sums = [torch.zeros_like(leaf) for leaf in wanted]
     with torch.enable_grad():
         for some, found in groups:
-            for part, z, share in found.nodes(some.mesh, some.likelihood):
+            for part, points, share in found.nodes(some.mesh, some.likelihood, *nodes):
                 row = some.which[part.row]
-                value = _joint(model, leaves, row, part.piece, z)
-                total = (weight[row, None] * share * value).sum()
+                total = _pull(model, leaves, row, part, points, weight[row, None] * share)
                 for place, new in enumerate(torch.autograd.grad(total, wanted, allow_unused=True)):
                     if new is not None:
                         sums[place] += new
     return sums
 
 
-def _joint(model: OutputModel, leaves: list[Tensor], row: Tensor, piece: Tensor, z: Tensor) -> Tensor:
-    """`log p(x, z)` `(m, k)` of the tensors that derivatives are wanted in."""
-    x, value, slope, weight, bias, prior, *scale = leaves
-    away = z - model.cells.origin[piece][:, None]
-    eta = (value[piece][:, None] + away @ slope[piece].mT) @ weight.mT + bias
-    rows = model.output.observe(x, scale[0] if scale else None).take(row)
-    out = model.output.log_density(rows.between(), eta, scale[0] if scale else None) + rows.constant[:, None]
-    return out + gaussian_parts(prior).log_prob(z) if prior.requires_grad else out
+def _pull(
+    model: OutputModel, leaves: list[Tensor], row: Tensor, some: Simplices, points: Tensor, weight: Tensor
+) -> Tensor:
+    """A number whose gradient in the leaves is that of `sum_k w_k log p(x, z_k)`, for weights `(m, k)` of nodes.
+
+    Eta is affine on a simplex, so its part is a slope at the vertices: `sum_v eta_v sum_k l_kv w_k dlog p / deta_k`,
+    with l the barycentric coordinates of the nodes.
+    """
+    x, value, slope, head, bias, prior, *scale = leaves
+    piece, output = some.piece, model.output
+    of_scale, fixed = (scale[0], scale[0].detach()) if scale else (None, None)
+    away = some.corner - model.cells.origin[piece][:, None]
+    corners = (value[piece][:, None] + away @ slope[piece].mT) @ head.mT + bias
+    eta = points @ corners.detach()
+    rows = output.observe(x[row].detach(), fixed).between()
+    pull = points.mT @ (weight[:, :, None] * output.slope(rows, eta, fixed))
+    total = (corners * pull).sum()
+    if x.requires_grad or (of_scale is not None and of_scale.requires_grad):
+        rows = output.observe(x[row], of_scale).between()
+        total = total + (weight * (output.log_density(rows, eta, of_scale) + rows.constant)).sum()
+    if prior.requires_grad:
+        total = total + (weight * gaussian_parts(prior).log_prob(points @ some.corner)).sum()
+    return total
 
 
 class OutputDistribution(DGNDistribution):
@@ -299,7 +332,9 @@ class OutputDistribution(DGNDistribution):
             log_p[some.which] = some.common + found.log_p
             points.append(_points(some, found, weight))
             latent += _second_moment(found, weight[some.which])
-            for total, part in zip(sums, _fisher(model, [(some, found)], weight, leaves), strict=True):
+            for total, part in zip(
+                sums, _fisher(model, [(some, found)], weight, leaves, *_EM_NODES[len(model.prior)]), strict=True
+            ):
                 total += part
         self._check(log_p)
         found_gradient = torch.autograd.grad(moving, parameters, sums, allow_unused=True)

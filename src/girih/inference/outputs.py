@@ -287,10 +287,9 @@ class Categorical(Output):
 
     def guess(self, x: Tensor) -> Tensor:
         """2 for the category that it is, 0 for others."""
-        parts = [
-            value == torch.arange(n, device=x.device) for value, n in zip(x.mT[..., None], self._sizes, strict=True)
-        ]
-        return torch.where(torch.isnan(self.spread(x)), torch.nan, 2.0 * torch.cat(parts, -1))
+        own = torch.cat([torch.arange(n, device=x.device) for n in self._sizes])
+        of_each = self.spread(x)
+        return of_each.where(torch.isnan(of_each), (2.0 * (of_each == own)).to(x.dtype))
 
     def one_each(self, parts: Tensor) -> Tensor:
         """That of its first category."""
