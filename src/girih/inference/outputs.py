@@ -187,6 +187,11 @@ class Output(ABC):
         return hash(repr(self))
 
 
+def _log_product(factors: Tensor) -> Tensor:
+    """The log of the product over the last axis, of factors from 1 to 2: one log for a thousand of them."""
+    return torch.stack([part.prod(-1) for part in factors.split(1000, -1)], -1).log().sum(-1)
+
+
 class Bernoulli(Output):
     """Its x are 0 or 1, or shares between, and eta are logits: `log p = x eta - log(1 + exp(eta))`.
 
@@ -208,9 +213,9 @@ class Bernoulli(Output):
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x eta - log(1 + exp(eta))`."""
         if rows.seen is not None:
-            return rows.sum(rows.x * eta + logsigmoid(-eta))
+            return rows.sum(rows.x * eta - eta.clamp(min=0.0)) - _log_product(rows.seen * eta.abs().neg().exp() + 1.0)
         linear: Tensor = (eta @ rows.x.mT)[..., 0] if eta.ndim == 3 else (rows.x * eta).sum(-1)
-        return linear + logsigmoid(-eta).sum(-1)
+        return linear - eta.clamp(min=0.0).sum(-1) - _log_product(eta.abs().neg().exp() + 1.0)
 
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - sigmoid(eta)`."""
@@ -219,7 +224,8 @@ class Bernoulli(Output):
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`sigmoid(eta) sigmoid(-eta)`."""
-        curvature = torch.sigmoid(eta) * torch.sigmoid(-eta)
+        share = torch.sigmoid(eta)
+        curvature = share * (1.0 - share)
         return self._masked(rows, curvature)
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
