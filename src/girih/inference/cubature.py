@@ -426,7 +426,7 @@ class Mesh(Space):
     def _interpolated(self, likelihood: Likelihood, some: Simplices, log_mass: Tensor, budget: Tensor) -> _Known:
         """What is known of f on simplices by polynomials through a lattice, where these are good enough.
 
-        They are compared with f at the nodes of the first rule. Their error may add a quarter of the budget.
+        They are compared with f at the nodes of the first rule. Their error may add a twentieth of the budget.
         """
         S, shared = some.corner.shape[2], likelihood.width < likelihood.outputs
         each = len(torch.unique(some.node)) / len(some.row) if shared else 1.0
@@ -439,7 +439,7 @@ class Mesh(Space):
         known, check = values.split([len(nodes) - len(first), len(first)], 1)
         log_error = (_SAFE * (known @ to_first.mT - check).abs().amax(1)).log()
         row = some.row
-        share = budget - (4.0 * torch.bincount(row, minlength=len(budget))).log()
+        share = budget - (20.0 * torch.bincount(row, minlength=len(budget))).log()
         return _Known(torch.where(log_error + log_mass <= share[row], log_error, torch.inf), known)
 
     def _values(self, likelihood: Likelihood, some: Simplices, nodes: Tensor) -> Tensor:
