@@ -13,7 +13,7 @@ import girih
 from girih.errors import DerivativeError, NoClosedFormError, NoiseError, ParameterError, ShapeError
 from girih.inference import Categorical, NegativeBinomial, StudentT
 from girih.inference.cubature import _afforded, _halved, _log_mean_bound
-from girih.inference.simplex_rules import both, interpolation, lattice, rule
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
 from twins import entry_difference
 
 NAN = float("nan")
@@ -449,3 +449,52 @@ def test_sums_of_many_logistic_terms():
     assert output.log_density(output.observe(hidden[None], None), eta[None], None).item() == pytest.approx(
         slow.item(), rel=1e-14
     )
+
+
+@pytest.mark.parametrize("S", [1, 2, 3])
+def test_means_of_exponentials_over_simplices(S):
+    generator = torch.Generator().manual_seed(S)
+    points, weights = rule(S, 24)
+    for size in (0.0, 1e-9, 1e-3, 0.5, 1.0, 4.0):
+        heights = size * torch.randn(300, S + 1, dtype=F64, generator=generator) - 700.0
+        exact = (heights @ points.mT + 700.0).exp() @ weights
+        assert torch.allclose(log_mean_exp(heights) + 700.0, exact.log(), atol=2e-13, rtol=0.0)
+    far = torch.cat((torch.zeros(1, dtype=F64), torch.full((S,), -1e3, dtype=F64)))  # a corner alone counts
+    assert log_mean_exp(far[None]).item() == pytest.approx(math.log(math.factorial(S) / 1e3**S), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in OUTPUTS if name not in {"student", "mixed"}])
+@pytest.mark.parametrize("S", [1, 2])
+def test_certified_bounds(name, S):
+    prior = girih.Uniform(-2.0, 1.5) if name == "categorical" else None
+    dgn = model(name, girih.mlp([S, 4, 5], activation="relu", seed=S), prior=prior)
+    x = dgn().sample((3,), seed=0)
+    x[1, 1], x[2] = NAN, NAN
+    width = 1e-3 if S == 1 else 0.03
+    lower, upper = dgn().bounds(x, width=width)
+    exact = dgn().log_prob(x).detach()
+    assert ((lower <= exact) & (exact <= upper)).all()
+    assert (upper - lower <= width).all()
+    wide = dgn().bounds(x, width=1.0, most=1)
+    assert ((wide[0] <= lower) & (upper <= wide[1])).all()
+    if S == 1 and prior is None:
+        for n in (0, 1):
+            assert lower[n].item() <= by_quadrature(name, dgn, x[n])[0] <= upper[n].item()
+
+
+def test_certified_bounds_of_three_latents_of_mixtures_and_far_out():
+    mixture = girih.GaussianMixturePrior([1.0, 2.0], [[-1.0] * 3, [1.0] * 3], 0.3)
+    for prior in (None, mixture):
+        p = girih.DGN(girih.mlp([3, 4, 6], seed=1), likelihood="poisson", prior=prior)()
+        x = p.sample((2,), seed=0)
+        lower, upper = p.bounds(x, width=0.5)
+        assert ((lower <= p.log_prob(x)) & (p.log_prob(x) <= upper)).all()
+        assert (upper - lower <= 0.5).all()
+    net = nn.Linear(1, 40).double()
+    with torch.no_grad():
+        net.weight.fill_(0.05)
+        net.bias.fill_(-300.0)
+    lower, upper = girih.DGN(net, likelihood="bernoulli")().bounds(torch.ones(1, 40, dtype=F64), width=1e-3)
+    assert lower.item() <= -300.0 * 40 + 0.5 * (0.05 * 40) ** 2 <= upper.item() <= lower.item() + 1e-3
+    with pytest.raises(NoClosedFormError, match="concave"):
+        girih.DGN(girih.mlp([1, 3, 2], seed=0), likelihood="student_t")().bounds([[0.0, 1.0]])

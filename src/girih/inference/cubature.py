@@ -39,7 +39,7 @@ from girih.gaussian.tables import slots, sorted_in_rows
 from girih.inference.cubature_rows import ENTRIES, Likelihood, Nothing, OutputRows, Simplices, Space, joined
 from girih.inference.model import Expected, Jets
 from girih.inference.priors import Parts
-from girih.inference.simplex_rules import both, interpolation, lattice, rule
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
 from girih.networks import Trace
 from girih.partition import Partition
 
@@ -303,12 +303,46 @@ class Mesh(Space):
 
     def integrate(self, likelihood: Likelihood, tol: float) -> Integrals:
         """The integrals of all rows, each with what was left out of it: at most the part `tol`, unless it says more."""
-        found = self._integrate(likelihood, tol, None)
+        found = self._refine(likelihood, *self._pieces(likelihood, tol, None))
         if tol > 0.0 and (found.log_left_out > found.log_p + math.log(tol)).any():
-            found = self._integrate(likelihood, tol, found.log_p)  # the guess by which some were left out was too high
+            # the guess by which some were left out was too high
+            found = self._refine(likelihood, *self._pieces(likelihood, tol, found.log_p))
         return found
 
-    def _integrate(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> Integrals:
+    def bracket(self, likelihood: Likelihood, tol: float, width: float, most: int) -> tuple[Tensor, Tensor]:
+        """Bounds on the logs of the integrals, `(n,)` each, where f is concave: from planes and from vertices.
+
+        A concave f is below its tangent planes, and above the linear interpolation of its values at vertices; the
+        exponentials of both have closed integrals. Simplices between whose bounds there is much are cut until the
+        bounds of a row are `width` apart, or simplices are more than `most`.
+        """
+        some, lost = self._pieces(likelihood, tol, None)
+        found, count = self._between(likelihood, some, None), len(lost)
+        while True:
+            low = log_sum(found.below, some.row, count)
+            high = torch.logaddexp(lost, log_sum(found.above, some.row, count))
+            gap, many = _log_difference(high, low), torch.bincount(some.row, minlength=count)
+            share = _log_difference(found.above, found.below)
+            cut = ((high - low > width)[some.row]) & (share > (gap - (2.0 * many).log())[some.row])
+            if not cut.any() or len(some.row) > most:
+                return low, high
+            first, second = found.first[cut], found.second[cut]
+            halves = self._halves(some.take(cut), first, second)
+            new = self._between(likelihood, halves, _halved(found.heights[cut], first, second))
+            some = joined([some.take(~cut), halves])
+            found = _Between(*(torch.cat((old[~cut], part)) for old, part in zip(found, new, strict=True)))
+
+    def _between(self, likelihood: Likelihood, some: Simplices, heights: Tensor | None) -> _Between:
+        """Bounds on integrals over simplices; heights are of a plane above f that is known, at the vertices."""
+        looks, vertices = self.look(likelihood, some), torch.eye(some.corner.shape[1], dtype=some.corner.dtype)
+        values = self._values(likelihood, some, vertices.to(some.corner.device))
+        below, above = (some.log_volume + log_mean_exp(part) for part in (values, looks.heights))
+        if heights is not None:
+            above = torch.minimum(above, some.log_volume + log_mean_exp(heights))
+        return _Between(below, above, looks.heights, looks.first, looks.second)
+
+    def _pieces(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> tuple[Simplices, Tensor]:
+        """Simplices that hold all of p(x) but what was left out, and a bound on the log of that."""
         reach, allowed, S = _REACH, math.log(max(tol, _EPS)), self.cells.origin.shape[1]
         rows = torch.arange(len(likelihood.highest), device=likelihood.highest.device)
         lost, kept = torch.full_like(likelihood.highest, -torch.inf), []
@@ -323,7 +357,7 @@ class Mesh(Space):
             lost[inside] = torch.logaddexp(part, outside)[inside]
             rows = rows[far[rows]]
             if not len(rows):
-                return self._refine(likelihood, joined(kept), lost)
+                return joined(kept), lost
             # a box that is large for some rows costs others digits; -log of the mass outside is more than reach^2 / 2
             need = float((likelihood.highest - log_p)[rows].max()) - allowed + math.log(2.0 * S)
             reach *= 2.0 ** max(1, math.ceil(math.log2(math.sqrt(2.0 * need) / reach)))
@@ -497,6 +531,16 @@ class Mesh(Space):
         )
 
 
+class _Between(NamedTuple):
+    """What is known of the integrals over simplices, and how to cut these."""
+
+    below: Tensor  # (m,) a lower bound on the log of the integral
+    above: Tensor  # (m,) an upper one
+    heights: Tensor  # as of Looks
+    first: Tensor
+    second: Tensor
+
+
 class _Known(NamedTuple):
     """What is known of f on simplices: its values at a lattice, and the log of the error of a polynomial through them.
 
@@ -533,6 +577,11 @@ def _afforded(row: Tensor, log_error: Tensor, budget: Tensor, spent: Tensor) -> 
     result = torch.empty_like(order, dtype=torch.bool)
     result[order] = so_far - before[of] <= left[order]
     return result
+
+
+def _log_difference(more: Tensor, less: Tensor) -> Tensor:
+    """`log(exp(more) - exp(less))`."""
+    return more + torch.log(-torch.expm1((less - more).clamp(max=0.0)))
 
 
 def _halved(heights: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from girih._options import real, whole
 from girih.errors import DerivativeError, NoClosedFormError
 from girih.inference.cubature import Integrals, Mesh
 from girih.inference.cubature_posterior import CubaturePosterior, Some
@@ -340,6 +341,41 @@ class OutputDistribution(DGNDistribution):
         found_gradient = torch.autograd.grad(moving, parameters, sums, allow_unused=True)
         gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found_gradient, strict=True)]
         return Expectation(log_p, Points(*map(torch.cat, zip(*points, strict=True))), latent, gradient)
+
+    def bounds(self, value: ArrayLike | Tensor, width: float = 0.1, most: int = 100_000) -> tuple[Tensor, Tensor]:
+        r"""Certified bounds on `log p(x)`, nats, `(N,)` each: no estimate is in them.
+
+        Where log p(x | z) is concave in z on a cell, `exp(f)` is between the exponentials of the interpolation of f at
+        the vertices of a simplex and of its tangent plane, both of which have closed integrals.
+
+        Args:
+            value: rows `(N, D)`.
+            width: how far apart they may be, nats.
+            most: they may be further apart where a row needs more simplices than this at a time, as for S = 3.
+
+        Raises:
+            NoClosedFormError: the log-density of the outputs is not concave (Student).
+
+        Example:
+            >>> import girih
+            >>> p = girih.DGN(girih.mlp([1, 8, 3], seed=0), likelihood="bernoulli")()
+            >>> lower, upper = p.bounds([[1.0, 0.0, 1.0]], width=0.01)
+            >>> bool(lower < p.log_prob([[1.0, 0.0, 1.0]]) < upper), bool(upper - lower <= 0.01)
+            (True, True)
+        """
+        model, x = self.output_model, self._dgn.rows(value).detach()
+        if isinstance(self._output.excess(model.scale), Tensor):
+            raise NoClosedFormError(
+                f'log p(x | z) is not concave for likelihood="{self._output.name}"; evidence(x) has an estimate'
+            )
+        width, most = real(width, "width"), whole(most, "most")
+        lower, upper = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
+        for n in range(len(x)):  # one by one: their simplices are many
+            for some in model.split(x[n : n + 1]):
+                low, high = some.mesh.bracket(some.likelihood, model.tol, width, most)
+                rounding = some.rounding(some.common + high)
+                lower[n], upper[n] = (some.common + low - rounding)[0], (some.common + high + rounding)[0]
+        return lower, upper
 
     def score(self, value: ArrayLike | Tensor) -> Tensor:
         """The gradient of `log p(x)` in x, `(N, D)`, 0 at missing entries.

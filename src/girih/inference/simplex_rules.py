@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, lru_cache
 from itertools import product
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 DEGREE = 8  # of the polynomials
 _TINY = 1e-14
+_TERMS = 16  # of series of exponentials
 
 
 @lru_cache(maxsize=32)
@@ -83,3 +85,37 @@ def interpolation(dim: int, nodes: int) -> Tensor:
     """The matrix from values at the lattice to those at `both(dim, nodes)` of the polynomial through them."""
     result: Tensor = torch.linalg.solve(polynomials(lattice(dim)).mT, polynomials(both(dim, nodes)).mT).mT
     return result
+
+
+def log_mean_exp(heights: Tensor) -> Tensor:
+    r"""The log of the mean over a simplex of `exp(l)`, l linear with heights `(m, S + 1)` at the vertices, `(m,)`.
+
+    It is `S!` times a divided difference (Hermite and Genocchi),
+
+        S! exp[h_0 ... h_S],    exp[h_0 ... h_k] = (exp[h_1 ... h_k] - exp[h_0 ... h_(k-1)]) / (h_k - h_0)
+
+    for sorted heights. Where h_k - h_0 is below 1 the difference cancels, and the series of complete symmetric
+    polynomials of heights counted from the middle is summed in its place.
+    """
+    sorted_ = heights.sort(1).values
+    top, S = sorted_[:, -1], heights.shape[1] - 1
+    t = sorted_ - top[:, None]
+    table = [t[:, k].exp() for k in range(S + 1)]
+    for k in range(1, S + 1):
+        gap = [t[:, j + k] - t[:, j] for j in range(S + 1 - k)]
+        table = [
+            torch.where(gap[j] > 1.0, (table[j + 1] - table[j]) / gap[j].clamp(min=1.0), _series(t[:, j : j + k + 1]))
+            for j in range(S + 1 - k)
+        ]
+    return top + table[0].log() + math.lgamma(S + 1.0)
+
+
+def _series(t: Tensor) -> Tensor:
+    """`exp[t_0 ... t_k]` of numbers `(m, k + 1)` within 1 of each other: `e^c sum_i h_i(t - c) / (i + k)!`."""
+    k, centre = t.shape[1] - 1, 0.5 * (t[:, :1] + t[:, -1:])
+    symmetric = [torch.ones_like(t[:, 0]), *[torch.zeros_like(t[:, 0]) for _ in range(_TERMS)]]
+    for u in (t - centre).clamp(-0.5, 0.5).unbind(1):
+        for i in range(1, _TERMS + 1):
+            symmetric[i] = symmetric[i] + u * symmetric[i - 1]
+    total = torch.stack([h / math.factorial(i + k) for i, h in enumerate(symmetric)]).sum(0)
+    return centre[:, 0].exp() * total
