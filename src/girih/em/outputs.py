@@ -59,7 +59,7 @@ class OutputProblem(Problem):
     """It is the problem of a `DGN` with other outputs."""
 
     has_statistics: ClassVar[bool] = False
-    dear: ClassVar[int] = 8
+    dear: ClassVar[int] = 16
 
     @property
     def output(self) -> Output:
