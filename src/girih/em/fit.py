@@ -87,7 +87,7 @@ def fit_em(
             16,384), so many, drawn with `seed` and with their weights, serve to choose the start and to go on from it
             for some iterations.
         init_iter: trial iterations of each start.
-        acceleration: "quasi-newton" or "none".
+        acceleration: "quasi-newton" or "none"; with other outputs it is EM alone.
         batch_size: rows in a batch.
         init: "auto", or "random" for no curves.
         validation: held-out rows `(M, D)`, or the fraction of the rows, drawn with `seed`, that is held out; `None`
