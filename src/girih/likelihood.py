@@ -149,17 +149,6 @@ def _noise(dgn: DGN) -> Covariance:
     return Covariance.from_tensors(dgn.noise_tensors, dgn.output_dim)
 
 
-def _floor(dgn: DGN, rows: Tensor, share: float) -> Tensor:
-    """A lower bound of the noise, `()` or `(D,)`: a share of the variance of the data, or its root for scales."""
-    if dgn.output is None:
-        return floor_of(dgn, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device), share)
-    if not dgn.noise_tensors:
-        return rows.new_zeros(())
-    seen = torch.where(torch.isnan(rows), rows.nanmean(0), rows)
-    variance = seen.var(0, correction=0)
-    return (share * (variance if dgn.noise.ndim else variance.mean())).sqrt()
-
-
 def _prior(dgn: DGN) -> Covariance:
     return Covariance.from_tensors((dgn.prior,), dgn.latent_dim)
 
@@ -272,7 +261,7 @@ def train(
     rows, held_out = split(_rows(model, X, context), options.validation, options.seed, partial(_rows, model))
     observed = rows[:, : dgn.output_dim]
     check_observed(observed, "X")
-    floor = _floor(dgn, observed, share)
+    floor = floor_of(dgn, observed, torch.ones_like(observed[:, 0]), share)
     prior = WeightPrior.parse(weight_prior)
     likelihood = Likelihood(model, floor, learn_noise, learn_prior, prior, len(rows))
     steps = Batches(len(rows), options.batch_size, options.seed).per_pass

@@ -49,7 +49,7 @@ class KilledError(Exception):
 
 def end_em(monkeypatch, number, error):
     """Have EM raise an error in the place of that step, counted through all starts."""
-    step, calls = girih.em.loop.em_step, []
+    step, calls = girih.em.iteration.em_step, []
 
     def ending(*arguments):
         calls.append(1)
@@ -57,4 +57,4 @@ def end_em(monkeypatch, number, error):
             raise error
         return step(*arguments)
 
-    monkeypatch.setattr("girih.em.loop.em_step", ending)
+    monkeypatch.setattr("girih.em.iteration.em_step", ending)

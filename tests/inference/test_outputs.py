@@ -12,6 +12,8 @@ from torch import nn
 import girih
 from girih.errors import DerivativeError, NoClosedFormError, NoiseError, ParameterError, ShapeError
 from girih.inference import Categorical, NegativeBinomial, StudentT
+from girih.inference.cubature import _afforded, _halved, _log_mean_bound
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
 from twins import entry_difference
 
 NAN = float("nan")
@@ -362,8 +364,6 @@ def test_what_cannot_be_is_refused_by_name():
         girih.DGN(net, likelihood="categorical")().log_prob([1.5])
     with pytest.raises(NoClosedFormError):
         _ = dgn().variance
-    with pytest.raises(ParameterError, match="gradients of dgn"):
-        girih.em.fit_em(dgn, dgn().sample((4,)))
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -380,3 +380,121 @@ def test_training_never_ends_above_its_start(name, optimizer):
     assert result.log_likelihood == pytest.approx(after, abs=1e-6)
     if dgn.noise_tensors:
         assert (dgn.noise > 0.0).all()
+
+
+@pytest.mark.parametrize("S", [1, 2, 3])
+def test_bounds_on_integrals_of_exponentials_hold_and_are_near(S):
+    generator = torch.Generator().manual_seed(S)
+    points, weights = rule(S, 60 if S < 3 else 30)
+    for size in (0.0, 1e-3, 1.0, 8.0, 25.0):
+        heights = size * torch.randn(200, S + 1, dtype=F64, generator=generator)
+        exact = ((heights @ points.mT).exp() @ weights).log()  # of planes: they bound what is below them
+        bound = _log_mean_bound(heights)
+        assert (bound >= exact - 1e-9).all()
+        assert (bound <= heights.amax(1) + 1e-12).all()
+        assert float((bound - exact).max()) < 3.0
+    halves = _halved(heights, torch.zeros(200, dtype=torch.long), torch.ones(200, dtype=torch.long))
+    whole = (heights @ points.mT).exp() @ weights
+    parts = (halves @ points.mT).exp() @ weights
+    assert torch.allclose(0.5 * (parts[:200] + parts[200:]), whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("S", [2, 3])
+def test_polynomials_through_a_lattice(S):
+    points = both(S, 9)
+    for powers in product(range(9), repeat=S):
+        if sum(powers) <= 8:
+            at, there = (
+                math.prod(z[:, k + 1] ** e for k, e in enumerate(powers)) + 0.0 * z[:, 0] for z in (lattice(S), points)
+            )
+            assert torch.allclose(interpolation(S, 9) @ at, there, atol=1e-12)
+    assert float(interpolation(S, 9).abs().sum(1).max()) < 60.0
+
+
+@pytest.mark.parametrize("S", [2, 3])
+@pytest.mark.parametrize("name", ["bernoulli", "poisson", "student", "missing"])
+def test_interpolated_integrands_give_the_same_numbers(S, name, monkeypatch):
+    kind = {"student": StudentT(3.0), "missing": "bernoulli"}.get(name, name)
+    net = girih.mlp([S, 4, 40], activation="relu", seed=1)
+    dgn = girih.DGN(net, noise=0.5 if name == "student" else None, likelihood=kind)
+    x = dgn().sample((2,), seed=0)
+    if name == "missing":
+        x[0, ::3] = NAN
+    used = dgn().evidence(x)
+    monkeypatch.setattr(girih.inference.cubature, "_MANY", math.inf)
+    plain = dgn().evidence(x)
+    assert torch.allclose(used.log_prob, plain.log_prob, atol=1e-7, rtol=0.0)
+    assert (used.rounding < 1.1e-6).all()
+    assert (used.left_out <= 1e-10).all()
+
+
+def test_errors_are_let_stand_in_order_of_size():
+    row = torch.tensor([0, 0, 0, 1, 1])
+    error = torch.tensor([1e-3, 1e-12, 1e-5, 1e-7, 0.0], dtype=F64).log()
+    budget, spent = torch.tensor([1e-3, 1e-7], dtype=F64).log(), torch.full((2,), -math.inf, dtype=F64)
+    assert _afforded(row, error, budget, spent).tolist() == [False, True, True, False, True]
+    assert _afforded(row, error, budget, budget).tolist() == [False, False, False, False, True]
+
+
+def test_sums_of_many_logistic_terms():
+    eta = torch.tensor([-800.0, -40.0, -1e-3, 0.0, 3.0, 40.0, 800.0], dtype=F64).repeat(400)
+    x = torch.rand(len(eta), dtype=F64, generator=torch.Generator().manual_seed(0))
+    output = girih.inference.Bernoulli()
+    slow = (x * eta + torch.nn.functional.logsigmoid(-eta)).sum()
+    assert output.log_density(output.observe(x[None], None), eta[None], None).item() == pytest.approx(
+        slow.item(), rel=1e-14
+    )
+    hidden = x.where(torch.arange(len(x)) % 2 == 0, NAN)
+    slow = (x * eta + torch.nn.functional.logsigmoid(-eta))[::2].sum()
+    assert output.log_density(output.observe(hidden[None], None), eta[None], None).item() == pytest.approx(
+        slow.item(), rel=1e-14
+    )
+
+
+@pytest.mark.parametrize("S", [1, 2, 3])
+def test_means_of_exponentials_over_simplices(S):
+    generator = torch.Generator().manual_seed(S)
+    points, weights = rule(S, 24)
+    for size in (0.0, 1e-9, 1e-3, 0.5, 1.0, 4.0):
+        heights = size * torch.randn(300, S + 1, dtype=F64, generator=generator) - 700.0
+        exact = (heights @ points.mT + 700.0).exp() @ weights
+        assert torch.allclose(log_mean_exp(heights) + 700.0, exact.log(), atol=2e-13, rtol=0.0)
+    far = torch.cat((torch.zeros(1, dtype=F64), torch.full((S,), -1e3, dtype=F64)))  # a corner alone counts
+    assert log_mean_exp(far[None]).item() == pytest.approx(math.log(math.factorial(S) / 1e3**S), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in OUTPUTS if name not in {"student", "mixed"}])
+@pytest.mark.parametrize("S", [1, 2])
+def test_certified_bounds(name, S):
+    prior = girih.Uniform(-2.0, 1.5) if name == "categorical" else None
+    dgn = model(name, girih.mlp([S, 4, 5], activation="relu", seed=S), prior=prior)
+    x = dgn().sample((3,), seed=0)
+    x[1, 1], x[2] = NAN, NAN
+    width = 1e-3 if S == 1 else 0.03
+    lower, upper = dgn().bounds(x, width=width)
+    exact = dgn().log_prob(x).detach()
+    assert ((lower <= exact) & (exact <= upper)).all()
+    assert (upper - lower <= width).all()
+    wide = dgn().bounds(x, width=1.0, most=1)
+    assert ((wide[0] <= lower) & (upper <= wide[1])).all()
+    if S == 1 and prior is None:
+        for n in (0, 1):
+            assert lower[n].item() <= by_quadrature(name, dgn, x[n])[0] <= upper[n].item()
+
+
+def test_certified_bounds_of_three_latents_of_mixtures_and_far_out():
+    mixture = girih.GaussianMixturePrior([1.0, 2.0], [[-1.0] * 3, [1.0] * 3], 0.3)
+    for prior in (None, mixture):
+        p = girih.DGN(girih.mlp([3, 4, 6], seed=1), likelihood="poisson", prior=prior)()
+        x = p.sample((2,), seed=0)
+        lower, upper = p.bounds(x, width=0.5)
+        assert ((lower <= p.log_prob(x)) & (p.log_prob(x) <= upper)).all()
+        assert (upper - lower <= 0.5).all()
+    net = nn.Linear(1, 40).double()
+    with torch.no_grad():
+        net.weight.fill_(0.05)
+        net.bias.fill_(-300.0)
+    lower, upper = girih.DGN(net, likelihood="bernoulli")().bounds(torch.ones(1, 40, dtype=F64), width=1e-3)
+    assert lower.item() <= -300.0 * 40 + 0.5 * (0.05 * 40) ** 2 <= upper.item() <= lower.item() + 1e-3
+    with pytest.raises(NoClosedFormError, match="concave"):
+        girih.DGN(girih.mlp([1, 3, 2], seed=0), likelihood="student_t")().bounds([[0.0, 1.0]])

@@ -16,6 +16,7 @@ from girih._arrays import Rows, as_tensor, check_finite, check_largest, check_ob
 from girih.em.in_memory import Around, fit_rows
 from girih.em.mstep import WeightPrior
 from girih.em.options import EMOptions
+from girih.em.outputs import check_output
 from girih.em.parameters import OverfitWarning, Trained, count_parameters, overfit_reason
 from girih.em.stepwise import fit_once
 from girih.em.streamed import fit_stream
@@ -60,6 +61,10 @@ def fit_em(
     rise. Blocks of quasi-Newton iterations take turns with EM where they gain more. The penalised exact NLL never
     increases, unless it is asked not to be looked at (`safeguard`).
 
+    With outputs that are not Gaussian the M-step has no closed form: it is L-BFGS on points that stand for the
+    posteriors, and is shortened until the exact NLL does not rise (see `girih.em.outputs`); the scales of the outputs
+    are learned, other numbers that these have stay. What needs Gaussian noise is refused.
+
     Any generator that `girih.trace` reads can be fitted. The weights and biases of its Linear and convolution layers
     are trained; batch normalisation (in eval mode), PReLU slopes and bare parameters keep their values.
 
@@ -82,7 +87,7 @@ def fit_em(
             16,384), so many, drawn with `seed` and with their weights, serve to choose the start and to go on from it
             for some iterations.
         init_iter: trial iterations of each start.
-        acceleration: "quasi-newton" or "none".
+        acceleration: "quasi-newton" or "none"; with other outputs it is EM alone.
         batch_size: rows in a batch.
         init: "auto", or "random" for no curves.
         validation: held-out rows `(M, D)`, or the fraction of the rows, drawn with `seed`, that is held out; `None`
@@ -124,6 +129,8 @@ def fit_em(
     if learn_prior and dgn.latent_prior is not None:
         raise ParameterError(f"learn_prior=True: the prior is not Gaussian but {dgn.latent_prior.kind}; leave it out")
     options = EMOptions.among(locals())
+    if dgn.output is not None:
+        check_output(dgn, options, is_stream(X))
     around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
     if is_stream(X):
         if sample_weight is not None:

@@ -14,6 +14,7 @@ from girih._options import real
 from girih.em.iteration import Problem
 from girih.em.loop import Loop
 from girih.em.options import EMOptions
+from girih.em.outputs import OutputProblem
 from girih.em.runs import HeldOut
 from girih.em.scaling import Scaling
 from girih.em.scaling import noise_floor as floor_of
@@ -86,6 +87,7 @@ def saved_by(problem: Problem, data: str, options: EMOptions, held_out: HeldOut 
         **options.plain(),
         "the shapes of the parameters": [list(p.shape) for p in problem.dgn.parameters()],
         "the bounds on the noise": problem.noise_floor.tolist(),
+        "likelihood": repr(problem.dgn.output),
         "data": data,
         "sample_weight": digest(problem.weight),
         "validation": None if held_out is None else digest(held_out.x, held_out.weight),
@@ -111,7 +113,8 @@ def fit_rows(
     bounds = noise_bounds(dgn, x, weight, options, scaling)
     shift = float(weight @ scaling.log_jacobian(x) / weight.sum())
     with scaling.inside(dgn):
-        problem = Problem(dgn, scaling.apply(x), weight, options.prior, bounds.floor)
+        kind = Problem if dgn.output is None else OutputProblem
+        problem = kind(dgn, scaling.apply(x), weight, options.prior, bounds.floor)
         bounds.hold(problem, options)
         watched = None if held_out is None else HeldOut.of(*held_out, scaling)
         saved = None

@@ -23,7 +23,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,8 @@ class Problem:
         shared: whether other processes take part in every evaluation.
         layerwise: whether the hidden layers move one by one to their closed-form M-steps, not together.
         safeguard: whether a step that raises the exact NLL is undone.
+        has_statistics: whether M-steps have closed forms, of the statistics, as they have with Gaussian noise.
+        dear: how many times fewer rows starts are tried on than elsewhere.
     """
 
     kink_ridge: float = 0.0
@@ -89,6 +91,8 @@ class Problem:
     shared: bool = False
     layerwise: bool = False
     safeguard: bool = True
+    has_statistics: ClassVar[bool] = True
+    dear: ClassVar[int] = 1
 
     def __init__(
         self, dgn: DGN, x: Tensor, weight: Tensor, prior: WeightPrior | None = None, floor: Tensor | None = None
@@ -105,6 +109,15 @@ class Problem:
                 "other layers or branches; use a Gaussian weight prior"
             )
         self.admit()
+
+    @property
+    def suggested(self) -> Tensor:
+        """The outputs of the network that the rows suggest, where starts are looked for."""
+        return self.x
+
+    def step(self, now: Evaluation, damping: float, updates: Iterable[str]) -> tuple[Evaluation, float]:
+        """One iteration of EM; returns the new E-step and damping."""
+        return em_step(self, now, damping, updates)
 
     def evaluate(self, index: Tensor | None = None) -> Evaluation:
         """The E-step: exact NLL and statistics at the current parameters.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from girih._jobs import jobs, side_by_side
 from girih._progress import Progress
-from girih.em.iteration import INITIAL_DAMPING, Evaluation, Problem, em_step, epoch, exact_step
+from girih.em.iteration import INITIAL_DAMPING, Evaluation, Problem, epoch, exact_step
 from girih.em.options import EMOptions
 from girih.em.orderings import Ordered, ordered_rows
 from girih.em.quasi_newton import no_pairs, quasi_newton_step
@@ -60,7 +60,9 @@ class Loop:
         self.callback, self.checkpoint, self.prior = callback, checkpoint, problem.prior
         # a Laplace or uniform prior has no gradient everywhere, which quasi-Newton steps need
         smooth = problem.prior is None or problem.prior.family == "gaussian"
-        self.accelerated = smooth and options.acceleration != "none" and options.m_step == "joint"
+        self.accelerated = (
+            smooth and options.acceleration != "none" and options.m_step == "joint" and problem.has_statistics
+        )
         self.trial_length = min(options.init_iter, options.max_iter)
         self.final_length = min(_FINAL * options.init_iter, options.max_iter)
         # at the high noise of a start a weight prior outweighs the data and pulls every weight to 0, where it stays
@@ -237,7 +239,7 @@ class Loop:
         if self.accelerated and pace.accelerated:
             after, damping, pairs = quasi_newton_step(problem, now, run.damping, self.updates, pairs)
         else:
-            after, damping = em_step(problem, now, run.damping, self.updates)
+            after, damping = problem.step(now, run.damping, self.updates)
         gain = run.curve[-1] - after.nll
         if self.accelerated:
             pace = pace.after(gain, problem.evaluations - before)
@@ -268,7 +270,7 @@ class Loop:
     def _few(self) -> Problem | None:
         """The problem of the rows that starts are tried on, where these are not all of them."""
         problem = self.every
-        rows, most = (problem.weight > 0).nonzero()[:, 0], TRIED_ON[problem.dgn.latent_dim]
+        rows, most = (problem.weight > 0).nonzero()[:, 0], TRIED_ON[problem.dgn.latent_dim] // problem.dear
         if not self.options.n_init or len(rows) <= most:
             return None
         generator = torch.Generator().manual_seed(_mix(self.options.seed, -1))
@@ -287,7 +289,9 @@ class Loop:
         bends = line and head is not None and dgn.trace.hidden_units > 0
         if self.options.init == "random" or not bends:
             return []
-        left = [(float(self._follow(rows, 0).log().sum()), rows) for rows in ordered_rows(problem.x, problem.weight)]
+        left = [
+            (float(self._follow(rows, 0).log().sum()), rows) for rows in ordered_rows(problem.suggested, problem.weight)
+        ]
         return [rows for _, rows in sorted(left, key=lambda pair: pair[0])][:_CURVES]
 
     def _follow(self, rows: Ordered, start: int) -> Tensor:
@@ -300,7 +304,7 @@ class Loop:
             self._follow(self._curves[start], start)
         elif self.options.n_init:
             generator = torch.Generator().manual_seed(_mix(self.options.seed, start - len(self._curves)))
-            randomise(problem.dgn, problem.trained, problem.x, problem.weight, problem.noise_floor, generator)
+            randomise(problem.dgn, problem.trained, problem.suggested, problem.weight, problem.noise_floor, generator)
         warmup = self.warmup
         if warmup and start == len(self._curves) + 1:
             warmup = 0  # one has the prior from the beginning: the best of all counts

@@ -88,7 +88,7 @@ def count_parameters(dgn: DGN, learn_prior: bool = False) -> int:
     if dgn.trace.chain is not None:
         count -= dgn.trace.hidden_units
     S = dgn.latent_dim
-    count += dgn.noise_covariance.parameter_count
+    count += dgn.noise_covariance.parameter_count if dgn.output is None else sum(p.numel() for p in dgn.noise_tensors)
     return count + (S * (S + 1) // 2 if learn_prior else 0)
 
 

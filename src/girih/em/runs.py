@@ -13,6 +13,7 @@ from torch import Tensor
 from girih.em.quasi_newton import Pace
 from girih.em.scaling import Scaling
 from girih.inference import Model, evidence
+from girih.inference.output_model import OutputModel
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class HeldOut:
         """Rows in the units of the data, in those of a scaling."""
         return cls(scaling.apply(x), weight, float(weight @ scaling.log_jacobian(x) / weight.sum()))
 
-    def nll(self, model: Model) -> float:
+    def nll(self, model: Model | OutputModel) -> float:
         """Mean exact NLL, without penalties, nats per row; infinite where it is no number."""
-        nll = -float(self.weight @ evidence(model, self.x).log_prob / self.weight.sum())
+        log_p = evidence(model, self.x).log_prob if isinstance(model, Model) else model.log_prob(self.x)
+        nll = -float(self.weight @ log_p / self.weight.sum())
         return math.inf if math.isnan(nll) else nll

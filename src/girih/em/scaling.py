@@ -77,14 +77,20 @@ def root_mean_square(values: Tensor) -> float:
 def noise_floor(dgn: DGN, x: Tensor, weight: Tensor, share: float = 1e-6) -> Tensor:
     """The lower bound on the noise variances: a share of the variance of the data, column by column.
 
-    Columns without variance are measured by the mean variance, and data without any by their size.
+    Columns without variance are measured by the mean variance, and data without any by their size. The noise of outputs
+    that are not Gaussian is a scale, and so is the bound; it is 0 where there is none.
     """
+    if dgn.output is not None and not dgn.noise_tensors:
+        return x.new_zeros(())
     entry, mean, deviation = column_spread(x, weight)
     size = root_mean_square(entry + mean)
     common = root_mean_square(deviation) or (size if 1e-140 < size < 1e150 else 1.0)  # its square is a number
-    if dgn.noise_covariance.kind == "scalar":
-        return share * deviation.new_tensor(common).square()
-    return share * torch.where(deviation > 0, deviation, common).square()
+    scalar = dgn.noise.ndim == 0 if dgn.output is not None else dgn.noise_covariance.kind == "scalar"
+    if scalar:
+        floor = share * deviation.new_tensor(common).square()
+    else:
+        floor = share * torch.where(deviation > 0, deviation, common).square()
+    return floor if dgn.output is None else floor.sqrt()
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +142,14 @@ class Scaling:
             dgn: the model.
             x: the rows.
             weight: of the rows, `(N,)`.
-            rescale: whether units may change; the scale of a weight prior is in those of the data.
+            rescale: whether units may change; the scale of a weight prior is in those of the data. Those of outputs
+                that are not Gaussian do not.
 
         Raises:
             NonFiniteError: columns whose variance is out of the range of double precision.
         """
+        if dgn.output is not None:  # counts and categories have no units
+            return cls(torch.zeros_like(x[0]), torch.ones_like(x[0]))
         offset, mean, deviation = column_spread(x, weight)
         scale, head = torch.ones_like(deviation), dgn.trace.head
         centred = head is not None and head.has_bias
@@ -184,7 +193,7 @@ class Scaling:
     def enter(self, dgn: DGN) -> None:
         """Turn a model over x into the same model over standardised y, in place."""
         head = dgn.trace.head
-        if head is not None:
+        if head is not None and dgn.output is None:
             head.module.weight.div_(self.scale[:, None])
             if head.has_bias:
                 rest = 0.0 if dgn.bias_rest is None else dgn.bias_rest
@@ -197,7 +206,7 @@ class Scaling:
     def leave(self, dgn: DGN) -> None:
         """Undo `enter`, in place."""
         head = dgn.trace.head
-        if head is not None:
+        if head is not None and dgn.output is None:
             head.module.weight.mul_(self.scale[:, None])
             for part, unit in zip(dgn.noise_tensors, dgn.noise_covariance.units(self.scale), strict=True):
                 part.mul_(unit)

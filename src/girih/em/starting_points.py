@@ -32,7 +32,8 @@ def randomise(
     Each unit's kink is placed at the image of a latent drawn from the prior, so no unit starts dead. The last map
     sends the features along random directions in which the data vary, about the mean of the data; the noise starts
     at the variance of the data, and EM anneals it. Layers other than Linear draw their weights as their module does;
-    without a head, the last layer is scaled to the data.
+    without a head, the last layer is scaled to the data. Of outputs that are not Gaussian the data are the eta that
+    they suggest.
     """
     mean, variance = column_statistics(x, weight)
     with torch.no_grad():
@@ -41,7 +42,16 @@ def randomise(
             _aim(trained.head, h, x, weight, mean, variance, generator)
         elif not trained.is_chain:
             _scale_output(dgn, h, mean, variance)
-        dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(variance, noise_floor))
+        _set_noise(dgn, variance, noise_floor)
+
+
+def _set_noise(dgn: DGN, variance: Tensor, floor: Tensor) -> None:
+    """Set the noise to variances of what the network gives, `(K,)`, or to the scales of outputs to deviations."""
+    if dgn.output is None:
+        dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(variance, floor))
+    elif dgn.noise_tensors:
+        deviation = dgn.output.one_each(variance).sqrt()
+        dgn.noise.copy_(torch.maximum(deviation if dgn.noise.ndim else deviation.square().mean().sqrt(), floor))
 
 
 def _randomise_hidden(dgn: DGN, trained: Trained, generator: torch.Generator) -> Tensor:
@@ -81,7 +91,7 @@ def be_curve(dgn: DGN, trained: Trained, rows: Ordered, noise_floor: Tensor, gen
     trained.head.module.weight.copy_(maps[:, : h.shape[1]])
     if trained.head.has_bias:
         trained.head.module.bias.copy_(maps[:, -1])
-    dgn.noise_covariance = dgn.noise_covariance.with_variances(torch.maximum(left, noise_floor))
+    _set_noise(dgn, left, noise_floor)
     return left
 
 

@@ -5,14 +5,20 @@ each part of a prior. A simplex with vertices v and centroid c is looked at thro
 
     f(z) <= f(c) + f'(c)(z - c) <= max_v [f(c) + f'(c)(v - c)]                                       (concave f)
 
-which bounds its integral from above; where f is not concave, `k |eta(v) - eta(c)|^2 / 2` comes on top, k being the
-largest second derivative of the output. Simplices whose bounds add up to less than `tol` of p(x) are left out. The
-others are cut in half, across the edge along which f bends most (in the metric `-f''(c)`), until f bends by no more
-than a few nats. So peaks are found, however narrow or skew they are, and simplices end up of the size and shape of
-the posterior. They are integrated by a product of Gauss-Jacobi rules in collapsed coordinates, twice: where rules of n
-and n - 1 nodes a dimension differ by more than a part of 3e-8 of p(x), over the number of simplices, more nodes are
-taken, and then the simplex is cut again. The sum of the differences is the estimate of the error. It is one of the
-rules of n - 1 nodes; those of n are used, and are several times nearer.
+which bounds its integral from above, by that of the exponential of a plane; where f is not concave,
+`k |eta(v) - eta(c)|^2 / 2` comes on top, k being the largest second derivative of the output. A plane above a simplex
+is above its halves, too, and so is the mean of two planes: the smallest bound counts. Simplices whose bounds add up to
+less than `tol` of p(x) are left out. The others are cut in half, across the edge along which f bends most (in the
+metric `-f''(c)`), until f bends by no more than a few nats. So peaks are found, however narrow or skew they are, and
+simplices end up of the size and shape of the posterior. They are integrated by a product of Gauss-Jacobi rules in
+collapsed coordinates, twice: where rules of n and n - 1 nodes a dimension differ by too much, more nodes are taken, and
+then the simplex is cut again. Of all simplices of a row those with the smallest differences are done first, as long as
+they add up to a share of the part of 3e-8 of p(x) that is left. The sum of the differences is the estimate of the
+error. It is one of the rules of n - 1 nodes; those of n are used, and are several times nearer.
+
+With many outputs, f at many nodes is a polynomial of degree 8 in z through its values at a lattice: it bends by a few
+nats on a simplex, to which each output adds little, so it is one to 1e-9 or so. That is checked at other nodes, and its
+error counts as well.
 """
 
 from __future__ import annotations
@@ -20,11 +26,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from scipy.special import roots_jacobi
 from torch import Tensor
 
 from girih._devices import room
@@ -34,6 +39,7 @@ from girih.gaussian.tables import slots, sorted_in_rows
 from girih.inference.cubature_rows import ENTRIES, Likelihood, Nothing, OutputRows, Simplices, Space, joined
 from girih.inference.model import Expected, Jets
 from girih.inference.priors import Parts
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
 from girih.networks import Trace
 from girih.partition import Partition
 
@@ -47,6 +53,10 @@ _LENIENT = 0.15
 # Of p(x), for all simplices of a row, as the rules of n - 1 nodes have it; times |log p(x)|, from 1 to 30.
 _ERROR = 3e-8
 _ROUNDS = 400
+# From so many outputs on, for each row that a simplex is looked at for, f is interpolated where rules need many nodes;
+# the error of that is taken to be so many times as large as at the nodes of the first rule.
+_MANY, _SAFE = 16, 10.0
+_TURN = 0.03  # of the budget of errors that is left, in each turn
 _TRIES = 20_000
 _BEAM = 64  # of simplices, among points that differ by 1e-6 nats or less
 _EPS = torch.finfo(torch.float64).eps
@@ -55,7 +65,7 @@ _EPS = torch.finfo(torch.float64).eps
 class Looks(NamedTuple):
     """What is known of simplices before they are integrated."""
 
-    top: Tensor  # (m,) an upper bound on f
+    heights: Tensor  # (m, S + 1) of a plane above f, at the vertices
     guess: Tensor  # (m,) of the log of the integral, too small rather than too large
     first: Tensor  # (m,) the two ends of the edge to cut
     second: Tensor
@@ -83,24 +93,29 @@ class Integrals:
         weight = (self.log_mass - self.log_p[row]).exp()
         return weight / torch.zeros_like(self.log_p).index_add_(0, row, weight)[row]
 
-    def nodes(self, mesh: Mesh, likelihood: Likelihood) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
-        """Simplices, the nodes on them `(m, k, S)`, and the shares of these in the p(x) of their rows `(m, k)`.
+    def nodes(
+        self, mesh: Mesh, likelihood: Likelihood, finer: float = 1, least: float = _EPS * 1e-3
+    ) -> Iterator[tuple[Simplices, Tensor, Tensor]]:
+        """Simplices, nodes in barycentric coordinates `(k, S + 1)`, their shares in the p(x) of the rows `(m, k)`.
 
-        With more nodes than p(x) was integrated with, since what is averaged over them may be less smooth than that.
+        Args:
+            mesh: the latent space.
+            likelihood: of the rows.
+            finer: with a rule so much finer than that which integrates p(x), as what is averaged may be less smooth.
+            least: simplices are left out that hold less than this, over their number, of p(x).
         """
-        S = self.mean.shape[1]
-        used = self.share > _EPS * 1e-3
+        S, row = self.mean.shape[1], self.simplices.row
+        used = self.share * torch.bincount(row)[row] > least
         for level, nodes in enumerate(_NODES[S]):
             points, weight = (part.to(self.mean.device) for part in rule(S, nodes))
-            finer = (self.level + 1).clamp(max=len(_NODES[S]) - 1)
-            here = used & (finer == level)
+            here = used & ((self.level + finer).clamp(max=len(_NODES[S]) - 1) == level)
             some, shares = self.simplices.take(here), self.share[here]
             size = mesh.batch(len(weight), likelihood.outputs, weight.device)
             chunks = mesh.chunks(some, len(weight), likelihood.outputs) if len(some.row) else ()
             for chunk, part in zip(chunks, shares.split(size), strict=False):
-                z, value = mesh.evaluate(likelihood, chunk, points)
+                _, value = mesh.evaluate(likelihood, chunk, points)
                 share = (value - value.amax(1, keepdim=True)).exp() * weight
-                yield chunk, z, part[:, None] * share / share.sum(1, keepdim=True)
+                yield chunk, points, part[:, None] * share / share.sum(1, keepdim=True)
 
 
 class Mesh(Space):
@@ -171,7 +186,7 @@ class Mesh(Space):
         gram = gram + away @ away.mT
         value = value + self.parts.constant[some.part] - 0.5 * middle.square().sum(1)
         guess = some.log_volume + value - 0.5 * gram.diagonal(dim1=1, dim2=2).mean(1)
-        return Looks(value + (slope + lift).amax(1), guess, *_longest(gram, slope))
+        return Looks(value[:, None] + slope + lift, guess, *_longest(gram, slope))
 
     def _peak(self, likelihood: Likelihood, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`log p(x, z)` at centroids, a bound on it, and the edges to cut: with all parts of the prior."""
@@ -220,7 +235,7 @@ class Mesh(Space):
     def draw(self, likelihood: Likelihood, some: Simplices, which: Tensor, generator: torch.Generator | None) -> Tensor:
         """A draw of z from `p(x, z)` on each of the simplices `which (m,)`, `(m, S)`, by rejection: exact."""
         used, place = torch.unique(which, return_inverse=True)
-        some, top = some.take(which), self.look(likelihood, some.take(used)).top[place]
+        some, top = some.take(which), self.look(likelihood, some.take(used)).heights.amax(1)[place]
         out, left = torch.empty_like(some.corner[:, 0]), torch.arange(len(which), device=which.device)
         for _ in range(_TRIES):
             u = torch.empty(*some.corner[left].shape[:2], dtype=top.dtype, device=top.device)
@@ -288,12 +303,46 @@ class Mesh(Space):
 
     def integrate(self, likelihood: Likelihood, tol: float) -> Integrals:
         """The integrals of all rows, each with what was left out of it: at most the part `tol`, unless it says more."""
-        found = self._integrate(likelihood, tol, None)
+        found = self._refine(likelihood, *self._pieces(likelihood, tol, None))
         if tol > 0.0 and (found.log_left_out > found.log_p + math.log(tol)).any():
-            found = self._integrate(likelihood, tol, found.log_p)  # the guess by which some were left out was too high
+            # the guess by which some were left out was too high
+            found = self._refine(likelihood, *self._pieces(likelihood, tol, found.log_p))
         return found
 
-    def _integrate(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> Integrals:
+    def bracket(self, likelihood: Likelihood, tol: float, width: float, most: int) -> tuple[Tensor, Tensor]:
+        """Bounds on the logs of the integrals, `(n,)` each, where f is concave: from planes and from vertices.
+
+        A concave f is below its tangent planes, and above the linear interpolation of its values at vertices; the
+        exponentials of both have closed integrals. Simplices between whose bounds there is much are cut until the
+        bounds of a row are `width` apart, or simplices are more than `most`.
+        """
+        some, lost = self._pieces(likelihood, tol, None)
+        found, count = self._between(likelihood, some, None), len(lost)
+        while True:
+            low = log_sum(found.below, some.row, count)
+            high = torch.logaddexp(lost, log_sum(found.above, some.row, count))
+            gap, many = _log_difference(high, low), torch.bincount(some.row, minlength=count)
+            share = _log_difference(found.above, found.below)
+            cut = ((high - low > width)[some.row]) & (share > (gap - (2.0 * many).log())[some.row])
+            if not cut.any() or len(some.row) > most:
+                return low, high
+            first, second = found.first[cut], found.second[cut]
+            halves = self._halves(some.take(cut), first, second)
+            new = self._between(likelihood, halves, _halved(found.heights[cut], first, second))
+            some = joined([some.take(~cut), halves])
+            found = _Between(*(torch.cat((old[~cut], part)) for old, part in zip(found, new, strict=True)))
+
+    def _between(self, likelihood: Likelihood, some: Simplices, heights: Tensor | None) -> _Between:
+        """Bounds on integrals over simplices; heights are of a plane above f that is known, at the vertices."""
+        looks, vertices = self.look(likelihood, some), torch.eye(some.corner.shape[1], dtype=some.corner.dtype)
+        values = self._values(likelihood, some, vertices.to(some.corner.device))
+        below, above = (some.log_volume + log_mean_exp(part) for part in (values, looks.heights))
+        if heights is not None:
+            above = torch.minimum(above, some.log_volume + log_mean_exp(heights))
+        return _Between(below, above, looks.heights, looks.first, looks.second)
+
+    def _pieces(self, likelihood: Likelihood, tol: float, known: Tensor | None) -> tuple[Simplices, Tensor]:
+        """Simplices that hold all of p(x) but what was left out, and a bound on the log of that."""
         reach, allowed, S = _REACH, math.log(max(tol, _EPS)), self.cells.origin.shape[1]
         rows = torch.arange(len(likelihood.highest), device=likelihood.highest.device)
         lost, kept = torch.full_like(likelihood.highest, -torch.inf), []
@@ -308,7 +357,7 @@ class Mesh(Space):
             lost[inside] = torch.logaddexp(part, outside)[inside]
             rows = rows[far[rows]]
             if not len(rows):
-                return self._refine(likelihood, joined(kept), lost)
+                return joined(kept), lost
             # a box that is large for some rows costs others digits; -log of the mass outside is more than reach^2 / 2
             need = float((likelihood.highest - log_p)[rows].max()) - allowed + math.log(2.0 * S)
             reach *= 2.0 ** max(1, math.ceil(math.log2(math.sqrt(2.0 * need) / reach)))
@@ -328,17 +377,31 @@ class Mesh(Space):
         count = len(likelihood.highest)
         lost = likelihood.highest.new_full((count,), -torch.inf)
         log_p = lost.clone() if known is None else known
-        some = self._start(rows, reach)
+        some, heights = self._start(rows, reach), None
         ready: list[tuple[Simplices, Tensor, Tensor]] = []
+
+        def without(some: Simplices, bound: Tensor) -> Tensor:
+            """Those that are not small; what the others hold at most is noted."""
+            nonlocal lost
+            keep = ~self._small(some.row, bound, log_p, tol)
+            lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
+            return keep
+
         for _ in range(_ROUNDS):
+            if heights is not None:  # of the plane above the simplex that each is a half of
+                keep = without(some, some.log_volume + _log_mean_bound(heights))
+                some, heights = some.take(keep), heights[keep]
+                if not len(some.row):
+                    break
             looks = self.look(likelihood, some)
             if known is None:
                 owner = torch.cat([*(part.row for part, *_ in ready), some.row])
                 guess = torch.cat([*(guess for _, guess, _ in ready), looks.guess])
                 log_p = torch.maximum(log_p, log_sum(guess, owner, count))
-            bound = looks.top + some.log_volume
-            keep = ~self._small(some.row, bound, log_p, tol)
-            lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
+            bound = some.log_volume + _log_mean_bound(looks.heights)
+            if heights is not None:
+                bound = torch.minimum(bound, some.log_volume + _log_mean_bound(0.5 * (looks.heights + heights)))
+            keep = without(some, bound)
             # where little of p(x) can be, little of it must be resolved
             room = 1.0 + _LENIENT * (log_p[some.row] - bound).clamp(min=0.0)
             done = keep & (looks.width <= _WIDTH**2 * room)
@@ -346,11 +409,10 @@ class Mesh(Space):
             cut = keep & ~done
             if not cut.any():
                 break
-            some = self._halves(some.take(cut), looks.first[cut], looks.second[cut])
+            first, second, own = looks.first[cut], looks.second[cut], looks.heights[cut]
+            some, heights = self._halves(some.take(cut), first, second), _halved(own, first, second)
         some, bound = joined([part for part, *_ in ready]), torch.cat([bound for *_, bound in ready])
-        keep = ~self._small(some.row, bound, log_p, tol)
-        lost = torch.logaddexp(lost, log_sum(bound[~keep], some.row[~keep], count))
-        return some.take(keep), lost, log_p
+        return some.take(without(some, bound)), lost, log_p
 
     @staticmethod
     def _small(row: Tensor, bound: Tensor, log_p: Tensor, tol: float) -> Tensor:
@@ -361,60 +423,96 @@ class Mesh(Space):
     def _refine(self, likelihood: Likelihood, some: Simplices, lost: Tensor) -> Integrals:
         done: list[tuple[Tensor, ...]] = []
         kept: list[Simplices] = []
-        count = len(lost)
+        count, nodes = len(lost), _NODES[some.corner.shape[2]]
         total = lost.new_full((count,), -torch.inf)
-        error_total, last = total.clone(), len(_NODES[some.corner.shape[2]]) - 1
-        allowed = math.log(_ERROR) - torch.bincount(some.row, minlength=count).to(total.dtype).log()
-        level = 0
+        error_total, level, known = total.clone(), 0, _Known.nothing(some)
         for turn in range(_ROUNDS):
-            log_mass, log_error, mean, covariance, height, size = self._rule(likelihood, some, level)
+            log_mass, log_error, mean, covariance, height, size = self._rule(likelihood, some, level, known)
+            log_error = torch.logaddexp(log_error, known.added + log_mass)
             now = torch.logaddexp(total, log_sum(log_mass, some.row, count))
-            room = now.abs().clamp(1.0, 30.0).log()  # log p(x) is wanted to a part of 1e-8
-            coarse = log_error > (now + allowed + room)[some.row]
-            coarse &= log_error > log_mass + (100.0 * _EPS * (1.0 + size)).log()
+            budget = now + math.log(_ERROR) + now.abs().clamp(1.0, 30.0).log()  # log p(x) is wanted to a part of 1e-8
+            fine = _afforded(some.row, log_error, budget, error_total)
+            fine |= log_error <= log_mass + (100.0 * _EPS * (1.0 + size)).log()
             if turn == 60:
-                coarse[:] = False
-            fine = ~coarse
+                fine[:] = True
             kept.append(some.take(fine))
             levels = torch.full_like(some.row[fine], level)
             done.append((log_mass[fine], mean[fine], covariance[fine], height[fine], levels))
             total = torch.logaddexp(total, log_sum(log_mass[fine], some.row[fine], count))
             error_total = torch.logaddexp(error_total, log_sum(log_error[fine], some.row[fine], count))
-            if not coarse.any():
+            if fine.all():
                 break
-            some = some.take(coarse)
-            if level < last:
+            some, known = some.take(~fine), known.take(~fine)
+            if level < len(nodes) - 1:
+                if level == 0:
+                    known = self._interpolated(likelihood, some, torch.maximum(log_mass, log_error)[~fine], budget)
                 level += 1
                 continue
             looks = self.look(likelihood, some)
             some = self._halves(some, looks.first, looks.second)
+            known = _Known.nothing(some)
+            level = level if len(nodes) == len(_NODES[1]) else 0
         simplices = joined(kept)
         order = simplices.row.argsort(stable=True)
         log_mass, mean, covariance, height, levels = (torch.cat(part)[order] for part in zip(*done, strict=True))
         return Integrals(simplices.take(order), log_mass, mean, covariance, height, levels, total, lost, error_total)
 
-    def _rule(self, likelihood: Likelihood, some: Simplices, level: int) -> tuple[Tensor, ...]:
-        S = some.corner.shape[2]
-        nodes = _NODES[S][level]
-        size = nodes**S + (nodes - 1) ** S
-        order = some.node.argsort()  # rows that share a simplex next to each other
-        parts = [
-            self._ruled(likelihood, chunk, nodes) for chunk in self.chunks(some.take(order), size, likelihood.width)
-        ]
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return tuple(torch.cat(f)[back] for f in zip(*parts, strict=True))
+    def _interpolated(self, likelihood: Likelihood, some: Simplices, log_mass: Tensor, budget: Tensor) -> _Known:
+        """What is known of f on simplices by polynomials through a lattice, where these are good enough.
 
-    def _ruled(self, likelihood: Likelihood, some: Simplices, nodes: int) -> tuple[Tensor, ...]:
+        They are compared with f at the nodes of the first rule. Their error may add a twentieth of the budget.
+        """
+        S, shared = some.corner.shape[2], likelihood.width < likelihood.outputs
+        each = len(torch.unique(some.node)) / len(some.row) if shared else 1.0
+        if S == 1 or each * likelihood.outputs < _MANY:
+            return _Known.nothing(some)
+        first = rule(S, _NODES[S][0])[0]
+        nodes, to_first = torch.cat((lattice(S), first)).to(log_mass.device), interpolation(S, _NODES[S][0])
+        to_first = to_first[: len(first)].to(log_mass.device)
+        values = self._values(likelihood, some, nodes)
+        known, check = values.split([len(nodes) - len(first), len(first)], 1)
+        log_error = (_SAFE * (known @ to_first.mT - check).abs().amax(1)).log()
+        row = some.row
+        share = budget - (20.0 * torch.bincount(row, minlength=len(budget))).log()
+        return _Known(torch.where(log_error + log_mass <= share[row], log_error, torch.inf), known)
+
+    def _values(self, likelihood: Likelihood, some: Simplices, nodes: Tensor) -> Tensor:
+        """f at barycentric points, `(m, k)`."""
+        order = some.node.argsort()  # rows that share a simplex next to each other
+        parts = self.chunks(some.take(order), len(nodes), likelihood.width)
+        found = torch.cat([self.evaluate(likelihood, chunk, nodes)[1] for chunk in parts])
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    def _rule(self, likelihood: Likelihood, some: Simplices, level: int, known: _Known) -> tuple[Tensor, ...]:
+        S, n = some.corner.shape[2], _NODES[some.corner.shape[2]][level]
+        points = both(S, n).to(some.corner.device)
+        open_ = ~torch.isfinite(known.log_error)
+        made: list[tuple[Tensor, ...]] = []
+        order = torch.cat((open_.nonzero()[:, 0], (~open_).nonzero()[:, 0]))
+        sorted_ = some.take(open_)
+        by_node = sorted_.node.argsort()  # rows that share a simplex next to each other
+        order[: len(by_node)] = order[: len(by_node)][by_node]
+        for chunk in self.chunks(sorted_.take(by_node), len(points), likelihood.width) if len(by_node) else ():
+            made.append(self._ruled(chunk, n, self.evaluate(likelihood, chunk, points)[1]))
+        if len(by_node) < len(order):
+            matrix = interpolation(S, n).to(points.device).mT
+            size, rest = self.batch(len(points), S + 2, points.device), order[len(by_node) :]
+            for index in rest.split(size):
+                made.append(self._ruled(some.take(index), n, known.values[index] @ matrix))
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return tuple(torch.cat(f)[back] for f in zip(*made, strict=True))
+
+    def _ruled(self, some: Simplices, nodes: int, value: Tensor) -> tuple[Tensor, ...]:
         S = some.corner.shape[2]
-        (points, weight), (coarse_points, coarse_weight) = (
+        (points, weight), (_, coarse_weight) = (
             tuple(part.to(some.corner.device) for part in rule(S, nodes - k)) for k in (0, 1)
         )
-        z, value = self.evaluate(likelihood, some, torch.cat((points, coarse_points)))
+        z = points @ some.corner
         peak, volume = value.amax(1), some.log_volume
         f = (value - peak[:, None]).exp()
         fine, coarse = f[:, : len(weight)] * weight, f[:, len(weight) :] @ coarse_weight
         mass = fine.sum(1)
-        share, z = fine / mass[:, None], z[:, : len(weight)]
+        share = fine / mass[:, None]
         own = value[:, : len(weight)]
         if len(self.parts.constant) > 1 and not self.paired:
             part = self.parts.constant[some.part, None] - 0.5 * self.white(some.part, z).square().sum(2)
@@ -431,6 +529,87 @@ class Mesh(Space):
             (share * own).sum(1),
             value.abs().amax(1),
         )
+
+
+class _Between(NamedTuple):
+    """What is known of the integrals over simplices, and how to cut these."""
+
+    below: Tensor  # (m,) a lower bound on the log of the integral
+    above: Tensor  # (m,) an upper one
+    heights: Tensor  # as of Looks
+    first: Tensor
+    second: Tensor
+
+
+class _Known(NamedTuple):
+    """What is known of f on simplices: its values at a lattice, and the log of the error of a polynomial through them.
+
+    That is infinite where the values are not used.
+    """
+
+    log_error: Tensor  # (m,)
+    values: Tensor  # (m, k)
+
+    @classmethod
+    def nothing(cls, some: Simplices) -> _Known:
+        """Of simplices of which nothing is known."""
+        like = some.corner[:, 0, 0]
+        return cls(torch.full_like(like, torch.inf), like[:, None][:, :0])
+
+    @property
+    def added(self) -> Tensor:
+        """The log of the error that using them adds, `(m,)`."""
+        return torch.where(torch.isfinite(self.log_error), self.log_error, -torch.inf)
+
+    def take(self, index: Tensor) -> _Known:
+        """Some of them."""
+        return _Known(self.log_error[index], self.values[index])
+
+
+def _afforded(row: Tensor, log_error: Tensor, budget: Tensor, spent: Tensor) -> Tensor:
+    """Which errors are let stand: the smallest of each row, that add up to a share of what is left of its budget."""
+    left = (_TURN * -torch.expm1((spent - budget).clamp(max=0.0)))[row]
+    share = (log_error - budget[row]).exp().clamp(max=1.0)
+    order = sorted_in_rows(row, share)
+    so_far, of = share[order].cumsum(0), row[order]
+    size = torch.bincount(of, minlength=len(budget))
+    before = torch.nn.functional.pad(so_far, (1, 0))[size.cumsum(0) - size]
+    result = torch.empty_like(order, dtype=torch.bool)
+    result[order] = so_far - before[of] <= left[order]
+    return result
+
+
+def _log_difference(more: Tensor, less: Tensor) -> Tensor:
+    """`log(exp(more) - exp(less))`."""
+    return more + torch.log(-torch.expm1((less - more).clamp(max=0.0)))
+
+
+def _halved(heights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Numbers at the vertices of simplices, linear between them, for both halves of each: see `Simplices.halves`."""
+    every = torch.arange(len(heights), device=heights.device)
+    middle = 0.5 * (heights[every, first] + heights[every, second])
+    lower, upper = heights.clone(), heights.clone()
+    lower[every, second], upper[every, first] = middle, middle
+    return torch.cat((lower, upper))
+
+
+def _log_mean_bound(heights: Tensor) -> Tensor:
+    r"""A bound on the log of the mean of `exp(f)` over simplices, `(m,)`, for heights at their vertices `(m, S + 1)`.
+
+    With f below a convex function that has these heights, it is below their linear interpolation, so the mean is at
+    most that of `exp(heights)` and, with d_j how far each is below the highest, j = 1 ... S from the lowest one,
+
+        S! int exp(h_0 - sum_j l_j d_j) dl <= S! / (S - k)! exp(h_0) / (d_1 ... d_k)                 for any k,
+
+    since the barycentric coordinates l_j of k vertices are between 0 and infinity.
+    """
+    top, S = heights.amax(1), heights.shape[1] - 1
+    best = heights.logsumexp(1) - math.log(S + 1.0)
+    below = (top[:, None] - heights).sort(1, descending=True).values[:, :S].log()
+    for k in range(1, S + 1):
+        bound = top + math.lgamma(S + 1.0) - math.lgamma(S - k + 1.0) - below[:, :k].sum(1)
+        best = torch.minimum(best, bound)
+    return best
 
 
 def _longest(gram: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -456,28 +635,3 @@ def _same_pattern(whole: Tensor, some: Tensor) -> Tensor:
     assert bool((found >= 0).all()), "the pieces of a box are those of the whole space"
     result: Tensor = found
     return result
-
-
-@lru_cache(maxsize=32)
-def rule(dim: int, nodes: int) -> tuple[Tensor, Tensor]:
-    """Barycentric points `(n^S, S + 1)` and weights of a sum of 1: Gauss-Jacobi in collapsed coordinates.
-
-        z = v_0 + u_1 (v_1 - v_0 + u_2 (v_2 - v_1 + u_3 (v_3 - v_2))),    dz = S! volume u_1^(S-1) u_2^(S-2) du
-
-    Exact for polynomials of degree `2 n - 1`.
-    """
-    points, weights = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    last = torch.ones(1, dtype=torch.float64)
-    columns: list[Tensor] = []
-    for k in range(dim):
-        x, w = (torch.as_tensor(part) for part in roots_jacobi(nodes, 0.0, dim - 1.0 - k))
-        u, w = 0.5 * (x + 1.0), w / w.sum()
-        old = len(last)
-        columns = [column.repeat_interleave(nodes) for column in columns]
-        last = last.repeat_interleave(nodes)
-        step = last * u.repeat(old)
-        columns.append(last - step)
-        weights = (weights[:, None] * w).flatten()
-        last = step
-    points = torch.stack([*columns, last], 1)
-    return points, weights

@@ -173,8 +173,8 @@ class CubaturePosterior(Posterior):
         """
         out: Tensor | None = None
         for some, found in self._groups:
-            for part, z, share in found.nodes(some.mesh, some.likelihood):
-                features = some.mesh.features(part.piece, z)
+            for part, points, share in found.nodes(some.mesh, some.likelihood):
+                features = some.mesh.features(part.piece, points @ part.corner)
                 row = some.which[part.row].repeat_interleave(share.shape[1])
                 value = function(features.flatten(0, 1), row)
                 weight = share.flatten().reshape(-1, *[1] * (value.ndim - 1))

@@ -109,14 +109,8 @@ class Likelihood(ABC):
         """`(m, k)` for eta `(m, k, K)`."""
 
     @abstractmethod
-    def local(self, row: Tensor, eta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Slope along steps `(m, k, K)` at eta `(m, K)`, curvature along pairs, and the most by which steps lift it."""
-
     def centre(self, mesh: Space, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`log p(x | z)` at centroids, its slopes and bends along the ways to the vertices, and what lifts them."""
-        eta = self.images(some.row, mesh.features(some.piece, some.corner))
-        centre = eta.mean(1)
-        return self.value(some.row, centre[:, None])[:, 0], *self.local(some.row, centre, eta - centre[:, None])
 
     def at(self, mesh: Space, some: Simplices, barycentric: Tensor) -> Tensor:
         """`log p(x | z)` at points of the simplices, `(m, k)`."""
@@ -139,10 +133,13 @@ class GaussianRows(Likelihood):
         """Half the squared distance, negative."""
         return -0.5 * (self.rows.y[row][:, None] - eta).square().sum(2)
 
-    def local(self, row: Tensor, eta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The residual along the steps, and their products."""
-        slope = (step @ (self.rows.y[row] - eta)[:, :, None])[:, :, 0]
-        return slope, step @ step.mT, torch.zeros_like(slope)
+    def centre(self, mesh: Space, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The residual along the ways, and their products."""
+        eta = self.images(some.row, mesh.features(some.piece, some.corner))
+        middle = eta.mean(1)
+        step, residual = eta - middle[:, None], self.rows.y[some.row] - middle
+        slope = (step @ residual[:, :, None])[:, :, 0]
+        return -0.5 * residual.square().sum(1), slope, step @ step.mT, torch.zeros_like(slope)
 
 
 class OutputRows(Likelihood):
@@ -162,17 +159,21 @@ class OutputRows(Likelihood):
         """The log-density."""
         return self.output.log_density(self.rows.take(row).between(), eta, self.scale)
 
-    def local(self, row: Tensor, eta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivatives of the log-density."""
-        rows = self.rows.take(row)
-        slope = (step @ self.output.slope(rows, eta, self.scale)[:, :, None])[:, :, 0]
-        excess = self.output.excess(self.scale)
-        lift = torch.zeros_like(slope)
+    def centre(self, mesh: Space, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Derivatives of the log-density in z, along the ways: no eta but those at centroids are needed."""
+        rows, centre = self.rows.take(some.row), some.corner.mean(1, keepdim=True)
+        step, slopes = some.corner - centre, mesh.cells.slope[some.piece]
+        eta = self.images(some.row, mesh.features(some.piece, centre))
+        value = self.value(some.row, eta)[:, 0]
+        pull = self.output.slope(rows, eta[:, 0], self.scale) @ self.weight
+        slope = step @ (pull[:, None] @ slopes).mT
+        maps = slopes.mT @ self.weight.mT  # (m, S, K)
+        gram = step @ self.output.gram(rows, eta[:, 0], maps, self.scale) @ step.mT
+        excess, lift = self.output.excess(self.scale), torch.zeros_like(slope[:, :, 0])
         if isinstance(excess, Tensor):
-            square = step.square() * excess
-            seen = None if rows.seen is None else self.output.spread(rows.seen)
-            lift = 0.5 * (square if seen is None else square * seen[:, None]).sum(2)
-        return slope, self.output.gram(rows, eta, step, self.scale), lift
+            each = excess if rows.seen is None else (excess * self.output.spread(rows.seen))[:, None]
+            lift = 0.5 * (step @ ((maps * each) @ maps.mT) @ step.mT).diagonal(dim1=1, dim2=2)
+        return value, slope[:, :, 0], gram, lift
 
 
 class NaturalRows(OutputRows):
@@ -247,7 +248,7 @@ class Nothing(Likelihood):
         """0."""
         return torch.zeros_like(eta[:, :, 0])
 
-    def local(self, row: Tensor, eta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def centre(self, mesh: Space, some: Simplices) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """0."""
-        none = torch.zeros_like(step[:, :, 0])
-        return none, step @ step.mT, none
+        none = torch.zeros_like(some.corner[:, :, 0])
+        return none[:, 0], none, torch.zeros_like(none[:, :, None] * none[:, None]), none

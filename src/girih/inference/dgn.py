@@ -226,8 +226,7 @@ class DGN(nn.Module):
         if self.output is not None:
             raise ParameterError(
                 f'this needs Gaussian noise, and this DGN has likelihood="{self.output.name}", of which densities, '
-                "posteriors, draws and gradients are available; train it with girih.train, by the gradients of "
-                "dgn().log_prob(x)"
+                "posteriors, draws, gradients, girih.train and girih.em.fit_em are available"
             )
 
     def forward(self) -> DGNDistribution:

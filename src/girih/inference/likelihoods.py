@@ -119,6 +119,14 @@ class Mixed(Output):
         """As each part says."""
         return torch.cat([part.spread(seen[..., own]) for part, own, _ in self._places], -1)
 
+    def guess(self, x: Tensor) -> Tensor:
+        """As each part says."""
+        return torch.cat([part.guess(x[..., own]) for part, own, _ in self._places], -1)
+
+    def one_each(self, parts: Tensor) -> Tensor:
+        """As each part says."""
+        return torch.cat([part.one_each(parts[its]) for part, _, its in self._places])
+
     def kinks(self, x: Tensor) -> Tensor:
         """Those of each part."""
         return torch.cat([part.kinks(x[..., own]) for part, own, _ in self._places], -1)

@@ -124,6 +124,14 @@ class Output(ABC):
         """A number of each eta `(..., K)`, 0 where its column is missing."""
         return parts if rows.seen is None else parts * self.spread(rows.seen)
 
+    def guess(self, x: Tensor) -> Tensor:
+        """An eta for each entry under which it is likely, `(n, K)`, NaN where missing: where a fit may start."""
+        return x
+
+    def one_each(self, parts: Tensor) -> Tensor:
+        """Of a number of each eta `(K,)` one for each column of x, `(D,)`."""
+        return parts
+
     def kinks(self, x: Tensor) -> Tensor:
         """The eta at which the log-density of a row `(D,)` has kinks, NaN for none, `(K,)`."""
         return self.spread(torch.full_like(x, torch.nan))
@@ -179,6 +187,11 @@ class Output(ABC):
         return hash(repr(self))
 
 
+def _log_product(factors: Tensor) -> Tensor:
+    """The log of the product over the last axis, of factors from 1 to 2: one log for a thousand of them."""
+    return torch.stack([part.prod(-1) for part in factors.split(1000, -1)], -1).log().sum(-1)
+
+
 class Bernoulli(Output):
     """Its x are 0 or 1, or shares between, and eta are logits: `log p = x eta - log(1 + exp(eta))`.
 
@@ -193,12 +206,16 @@ class Bernoulli(Output):
         """From 0 to 1."""
         return (x >= 0.0) & (x <= 1.0)
 
+    def guess(self, x: Tensor) -> Tensor:
+        """The logit of a probability from 0.1 to 0.9."""
+        return torch.logit(0.1 + 0.8 * x)
+
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x eta - log(1 + exp(eta))`."""
         if rows.seen is not None:
-            return rows.sum(rows.x * eta + logsigmoid(-eta))
+            return rows.sum(rows.x * eta - eta.clamp(min=0.0)) - _log_product(rows.seen * eta.abs().neg().exp() + 1.0)
         linear: Tensor = (eta @ rows.x.mT)[..., 0] if eta.ndim == 3 else (rows.x * eta).sum(-1)
-        return linear + logsigmoid(-eta).sum(-1)
+        return linear - eta.clamp(min=0.0).sum(-1) - _log_product(eta.abs().neg().exp() + 1.0)
 
     def slope(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x - sigmoid(eta)`."""
@@ -207,7 +224,8 @@ class Bernoulli(Output):
 
     def curvature(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`sigmoid(eta) sigmoid(-eta)`."""
-        curvature = torch.sigmoid(eta) * torch.sigmoid(-eta)
+        share = torch.sigmoid(eta)
+        curvature = share * (1.0 - share)
         return self._masked(rows, curvature)
 
     def highest(self, rows: Observations, scale: Tensor | None) -> Tensor:
@@ -272,6 +290,16 @@ class Categorical(Output):
 
     def _shares(self, eta: Tensor) -> Tensor:
         return torch.cat([part.softmax(-1) for part in eta.split(self._sizes, -1)], -1)
+
+    def guess(self, x: Tensor) -> Tensor:
+        """2 for the category that it is, 0 for others."""
+        own = torch.cat([torch.arange(n, device=x.device) for n in self._sizes])
+        of_each = self.spread(x)
+        return of_each.where(torch.isnan(of_each), (2.0 * (of_each == own)).to(x.dtype))
+
+    def one_each(self, parts: Tensor) -> Tensor:
+        """That of its first category."""
+        return torch.stack([part[0] for part in parts.split(self._sizes)])
 
     def spread(self, seen: Tensor) -> Tensor:
         """The number of its column, for each logit."""
@@ -347,6 +375,10 @@ class Poisson(Output):
         """`x eta - exp(eta)`; beyond rates of exp(300), where p is 0 in any case, a tangent of that."""
         return rows.sum(rows.x * eta - self._rate(eta) * (1.0 + (eta - _HUGE).clamp(min=0.0)))
 
+    def guess(self, x: Tensor) -> Tensor:
+        """The log of half a count more."""
+        return (x + 0.5).log()
+
     @staticmethod
     def _rate(eta: Tensor) -> Tensor:
         return eta.clamp(max=_HUGE).exp()
@@ -399,6 +431,10 @@ class NegativeBinomial(Output):
         """`log binomial(x + r - 1, x)`, and what eta is counted from log r for."""
         r = self.total_count
         return torch.lgamma(x + r) - torch.lgamma(x + 1.0) - math.lgamma(r)
+
+    def guess(self, x: Tensor) -> Tensor:
+        """The log of half a count more."""
+        return (x + 0.5).log()
 
     def log_density(self, rows: Observations, eta: Tensor, scale: Tensor | None) -> Tensor:
         """`x t - (x + r) log(1 + exp(t))`, `t = eta - log r`."""
