@@ -196,5 +196,9 @@ def _certified(vae: FreeEnergyModel | Pair, rows: Tensor, found: Gap, budget: fl
     if vae.likelihood != "gaussian" or not vae.family.normal_prior:
         raise ParameterError("budget= is for bounds with Gaussian noise and the prior N(0, I); leave it out")
     bounds = bracket(vae.decoder, rows, vae.noise.double(), budget=budget)
-    likely = {"likely_lower": -bounds.likely_upper, "likely_upper": -bounds.likely_lower}
-    return found._replace(lower=-bounds.upper, upper=-bounds.lower, **likely)
+    return found._replace(
+        lower=-bounds.upper,
+        upper=-bounds.lower,
+        likely_lower=-bounds.likely_upper,
+        likely_upper=-bounds.likely_lower,
+    )
