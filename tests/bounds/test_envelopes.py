@@ -11,8 +11,8 @@ from torch import nn
 
 import girih
 from girih.bounds.branches import Branches, Kept, _Tree
-from girih.bounds.envelopes import _BARRIER, _Forms, _Work, envelopes, whole_space
-from girih.bounds.units import units_of
+from girih.bounds.envelopes import _BARRIER, Forms, _Work, envelopes, whole_space
+from girih.bounds.units import units_of, values_of
 from girih.sampling.row import Model
 from twins import f64
 
@@ -31,20 +31,11 @@ def units_and_row(S, seed, noise=0.05, layers=(6, 5), D=6):
     return units, row.y - units.shift, row
 
 
-def features(units, u):
-    """Latents and units, with the values that are rectified."""
-    v, a = torch.cat((u, u.new_zeros(len(u), len(units.bias))), 1), u.new_zeros(len(u), len(units.bias))
-    for block in units.blocks:
-        a[:, block] = v @ units.weight[block].mT + units.bias[block]
-        v[:, units.dim + block.start : units.dim + block.stop] = a[:, block].clamp(min=0.0)
-    return v, a
-
-
 def some_sets(units, y, count, seed):
     """Envelopes of random sets, down to cells: the signs are those of points."""
     rng = np.random.default_rng(seed)
     root = whole_space(units, y, NEVER)
-    points = features(units, f64(2.0 * rng.normal(size=(count, units.dim))))[1]
+    points = values_of(units, f64(2.0 * rng.normal(size=(count, units.dim))))[1]
     given = torch.as_tensor(rng.random((count, len(units.bias))) < np.linspace(0.1, 1.0, count)[:, None])
     sign = torch.where(given, torch.where(points > 0.0, 1, -1), 0).to(torch.int8)
     return root, envelopes(units, y, sign, root.multipliers.repeat(1, count, 1), NEVER)
@@ -56,7 +47,7 @@ def test_they_lie_above_the_density_on_their_sets(seed):
     root, sets = some_sets(units, y, 30, seed)
     sets = root.joined(sets)
     u = f64(np.random.default_rng(seed).normal(size=(4000, units.dim)) * np.repeat([0.3, 1.0, 3.0, 9.0], 1000)[:, None])
-    v, a = features(units, u)
+    v, a = values_of(units, u)
     energy = 0.5 * ((y - v @ units.head.mT).square().sum(1) + u.square().sum(1))
     assert torch.allclose(energy, row.energy(u), rtol=1e-10)
     met = 0
@@ -79,7 +70,7 @@ def test_masses_of_sets_are_at_most_theirs(seed):
     sets = root.joined(sets)
     t = f64(np.linspace(-8.0, 8.0, 40_001 if S == 1 else 801))
     u = torch.cartesian_prod(*[t] * S).reshape(-1, S)
-    v, a = features(units, u)
+    v, a = values_of(units, u)
     height = -0.5 * ((y - v @ units.head.mT).square().sum(1) + u.square().sum(1)) + S * math.log(t[1] - t[0])
     for b in range(len(sets.sign)):
         inside = ((sets.sign[b] == 0) | ((sets.sign[b] > 0) == (a > 0.0))).all(1)
@@ -95,7 +86,7 @@ def test_the_integral_is_that_of_the_least_over_units(seed):
     """One latent: minimised over units point by point, and summed."""
     units, y, _ = units_and_row(1, seed, layers=(4, 3))
     root = whole_space(units, y, NEVER)
-    solved = _Forms.of(units, y, root.sign).at(root.multipliers)
+    solved = Forms.of(units, y, root.sign).at(root.multipliers)
     H, c = solved.H[0], solved.c[0]
     t = f64(np.linspace(-12.0, 12.0, 100_001))[:, None]
     r = -torch.linalg.solve(H[1:, 1:], (H[1:, :1] @ t.mT) + c[1:, None]).mT
@@ -113,7 +104,7 @@ def test_newton_ends_at_the_least(seed):
     """Another optimiser, with differences for gradients, finds nothing lower."""
     units, y, _ = units_and_row(2, seed, layers=(4, 3))
     root = whole_space(units, y, NEVER)
-    forms, work = _Forms.of(units, y, root.sign), _Work.of(root.sign)
+    forms, work = Forms.of(units, y, root.sign), _Work.of(root.sign)
 
     def objective(values):
         at = f64(values).reshape(3, 1, -1)
@@ -137,9 +128,9 @@ def test_splits_gain_at_least_what_is_foretold():
     every = root.take(torch.zeros_like(unit))
     sign, multipliers = every.split(unit)
     work = torch.stack((sign == 0, sign >= 0, sign <= 0))
-    masses = _Forms.of(units, y, sign).at(torch.where(work, multipliers, 0.0)).log_mass
+    masses = Forms.of(units, y, sign).at(torch.where(work, multipliers, 0.0)).log_mass
     on, off = masses.split(len(unit))
-    whole = _Forms.of(units, y, root.sign).at(root.multipliers).log_mass
+    whole = Forms.of(units, y, root.sign).at(root.multipliers).log_mass
     assert torch.allclose(whole - torch.logaddexp(on, off), root.worth[0], atol=1e-8)
     solved = envelopes(units, y, sign, multipliers, NEVER)
     assert (solved.log_mass <= masses + 0.05).all()  # a barrier apart
@@ -165,7 +156,7 @@ def test_rounding_is_within_its_room():
             k -= n[i] * shift
         inner = H[S:, S:]
         exact = (c.T * mp.lu_solve(H, c))[0] / 2 - k - (mp.log(mp.det(H)) - mp.log(mp.det(inner))) / 2
-        solved = _Forms.of(units, y, root.sign).at(root.multipliers).log_mass[0].item()
+        solved = Forms.of(units, y, root.sign).at(root.multipliers).log_mass[0].item()
         room = root.log_mass[0].item() - solved
         assert 0.0 < abs(solved - float(exact)) < room < 1e-3
 
@@ -184,7 +175,7 @@ def test_sets_are_a_partition_and_their_sum_goes_down():
     tree = Branches(row, NEVER)
     u = torch.randn(2000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     units = units_of(row.trace, row.factor)
-    a, before = features(units, u)[1], math.inf
+    a, before = values_of(units, u)[1], math.inf
     for _ in range(12):
         assert tree.upper <= before
         before = tree.upper

@@ -10,7 +10,7 @@ from torch import nn
 
 import girih
 from girih.bounds.relaxation import relax
-from girih.bounds.units import units_of
+from girih.bounds.units import units_of, values_of
 
 DECODERS = {
     "relu": lambda: girih.mlp([3, 8, 7, 4], seed=0),
@@ -83,9 +83,10 @@ def test_rectifiers_are_the_network(name):
     S, rng = trace.latent_dim, np.random.default_rng(2)
     factor, u = torch.as_tensor(rng.normal(size=(S, S))), torch.as_tensor(2.0 * rng.normal(size=(50, S)))
     units = units_of(trace, factor)
-    v = torch.cat((u, torch.zeros(50, len(units.bias), dtype=torch.float64)), 1)
+    v, a = values_of(units, u)
     assert sum(block.stop - block.start for block in units.blocks) == len(units.bias)
     for block in units.blocks:
         assert not units.weight[block, S + block.start :].any()  # earlier units alone
-        v[:, S + block.start : S + block.stop] = (v @ units.weight[block].mT + units.bias[block]).clamp(min=0.0)
+    assert torch.allclose(v @ units.weight.mT + units.bias, a, atol=1e-12)
+    assert torch.equal(v[:, S:], a.clamp(min=0.0))
     assert torch.allclose(v @ units.head.mT + units.shift, trace.hidden_values(u @ factor.mT), atol=1e-11)

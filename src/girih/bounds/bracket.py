@@ -1,7 +1,8 @@
 r"""`bracket`: bounds on `log p(x)` for a latent of any dimension, certified, or with a stated confidence.
 
-Certified bounds come from boxes of latents (`cube`) and from Gaussian envelopes of sets with given signs of units
-(`branches`); draws of the envelopes then tell with a stated confidence what is left between.
+Certified bounds come from boxes of latents (`cube`), from Gaussian envelopes of sets with given signs of units
+(`branches`), and from Gaussians below the joint density (`minorants`); draws of the envelopes then tell with a stated
+confidence what is left between.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from girih._progress import Progress
 from girih._shown import Shown
 from girih.bounds.branches import Branches
 from girih.bounds.cube import Cube
+from girih.bounds.minorants import log_mass_below
 from girih.bounds.units import count
 from girih.covariance import Covariance
 from girih.errors import ParameterError
@@ -34,6 +36,7 @@ _METHODS = "auto", "all", "boxes", "envelopes"
 _EXACT = 3  # latents up to which the whole sum over cells is known
 _PATIENT = 2.0  # seconds from which on there is time for annealing
 _UNITS = 1024  # beyond which an envelope takes minutes
+_LOOSE = 0.5  # nats by which boxes may be low, so that nothing else is tried
 _REACH = 14.0  # nats by which envelopes may hold more, so that some of a million draws are kept
 
 
@@ -192,10 +195,11 @@ def _exact(dgn: DGN, x: Tensor) -> Bracket:
 def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> tuple[float, ...]:
     """The fields of a `Bracket`, in order.
 
-    A third of the time is for boxes, which may do; then one for envelopes, and half of the last one for draws of them.
+    A third of the time is for boxes, which may do; then a quarter for envelopes, and as much for what lies below, and
+    half of the rest for draws of envelopes.
     """
     begun, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    first, second, end = (begun + part * seconds / 3.0 for part in (1.0, 2.0, 3.0))
+    first, second, third, end = (begun + part * seconds / 12.0 for part in (4.0, 7.0, 10.0, 12.0))
     reduced, *numbers = model.reduced(x[None])
     common, rounding = map(float, numbers)
     patient = seconds > _PATIENT
@@ -204,18 +208,20 @@ def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> 
     guess, error, row = float(about.value), float(about.error), reduced.take(0)
     cube = None if plan.method == "envelopes" else Cube(row, modes[0])
     _halve(cube, plan.close, end if plan.method == "boxes" else first)
-    likely, tree = (-math.inf, math.inf), None
+    likely, tree, below = (-math.inf, math.inf), None, -math.inf
     if plan.method != "boxes" and (cube is None or cube.gap > plan.close) and _units(model.trace) <= _UNITS:
         tree = Branches(row, second)
         while time.perf_counter() < second and tree.split(second):
             pass
+        if cube is not None and cube.lower < guess - _LOOSE:
+            below = log_mass_below(tree.units, tree.y, modes[0].place[0], modes[0].slope[0], generator, third)
         if tree.upper < guess + _REACH:
             kept = tree.draws(0.5 * (end - time.perf_counter()), generator)
             likely = kept.interval(plan.confidence)
             if kept.error < error or not likely[0] <= guess <= likely[1]:
                 guess, error = kept.value, kept.error
         _halve(cube, plan.close, end)
-    lower, boxes = (-math.inf, 0) if cube is None else (cube.lower - rounding, len(cube.boxes.lower))
+    lower, boxes = (-math.inf, 0) if cube is None else (max(cube.lower, below) - rounding, len(cube.boxes.lower))
     upper = min(bounds.upper for bounds in (cube, tree) if bounds is not None) + rounding
     low, high = max(likely[0] - rounding, lower), min(likely[1] + rounding, upper)
     guess, sets = min(max(guess, low), high), 0 if tree is None else tree.count

@@ -27,7 +27,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from girih.bounds.envelopes import Envelopes, envelopes, whole_space
-from girih.bounds.units import units_of
+from girih.bounds.units import units_of, values_of
 from girih.gaussian import sample_truncated
 from girih.sampling.row import Row
 
@@ -122,15 +122,20 @@ class Kept(NamedTuple):
 
 
 class Branches:
-    """The tree of the sets of a row, whose envelopes hold p(x), less what the row has in common."""
+    """The tree of the sets of a row, whose envelopes hold p(x), less what the row has in common.
+
+    Attributes:
+        units: of the generator, with the head of the row.
+        y: the row `(K,)` as they see it.
+    """
 
     def __init__(self, row: Row, end: float) -> None:
         units = units_of(row.trace, row.factor)
-        self._units = units._replace(head=row.head @ units.head, shift=row.head @ units.shift)
-        self._y = row.y - self._units.shift
-        self._sets = whole_space(self._units, self._y, end)
+        self.units = units._replace(head=row.head @ units.head, shift=row.head @ units.shift)
+        self.y = row.y - self.units.shift
+        self._sets = whole_space(self.units, self.y, end)
         self._tree = _Tree(float(self._sets.log_mass))
-        self._batch = max(1, min(_BATCH, _ENTRIES // (1 + self._units.weight.numel())))
+        self._batch = max(1, min(_BATCH, _ENTRIES // (1 + self.units.weight.numel())))
 
     @property
     def upper(self) -> float:
@@ -146,7 +151,7 @@ class Branches:
         if not able:
             return bool(chosen)
         some = self._sets.take(torch.tensor(able))
-        halves = envelopes(self._units, self._y, *some.split(some.worth.argmax(1)), end)
+        halves = envelopes(self.units, self.y, *some.split(some.worth.argmax(1)), end)
         self._sets = self._sets.joined(halves)
         self._tree.grow(able, halves.log_mass.reshape(2, -1).T.tolist())
         return True
@@ -175,7 +180,7 @@ class Branches:
 
     def sample(self, leaves: Envelopes, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws `(count, S)` of white latents, and which are kept: those are the posterior's."""
-        units = self._units
+        units = self.units
         which = torch.multinomial(torch.softmax(leaves.log_mass, 0), count, replacement=True, generator=generator)
         which = which.sort().values
         of = leaves.take(which)
@@ -183,13 +188,8 @@ class Branches:
         along = sample_truncated(of.least, torch.full_like(of.least, torch.inf), generator)
         s = s + (along - (s * of.wall).sum(1))[:, None] * of.wall
         u = of.mean + (of.root @ s[:, :, None])[:, :, 0]
-        v = torch.cat((u, u.new_zeros(count, len(units.bias))), 1)
-        inside = torch.ones(count, dtype=torch.bool)
-        for block in units.blocks:
-            a = v[:, : units.dim + block.start] @ units.weight[block, : units.dim + block.start].mT + units.bias[block]
-            v[:, units.dim + block.start : units.dim + block.stop] = a.clamp(min=0.0)
-            sign = of.sign[:, block]
-            inside &= ((sign == 0) | ((sign > 0) == (a > 0.0))).all(1)
-        energy = 0.5 * ((self._y - v @ units.head.mT).square().sum(1) + u.square().sum(1))
+        v, a = values_of(units, u)
+        inside = ((of.sign == 0) | ((of.sign > 0) == (a > 0.0))).all(1)
+        energy = 0.5 * ((self.y - v @ units.head.mT).square().sum(1) + u.square().sum(1))
         chance = (0.5 * s.square().sum(1) - energy - of.height).exp()
         return u, inside & (torch.rand(count, dtype=torch.float64, generator=generator) < chance)

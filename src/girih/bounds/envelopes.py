@@ -38,6 +38,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -90,12 +91,9 @@ def whole_space(units: Units, y: Tensor, end: float) -> Envelopes:
     """The envelope of all latents; Newton's method ends at the time `end`."""
     n = len(units.bias)
     sign = torch.zeros(1, n, dtype=torch.int8)
-    forms = _Forms.of(units, y, sign)
+    forms = Forms.of(units, y, sign)
     # a later unit couples to those before: with much smaller multipliers H is positive definite
-    depth = torch.cat(
-        [torch.full((block.stop - block.start,), float(i)) for i, block in enumerate(units.blocks)] or [torch.zeros(0)]
-    )
-    start = torch.stack((0.05**depth, torch.full((n,), 0.1), torch.full((n,), 0.1))).double()[:, None]
+    start = torch.stack((0.05**units.depth, torch.full((n,), 0.1), torch.full((n,), 0.1))).double()[:, None]
     while not torch.isfinite(forms.at(start).log_mass).all():
         start[0] *= 0.3
     for t in _PATH if n else ():
@@ -103,13 +101,26 @@ def whole_space(units: Units, y: Tensor, end: float) -> Envelopes:
     return _envelopes(units, y, forms, sign, start)
 
 
-def envelopes(units: Units, y: Tensor, sign: Tensor, multipliers: Tensor, end: float) -> Envelopes:
-    """The envelopes of sets of latents with signs `(B, n)`, from multipliers that are near `(3, B, n)`."""
-    forms = _Forms.of(units, y, sign)
-    return _envelopes(units, y, forms, sign, _newton(forms, sign, multipliers, _BARRIER, _STEPS[0], end))
+def envelopes(
+    units: Units,
+    y: Tensor,
+    sign: Tensor,
+    multipliers: Tensor,
+    end: float,
+    *,
+    barrier: float = _BARRIER,
+    steps: int = _STEPS[0],
+    enough: float = -math.inf,
+) -> Envelopes:
+    """The envelopes of sets of latents with signs `(B, n)`.
+
+    From multipliers `(3, B, n)` by so many steps of Newton's method, which end where a log-mass is below `enough`.
+    """
+    forms = Forms.of(units, y, sign)
+    return _envelopes(units, y, forms, sign, _newton(forms, sign, multipliers, barrier, steps, end, enough))
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
     """Quadratics with their multipliers; `log_mass` is infinite where H is not positive definite."""
 
     log_mass: Tensor  # (B,) F
@@ -119,11 +130,12 @@ class _Solved(NamedTuple):
     root: Tensor  # of H, lower
     inner: Tensor  # of H_rr
 
-    def take(self, index: Tensor) -> _Solved:
-        return _Solved(*(part[index] for part in self))
+    def take(self, index: Tensor) -> Solved:
+        """Some of them."""
+        return Solved(*(part[index] for part in self))
 
 
-class _Forms(NamedTuple):
+class Forms(NamedTuple):
     """The quadratics E of sets of latents, and r and d, affine in v, without those r whose signs are given."""
 
     r: Tensor  # (B, n, S + n), of v
@@ -140,7 +152,7 @@ class _Forms(NamedTuple):
         return self.r.shape[2] - self.r.shape[1]
 
     @staticmethod
-    def of(units: Units, y: Tensor, sign: Tensor) -> _Forms:
+    def of(units: Units, y: Tensor, sign: Tensor) -> Forms:
         """Those of sets with signs `(B, n)`."""
         S = units.dim
         r, r0, a, a0 = _rows(units.weight, units.bias, units.blocks, sign)
@@ -151,12 +163,13 @@ class _Forms(NamedTuple):
         H.diagonal(dim1=1, dim2=2)[:, :S] += 1.0
         H.diagonal(dim1=1, dim2=2)[:, S:] += (sign != 0).to(H.dtype)  # coordinates that nothing takes
         c = -(off[:, None] @ image)[:, 0]
-        return _Forms(r, r0, r - a, r0 - a0, H, c, 0.5 * off.square().sum(1))
+        return Forms(r, r0, r - a, r0 - a0, H, c, 0.5 * off.square().sum(1))
 
-    def take(self, index: Tensor) -> _Forms:
-        return _Forms(*(part[index] for part in self))
+    def take(self, index: Tensor) -> Forms:
+        """Some of them."""
+        return Forms(*(part[index] for part in self))
 
-    def at(self, multipliers: Tensor) -> _Solved:
+    def at(self, multipliers: Tensor) -> Solved:
         """F at multipliers `(3, B, n)`."""
         S, (q, m, n) = self.dim, multipliers
         product = (q[:, :, None] * self.r).mT @ self.d
@@ -169,7 +182,7 @@ class _Forms(NamedTuple):
         log_det, log_inner = (2.0 * part.diagonal(dim1=1, dim2=2).log().sum(1) for part in (root, inner))
         log_mass = 0.5 * half.square().sum(1) - k - 0.5 * (log_det - log_inner)
         bad = (wrong > 0) | (also > 0) | ~torch.isfinite(log_mass)
-        return _Solved(torch.where(bad, torch.inf, log_mass), log_det, H, c, root, inner)
+        return Solved(torch.where(bad, torch.inf, log_mass), log_det, H, c, root, inner)
 
 
 def _rows(
@@ -206,7 +219,7 @@ class _Work(NamedTuple):
     def take(self, index: Tensor) -> _Work:
         return _Work(*(part[index] for part in self))
 
-    def objective(self, solved: _Solved, multipliers: Tensor, t: float) -> Tensor:
+    def objective(self, solved: Solved, multipliers: Tensor, t: float) -> Tensor:
         """F with its barriers, `(B,)`; infinite outside of the domain."""
         inside = torch.stack((torch.where(self.m, multipliers[1], 1.0), torch.where(self.n, multipliers[2], 1.0)))
         logs = inside.clamp(min=_TINY).log().sum((0, 2))
@@ -214,7 +227,9 @@ class _Work(NamedTuple):
         return torch.where((inside <= 0.0).any(2).any(0) | torch.isinf(solved.log_mass), torch.inf, value)
 
 
-def _newton(forms: _Forms, sign: Tensor, multipliers: Tensor, t: float, steps: int, end: float) -> Tensor:
+def _newton(
+    forms: Forms, sign: Tensor, multipliers: Tensor, t: float, steps: int, end: float, enough: float = -math.inf
+) -> Tensor:
     """Multipliers `(3, B, n)` at which F with barriers is least, about: from some in the domain, by descent."""
     work = _Work.of(sign)
     multipliers = torch.where(torch.stack(work), multipliers, 0.0)
@@ -229,11 +244,11 @@ def _newton(forms: _Forms, sign: Tensor, multipliers: Tensor, t: float, steps: i
         multipliers[:, going] = found
         for part, new in zip(solved, value, strict=True):
             part[going] = new
-        going = going[better & (decrement > 0.1 * max(t, 0.02))]
+        going = going[better & (decrement > 0.1 * max(t, 0.02)) & (value.log_mass > enough)]
     return multipliers
 
 
-def _step(forms: _Forms, work: _Work, solved: _Solved, at: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def _step(forms: Forms, work: _Work, solved: Solved, at: Tensor, t: float) -> tuple[Tensor, Tensor]:
     """Newton's step `(3, B, n)` and its decrement `(B,)`.
 
     With R and D the rows of r and d, J = (L; -R; -D) for `L_i = r_i D_i + d_i R_i` at the mean of v, the Hessian is
@@ -293,14 +308,14 @@ def _solve(X: Tensor, right: Tensor) -> Tensor:
 
 
 def _line(
-    forms: _Forms, work: _Work, now: _Solved, at: Tensor, step: Tensor, decrement: Tensor, t: float
-) -> tuple[Tensor, _Solved, Tensor]:
+    forms: Forms, work: _Work, now: Solved, at: Tensor, step: Tensor, decrement: Tensor, t: float
+) -> tuple[Tensor, Solved, Tensor]:
     """How far the step goes: new multipliers, F there, and where it got lower `(B,)`."""
     shrinking = torch.stack((work.m, work.n)) & (step[1:] < 0.0)
     most = torch.where(shrinking, -at[1:] / step[1:].clamp(max=-_TINY), torch.inf).amin((0, 2))
     length, before = (0.95 * most).clamp(max=1.0), work.objective(now, at, t)
     at, better = at.clone(), torch.zeros_like(before, dtype=torch.bool)
-    value = _Solved(*(part.clone() for part in now))
+    value = Solved(*(part.clone() for part in now))
     for _ in range(_HALVINGS):
         left = (~better).nonzero()[:, 0]
         if not len(left):
@@ -316,7 +331,7 @@ def _line(
     return at, value, better
 
 
-def _envelopes(units: Units, y: Tensor, forms: _Forms, sign: Tensor, multipliers: Tensor) -> Envelopes:
+def _envelopes(units: Units, y: Tensor, forms: Forms, sign: Tensor, multipliers: Tensor) -> Envelopes:
     """What the multipliers give."""
     S, solved = forms.dim, forms.at(multipliers)
     full, inner = torch.cholesky_inverse(solved.root), torch.cholesky_inverse(solved.inner)
@@ -331,7 +346,7 @@ def _envelopes(units: Units, y: Tensor, forms: _Forms, sign: Tensor, multipliers
     least = torch.where(plane, -torch.where(on, r, d) / length, -torch.inf)
     least, wall = _furthest(least, across / length[:, :, None])
     traces = full.diagonal(dim1=1, dim2=2).sum(1) + inner.diagonal(dim1=1, dim2=2).sum(1)
-    room = _room(units, y, sign, multipliers, solved, traces, mean[:, :, 0])
+    room = Errors.of(units, y, sign, multipliers).room(solved.log_mass, traces, mean[:, :, 0])
     height = solved.log_mass + room - root.diagonal(dim1=1, dim2=2).log().sum(1)
     log_mass = (
         solved.log_mass + room + torch.special.log_ndtr(-least + 1e-9 * (1.0 + least.abs().nan_to_num(0.0, 0.0, 0.0)))
@@ -356,25 +371,34 @@ def _gain(rows: Tensor, value: Tensor, full: Tensor, inner: Tensor, S: int) -> T
     return 0.5 * (value.square() / spread + (spread / own).log())
 
 
-def _room(
-    units: Units, y: Tensor, sign: Tensor, multipliers: Tensor, solved: _Solved, traces: Tensor, mean: Tensor
-) -> Tensor:
-    """How much rounding can have taken from F, `(B,)`; infinite where H is nearly singular."""
-    S, head = units.dim, units.head.abs()
-    r, r0, a, a0 = _rows(units.weight.abs(), units.bias.abs(), units.blocks, sign)
-    d, d0 = r + a, r0 + a0
-    q, m, n = multipliers.abs()
-    image = head[:, S:] @ r
-    image[:, :, :S] += head[:, :S]
-    off = y.abs() + r0 @ head[:, S:].mT
-    product = (q[:, :, None] * r).mT @ d
-    H = image.mT @ image + product + product.mT
-    H.diagonal(dim1=1, dim2=2).add_(1.0)
-    c = (off[:, None] @ image)[:, 0] + ((q * d0 + m)[:, None] @ r + (q * r0 + n)[:, None] @ d)[:, 0]
-    k = 0.5 * off.square().sum(1) + (q * r0 * d0 + m * r0 + n * d0).sum(1)
-    relative = _ROUNDING * (H.shape[1] + len(y) + 10) * (len(units.blocks) + 2)
-    size = H.diagonal(dim1=1, dim2=2).sum(1) + torch.linalg.matrix_norm(H) + torch.linalg.vector_norm(c, dim=1)
-    moved = relative * size
-    room = 2.0 * moved * (traces + (1.0 + torch.linalg.vector_norm(mean, dim=1)).square())
-    room = room + relative * (k + solved.log_mass.abs() + solved.log_det.abs() + 1.0)
-    return torch.where(moved * traces <= 0.125, room, torch.inf)
+class Errors(NamedTuple):
+    """What rounding can have done to quadratics f: `|df| <= moved (|v|^2 + 1) + shift`, and to their integrals."""
+
+    moved: Tensor  # (B,)
+    shift: Tensor  # (B,)
+    relative: float
+
+    @staticmethod
+    def of(units: Units, y: Tensor, sign: Tensor, multipliers: Tensor) -> Errors:
+        """Those of forms with these signs `(B, n)` and multipliers `(3, B, n)`, by sums of absolute values."""
+        S, head = units.dim, units.head.abs()
+        r, r0, a, a0 = _rows(units.weight.abs(), units.bias.abs(), units.blocks, sign)
+        d, d0 = r + a, r0 + a0
+        q, m, n = multipliers.abs()
+        image = head[:, S:] @ r
+        image[:, :, :S] += head[:, :S]
+        off = y.abs() + r0 @ head[:, S:].mT
+        product = (q[:, :, None] * r).mT @ d
+        H = image.mT @ image + product + product.mT
+        H.diagonal(dim1=1, dim2=2).add_(1.0)
+        c = (off[:, None] @ image)[:, 0] + ((q * d0 + m)[:, None] @ r + (q * r0 + n)[:, None] @ d)[:, 0]
+        k = 0.5 * off.square().sum(1) + (q * r0 * d0 + m * r0 + n * d0).sum(1)
+        relative = _ROUNDING * (H.shape[1] + len(y) + 10) * (len(units.blocks) + 2)
+        size = H.diagonal(dim1=1, dim2=2).sum(1) + torch.linalg.matrix_norm(H) + torch.linalg.vector_norm(c, dim=1)
+        return Errors(relative * size, relative * k, relative)
+
+    def room(self, log_mass: Tensor, spread: Tensor, mean: Tensor) -> Tensor:
+        """How far a log-mass can be off, `(B,)`, by traces of inverses and the mean of v; infinite where f is flat."""
+        room = 2.0 * self.moved * (spread + (1.0 + torch.linalg.vector_norm(mean, dim=1)).square())
+        room = room + self.shift + self.relative * (1.0 + log_mass.abs() + spread.log().abs() * mean.shape[1])
+        return torch.where(self.moved * spread <= 0.125, room, torch.inf)

@@ -29,6 +29,14 @@ class Units(NamedTuple):
         """The latent dimension S."""
         return self.weight.shape[1] - len(self.weight)
 
+    @property
+    def depth(self) -> Tensor:
+        """The block of each unit, `(n,)`."""
+        depth = torch.zeros_like(self.bias)
+        for i, block in enumerate(self.blocks):
+            depth[block] = i
+        return depth
+
 
 def units_of(trace: Trace, factor: Tensor) -> Units:
     """The units of a network at latents `z = factor u`.
@@ -57,6 +65,17 @@ def units_of(trace: Trace, factor: Tensor) -> Units:
     last = done[trace.features]
     rows = torch.cat(builder.rows) if builder.rows else factor.new_zeros(0, S + n + 1)
     return Units(rows[:, :-1], rows[:, -1], tuple(builder.blocks), last[:-1].mT, last[-1])
+
+
+def values_of(units: Units, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with their units `(N, S + n)`, and the values a that these rectify `(N, n)`."""
+    S = units.dim
+    v, a = torch.cat((u, u.new_zeros(len(u), len(units.bias))), 1), u.new_zeros(len(u), len(units.bias))
+    for block in units.blocks:
+        before = slice(0, S + block.start)
+        a[:, block] = v[:, before] @ units.weight[block, before].mT + units.bias[block]
+        v[:, S + block.start : S + block.stop] = a[:, block].clamp(min=0.0)
+    return v, a
 
 
 def count(step: Step) -> int:
