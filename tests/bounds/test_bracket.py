@@ -1,4 +1,4 @@
-"""Certified bounds against the exact engine, quadrature, and a linear generator; and what the search promises."""
+"""Bounds against the exact engine, quadrature, and a linear generator; and what the search promises."""
 
 import math
 
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import girih
-from girih.bounds import search as module
 from girih.bounds.boxes import Target, log_outside
-from girih.bounds.search import _Search
+from girih.bounds.branches import Branches
+from girih.bounds.cube import Cube
 from girih.covariance import Covariance
 from girih.errors import NoiseError, ParameterError, ShapeError
 from girih.sampling.modes import find_modes
@@ -68,6 +68,23 @@ def test_exact_values_are_between_the_bounds(S, kind):
     assert (found.estimate <= found.upper).all()
 
 
+@pytest.mark.parametrize("method", ["all", "envelopes"])
+def test_exact_values_are_between_the_bounds_of_envelopes(method):
+    """Rows near and far, with an entry missing; the likely bounds are wrong once in a million."""
+    for S in (1, 2, 3):
+        dgn = girih.DGN(decoder(S, S), noise=noise_of_kind("full", 0.2, 4, 1), prior=f64(np.eye(S) * 0.7 + 0.3))
+        x = torch.cat((dgn().sample((2,), seed=0), f64([[4.0, -3.0, 2.0, 5.0]])))
+        x[1, 2] = torch.nan
+        exact = girih.bracket(dgn, x)
+        found = girih.bracket(dgn, x, budget=3.0, method=method, tol=0.0, confidence=1.0 - 1e-6)
+        for lower, upper in ((found.lower, found.upper), (found.likely_lower, found.likely_upper)):
+            assert (lower <= exact.upper).all()
+            assert (upper >= exact.lower).all()
+        assert (found.likely_gap <= found.gap).all()
+        assert (found.envelopes > 0).all()
+        assert torch.isinf(found.lower).all() == (method == "envelopes")
+
+
 def test_noise_from_small_to_large():
     net = decoder(2)
     for level in (1e-4, 1e-2, 1.0, 100.0):
@@ -102,7 +119,7 @@ def test_bounds_close_as_boxes_are_halved():
     with torch.no_grad():
         x = net(f64([[0.5, -0.3, 0.2, 1.0]]))[0] + 0.1
         row = Model.of(net, noise, None, "").reduced(x[None])[0]
-        search = _Search(row.take(0), find_modes(row, torch.Generator().manual_seed(0))[0])
+        search = Cube(row.take(0), find_modes(row, torch.Generator().manual_seed(0))[0])
         before, first = (search.lower, search.upper), search.gap
         for _ in range(40):
             search.halve()
@@ -121,7 +138,7 @@ def test_more_time_is_never_worse(monkeypatch):
     gaps = []
     for turns in (2, 10, 40):
         left = iter(range(turns))
-        monkeypatch.setattr(module._Search, "can_go_on", property(lambda self, left=left: next(left, None) is not None))
+        monkeypatch.setattr(Cube, "can_go_on", property(lambda self, left=left: next(left, None) is not None))
         gaps.append(girih.bracket(net, x, noise=0.2, budget=1e3).gap.item())
     assert gaps[0] >= gaps[1] >= gaps[2]
 
@@ -132,6 +149,10 @@ def test_eight_latents_have_bounds_and_an_estimate():
     found = girih.bracket(net, x, noise=0.1, budget=1.5)
     assert torch.isfinite(found.lower).all()
     assert (found.upper <= Covariance.of(0.1, 12).constant).all()
+    assert (found.likely_gap < 5.0).all()  # a second and a half
+    assert (found.lower <= found.likely_lower).all()
+    assert (found.likely_lower <= found.estimate).all()
+    assert (found.estimate <= found.likely_upper).all()
     assert (found.lower <= found.estimate).all()
     assert found.standard_error[0] < 0.2
     assert "rows=1" in repr(found)
@@ -154,7 +175,7 @@ def test_the_same_seed_gives_the_same_numbers(monkeypatch):
     found = []
     for _ in range(2):
         left = iter(range(5))
-        monkeypatch.setattr(module._Search, "can_go_on", property(lambda self, left=left: next(left, None) is not None))
+        monkeypatch.setattr(Cube, "can_go_on", property(lambda self, left=left: next(left, None) is not None))
         found.append(girih.bracket(net, x, noise=0.2, budget=1e3, seed=4))
     for name in ("lower", "upper", "estimate", "standard_error"):
         assert torch.equal(getattr(found[0], name), getattr(found[1], name))
@@ -168,6 +189,8 @@ def test_the_same_seed_gives_the_same_numbers(monkeypatch):
         (ParameterError, {"tol": -1.0}),
         (ParameterError, {"method": "guess"}),
         (ParameterError, {"seed": 0.5}),
+        (ParameterError, {"confidence": 1.0}),
+        (ParameterError, {"confidence": 0.1}),
         (NoiseError, {"noise": -1.0}),
         (ShapeError, {"x": np.zeros((2, 3))}),
         (ShapeError, {"prior": np.eye(3)}),
@@ -190,6 +213,34 @@ def test_a_trace_is_a_generator_too(S):
     net = decoder(S)
     found = [girih.bracket(one, np.zeros((1, 4)), noise=1.0, budget=0.5, tol=5.0) for one in (net, girih.trace(net))]
     assert torch.equal(found[0].estimate, found[1].estimate)
+
+
+def test_networks_with_many_units_have_boxes_alone():
+    net, x = girih.mlp([4, 600, 600, 5], seed=0), torch.zeros(1, 5)
+    with pytest.raises(ParameterError, match="1,200"):
+        girih.bracket(net, x, noise=0.1, method="envelopes")
+    found = girih.bracket(net, x, noise=0.1, budget=0.5)
+    assert found.envelopes == 0
+    assert found.boxes > 0
+    assert found.likely_upper == found.upper
+
+
+def test_envelopes_and_samplers_agree():
+    """Six latents: the mean of the posterior by draws that are kept, and by Hamiltonian motion."""
+    net = girih.mlp([6, 10, 8], seed=1)
+    x = girih.trace(net)(torch.full((1, 6), 0.5)).detach() + 0.1
+    row = Model.of(net, 0.05, None, "").reduced(x)[0].take(0)
+    tree, generator = Branches(row, math.inf), torch.Generator().manual_seed(0)
+    for _ in range(10):
+        tree.split(math.inf)
+    parts = [tree.sample(tree.leaves(), 8192, generator) for _ in range(10)]
+    u = torch.cat([draws[kept] for draws, kept in parts])
+    chains = girih.sample_posterior(net, x, noise=0.05, seed=0)
+    variance = chains.covariance[0].diagonal()
+    error = (u.var(0) / len(u) + variance / chains.effective_samples[0]).sqrt()
+    assert len(u) > 1000
+    assert ((u.mean(0) - chains.mean[0]).abs() < 5.0 * error).all()
+    assert torch.allclose(u.var(0), variance, rtol=0.2)
 
 
 def test_other_outputs_and_priors_are_refused():

@@ -1,4 +1,7 @@
-"""Relaxations hold what networks do: at random points of boxes of every size, and exactly where nothing bends."""
+"""Relaxations hold what networks do: at random points of boxes of every size, and exactly where nothing bends.
+
+Rectifiers are what networks do.
+"""
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from torch import nn
 
 import girih
 from girih.bounds.relaxation import relax
+from girih.bounds.units import units_of, values_of
 
 DECODERS = {
     "relu": lambda: girih.mlp([3, 8, 7, 4], seed=0),
@@ -70,3 +74,19 @@ def test_it_is_exact_where_nothing_bends(name):
     assert torch.allclose(features.slope, jet.slope, atol=1e-12)
     assert torch.allclose(features.value, jet.value, atol=1e-12)
     assert (blame == 0).all()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_rectifiers_are_the_network(name):
+    torch.manual_seed(3)
+    trace = girih.trace(DECODERS[name]()).frozen()
+    S, rng = trace.latent_dim, np.random.default_rng(2)
+    factor, u = torch.as_tensor(rng.normal(size=(S, S))), torch.as_tensor(2.0 * rng.normal(size=(50, S)))
+    units = units_of(trace, factor)
+    v, a = values_of(units, u)
+    assert sum(block.stop - block.start for block in units.blocks) == len(units.bias)
+    for block in units.blocks:
+        assert not units.weight[block, S + block.start :].any()  # earlier units alone
+    assert torch.allclose(v @ units.weight.mT + units.bias, a, atol=1e-12)
+    assert torch.equal(v[:, S:], a.clamp(min=0.0))
+    assert torch.allclose(v @ units.head.mT + units.shift, trace.hidden_values(u @ factor.mT), atol=1e-11)

@@ -1,5 +1,5 @@
-"""Bounds on `log p(x)` for latents of any dimension, certified: by linear relaxations of the network on boxes."""
+"""Bounds on `log p(x)` for latents of any dimension: certified, by relaxations of the network, or with a confidence."""
 
-from girih.bounds.search import Bracket, bracket
+from girih.bounds.bracket import Bracket, bracket
 
 __all__ = ["Bracket", "bracket"]

@@ -32,7 +32,7 @@ class Wanted:
         typer.Option(
             "--budget",
             metavar="SECONDS",
-            help="Bound the NLL from both sides, certified, in so much time for all rows.",
+            help="Bound the NLL from both sides, certified and with 99 % confidence, in so much time for all rows.",
             show_default=False,
         ),
     ] = None
@@ -60,7 +60,7 @@ def gap(
     """Say what the bound of a VAE loses of log p(x), and whether its family or its encoder is to blame.
 
     For up to three latents the numbers are exact; beyond, they are estimates with standard errors, and [b]--budget[/b]
-    adds certified bounds.
+    adds bounds: certified, and with a confidence of 99 %.
 
     Writes [b]report.html[/b], [b]gap.json[/b], [b]gap.csv[/b] with a line for each row, and a picture.
     """

@@ -18,23 +18,29 @@ _PARTS = ("nll", "bound", "gap", "approximation", "amortisation", "error")
 
 
 def facts_of_gap(found: Gap) -> dict[str, Any]:
-    """Means over rows, the largest error, how each was had, and the certified bounds where they were asked for."""
-    certified = None
-    if found.lower is not None and found.upper is not None:
-        certified = {"lower": float(found.lower.mean()), "upper": float(found.upper.mean())}
+    """Means over rows, the largest error, how each was had, and the bounds where they were asked for."""
+    bounds: dict[str, Any] = {"certified_nll": None, "likely_nll": None}
+    for key, low, high in (
+        ("certified_nll", found.lower, found.upper),
+        ("likely_nll", found.likely_lower, found.likely_upper),
+    ):
+        if low is not None and high is not None:
+            bounds[key] = {"lower": float(low.mean()), "upper": float(high.mean())}
     unknown = int((~found.error.isfinite()).sum())
     numbers = {"rows": len(found.nll), **found.mean(), "unknown_errors": unknown, "method": dict(found.method)}
     if unknown:
         numbers["error"] = None  # JSON has no infinity
-    return {**numbers, "certified_nll": certified}
+    return {**numbers, **bounds}
 
 
 def gap_table(found: Gap) -> dict[str, NDArray[Any]]:
     """A table by its columns, a line for each row."""
     table: dict[str, NDArray[Any]] = {"row": np.arange(len(found.nll))}
     table |= {name: to_array(getattr(found, name)) for name in _PARTS}
-    if found.lower is not None and found.upper is not None:
-        table |= {"nll_lower": to_array(found.lower), "nll_upper": to_array(found.upper)}
+    for name in ("lower", "upper", "likely_lower", "likely_upper"):
+        bound = getattr(found, name)
+        if bound is not None:
+            table[f"nll_{name}"] = to_array(bound)
     return table
 
 
@@ -74,6 +80,12 @@ def explain_gap(numbers: dict[str, Any]) -> list[Number]:
         rows.append(
             Number("Certified NLL", f"{low:.4f} to {high:.4f} nats", "The mean NLL is between these, whatever sampling "
                    "says: see girih.bracket.")
+        )  # fmt: skip
+    if numbers["likely_nll"] is not None:
+        low, high = numbers["likely_nll"]["lower"], numbers["likely_nll"]["upper"]
+        rows.append(
+            Number("Likely NLL", f"{low:.4f} to {high:.4f} nats", "Means of bounds that hold for each row with a "
+                   "confidence of 99 %, whatever modes its posterior has: see girih.bracket.")
         )  # fmt: skip
     return rows
 
