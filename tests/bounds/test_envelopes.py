@@ -249,3 +249,26 @@ def test_a_linear_generator_has_one_envelope_which_is_exact():
     assert (found.upper >= exact - 1e-10).all()
     assert (found.likely_gap < 1e-2).all()
     assert (found.envelopes == 1).all()
+
+
+def test_dead_units_and_large_weights_are_no_obstacle():
+    """Bounds hold, and a constant generator is exact."""
+    flat = girih.mlp([2, 6, 4], seed=0)
+    steep, deep = girih.mlp([2, 10, 10, 6], seed=0), girih.mlp([2, *[6] * 8, 6], seed=1)
+    with torch.no_grad():
+        for parameter in flat.parameters():
+            parameter.zero_()
+        for parameter in steep.parameters():
+            parameter.mul_(10.0)
+    for net, noise in ((flat, 0.1), (steep, 0.1), (deep, 0.1), (girih.mlp([2, 12, 8], seed=2), 1e-6)):
+        D = girih.trace(net).output_dim
+        x = torch.cat(
+            (girih.DGN(net, noise=noise)().sample((1,), seed=0), torch.full((1, D), 5.0, dtype=torch.float64))
+        )
+        exact = girih.bracket(net, x, noise=noise)
+        found = girih.bracket(net, x, noise=noise, budget=2.0, method="envelopes", confidence=1.0 - 1e-6)
+        assert (found.upper >= exact.lower).all()
+        assert (found.likely_upper >= exact.lower).all()
+        assert (found.likely_lower <= exact.upper).all()
+        if net is flat:
+            assert torch.allclose(found.upper, exact.upper, atol=1e-9)

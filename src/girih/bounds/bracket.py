@@ -211,7 +211,7 @@ def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> 
     likely, tree, below = (-math.inf, math.inf), None, -math.inf
     if plan.method != "boxes" and (cube is None or cube.gap > plan.close) and _units(model.trace) <= _UNITS:
         tree = Branches(row, second)
-        while time.perf_counter() < second and tree.split(second):
+        while time.perf_counter() < second and tree.split(second, guess):
             pass
         if cube is not None and cube.lower < guess - _LOOSE:
             below = log_mass_below(tree.units, tree.y, modes[0].place[0], modes[0].slope[0], generator, third)

@@ -65,10 +65,14 @@ class _Tree:
                 self.best[i] = min(self.own[i], _log_add(*(self.best[j] for j in self._halves[i])))
                 i = self._parent[i]
 
-    def worth_splitting(self, most: int) -> list[int]:
-        """Sets without halves, those with the largest masses, but for those for which splits above were in vain."""
+    def worth_splitting(self, most: int, enough: float) -> list[int]:
+        """Sets without halves, those with the largest masses, but for small ones for which splits above were in vain."""
         floor = self.best[0] - _WORTH
-        able = [i for i in self._open - self.closed if self.own[i] > floor and not self._in_vain(i)]
+        able = [
+            i
+            for i in self._open - self.closed
+            if self.own[i] > floor and (self.own[i] > enough or not self._in_vain(i))
+        ]
         return sorted(able, key=lambda i: -self.own[i])[:most]
 
     def _in_vain(self, i: int) -> bool:
@@ -142,9 +146,12 @@ class Branches:
         """What log p(x) is at most."""
         return min(self._tree.best[0] + 1e-12, 0.0)
 
-    def split(self, end: float) -> bool:
-        """Split some sets, before the time `end`; false where none is left that is worth it."""
-        chosen = self._tree.worth_splitting(self._batch)
+    def split(self, end: float, guess: float = math.inf) -> bool:
+        """Split some sets, before the time `end`; false where none is left that is worth it.
+
+        A set that holds more than e times what p(x) is thought to be, `guess`, is split even if that was in vain before.
+        """
+        chosen = self._tree.worth_splitting(self._batch, guess + 1.0)
         some = self._sets.take(torch.tensor(chosen, dtype=torch.long))
         able = [i for i, fit in zip(chosen, torch.isfinite(some.worth).any(1).tolist(), strict=True) if fit]
         self._tree.closed.update(set(chosen) - set(able))

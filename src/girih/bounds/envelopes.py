@@ -48,9 +48,10 @@ from torch import Tensor
 from girih.bounds.units import Units
 
 _BARRIER = 1e-3  # t in the end: F is then within about t a multiplier of the least
-_PATH = (1.0, 0.1, 0.01, _BARRIER)  # from afar
+_PATH = (1.0, 0.1, 0.01, _BARRIER)  # from afar; from further where F is larger than its barriers
 _STEPS = 8, 40  # of Newton's method for each t: near a solution, and from afar
 _HALVINGS = 12
+_TRIALS = 40  # multipliers at which to begin
 _ROUNDING = 2.0**-51
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -89,16 +90,40 @@ class Envelopes(NamedTuple):
 
 def whole_space(units: Units, y: Tensor, end: float) -> Envelopes:
     """The envelope of all latents; Newton's method ends at the time `end`."""
-    n = len(units.bias)
-    sign = torch.zeros(1, n, dtype=torch.int8)
+    n, constant = len(units.bias), (units.weight == 0.0).all(1)
+    sign = torch.where(constant, torch.where(units.bias > 0.0, 1, -1), 0).to(torch.int8)[None]
     forms = Forms.of(units, y, sign)
-    # a later unit couples to those before: with much smaller multipliers H is positive definite
     start = torch.stack((0.05**units.depth, torch.full((n,), 0.1), torch.full((n,), 0.1))).double()[:, None]
-    while not torch.isfinite(forms.at(start).log_mass).all():
-        start[0] *= 0.3
-    for t in _PATH if n else ():
+    for _ in range(_TRIALS):
+        if torch.isfinite(forms.at(start).log_mass).all():
+            break
+        start[0] *= 0.3 ** (1.0 + units.depth)  # later units couple to earlier ones, which must outweigh that
+    else:
+        return _prior(units)
+    far = math.ceil(math.log10(max(1.0, float(forms.at(start).log_mass) / max(n, 1))))
+    for t in (*(10.0**k for k in range(far, 0, -1)), *_PATH) if n else ():
         start = _newton(forms, sign, start, t, _STEPS[1], end)
-    return _envelopes(units, y, forms, sign, start)
+    found, prior = _envelopes(units, y, forms, sign, start), _prior(units)
+    if bool(found.log_mass <= 0.0):
+        return found
+    return prior._replace(multipliers=start, worth=found.worth)  # it may be split all the same
+
+
+def _prior(units: Units) -> Envelopes:
+    """The envelope of all latents that needs nothing: E is at least half of `|u|^2`."""
+    n, S = len(units.bias), units.dim
+    zero = torch.zeros(1, dtype=torch.float64)
+    return Envelopes(
+        sign=torch.zeros(1, n, dtype=torch.int8),
+        multipliers=zero.new_zeros(3, 1, n),
+        log_mass=zero,
+        mean=zero.new_zeros(1, S),
+        root=torch.eye(S, dtype=torch.float64)[None],
+        height=zero,
+        wall=zero.new_zeros(1, S),
+        least=torch.full_like(zero, -torch.inf),
+        worth=torch.full((1, n), -torch.inf, dtype=torch.float64),
+    )
 
 
 def envelopes(
@@ -178,11 +203,15 @@ class Forms(NamedTuple):
         k = self.k + (q * self.r0 * self.d0 - m * self.r0 - n * self.d0).sum(1)
         root, wrong = torch.linalg.cholesky_ex(H)
         inner, also = torch.linalg.cholesky_ex(H[:, S:, S:])
+        outside = (wrong > 0) | (also > 0)
+        root, inner = (
+            torch.where(outside[:, None, None], torch.eye(part.shape[1]).to(part), part) for part in (root, inner)
+        )
         half = torch.linalg.solve_triangular(root, c[:, :, None], upper=False)[:, :, 0]
         log_det, log_inner = (2.0 * part.diagonal(dim1=1, dim2=2).log().sum(1) for part in (root, inner))
         log_mass = 0.5 * half.square().sum(1) - k - 0.5 * (log_det - log_inner)
-        bad = (wrong > 0) | (also > 0) | ~torch.isfinite(log_mass)
-        return Solved(torch.where(bad, torch.inf, log_mass), log_det, H, c, root, inner)
+        log_mass = torch.where(outside | ~torch.isfinite(log_mass), torch.inf, log_mass)
+        return Solved(log_mass, log_det, H, c, root, inner)
 
 
 def _rows(
@@ -343,16 +372,18 @@ def _envelopes(units: Units, y: Tensor, forms: Forms, sign: Tensor, multipliers:
     plane = (on | off) & (rows[:, :, S:] == 0.0).all(2)  # an inequality of u alone
     across = rows[:, :, :S] @ root
     length = torch.linalg.vector_norm(across, dim=2).clamp(min=_TINY)
-    least = torch.where(plane, -torch.where(on, r, d) / length, -torch.inf)
+    errors = Errors.of(units, y, sign, multipliers)
+    doubt = errors.values * (1.0 + mean.abs().amax(1)) / length
+    least = torch.where(plane, -torch.where(on, r, d) / length - doubt, -torch.inf)
     least, wall = _furthest(least, across / length[:, :, None])
     traces = full.diagonal(dim1=1, dim2=2).sum(1) + inner.diagonal(dim1=1, dim2=2).sum(1)
-    room = Errors.of(units, y, sign, multipliers).room(solved.log_mass, traces, mean[:, :, 0])
+    room = errors.room(solved.log_mass, traces, mean[:, :, 0])
     height = solved.log_mass + room - root.diagonal(dim1=1, dim2=2).log().sum(1)
     log_mass = (
         solved.log_mass + room + torch.special.log_ndtr(-least + 1e-9 * (1.0 + least.abs().nan_to_num(0.0, 0.0, 0.0)))
     )
     worth = -torch.logaddexp(-_gain(forms.d, d, full, inner, S), -_gain(forms.r, r, full, inner, S))
-    worth = torch.where(sign == 0, worth, -torch.inf)
+    worth = torch.where((sign == 0) & torch.isfinite(log_mass)[:, None], worth, -torch.inf)
     return Envelopes(sign, multipliers, log_mass, mean[:, :S, 0], root, height, wall, least, worth)
 
 
@@ -376,6 +407,7 @@ class Errors(NamedTuple):
 
     moved: Tensor  # (B,)
     shift: Tensor  # (B,)
+    values: Tensor  # (B, n), to r and d where no entry of v is above 1
     relative: float
 
     @staticmethod
@@ -395,7 +427,7 @@ class Errors(NamedTuple):
         k = 0.5 * off.square().sum(1) + (q * r0 * d0 + m * r0 + n * d0).sum(1)
         relative = _ROUNDING * (H.shape[1] + len(y) + 10) * (len(units.blocks) + 2)
         size = H.diagonal(dim1=1, dim2=2).sum(1) + torch.linalg.matrix_norm(H) + torch.linalg.vector_norm(c, dim=1)
-        return Errors(relative * size, relative * k, relative)
+        return Errors(relative * size, relative * k, relative * (1.0 + d.sum(2) + d0), relative)
 
     def room(self, log_mass: Tensor, spread: Tensor, mean: Tensor) -> Tensor:
         """How far a log-mass can be off, `(B,)`, by traces of inverses and the mean of v; infinite where f is flat."""
