@@ -12,8 +12,9 @@ from torch import nn
 import girih
 from girih.errors import DerivativeError, NoClosedFormError, NoiseError, ParameterError, ShapeError
 from girih.inference import Categorical, NegativeBinomial, StudentT
-from girih.inference.cubature import _afforded, _halved, _log_mean_bound
-from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
+from girih.inference.cubature import _afforded
+from girih.inference.cubature_rows import halved
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_bound, log_mean_exp, rule
 from twins import entry_difference
 
 NAN = float("nan")
@@ -389,11 +390,11 @@ def test_bounds_on_integrals_of_exponentials_hold_and_are_near(S):
     for size in (0.0, 1e-3, 1.0, 8.0, 25.0):
         heights = size * torch.randn(200, S + 1, dtype=F64, generator=generator)
         exact = ((heights @ points.mT).exp() @ weights).log()  # of planes: they bound what is below them
-        bound = _log_mean_bound(heights)
+        bound = log_mean_bound(heights)
         assert (bound >= exact - 1e-9).all()
         assert (bound <= heights.amax(1) + 1e-12).all()
         assert float((bound - exact).max()) < 3.0
-    halves = _halved(heights, torch.zeros(200, dtype=torch.long), torch.ones(200, dtype=torch.long))
+    halves = halved(heights, torch.zeros(200, dtype=torch.long), torch.ones(200, dtype=torch.long))
     whole = (heights @ points.mT).exp() @ weights
     parts = (halves @ points.mT).exp() @ weights
     assert torch.allclose(0.5 * (parts[:200] + parts[200:]), whole, rtol=1e-3)
