@@ -429,6 +429,13 @@ def test_interpolated_integrands_give_the_same_numbers(S, name, monkeypatch):
     assert (used.left_out <= 1e-10).all()
 
 
+def test_simplices_that_are_cut_too_often_are_an_error(monkeypatch):
+    dgn = girih.DGN(girih.mlp([1, 4, 3], seed=0), likelihood="bernoulli")
+    monkeypatch.setattr(girih.inference.cubature_mesh, "_ROUNDS", 1)
+    with pytest.raises(NoClosedFormError, match="were cut 1 times"):
+        dgn().log_prob(torch.tensor([[1.0, 0.0, 1.0]]))
+
+
 def test_errors_are_let_stand_in_order_of_size():
     row = torch.tensor([0, 0, 0, 1, 1])
     error = torch.tensor([1e-3, 1e-12, 1e-5, 1e-7, 0.0], dtype=F64).log()

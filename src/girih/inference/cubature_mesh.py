@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from girih.errors import NoClosedFormError
 from girih.gaussian.quadrature import log_sum
 from girih.inference.cubature_rows import Likelihood, Simplices, Space, halved, joined
 from girih.inference.model import Jets
@@ -201,6 +202,11 @@ class Mesh(Space):
                 break
             first, second, own = looks.first[cut], looks.second[cut], looks.heights[cut]
             some, heights = self.halves(some.take(cut), first, second), halved(own, first, second)
+        else:
+            raise NoClosedFormError(
+                f"log p(x, z) still bends by more than a few nats on {len(some.row)} simplices that were cut {_ROUNDS} "
+                "times; train or rescale the network so that its outputs change by less between neighbouring cells"
+            )
         some, bound = joined([part for part, *_ in ready]), torch.cat([bound for *_, bound in ready])
         return some.take(without(some, bound)), lost, log_p
 
