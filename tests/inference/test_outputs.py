@@ -12,8 +12,9 @@ from torch import nn
 import girih
 from girih.errors import DerivativeError, NoClosedFormError, NoiseError, ParameterError, ShapeError
 from girih.inference import Categorical, NegativeBinomial, StudentT
-from girih.inference.cubature import _afforded, _halved, _log_mean_bound
-from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_exp, rule
+from girih.inference.cubature import _afforded
+from girih.inference.cubature_rows import halved
+from girih.inference.simplex_rules import both, interpolation, lattice, log_mean_bound, log_mean_exp, rule
 from twins import entry_difference
 
 NAN = float("nan")
@@ -389,11 +390,11 @@ def test_bounds_on_integrals_of_exponentials_hold_and_are_near(S):
     for size in (0.0, 1e-3, 1.0, 8.0, 25.0):
         heights = size * torch.randn(200, S + 1, dtype=F64, generator=generator)
         exact = ((heights @ points.mT).exp() @ weights).log()  # of planes: they bound what is below them
-        bound = _log_mean_bound(heights)
+        bound = log_mean_bound(heights)
         assert (bound >= exact - 1e-9).all()
         assert (bound <= heights.amax(1) + 1e-12).all()
         assert float((bound - exact).max()) < 3.0
-    halves = _halved(heights, torch.zeros(200, dtype=torch.long), torch.ones(200, dtype=torch.long))
+    halves = halved(heights, torch.zeros(200, dtype=torch.long), torch.ones(200, dtype=torch.long))
     whole = (heights @ points.mT).exp() @ weights
     parts = (halves @ points.mT).exp() @ weights
     assert torch.allclose(0.5 * (parts[:200] + parts[200:]), whole, rtol=1e-3)
@@ -426,6 +427,13 @@ def test_interpolated_integrands_give_the_same_numbers(S, name, monkeypatch):
     assert torch.allclose(used.log_prob, plain.log_prob, atol=1e-7, rtol=0.0)
     assert (used.rounding < 1.1e-6).all()
     assert (used.left_out <= 1e-10).all()
+
+
+def test_simplices_that_are_cut_too_often_are_an_error(monkeypatch):
+    dgn = girih.DGN(girih.mlp([1, 4, 3], seed=0), likelihood="bernoulli")
+    monkeypatch.setattr(girih.inference.cubature_mesh, "_ROUNDS", 1)
+    with pytest.raises(NoClosedFormError, match="were cut 1 times"):
+        dgn().log_prob(torch.tensor([[1.0, 0.0, 1.0]]))
 
 
 def test_errors_are_let_stand_in_order_of_size():

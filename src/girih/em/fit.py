@@ -129,8 +129,7 @@ def fit_em(
     if learn_prior and dgn.latent_prior is not None:
         raise ParameterError(f"learn_prior=True: the prior is not Gaussian but {dgn.latent_prior.kind}; leave it out")
     options = EMOptions.among(locals())
-    if dgn.output is not None:
-        check_output(dgn, options, is_stream(X))
+    check_output(dgn, options, is_stream(X))
     around = Around(progress, checkpoint, checkpoint_seconds, callback, n_jobs)
     if is_stream(X):
         if sample_weight is not None:

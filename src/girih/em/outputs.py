@@ -35,18 +35,20 @@ _LEAST = 1e-11  # nats per row: what F must promise for an E-step to be worth it
 
 
 def check_output(dgn: DGN, options: EMOptions, streamed: bool) -> None:
-    """Refuse what EM has for Gaussian outputs alone.
+    """Refuse what EM has for Gaussian outputs alone, where outputs are others.
 
     Raises:
         ParameterError: it is asked for.
     """
+    if dgn.output is None:
+        return
     asked = [
         name
         for name in ("weight_prior", "noise_prior", "kink_ridge", "batch_size")
         if getattr(options, name) not in {None, 0.0}
     ]
     asked += ["m_step='layerwise'"] * (options.m_step == "layerwise") + ["rows that come in blocks"] * streamed
-    if asked and dgn.output is not None:
+    if asked:
         raise ParameterError(
             f'EM with likelihood="{dgn.output.name}" has no {", ".join(asked)}: these need Gaussian noise; leave them '
             "out, or train with girih.train"

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from girih.inference.cubature import Integrals, Mesh
+from girih.inference.cubature import Integrals, expected_height, integrate
+from girih.inference.cubature_bounds import draw, mode
+from girih.inference.cubature_mesh import Mesh
 from girih.inference.cubature_rows import GaussianRows, Likelihood
 from girih.inference.model import AffinePieces, Model, Region, Rows, chunks
 from girih.inference.polytopes import SparseMoments
@@ -72,7 +74,7 @@ class CubaturePosterior(Posterior):
         self._groups: list[tuple[Some, Integrals]] = []
         log_p, left_out, error, rounding = (x.new_empty(len(x)) for _ in range(4))
         for some in source.split(x):
-            found = some.mesh.integrate(some.likelihood, source.tol)
+            found = integrate(some.mesh, some.likelihood, source.tol)
             self._groups.append((some, found))
             log_p[some.which] = some.common + found.log_p
             left_out[some.which] = (found.log_left_out - found.log_p).exp()
@@ -118,7 +120,7 @@ class CubaturePosterior(Posterior):
         """The z of highest posterior density over all cells, `(N, S)`, to 1e-6 of the posterior's deviations."""
         out = self.log_evidence.new_empty(len(self.log_evidence), self.event_shape[0])
         for some, _ in self._groups:
-            out[some.which] = some.mesh.mode(some.likelihood)
+            out[some.which] = mode(some.mesh, some.likelihood)
         return out
 
     def entropy(self) -> Tensor:
@@ -161,7 +163,7 @@ class CubaturePosterior(Posterior):
             which = torch.searchsorted(end, (below + u * (end[first + size - 1] - below)).reshape(-1))
             rows = torch.arange(n, device=size.device).repeat(count)
             which = torch.minimum(torch.maximum(which, first[rows]), (first + size - 1)[rows])
-            drawn = some.mesh.draw(some.likelihood, found.simplices, which, generator)
+            drawn = draw(some.mesh, some.likelihood, found.simplices, which, generator)
             out[:, some.which] = drawn.reshape(count, n, -1)
         return out
 
@@ -188,7 +190,7 @@ class CubaturePosterior(Posterior):
         """`E_q[log p(z | x)]` `(N,)` for `q = N(mean, factor factor^T)`, `(N, S)` and `(N, S, S)`."""
         out = torch.empty_like(self.log_evidence)
         for some, found in self._groups:
-            height = some.mesh.expected_height(some.likelihood, mean[some.which], factor[some.which])
+            height = expected_height(some.mesh, some.likelihood, mean[some.which], factor[some.which])
             out[some.which] = height - found.log_p
         return out
 
@@ -219,12 +221,12 @@ class CubatureRegion(Region):
 
     def log_prob(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor]:
         """`log p(x)`, and a certified bound on the share that was left out."""
-        found = self.mesh(model).integrate(GaussianRows(rows.relative()), model.tol)
+        found = integrate(self.mesh(model), GaussianRows(rows.relative()), model.tol)
         return rows.common + found.log_p, (found.log_left_out - found.log_p).exp()
 
     def expect(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor, SparseMoments]:
         """The same, and the moments of the posteriors."""
-        found = self.mesh(model).integrate(GaussianRows(rows.relative()), model.tol)
+        found = integrate(self.mesh(model), GaussianRows(rows.relative()), model.tol)
         left_out = (found.log_left_out - found.log_p).exp()
         return rows.common + found.log_p, left_out, sparse_moments(found, model.cells)
 

@@ -42,13 +42,19 @@ class Simplices(NamedTuple):
 
         Their nodes are counted from `number`, which no other has.
         """
-        every = torch.arange(len(self.row), device=self.row.device)
-        middle = 0.5 * (self.corner[every, first] + self.corner[every, second])
-        lower, upper = self.corner.clone(), self.corner.clone()
-        lower[every, second], upper[every, first] = middle, middle
         edges, edge = torch.unique(16 * self.node + 4 * first + second, return_inverse=True)
-        edge = edge + number
-        return joined([self._replace(corner=lower, node=edge), self._replace(corner=upper, node=edge + len(edges))])
+        node = number + torch.cat((edge, edge + len(edges)))
+        row, piece, part = (torch.cat((field, field)) for field in (self.row, self.piece, self.part))
+        return Simplices(row, piece, part, node, halved(self.corner, first, second))
+
+
+def halved(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """What is linear on simplices, with values `(m, S + 1, ...)` at the vertices, for both halves: see `halves`."""
+    every = torch.arange(len(values), device=values.device)
+    middle = 0.5 * (values[every, first] + values[every, second])
+    lower, upper = values.clone(), values.clone()
+    lower[every, second], upper[every, first] = middle, middle
+    return torch.cat((lower, upper))
 
 
 def joined(parts: list[Simplices]) -> Simplices:

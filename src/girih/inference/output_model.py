@@ -13,7 +13,9 @@ from torch import Tensor
 
 from girih._options import real, whole
 from girih.errors import DerivativeError, NoClosedFormError
-from girih.inference.cubature import Integrals, Mesh
+from girih.inference.cubature import Integrals, integrate
+from girih.inference.cubature_bounds import bracket
+from girih.inference.cubature_mesh import Mesh
 from girih.inference.cubature_posterior import CubaturePosterior, Some
 from girih.inference.cubature_rows import NaturalRows, OutputRows, Simplices
 from girih.inference.distribution import DGNDistribution, State
@@ -87,7 +89,7 @@ class OutputModel:
         """`log p(x)` of rows, `(N,)`."""
         out = torch.empty_like(x[:, 0])
         for some in self.split(x):
-            out[some.which] = some.common + some.mesh.integrate(some.likelihood, self.tol).log_p
+            out[some.which] = some.common + integrate(some.mesh, some.likelihood, self.tol).log_p
         return out
 
     def posterior(self, trace: Trace, x: Tensor) -> CubaturePosterior:
@@ -177,7 +179,7 @@ class OutputLogProb(torch.autograd.Function):
         x = x.detach()
         out = tuple(x.new_empty(len(x)) for _ in range(3))
         for some in call.model.split(x):
-            found = some.mesh.integrate(some.likelihood, call.model.tol)
+            found = integrate(some.mesh, some.likelihood, call.model.tol)
             call.found.append((some, found))
             parts = some.common + found.log_p, found.log_left_out - found.log_p, found.log_error - found.log_p
             out[0][some.which], out[1][some.which] = parts[0], parts[1].exp()
@@ -329,7 +331,7 @@ class OutputDistribution(DGNDistribution):
         log_p, points, latent = torch.empty_like(x[:, 0]), [], torch.zeros_like(model.prior)
         sums = [torch.zeros_like(tensor) for tensor in moving]
         for some in model.split(x):
-            found = some.mesh.integrate(some.likelihood, model.tol)
+            found = integrate(some.mesh, some.likelihood, model.tol)
             log_p[some.which] = some.common + found.log_p
             points.append(_points(some, found, weight))
             latent += _second_moment(found, weight[some.which])
@@ -372,7 +374,7 @@ class OutputDistribution(DGNDistribution):
         lower, upper = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
         for n in range(len(x)):  # one by one: their simplices are many
             for some in model.split(x[n : n + 1]):
-                low, high = some.mesh.bracket(some.likelihood, model.tol, width, most)
+                low, high = bracket(some.mesh, some.likelihood, model.tol, width, most)
                 rounding = some.rounding(some.common + high)
                 lower[n], upper[n] = (some.common + low - rounding)[0], (some.common + high + rounding)[0]
         return lower, upper

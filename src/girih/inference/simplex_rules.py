@@ -1,4 +1,4 @@
-"""Nodes on simplices: rules that integrate, and polynomials through values at a lattice; barycentric coordinates."""
+"""On simplices: rules of nodes, polynomials through values at a lattice, means of exponentials of planes."""
 
 from __future__ import annotations
 
@@ -119,3 +119,22 @@ def _series(t: Tensor) -> Tensor:
             symmetric[i] = symmetric[i] + u * symmetric[i - 1]
     total = torch.stack([h / math.factorial(i + k) for i, h in enumerate(symmetric)]).sum(0)
     return centre[:, 0].exp() * total
+
+
+def log_mean_bound(heights: Tensor) -> Tensor:
+    r"""A bound on the log of the mean of `exp(f)` over simplices, `(m,)`, for heights at their vertices `(m, S + 1)`.
+
+    With f below a convex function that has these heights, it is below their linear interpolation, so the mean is at
+    most that of `exp(heights)` and, with d_j how far each is below the highest, j = 1 ... S from the lowest one,
+
+        S! int exp(h_0 - sum_j l_j d_j) dl <= S! / (S - k)! exp(h_0) / (d_1 ... d_k)                 for any k,
+
+    since the barycentric coordinates l_j of k vertices are between 0 and infinity.
+    """
+    top, S = heights.amax(1), heights.shape[1] - 1
+    best = heights.logsumexp(1) - math.log(S + 1.0)
+    below = (top[:, None] - heights).sort(1, descending=True).values[:, :S].log()
+    for k in range(1, S + 1):
+        bound = top + math.lgamma(S + 1.0) - math.lgamma(S - k + 1.0) - below[:, :k].sum(1)
+        best = torch.minimum(best, bound)
+    return best

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from girih.inference import DGN, Output
+from girih.inference.cubature import expected_with_slopes
 from girih.inference.cubature_rows import OutputRows
 from girih.inference.model import Expected, reduce_complete
 
@@ -108,7 +109,7 @@ def _by_cubature(dgn: DGN, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Expe
 
     def average(row: Tensor, mean: Tensor, factor: Tensor) -> Expected:
         some = OutputRows(model.output, rows.take(row), model.weight, model.bias, model.scale)
-        return model.mesh.expected(some, mean, factor)
+        return expected_with_slopes(model.mesh, some, mean, factor)
 
     return average
 
