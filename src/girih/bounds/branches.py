@@ -66,7 +66,7 @@ class _Tree:
                 i = self._parent[i]
 
     def worth_splitting(self, most: int, enough: float) -> list[int]:
-        """Sets without halves, those with the largest masses, but for small ones for which splits above were in vain."""
+        """Sets without halves, the largest masses first, but for small ones for which splits above were in vain."""
         floor = self.best[0] - _WORTH
         able = [
             i
@@ -149,7 +149,7 @@ class Branches:
     def split(self, end: float, guess: float = math.inf) -> bool:
         """Split some sets, before the time `end`; false where none is left that is worth it.
 
-        A set that holds more than e times what p(x) is thought to be, `guess`, is split even if that was in vain before.
+        A set that holds more than e times what p(x) is thought to be, `guess`, is split even if splits were in vain.
         """
         chosen = self._tree.worth_splitting(self._batch, guess + 1.0)
         some = self._sets.take(torch.tensor(chosen, dtype=torch.long))
