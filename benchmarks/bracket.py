@@ -138,7 +138,7 @@ def bounds(vae: Trained, x: Tensor, S: int, seconds: float, outputs: str) -> tup
         return -found.nll, []
     found = girih.bracket(vae.decoder, x, noise=vae.noise, budget=seconds * len(x), method="all")
     reference = girih.bracket(vae.decoder, x, noise=vae.noise).estimate if S <= 3 else found.estimate
-    names = "lower", "upper", "likely_lower", "likely_upper", "estimate"
+    names = "lower", "upper", "confidence_lower", "confidence_upper", "estimate"
     return reference, [(name, getattr(found, name)) for name in names]
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = torch.as_tensor(load_digits().data / 16.0)
-    columns = "lower", "upper", "likely_lower", "likely_upper", "estimate", "ais", "iwae", "sobol", "elbo"
+    columns = "lower", "upper", "confidence_lower", "confidence_upper", "estimate", "ais", "iwae", "sobol", "elbo"
     print("| S | outputs | activation | reference | " + " | ".join(columns) + " | seconds a row |")
     print("| --- " * (len(columns) + 5) + "|")
     for outputs in options.outputs:

@@ -70,17 +70,17 @@ def test_exact_values_are_between_the_bounds(S, kind):
 
 @pytest.mark.parametrize("method", ["all", "envelopes"])
 def test_exact_values_are_between_the_bounds_of_envelopes(method):
-    """Rows near and far, with an entry missing; the likely bounds are wrong once in a million."""
+    """Rows near and far, with an entry missing; the bounds with a confidence are wrong once in a million."""
     for S in (1, 2, 3):
         dgn = girih.DGN(decoder(S, S), noise=noise_of_kind("full", 0.2, 4, 1), prior=f64(np.eye(S) * 0.7 + 0.3))
         x = torch.cat((dgn().sample((2,), seed=0), f64([[4.0, -3.0, 2.0, 5.0]])))
         x[1, 2] = torch.nan
         exact = girih.bracket(dgn, x)
         found = girih.bracket(dgn, x, budget=3.0, method=method, tol=0.0, confidence=1.0 - 1e-6)
-        for lower, upper in ((found.lower, found.upper), (found.likely_lower, found.likely_upper)):
+        for lower, upper in ((found.lower, found.upper), (found.confidence_lower, found.confidence_upper)):
             assert (lower <= exact.upper).all()
             assert (upper >= exact.lower).all()
-        assert (found.likely_gap <= found.gap).all()
+        assert (found.confidence_gap <= found.gap).all()
         assert (found.envelopes > 0).all()
         assert torch.isinf(found.lower).all() == (method == "envelopes")
 
@@ -149,10 +149,10 @@ def test_eight_latents_have_bounds_and_an_estimate():
     found = girih.bracket(net, x, noise=0.1, budget=1.5)
     assert torch.isfinite(found.lower).all()
     assert (found.upper <= Covariance.of(0.1, 12).constant).all()
-    assert (found.likely_gap < 5.0).all()  # a second and a half
-    assert (found.lower <= found.likely_lower).all()
-    assert (found.likely_lower <= found.estimate).all()
-    assert (found.estimate <= found.likely_upper).all()
+    assert (found.confidence_gap < 5.0).all()  # a second and a half
+    assert (found.lower <= found.confidence_lower).all()
+    assert (found.confidence_lower <= found.estimate).all()
+    assert (found.estimate <= found.confidence_upper).all()
     assert (found.lower <= found.estimate).all()
     assert found.standard_error[0] < 0.2
     assert "rows=1" in repr(found)
@@ -222,7 +222,7 @@ def test_networks_with_many_units_have_boxes_alone():
     found = girih.bracket(net, x, noise=0.1, budget=0.5)
     assert found.envelopes == 0
     assert found.boxes > 0
-    assert found.likely_upper == found.upper
+    assert found.confidence_upper == found.upper
 
 
 def test_envelopes_and_samplers_agree():

@@ -247,7 +247,7 @@ def test_a_linear_generator_has_one_envelope_which_is_exact():
     found = girih.bracket(net, x, noise=0.3, method="envelopes", budget=2.0)
     assert torch.allclose(found.upper, exact, atol=1e-8)
     assert (found.upper >= exact - 1e-10).all()
-    assert (found.likely_gap < 1e-2).all()
+    assert (found.confidence_gap < 1e-2).all()
     assert (found.envelopes == 1).all()
 
 
@@ -268,7 +268,7 @@ def test_dead_units_and_large_weights_are_no_obstacle():
         exact = girih.bracket(net, x, noise=noise)
         found = girih.bracket(net, x, noise=noise, budget=2.0, method="envelopes", confidence=1.0 - 1e-6)
         assert (found.upper >= exact.lower).all()
-        assert (found.likely_upper >= exact.lower).all()
-        assert (found.likely_lower <= exact.upper).all()
+        assert (found.confidence_upper >= exact.lower).all()
+        assert (found.confidence_lower <= exact.upper).all()
         if net is flat:
             assert torch.allclose(found.upper, exact.upper, atol=1e-9)

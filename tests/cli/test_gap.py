@@ -61,10 +61,10 @@ def test_the_estimated_gap_of_a_pair(girih, code, name):
     with open("out/gap.json") as file:
         numbers = json.load(file)
     assert numbers["rows"] == 5
-    certified, likely = numbers["certified_nll"], numbers["likely_nll"]
-    assert certified["lower"] <= likely["lower"] <= likely["upper"] <= certified["upper"]
+    certified, confident = numbers["certified_nll"], numbers["confidence_nll"]
+    assert certified["lower"] <= confident["lower"] <= confident["upper"] <= certified["upper"]
     assert numbers["error"] < 1.0
-    assert {"nll_lower", "nll_upper", "nll_likely_lower", "nll_likely_upper"} <= set(pd.read_csv("out/gap.csv"))
+    assert {"nll_lower", "nll_upper", "nll_confidence_lower", "nll_confidence_upper"} <= set(pd.read_csv("out/gap.csv"))
 
 
 def test_a_saved_vae(girih, code):

@@ -53,9 +53,9 @@ class Bracket(Shown):
         standard_error: of the estimate, about; infinite where fewer than thirty draws, or eight chains, carry it. It
             does not know of modes that nothing has met, unless it is that of the envelopes.
         boxes: how many boxes the bounds are sums over; 0 where the value is exact.
-        likely_lower: what it is at least, with the confidence that was asked for: no more than half of what that leaves
-            is the chance that it is wrong. It is `lower` where no draws were kept.
-        likely_upper: what it is at most, in the same way.
+        confidence_lower: what it is at least, with the confidence that was asked for: the chance that it is wrong is no
+            more than half of what that leaves. It is `lower` where no draws were kept.
+        confidence_upper: what it is at most, in the same way.
         envelopes: how many envelopes the upper bound is a sum over; 0 where there are none.
     """
 
@@ -64,8 +64,8 @@ class Bracket(Shown):
     estimate: Tensor
     standard_error: Tensor
     boxes: Tensor
-    likely_lower: Tensor
-    likely_upper: Tensor
+    confidence_lower: Tensor
+    confidence_upper: Tensor
     envelopes: Tensor
 
     @property
@@ -74,20 +74,20 @@ class Bracket(Shown):
         return self.upper - self.lower
 
     @property
-    def likely_gap(self) -> Tensor:
-        """`likely_upper - likely_lower`, `(N,)`."""
-        return self.likely_upper - self.likely_lower
+    def confidence_gap(self) -> Tensor:
+        """`confidence_upper - confidence_lower`, `(N,)`."""
+        return self.confidence_upper - self.confidence_lower
 
     def _facts(self) -> Mapping[str, str]:
-        gap, likely = self.gap, self.likely_gap
+        gap, confident = self.gap, self.confidence_gap
         return {
             "rows": f"{len(gap):,}",
             "mean lower": f"{float(self.lower.mean()):.4f}",
             "mean upper": f"{float(self.upper.mean()):.4f}",
             "median gap": f"{float(gap.median()):.2g} nats",
             "largest gap": f"{float(gap.max()):.2g} nats",
-            "median likely gap": f"{float(likely.median()):.2g} nats",
-            "largest likely gap": f"{float(likely.max()):.2g} nats",
+            "median confidence gap": f"{float(confident.median()):.2g} nats",
+            "largest confidence gap": f"{float(confident.max()):.2g} nats",
         }
 
 
@@ -110,8 +110,8 @@ def bracket(
     S > 3 rules out the exact sum over cells. For S <= 3 that sum is returned, with its bounds on what was left out and
     on rounding.
 
-    `lower` and `upper` are certified. `likely_lower` and `likely_upper` are binomial (Clopper-Pearson) bounds from
-    draws of Gaussian envelopes that are certified to lie above the joint density everywhere: whatever modes the
+    `lower` and `upper` are certified. `confidence_lower` and `confidence_upper` are binomial (Clopper-Pearson) bounds
+    from draws of Gaussian envelopes that are certified to lie above the joint density everywhere: whatever modes the
     posterior has, log p(x) of a row is between them with the confidence that you ask for. Time goes evenly to the rows,
     and certified bounds only get closer with more of it: see docs/bracket.md for what is reached.
 
@@ -122,13 +122,14 @@ def bracket(
         prior: covariance of z; the identity by default.
         budget: seconds for all rows together.
         tol: a row ends early when its certified bounds are so close, nats.
-        confidence: of the likely bounds, for each row.
+        confidence: of `confidence_lower` and `confidence_upper`, for each row.
         method: "all" for boxes and envelopes at S <= 3, too, as a check; "boxes" or "envelopes" for one of them.
         seed: of the search for modes, of the estimate and of the draws.
         progress: show a bar.
 
     Returns:
-        A `Bracket`: `lower`, `upper`, `likely_lower`, `likely_upper`, `estimate` and `standard_error`, `(N,)` each.
+        A `Bracket`: `lower`, `upper`, `confidence_lower`, `confidence_upper`, `estimate` and `standard_error`, `(N,)`
+        each.
 
     Raises:
         ParameterError: an option is out of its domain; "envelopes" of a network with more than 1,024 units.
@@ -142,8 +143,8 @@ def bracket(
         >>> import girih, torch
         >>> net = girih.mlp([8, 16, 12], seed=0)
         >>> b = girih.bracket(net, torch.zeros(1, 12), noise=0.1, budget=2.0)
-        >>> bool(b.lower <= b.likely_lower), bool(b.likely_lower <= b.estimate), bool(b.likely_upper <= b.upper)
-        (True, True, True)
+        >>> bool(b.lower <= b.confidence_lower <= b.estimate), bool(b.estimate <= b.confidence_upper <= b.upper)
+        (True, True)
     """
     seconds, close, seed = real(budget, "budget"), real(tol, "tol", positive=False), whole(seed, "seed", 0)
     if method not in _METHODS:
@@ -208,23 +209,26 @@ def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> 
     guess, error, row = float(about.value), float(about.error), reduced.take(0)
     cube = None if plan.method == "envelopes" else Cube(row, modes[0])
     _halve(cube, plan.close, end if plan.method == "boxes" else first)
-    likely, tree, below = (-math.inf, math.inf), None, -math.inf
+    lower, upper, sets, interval = -math.inf, 0.0, 0, (-math.inf, math.inf)
     if plan.method != "boxes" and (cube is None or cube.gap > plan.close) and _units(model.trace) <= _UNITS:
         tree = Branches(row, second)
         while time.perf_counter() < second and tree.split(second, guess):
             pass
+        upper, sets = tree.upper, tree.count
         if cube is not None and cube.lower < guess - _LOOSE:
-            below = log_mass_below(tree.units, tree.y, modes[0].place[0], modes[0].slope[0], generator, third)
-        if tree.upper < guess + _REACH:
+            lower = log_mass_below(tree.units, tree.y, modes[0].place[0], modes[0].slope[0], generator, third)
+        if upper < guess + _REACH:
             kept = tree.draws(0.5 * (end - time.perf_counter()), generator)
-            likely = kept.interval(plan.confidence)
-            if kept.error < error or not likely[0] <= guess <= likely[1]:
+            interval = kept.interval(plan.confidence)
+            missed = not interval[0] <= guess <= interval[1]  # modes, where the draws found some
+            if kept.error < error or (missed and math.isfinite(kept.error)):
                 guess, error = kept.value, kept.error
         _halve(cube, plan.close, end)
-    lower, boxes = (-math.inf, 0) if cube is None else (max(cube.lower, below) - rounding, len(cube.boxes.lower))
-    upper = min(bounds.upper for bounds in (cube, tree) if bounds is not None) + rounding
-    low, high = max(likely[0] - rounding, lower), min(likely[1] + rounding, upper)
-    guess, sets = min(max(guess, low), high), 0 if tree is None else tree.count
+    if cube is not None:
+        lower, upper = max(lower, cube.lower), min(upper, cube.upper)
+    lower, upper = lower - rounding, upper + rounding
+    low, high = (min(max(part, lower), upper) for part in (interval[0] - rounding, interval[1] + rounding))
+    guess, boxes = min(max(guess, low), high), 0 if cube is None else len(cube.boxes.lower)
     lower, upper, guess, low, high = (common + part for part in (lower, upper, guess, low, high))
     return lower, upper, guess, error, boxes, low, high, sets
 

@@ -19,10 +19,10 @@ _PARTS = ("nll", "bound", "gap", "approximation", "amortisation", "error")
 
 def facts_of_gap(found: Gap) -> dict[str, Any]:
     """Means over rows, the largest error, how each was had, and the bounds where they were asked for."""
-    bounds: dict[str, Any] = {"certified_nll": None, "likely_nll": None}
+    bounds: dict[str, Any] = {"certified_nll": None, "confidence_nll": None}
     for key, low, high in (
         ("certified_nll", found.lower, found.upper),
-        ("likely_nll", found.likely_lower, found.likely_upper),
+        ("confidence_nll", found.confidence_lower, found.confidence_upper),
     ):
         if low is not None and high is not None:
             bounds[key] = {"lower": float(low.mean()), "upper": float(high.mean())}
@@ -37,7 +37,7 @@ def gap_table(found: Gap) -> dict[str, NDArray[Any]]:
     """A table by its columns, a line for each row."""
     table: dict[str, NDArray[Any]] = {"row": np.arange(len(found.nll))}
     table |= {name: to_array(getattr(found, name)) for name in _PARTS}
-    for name in ("lower", "upper", "likely_lower", "likely_upper"):
+    for name in ("lower", "upper", "confidence_lower", "confidence_upper"):
         bound = getattr(found, name)
         if bound is not None:
             table[f"nll_{name}"] = to_array(bound)
@@ -81,11 +81,11 @@ def explain_gap(numbers: dict[str, Any]) -> list[Number]:
             Number("Certified NLL", f"{low:.4f} to {high:.4f} nats", "The mean NLL is between these, whatever sampling "
                    "says: see girih.bracket.")
         )  # fmt: skip
-    if numbers["likely_nll"] is not None:
-        low, high = numbers["likely_nll"]["lower"], numbers["likely_nll"]["upper"]
+    if numbers["confidence_nll"] is not None:
+        low, high = numbers["confidence_nll"]["lower"], numbers["confidence_nll"]["upper"]
         rows.append(
-            Number("Likely NLL", f"{low:.4f} to {high:.4f} nats", "Means of bounds that hold for each row with a "
-                   "confidence of 99 %, whatever modes its posterior has: see girih.bracket.")
+            Number("NLL with 99 % confidence", f"{low:.4f} to {high:.4f} nats", "Means of bounds that hold for a row "
+                   "with this confidence, whatever modes its posterior has: see girih.bracket.")
         )  # fmt: skip
     return rows
 

@@ -43,8 +43,8 @@ class Gap(NamedTuple):
     method: Mapping[str, str] = _EXACT  # how nll, bound and approximation were had
     lower: Tensor | None = None  # what nll is at least, certified; None where `budget` did not ask for it
     upper: Tensor | None = None  # what it is at most
-    likely_lower: Tensor | None = None  # what it is at least with a confidence of 99 % for each row
-    likely_upper: Tensor | None = None  # what it is at most; see girih.Bracket
+    confidence_lower: Tensor | None = None  # what it is at least with a confidence of 99 % for each row
+    confidence_upper: Tensor | None = None  # what it is at most; see girih.Bracket
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.mean().items())
@@ -137,7 +137,7 @@ def gap(
         covariance: "diagonal", or "full" for the best Gaussian of a `GaussVAE` among those with any covariance.
         continuous: see above.
         budget: seconds for bounds on the NLL of all rows by `girih.bracket`: certified, `lower` and `upper`, and with
-            a confidence of 99 % a row, `likely_lower` and `likely_upper`; for Gaussian noise.
+            a confidence of 99 % a row, `confidence_lower` and `confidence_upper`; for Gaussian noise.
 
     Returns:
         A `Gap`: `nll`, `bound`, `gap`, `approximation`, `amortisation`, `error`, `(N,)` each, `best`, the best q, and
@@ -199,6 +199,6 @@ def _certified(vae: FreeEnergyModel | Pair, rows: Tensor, found: Gap, budget: fl
     return found._replace(
         lower=-bounds.upper,
         upper=-bounds.lower,
-        likely_lower=-bounds.likely_upper,
-        likely_upper=-bounds.likely_lower,
+        confidence_lower=-bounds.confidence_upper,
+        confidence_upper=-bounds.confidence_lower,
     )
