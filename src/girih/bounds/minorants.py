@@ -31,11 +31,11 @@ from girih.bounds.envelopes import Errors, Forms, envelopes, whole_space
 from girih.bounds.units import Units, values_of
 from girih.sampling.row import root_of
 
-_DRAWS = 4000
-_SHARES = 0.03, 0.01, 0.003  # of draws beyond a bend, below which a unit gets its sign; one try each
+_DRAWS = 20_000
+_SHARES = 0.03, 0.01, 0.001  # of draws beyond a bend, below which a unit gets its sign; one try each
 _STEPS, _RATE = 400, 0.05
 _TRIALS = 30
-_BARRIER, _NEWTON = 0.02, 40  # for sets far out, whose envelopes are flat at the least
+_BARRIER, _NEWTON = 2e-3, 40
 _NOTHING = -14.0  # nats: less need not be known of what is wrong
 
 
