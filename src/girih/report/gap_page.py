@@ -14,6 +14,14 @@ from girih.report.page import Number, Picture
 from girih.report.pictures import Sheet
 from girih.vae import Gap
 
+_BOUNDS = (
+    ("certified_nll", "Certified NLL", "The mean NLL is between these, whatever sampling says: see girih.bracket."),
+    (
+        "confidence_nll",
+        "NLL with 99 % confidence",
+        "Means of bounds that hold for a row with this confidence, whatever modes its posterior has: see girih.bracket.",
+    ),
+)
 _PARTS = ("nll", "bound", "gap", "approximation", "amortisation", "error")
 
 
@@ -75,18 +83,10 @@ def explain_gap(numbers: dict[str, Any]) -> list[Number]:
         Number("Negative ELBO", f"{numbers['bound']:.4f} nats per row", "The bound of the encoder: what it trains on."),
         Number("Error", "not known" if error is None else f"{error:.2g} nats", sure),
     ]
-    if numbers["certified_nll"] is not None:
-        low, high = numbers["certified_nll"]["lower"], numbers["certified_nll"]["upper"]
-        rows.append(
-            Number("Certified NLL", f"{low:.4f} to {high:.4f} nats", "The mean NLL is between these, whatever sampling "
-                   "says: see girih.bracket.")
-        )  # fmt: skip
-    if numbers["confidence_nll"] is not None:
-        low, high = numbers["confidence_nll"]["lower"], numbers["confidence_nll"]["upper"]
-        rows.append(
-            Number("NLL with 99 % confidence", f"{low:.4f} to {high:.4f} nats", "Means of bounds that hold for a row "
-                   "with this confidence, whatever modes its posterior has: see girih.bracket.")
-        )  # fmt: skip
+    for key, name, words in _BOUNDS:
+        if numbers[key] is not None:
+            low, high = numbers[key]["lower"], numbers[key]["upper"]
+            rows.append(Number(name, f"{low:.4f} to {high:.4f} nats", words))
     return rows
 
 
