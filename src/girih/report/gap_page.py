@@ -19,7 +19,7 @@ _BOUNDS = (
     (
         "confidence_nll",
         "NLL with 99 % confidence",
-        "Means of bounds that hold for a row with this confidence, whatever its posterior looks like: see girih.bracket.",
+        "Means of bounds that hold for a row with this confidence, whatever its posterior is: see girih.bracket.",
     ),
 )
 _PARTS = ("nll", "bound", "gap", "approximation", "amortisation", "error")
