@@ -22,6 +22,7 @@ import math
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.stats import beta
 from torch import Tensor
@@ -45,9 +46,13 @@ class _Tree:
     """Sets in the order in which they were made: the mass of each, and the least sum of sets that make it up."""
 
     def __init__(self, log_mass: float) -> None:
-        self.own, self.best, self.closed = [log_mass], [log_mass], set[int]()
+        self.own, self.best = [log_mass], [log_mass]
         self._parent, self._halves = [-1], dict[int, tuple[int, int]]()
         self._open = {0}
+
+    def close(self, sets: list[int]) -> None:
+        """These are not to be split."""
+        self._open.difference_update(sets)
 
     def grow(self, split: list[int], log_mass: list[list[float]]) -> None:
         """The sets `split` have halves, those that are on first, as `joined` puts them."""
@@ -62,17 +67,14 @@ class _Tree:
             self._open.remove(i)
             self._open.update(self._halves[i])
             while i >= 0:
-                self.best[i] = min(self.own[i], _log_add(*(self.best[j] for j in self._halves[i])))
+                on, off = self._halves[i]
+                self.best[i] = min(self.own[i], float(np.logaddexp(self.best[on], self.best[off])))
                 i = self._parent[i]
 
     def worth_splitting(self, most: int, enough: float) -> list[int]:
         """Sets without halves, the largest masses first, but for small ones for which splits above were in vain."""
         floor = self.best[0] - _WORTH
-        able = [
-            i
-            for i in self._open - self.closed
-            if self.own[i] > floor and (self.own[i] > enough or not self._in_vain(i))
-        ]
+        able = [i for i in self._open if self.own[i] > floor and (self.own[i] > enough or not self._in_vain(i))]
         return sorted(able, key=lambda i: -self.own[i])[:most]
 
     def _in_vain(self, i: int) -> bool:
@@ -93,11 +95,6 @@ class _Tree:
             else:
                 found.append(i)
         return sorted(found)
-
-
-def _log_add(a: float, b: float) -> float:
-    high = max(a, b)
-    return high if high == -math.inf else high + math.log1p(math.exp(min(a, b) - high))
 
 
 class Kept(NamedTuple):
@@ -139,6 +136,7 @@ class Branches:
         self.y = row.y - self.units.shift
         self._sets = whole_space(self.units, self.y, end)
         self._tree = _Tree(float(self._sets.log_mass))
+        self._tree.close(self._whole(self._sets))
         self._batch = max(1, min(_BATCH, _ENTRIES // (1 + self.units.weight.numel())))
 
     @property
@@ -152,16 +150,20 @@ class Branches:
         A set that holds more than e times what p(x) is thought to be, `guess`, is split even if splits were in vain.
         """
         chosen = self._tree.worth_splitting(self._batch, guess + 1.0)
-        some = self._sets.take(torch.tensor(chosen, dtype=torch.long))
-        able = [i for i, fit in zip(chosen, torch.isfinite(some.worth).any(1).tolist(), strict=True) if fit]
-        self._tree.closed.update(set(chosen) - set(able))
-        if not able:
-            return bool(chosen)
-        some = self._sets.take(torch.tensor(able))
+        if not chosen:
+            return False
+        some, first = self._sets.take(torch.tensor(chosen)), len(self._sets.sign)
         halves = envelopes(self.units, self.y, *some.split(some.worth.argmax(1)), end)
         self._sets = self._sets.joined(halves)
-        self._tree.grow(able, halves.log_mass.reshape(2, -1).T.tolist())
+        self._tree.grow(chosen, halves.log_mass.reshape(2, -1).T.tolist())
+        self._tree.close(self._whole(halves, first))
         return True
+
+    @staticmethod
+    def _whole(sets: Envelopes, first: int = 0) -> list[int]:
+        """The numbers of those that no unit can split, counted from `first`."""
+        numbers: list[int] = (first + (~torch.isfinite(sets.worth).any(1)).nonzero()[:, 0]).tolist()
+        return numbers
 
     @property
     def count(self) -> int:
