@@ -23,7 +23,7 @@ from girih._shown import Shown
 from girih.bounds.branches import Branches
 from girih.bounds.cube import Cube
 from girih.bounds.minorants import log_mass_below
-from girih.bounds.units import count
+from girih.bounds.units import unit_count
 from girih.covariance import Covariance
 from girih.errors import ParameterError
 from girih.inference import DGN
@@ -155,9 +155,9 @@ def bracket(
     rows = model.rows(x)
     if model.trace.latent_dim <= _EXACT and method == "auto":
         return _exact(net if isinstance(net, DGN) else model.dgn, rows)
-    if method == "envelopes" and _units(model.trace) > _UNITS:
+    if method == "envelopes" and unit_count(model.trace) > _UNITS:
         raise ParameterError(
-            f"envelopes are for networks with at most {_UNITS:,} units; this one has {_units(model.trace):,}; "
+            f"envelopes are for networks with at most {_UNITS:,} units; this one has {unit_count(model.trace):,}; "
             "take method='boxes'"
         )
     plan = _Plan(method, close, confidence)
@@ -168,11 +168,11 @@ def bracket(
             for i, one in enumerate(rows):
                 left = (end - time.perf_counter()) / (len(rows) - i)
                 found.append(_of_row(model, one, left, plan, seed + i))
-                bar.show(i + 1, f"gap {found[-1][6] - found[-1][5]:.3g} nats")
+                bar.show(i + 1, f"gap {found[-1].confidence_upper - found[-1].confidence_lower:.3g} nats")
     finally:
         bar.close()
-    columns = torch.tensor(found, dtype=torch.float64).unbind(1)
-    return Bracket(*(part.long() if k in (4, 7) else part for k, part in enumerate(columns)))
+    columns = dict(zip(_Found._fields, torch.tensor(found, dtype=torch.float64).unbind(1), strict=True))
+    return Bracket(**columns | {name: columns[name].long() for name in ("boxes", "envelopes")})
 
 
 class _Plan(NamedTuple):
@@ -181,6 +181,19 @@ class _Plan(NamedTuple):
     method: str
     close: float  # nats
     confidence: float
+
+
+class _Found(NamedTuple):
+    """The fields of a `Bracket`, of one row."""
+
+    lower: float
+    upper: float
+    estimate: float
+    standard_error: float
+    boxes: int
+    confidence_lower: float
+    confidence_upper: float
+    envelopes: int
 
 
 def _exact(dgn: DGN, x: Tensor) -> Bracket:
@@ -193,8 +206,8 @@ def _exact(dgn: DGN, x: Tensor) -> Bracket:
     return Bracket(lower, upper, found.log_prob, nothing, none, lower, upper, none)
 
 
-def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> tuple[float, ...]:
-    """The fields of a `Bracket`, in order.
+def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> _Found:
+    """What is known of a row.
 
     A quarter of the time is for boxes, which may do; then one for envelopes, a sixth for what lies below, and half of
     the rest for draws of envelopes.
@@ -210,7 +223,7 @@ def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> 
     cube = None if plan.method == "envelopes" else Cube(row, modes[0])
     _halve(cube, plan.close, end if plan.method == "boxes" else first)
     lower, upper, sets, interval = -math.inf, 0.0, 0, (-math.inf, math.inf)
-    if plan.method != "boxes" and (cube is None or cube.gap > plan.close) and _units(model.trace) <= _UNITS:
+    if plan.method != "boxes" and (cube is None or cube.gap > plan.close) and unit_count(model.trace) <= _UNITS:
         tree = Branches(row, second)
         while time.perf_counter() < second and tree.split(second, guess):
             pass
@@ -230,14 +243,10 @@ def _of_row(model: Model, x: Tensor, seconds: float, plan: _Plan, seed: int) -> 
     low, high = (min(max(part, lower), upper) for part in (interval[0] - rounding, interval[1] + rounding))
     guess, boxes = min(max(guess, low), high), 0 if cube is None else len(cube.boxes.lower)
     lower, upper, guess, low, high = (common + part for part in (lower, upper, guess, low, high))
-    return lower, upper, guess, error, boxes, low, high, sets
+    return _Found(lower, upper, guess, error, boxes, low, high, sets)
 
 
 def _halve(cube: Cube | None, close: float, end: float) -> None:
     """Halve boxes until bounds are close, or it is time."""
     while cube is not None and cube.gap > close and time.perf_counter() < end and cube.can_go_on:
         cube.halve()
-
-
-def _units(trace: Trace) -> int:
-    return sum(map(count, trace.steps))

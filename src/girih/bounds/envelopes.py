@@ -95,26 +95,27 @@ def whole_space(units: Units, y: Tensor, end: float) -> Envelopes:
     forms = Forms.of(units, y, sign)
     start = torch.stack((0.05**units.depth, torch.full((n,), 0.1), torch.full((n,), 0.1))).double()[:, None]
     for _ in range(_TRIALS):
-        if torch.isfinite(forms.at(start).log_mass).all():
+        solved = forms.at(start)
+        if torch.isfinite(solved.log_mass).all():
             break
         start[0] *= 0.3 ** (1.0 + units.depth)  # later units couple to earlier ones, which must outweigh that
     else:
-        return _prior(units)
-    far = math.ceil(math.log10(max(1.0, float(forms.at(start).log_mass) / max(n, 1))))
+        return _prior(units, sign)
+    far = math.ceil(math.log10(max(1.0, float(solved.log_mass) / max(n, 1))))
     for t in (*(10.0**k for k in range(far, 0, -1)), *_PATH) if n else ():
-        start = _newton(forms, sign, start, t, _STEPS[1], end)
-    found, prior = _envelopes(units, y, forms, sign, start), _prior(units)
+        start, solved = _newton(forms, sign, start, t, _STEPS[1], end)
+    found = _envelopes(units, y, forms, sign, start, solved)
     if bool(found.log_mass <= 0.0):
         return found
-    return prior._replace(multipliers=start, worth=found.worth)  # it may be split all the same
+    return _prior(units, sign)._replace(multipliers=start, worth=found.worth)  # it may be split all the same
 
 
-def _prior(units: Units) -> Envelopes:
+def _prior(units: Units, sign: Tensor) -> Envelopes:
     """The envelope of all latents that needs nothing: E is at least half of `|u|^2`."""
     n, S = len(units.bias), units.dim
     zero = torch.zeros(1, dtype=torch.float64)
     return Envelopes(
-        sign=torch.zeros(1, n, dtype=torch.int8),
+        sign=sign,
         multipliers=zero.new_zeros(3, 1, n),
         log_mass=zero,
         mean=zero.new_zeros(1, S),
@@ -142,7 +143,7 @@ def envelopes(
     From multipliers `(3, B, n)` by so many steps of Newton's method, which end where a log-mass is below `enough`.
     """
     forms = Forms.of(units, y, sign)
-    return _envelopes(units, y, forms, sign, _newton(forms, sign, multipliers, barrier, steps, end, enough))
+    return _envelopes(units, y, forms, sign, *_newton(forms, sign, multipliers, barrier, steps, end, enough))
 
 
 class Solved(NamedTuple):
@@ -194,13 +195,17 @@ class Forms(NamedTuple):
         """Some of them."""
         return Forms(*(part[index] for part in self))
 
-    def at(self, multipliers: Tensor) -> Solved:
-        """F at multipliers `(3, B, n)`."""
-        S, (q, m, n) = self.dim, multipliers
+    def quadratic(self, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """H `(B, d, d)`, c `(B, d)` and k `(B,)` of f at multipliers `(3, B, n)`."""
+        q, m, n = multipliers
         product = (q[:, :, None] * self.r).mT @ self.d
-        H = self.H + product + product.mT
         c = self.c + ((q * self.d0 - m)[:, None] @ self.r + (q * self.r0 - n)[:, None] @ self.d)[:, 0]
         k = self.k + (q * self.r0 * self.d0 - m * self.r0 - n * self.d0).sum(1)
+        return self.H + product + product.mT, c, k
+
+    def at(self, multipliers: Tensor) -> Solved:
+        """F at multipliers `(3, B, n)`."""
+        S, (H, c, k) = self.dim, self.quadratic(multipliers)
         root, wrong = torch.linalg.cholesky_ex(H)
         inner, also = torch.linalg.cholesky_ex(H[:, S:, S:])
         outside = (wrong > 0) | (also > 0)
@@ -258,8 +263,8 @@ class _Work(NamedTuple):
 
 def _newton(
     forms: Forms, sign: Tensor, multipliers: Tensor, t: float, steps: int, end: float, enough: float = -math.inf
-) -> Tensor:
-    """Multipliers `(3, B, n)` at which F with barriers is least, about: from some in the domain, by descent."""
+) -> tuple[Tensor, Solved]:
+    """Multipliers `(3, B, n)` at which F with barriers is least, about: from some in the domain, by descent; and F."""
     work = _Work.of(sign)
     multipliers = torch.where(torch.stack(work), multipliers, 0.0)
     going = torch.arange(len(sign))
@@ -274,7 +279,7 @@ def _newton(
         for part, new in zip(solved, value, strict=True):
             part[going] = new
         going = going[better & (decrement > 0.1 * max(t, 0.02)) & (value.log_mass > enough)]
-    return multipliers
+    return multipliers, solved
 
 
 def _step(forms: Forms, work: _Work, solved: Solved, at: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -360,9 +365,9 @@ def _line(
     return at, value, better
 
 
-def _envelopes(units: Units, y: Tensor, forms: Forms, sign: Tensor, multipliers: Tensor) -> Envelopes:
+def _envelopes(units: Units, y: Tensor, forms: Forms, sign: Tensor, multipliers: Tensor, solved: Solved) -> Envelopes:
     """What the multipliers give."""
-    S, solved = forms.dim, forms.at(multipliers)
+    S = forms.dim
     full, inner = torch.cholesky_inverse(solved.root), torch.cholesky_inverse(solved.inner)
     mean = -(full @ solved.c[:, :, None])
     r, d = (forms.r @ mean)[:, :, 0] + forms.r0, (forms.d @ mean)[:, :, 0] + forms.d0
@@ -413,18 +418,11 @@ class Errors(NamedTuple):
     @staticmethod
     def of(units: Units, y: Tensor, sign: Tensor, multipliers: Tensor) -> Errors:
         """Those of forms with these signs `(B, n)` and multipliers `(3, B, n)`, by sums of absolute values."""
-        S, head = units.dim, units.head.abs()
-        r, r0, a, a0 = _rows(units.weight.abs(), units.bias.abs(), units.blocks, sign)
-        d, d0 = r + a, r0 + a0
-        q, m, n = multipliers.abs()
-        image = head[:, S:] @ r
-        image[:, :, :S] += head[:, :S]
-        off = y.abs() + r0 @ head[:, S:].mT
-        product = (q[:, :, None] * r).mT @ d
-        H = image.mT @ image + product + product.mT
-        H.diagonal(dim1=1, dim2=2).add_(1.0)
-        c = (off[:, None] @ image)[:, 0] + ((q * d0 + m)[:, None] @ r + (q * r0 + n)[:, None] @ d)[:, 0]
-        k = 0.5 * off.square().sum(1) + (q * r0 * d0 + m * r0 + n * d0).sum(1)
+        # where all coefficients are positive, d is `r + a`, and the signs of y, m and n are such that nothing cancels
+        forms = Forms.of(units.absolute, -y.abs(), sign)
+        d, d0 = 2.0 * forms.r - forms.d, 2.0 * forms.r0 - forms.d0
+        sums = multipliers.abs() * torch.tensor([1.0, -1.0, -1.0], dtype=y.dtype)[:, None, None]
+        H, c, k = forms._replace(d=d, d0=d0).quadratic(sums)
         relative = _ROUNDING * (H.shape[1] + len(y) + 10) * (len(units.blocks) + 2)
         size = H.diagonal(dim1=1, dim2=2).sum(1) + torch.linalg.matrix_norm(H) + torch.linalg.vector_norm(c, dim=1)
         return Errors(relative * size, relative * k, relative * (1.0 + d.sum(2) + d0), relative)

@@ -6,8 +6,8 @@ negative enough for f' to be concave in r, and m_i, n_i >= 0,
 
     E <= max_r f'(u, r) on R,    f' = E + sum_i q_i r_i d_i + m_i r_i + n_i d_i,
 
-since the true r are among those of the maximum, and the sum is not negative there. The maximum is a quadratic of u, its
-`exp(-f')` a Gaussian of precision P and of the mass
+since the true r are among those of the maximum, and the sum is not negative there: f' is f with q, -m and -n, which are
+all negative. The maximum is a quadratic of u, its `exp(-f')` a Gaussian of precision P and of the mass
 
     F = c^T H^-1 c / 2 - k - log det P / 2,    P = H_uu - H_ur H_rr^-1 H_ru,
 
@@ -61,82 +61,85 @@ def log_mass_below(
         if below is None or time.perf_counter() > end:  # what was cut short is left out: more time is never worse
             break
         best = max(best, value)
-        mean, root = below.mean[: units.dim], torch.linalg.cholesky(below.precision)
+        mean, root = below.mean[: units.dim], below.root
     return best
 
 
 class _Below(NamedTuple):
-    """A Gaussian of u below the joint density, where given signs are right."""
+    """A Gaussian of u below the joint density, where given signs are right; r at its maximum is `ahead + follow u`."""
 
     log_mass: Tensor  # () F
-    mean: Tensor  # (d,) of v, r at its maximum
-    precision: Tensor  # (S, S)
-    spread: Tensor  # (), a bound on traces of inverses
+    half: Tensor  # (S,) the mean of u is `-root^-T half`
+    root: Tensor  # (S, S) of its precision, lower
+    inner: Tensor  # (m, m) of the curvature in r, lower
+    ahead: Tensor  # (m,)
+    follow: Tensor  # (m, S)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of v, `(d,)`, r at its maximum."""
+        u = -torch.linalg.solve_triangular(self.root.mT, self.half[:, None], upper=True)[:, 0]
+        return torch.cat((u, self.ahead + self.follow @ u))
+
+    @property
+    def precision(self) -> Tensor:
+        """That of u, `(S, S)`."""
+        return self.root @ self.root.mT
+
+    @property
+    def spread(self) -> Tensor:
+        """A bound on traces of inverses, `()`."""
+        of_u, of_r = (torch.cholesky_inverse(root).trace() for root in (self.root, self.inner))
+        return of_u * (1.0 + self.follow.square().sum()) + of_r
 
 
-class _Signed(NamedTuple):
-    """Forms without the units whose signs are given, (d = S + m of v)."""
+def _below(forms: Forms, multipliers: Tensor) -> _Below | None:
+    """The Gaussian for multipliers `(3, 1, m)` of f; nothing where f is not concave in r, or not integrable."""
+    S, (H, c, k) = forms.dim, (part[0] for part in forms.quadratic(multipliers))
+    inner, wrong = torch.linalg.cholesky_ex(-H[S:, S:])
+    if wrong:
+        return None
+    follow = torch.cholesky_solve(H[S:, :S], inner)
+    ahead = torch.cholesky_solve(c[S:, None], inner)[:, 0]
+    root, wrong = torch.linalg.cholesky_ex(H[:S, :S] + H[:S, S:] @ follow)
+    if wrong:
+        return None
+    lean = c[:S] + follow.mT @ c[S:]
+    half = torch.linalg.solve_triangular(root, lean[:, None], upper=False)[:, 0]
+    log_mass = 0.5 * half.square().sum() - k - 0.5 * (c[S:] @ ahead) - root.diagonal().log().sum()
+    return _Below(log_mass, half, root, inner, ahead, follow)
 
-    r: Tensor  # (m, d)
-    d: Tensor
-    d0: Tensor  # (m,)
-    H: Tensor  # (d, d)
-    c: Tensor  # (d,)
-    k: Tensor
 
-    def below(self, multipliers: Tensor) -> _Below | None:
-        """The Gaussian for q, m, n `(3, m)`; nothing where f' is not concave in r, or not integrable."""
-        (q, m, n), S = multipliers, len(self.c) - len(self.r)
-        product = (q[:, None] * self.r).mT @ self.d
-        H = self.H + product + product.mT
-        c = self.c + (q * self.d0 + m) @ self.r + n @ self.d
-        k = self.k + n @ self.d0
-        inner, wrong = torch.linalg.cholesky_ex(-H[S:, S:])
-        if wrong:
-            return None
-        # r at its maximum is `ahead + follow u`
-        follow = torch.cholesky_solve(H[S:, :S], inner)
-        ahead = torch.cholesky_solve(c[S:, None], inner)[:, 0]
-        precision = H[:S, :S] + H[:S, S:] @ follow
-        root, wrong = torch.linalg.cholesky_ex(precision)
-        if wrong:
-            return None
-        lean = c[:S] + follow.mT @ c[S:]
-        half = torch.linalg.solve_triangular(root, lean[:, None], upper=False)[:, 0]
-        log_mass = 0.5 * half.square().sum() - k - 0.5 * (c[S:] @ ahead) - root.diagonal().log().sum()
-        u = -torch.linalg.solve_triangular(root.mT, half[:, None], upper=True)[:, 0]
-        inverse = torch.cholesky_inverse(root)
-        spread = inverse.trace() * (1.0 + follow.square().sum()) + torch.cholesky_inverse(inner).trace()
-        return _Below(log_mass, torch.cat((u, ahead + follow @ u)), precision, spread)
+def _of_free(forms: Forms, free: Tensor) -> Forms:
+    """The same without the units whose signs are given, which nothing depends on."""
+    kept = torch.cat((torch.arange(forms.dim), forms.dim + free))
+    r, d = forms.r[:, free][:, :, kept], forms.d[:, free][:, :, kept]
+    return Forms(r, forms.r0[:, free], d, forms.d0[:, free], forms.H[:, kept][:, :, kept], forms.c[:, kept], forms.k)
 
 
 def _of_signs(units: Units, y: Tensor, sign: Tensor, end: float) -> tuple[float, _Below | None]:
     """The bound where units have these signs `(n,)`, 0 for those that bend."""
-    S, free = units.dim, (sign == 0).nonzero()[:, 0]
-    forms = Forms.of(units, y, sign[None])
-    kept = torch.cat((torch.arange(S), S + free))
-    r, d = (part[0, free][:, kept] for part in (forms.r, forms.d))
-    signed = _Signed(r, d, forms.d0[0, free], forms.H[0][kept][:, kept], forms.c[0, kept], forms.k[0])
-    multipliers = _fitted(signed, len(units.blocks) - units.depth[free], end)
-    below = None if multipliers is None else signed.below(multipliers)
+    free = (sign == 0).nonzero()[:, 0]
+    forms = _of_free(Forms.of(units, y, sign[None]), free)
+    multipliers = _fitted(forms, len(units.blocks) - units.depth[free], end)
+    below = None if multipliers is None else _below(forms, multipliers)
     if multipliers is None or below is None:
         return -math.inf, None
     every = torch.zeros(3, 1, len(sign), dtype=torch.float64)
-    every[:, 0, free] = multipliers
+    every[:, :, free] = multipliers
     room = Errors.of(units, y, sign[None], every).room(below.log_mass[None], below.spread[None], below.mean[None])
     log_wrong = _log_wrong(units, sign, below, end)
     right = math.log1p(-math.exp(log_wrong)) if log_wrong < 0.0 else -math.inf
     return float(below.log_mass - room) + right, below
 
 
-def _fitted(signed: _Signed, height: Tensor, end: float) -> Tensor | None:
-    """Multipliers with a large F; blocks of units are the higher, the earlier they are."""
-    S = signed.H.shape[0] - len(signed.r)
-    size = signed.H[S:, S:].abs().sum(1).clamp(min=1e-2).log()
+def _fitted(forms: Forms, height: Tensor, end: float) -> Tensor | None:
+    """Multipliers with a large F, all negative; blocks of units are the higher, the earlier they are."""
+    size = forms.H[:, forms.dim :, forms.dim :].abs().sum(1).clamp(min=1e-2).log()
     nothing = torch.full_like(size, -2.0)
     for k in range(_TRIALS):  # later units couple to earlier ones, which must be the more concave
         x = torch.stack((size + 0.1 * k + 0.3 * k * height, nothing, nothing))
-        if signed.below(_signed(x)) is not None:
+        if _below(forms, -x.exp()) is not None:
             break
     else:
         return None
@@ -147,7 +150,7 @@ def _fitted(signed: _Signed, height: Tensor, end: float) -> Tensor | None:
         if time.perf_counter() > end:
             break
         with torch.enable_grad():
-            found = signed.below(_signed(x))
+            found = _below(forms, -x.exp())
             if found is not None:
                 optimiser.zero_grad()
                 (-found.log_mass).backward()
@@ -160,12 +163,7 @@ def _fitted(signed: _Signed, height: Tensor, end: float) -> Tensor | None:
         if found.log_mass.item() > highest:
             best, highest = last, found.log_mass.item()
         optimiser.step()
-    return _signed(best)
-
-
-def _signed(x: Tensor) -> Tensor:
-    """q, m, n from their logs."""
-    return torch.stack((-x[0].exp(), x[1].exp(), x[2].exp()))
+    return -best.exp()
 
 
 def _log_wrong(units: Units, sign: Tensor, below: _Below, end: float) -> float:
@@ -173,8 +171,7 @@ def _log_wrong(units: Units, sign: Tensor, below: _Below, end: float) -> float:
     S, given = units.dim, sign.nonzero()[:, 0]
     if not len(given):
         return -math.inf
-    root = torch.linalg.cholesky(below.precision)
-    spread = torch.linalg.inv(root).mT  # u = mean + spread s
+    spread = torch.linalg.inv(below.root).mT  # u = mean + spread s
     weight = units.weight.clone()
     weight[:, :S] = units.weight[:, :S] @ spread
     bias = units.bias + units.weight[:, :S] @ below.mean[:S]

@@ -30,6 +30,12 @@ class Units(NamedTuple):
         return self.weight.shape[1] - len(self.weight)
 
     @property
+    def absolute(self) -> Units:
+        """The same with absolute values of all coefficients."""
+        weight, bias, head, shift = (part.abs() for part in (self.weight, self.bias, self.head, self.shift))
+        return Units(weight, bias, self.blocks, head, shift)
+
+    @property
     def depth(self) -> Tensor:
         """The block of each unit, `(n,)`."""
         depth = torch.zeros_like(self.bias)
@@ -45,11 +51,10 @@ def units_of(trace: Trace, factor: Tensor) -> Units:
     sum_k (s_k - s_(k-1)) max(a - t_k, 0)`, and a maximum is `max(a, b) = a + max(b - a, 0)`.
     """
     S = len(factor)
-    steps = trace.steps[1 : trace.features + 1]
-    n = sum(map(count, steps))
+    n = unit_count(trace)
     builder = _Builder(S, n)
     done = {0: torch.cat((factor.mT, factor.new_zeros(n + 1, S)))}  # (S + n + 1, size): rows are coefficients
-    for index, step in enumerate(steps, start=1):
+    for index, step in enumerate(trace.steps[1 : trace.features + 1], start=1):
         taken = [done[i] for i in step.inputs]
         if isinstance(step, AffineStep):
             done[index] = step.linear(*taken)
@@ -78,8 +83,12 @@ def values_of(units: Units, u: Tensor) -> tuple[Tensor, Tensor]:
     return v, a
 
 
-def count(step: Step) -> int:
-    """How many rectifiers a step is made of."""
+def unit_count(trace: Trace) -> int:
+    """How many rectifiers a network is made of."""
+    return sum(map(_count, trace.steps))
+
+
+def _count(step: Step) -> int:
     if isinstance(step, KinkStep):
         return step.size * len(step.thresholds)
     return step.size * (step.windows.shape[1] - 1) if isinstance(step, MaxStep) else 0
