@@ -181,10 +181,9 @@ class _Jump(NamedTuple):
 def _jumps(row: Row, proposal: Proposal, generator: torch.Generator) -> Iterator[_Jump]:
     """Jumps without end, some moves' at a time."""
     N, C = len(proposal.place), len(row.y) // len(proposal.place)
-    each = torch.arange(N * C).repeat_interleave(_AHEAD)
     while True:
         u = proposal.draw(C * _AHEAD, generator)
-        log_w = -row.take(each).energy(u.flatten(0, 1)) - proposal.log_prob(u).flatten()
+        log_w = -row.energy(u.reshape(N * C, _AHEAD, -1)).flatten() - proposal.log_prob(u).flatten()
         level = torch.rand(len(log_w), dtype=torch.float64, generator=generator).log()
         for parts in zip(*(x.reshape(N * C, _AHEAD, -1).unbind(1) for x in (u, log_w, level)), strict=True):
             yield _Jump(parts[0], parts[1][:, 0], parts[2][:, 0])

@@ -71,8 +71,7 @@ class _Losses:
         """The losses `(n, L)` at z `(n, L, S)` of the rows `which (n,)`."""
         if self.row is None:
             return -self._model.log_likelihood(self._x[which], z.movedim(1, 0)).mT
-        each = self.row.take(which.repeat_interleave(z.shape[1]))
-        return each.distance(z.flatten(0, 1)).reshape(z.shape[:2]) - self.common[which, None]
+        return self.row.take(which).distance(z) - self.common[which, None]
 
     def quadratic(self, q: Gaussians, e: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of the loss of the cell of each m under q, `(N,)`, and this loss at m + F e, `(N, L)`."""
